@@ -1,0 +1,65 @@
+# Every target is what continuous integration calls too. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The demonstration: phantoms by default, or `make demo DATA=folder` for a folder of your own scans.
+SUBJECTS ?= 64
+DATA ?=
+DEMO := demo
+STUDY := $(DEMO)/study/study.yaml
+PHANTOM_OPTIONS ?= --subjects $(SUBJECTS)
+ifeq ($(DATA),)
+INIT_OPTIONS ?= --images $(DEMO)/scans/images --labels $(DEMO)/scans/labels --participants $(DEMO)/scans/participants.tsv
+else
+INIT_OPTIONS ?= --images $(DATA)
+endif
+RUN_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-all bench lint format clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make .venv with exactly the versions of constraints.txt.
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+demo: $(READY)  ## From scans to a release, below ./demo. DATA=folder for your own, SUBJECTS=n for more phantoms.
+ifeq ($(DATA),)
+	test -d $(DEMO)/scans || $(BIN)/meddiff phantoms $(DEMO)/scans $(PHANTOM_OPTIONS)
+endif
+	test -f $(STUDY) || $(BIN)/meddiff init $(DEMO)/study $(INIT_OPTIONS)
+	$(BIN)/meddiff run $(STUDY) $(RUN_OPTIONS)
+	@echo "report: $(DEMO)/study/report.html"
+
+test: $(READY)  ## The fast tests.
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, killed processes.
+	$(BIN)/python -m pytest -q -m "slow or server" --timeout 1200
+
+test-all: test test-slow  ## Every test.
+
+bench: $(READY)  ## Side by side with the alternatives, in one run.
+	$(BIN)/python -m pytest -q -s -m "" --timeout 0 tests/benchmarks
+
+lint: $(READY)  ## Style, types, and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Let ruff mend what it can.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv, the demonstration and every cache.
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,151 @@
+"""The `meddiff` command. It imports nothing heavy until a subcommand needs it, so that `--help` is instant."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="meddiff",
+    help="From a folder of 3D scans that may not be given away to a synthetic cohort that may.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+StudyPath = Annotated[Path, typer.Argument(help="The study.yaml of a study, or its folder.", show_default=False)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the engines log, and whole tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")]
+
+
+def main() -> None:
+    """Run the command; what meddiff refuses ends as its lines of text and its exit status, not as a traceback."""
+    from meddiff_core.errors import MeddiffError
+
+    try:
+        app()
+    except MeddiffError as error:
+        print(f"meddiff: {error}", file=sys.stderr)
+        if {"-v", "--verbose"} & set(sys.argv):
+            raise
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new study.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Folder of scans, or a table with subject and image.")],
+    labels: Annotated[Path | None, typer.Option(help="Folder of label maps.")] = None,
+    participants: Annotated[Path | None, typer.Option(help="Table of covariates.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="YAML file of label groups, name to list of values.")] = None,
+) -> None:
+    """Write a commented study.yaml for some scans."""
+    from meddiff_core.scaffold import scaffold_study
+
+    path = scaffold_study(folder, images, labels, participants, groups)
+    print(f"study   {path}\nnext    meddiff plan {path}")
+
+
+@app.command()
+def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
+    """Look at the scans and decide everything; train nothing."""
+    with _engines(study, verbose, quiet):
+        from flows.prepare import plan as flow
+        from tasks.summary import describe_plan
+
+        flow(str(study))
+        print(describe_plan(study))
+
+
+@app.command()
+def run(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
+    """Run all stages; run again to continue where it stopped."""
+    with _engines(study, verbose, quiet):
+        from flows.synthesize import synthesize
+        from tasks.summary import describe_run
+
+        try:
+            synthesize(str(study))
+        finally:
+            print(describe_run(study))
+
+
+@app.command()
+def status(study: StudyPath) -> None:
+    """Say for each artefact whether it is done, stale (and why) or missing."""
+    from tasks.summary import describe_status
+
+    print(describe_status(study))
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
+        with _engines(study, verbose, quiet):
+            from importlib import import_module
+
+            from tasks.summary import describe_stage
+
+            getattr(import_module(f"flows.{name}"), name)(str(study))
+            print(describe_stage(study, name))
+
+    app.command(name, help=text)(command)
+
+
+_stage_command("prepare", "Fingerprint, plan, conform and split the scans.")
+_stage_command("train", "Train the autoencoder and the denoiser.")
+_stage_command("generate", "Draw a first candidate for every slot of the cohort.")
+_stage_command("screen", "Judge the candidates, and draw again in place of rejected ones.")
+_stage_command("audit", "Measure the cohort against the sealed holdout and apply the gates.")
+_stage_command("release", "Write the release, or refuse and say which gate failed.")
+
+
+@app.command()
+def verify(release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]) -> None:
+    """Re-hash every file of a release and check its schema."""
+    from meddiff_core.release.verify import verify_release
+
+    if faults := verify_release(release):
+        print("\n".join(faults), file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{release}: every file is as it was released")
+
+
+@app.command()
+def phantoms(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
+    subjects: Annotated[int, typer.Option(min=1, help="How many brains.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Changes every brain.")] = 0,
+    spacing_mm: Annotated[float, typer.Option(min=1, max=12, help="Voxel size.")] = 4.0,
+) -> None:
+    """Write brain phantoms with labels, age and sex, to try meddiff on."""
+    from meddiff_core.data.phantoms import write_phantoms
+    from tasks.progress import console_for, show, speaking
+
+    with speaking(console_for()):
+        show(write_phantoms(folder, subjects, seed, spacing_mm))
+    print(f"phantoms {folder}")
+
+
+@contextmanager
+def _engines(study: Path, verbose: bool, quiet: bool) -> Iterator[None]:
+    """Check the study, then start what a flow needs: environment, local API, and a console to speak on."""
+    from meddiff_core.workspace import Workspace
+    from tasks.environment import prepare_environment
+    from tasks.local_api import local_api
+    from tasks.progress import console_for, speaking
+
+    folder = Workspace.open(study).folder
+    prepare_environment(folder, verbose=verbose)
+    with local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
+        _import_flows()
+        wait_for_api()
+        yield
+
+
+def _import_flows() -> Any:
+    """While the API starts: importing torch and MONAI takes as long."""
+    import flows.synthesize
+
+    return flows.synthesize

@@ -1,0 +1,26 @@
+"""Scans to a data set that models can be trained on."""
+
+from typing import Any
+
+from prefect import flow
+
+from meddiff_core.data.ingest import discover, listing_digest
+from tasks.prepare import conform_scans, fingerprint_scans, plan_study
+from tasks.stage import make, make_plan, open_stage
+
+
+@flow(name="plan")
+def plan(study: str) -> dict[str, Any]:
+    """Look at the scans and decide everything; train nothing."""
+    with open_stage(study, "plan") as workspace:
+        scans = listing_digest(discover(workspace.study.data, workspace.folder))
+        make(workspace, "fingerprint", fingerprint_scans, scans)
+        return make_plan(workspace, plan_study).summary
+
+
+@flow(name="prepare")
+def prepare(study: str) -> dict[str, Any]:
+    """Fingerprint, plan, and the conformed volumes split by subject."""
+    plan(study)
+    with open_stage(study, "prepare") as workspace:
+        return make(workspace, "dataset", conform_scans).summary

@@ -1,0 +1,19 @@
+"""Data set to models."""
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.stage import make, open_stage, require
+from tasks.train import encode_dataset, train_autoencoder, train_denoiser
+
+
+@flow(name="train")
+def train(study: str) -> dict[str, Any]:
+    """An autoencoder over image and labels, and a denoiser on its latents."""
+    with open_stage(study, "train") as workspace:
+        require(workspace, "dataset")
+        autoencoder = make(workspace, "autoencoder", train_autoencoder)
+        make(workspace, "latents", encode_dataset)
+        denoiser = make(workspace, "denoiser", train_denoiser)
+        return {"autoencoder": autoencoder.summary, "denoiser": denoiser.summary}

@@ -1,0 +1,140 @@
+"""Digests, atomic writes, and the ledger that says which artefact was made from what.
+
+An artefact is current when the digests of everything it was made from are those of today; that record,
+on disk beside the data, is the truth about what a restart still has to do. A reader never sees half a file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from meddiff_core.errors import IntegrityError
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of `value` that is hashed: sorted keys, no spaces, no NaN."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value or a pydantic model."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_tree(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by its POSIX path relative to it, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old bytes or the new ones, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value or a pydantic model as indented JSON, atomically."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def publish_folder(partial: Path, final: Path) -> None:
+    """Make a finished folder appear under its name, replacing an older one of that name.
+
+    A kill between the two renames leaves no folder, which a restart makes again; never a mixture.
+    """
+    for path in partial.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    if final.exists():
+        outdated = final.with_name(f".{final.name}.outdated")
+        shutil.rmtree(outdated, ignore_errors=True)
+        final.rename(outdated)
+        partial.rename(final)
+        shutil.rmtree(outdated)
+    else:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Record(BaseModel):
+    """What one artefact was made from, and the digest of what was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    inputs: dict[str, str]
+    """Digest of each thing that it was made from, by a name that a person understands."""
+    digest: str
+    summary: dict[str, Any] = {}
+    """Small figures for the status page: counts, sizes, seconds."""
+
+
+class Ledger:
+    """The records of one study, one JSON file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> Record | None:
+        """The record of an artefact, or None when it was never finished."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise IntegrityError(f"{path.name} must be a record of an artefact: {error}") from error
+
+    def write(self, record: Record) -> Record:
+        """Record a finished artefact; call it after its bytes are safe."""
+        write_json(self.folder / f"{record.name}.json", record)
+        return record
+
+    def forget(self, name: str) -> None:
+        """Drop a record, so that its artefact counts as missing."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def changed_inputs(record: Record, inputs: Mapping[str, str]) -> list[str]:
+    """Names of the inputs that are no longer those of the record, sorted."""
+    names = record.inputs.keys() | inputs.keys()
+    return sorted(name for name in names if record.inputs.get(name) != inputs.get(name))

@@ -1,0 +1,106 @@
+"""The preprocessing contract: how a scan becomes what a model sees, and the way back.
+
+It is written once by the plan, lives inside every checkpoint and every release, and whatever does not
+match it is refused with the difference. Without it weights are useless on anybody else's scans.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from meddiff_core.types import FloatArray, StoredArray
+
+ConditionValue = float | str | None
+"""A number, a category, or None where it is not known."""
+Condition = dict[str, ConditionValue]
+"""Value per condition name."""
+
+
+class Frozen(BaseModel):
+    """Base of the values that artefacts are made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IntensityMapping(Frozen):
+    """Physical intensities to [0, 1] and back; stored as unsigned integers over that range."""
+
+    modality: Literal["MR", "CT"]
+    low: float
+    """What 0 stands for: Hounsfield units, or for MR the training median of the low percentile."""
+    high: float
+    """What 1 stands for."""
+    percentiles: tuple[float, float] | None = None
+    """MR: percentiles of each scan's own foreground that become 0 and 1. CT: None, the window is fixed."""
+    storage: Literal["uint8", "uint16"] = "uint8"
+    """Integer type of stored volumes."""
+
+    @property
+    def levels(self) -> int:
+        """Largest stored value."""
+        return int(np.iinfo(self.storage).max)
+
+    def normalise(self, physical: FloatArray, low: float, high: float) -> FloatArray:
+        """Map intensities so that `low` becomes 0 and `high` 1, clipped to [0, 1]."""
+        return np.clip((physical - low) / (high - low), 0, 1).astype(np.float32)
+
+    def store(self, unit: FloatArray) -> StoredArray:
+        """Round [0, 1] to the stored integers."""
+        return np.rint(np.clip(unit, 0, 1) * self.levels).astype(self.storage)
+
+    def unit(self, stored: StoredArray) -> FloatArray:
+        """Stored integers back to [0, 1]."""
+        return stored.astype(np.float32) / np.float32(self.levels)
+
+    def physical(self, stored: StoredArray) -> FloatArray:
+        """Stored integers back to intensities (HU, or those of the median training scan)."""
+        return self.unit(stored) * np.float32(self.high - self.low) + np.float32(self.low)
+
+
+class ContinuousCondition(Frozen):
+    """A number, with the range that was seen in training."""
+
+    kind: Literal["continuous"] = "continuous"
+    name: str
+    low: float
+    high: float
+    mean: float
+    std: float
+    group: str | None = None
+    """Label group whose volume in mm3 it is, or None for a column of the table."""
+
+
+class CategoricalCondition(Frozen):
+    """One of a few names."""
+
+    kind: Literal["categorical"] = "categorical"
+    name: str
+    categories: tuple[str, ...]
+
+
+ConditionSpec = Annotated[ContinuousCondition | CategoricalCondition, Field(discriminator="kind")]
+
+
+class Contract(Frozen):
+    """Grid, intensities, labels and conditions that a study's models live in. Axes (i, j, k) are RAS+."""
+
+    spacing_mm: float
+    """Isotropic voxel size."""
+    size: tuple[int, int, int]
+    """Voxels along i, j, k."""
+    intensity: IntensityMapping
+    mask: Literal["none", "label", "brain"]
+    labels: dict[str, tuple[int, ...]]
+    """Label group and the source values it gathers. Stored value: 1 + position in this order; 0 is background."""
+    conditions: tuple[ConditionSpec, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels that the autoencoder sees: the image, and one per stored label value if there are labels."""
+        return 1 + (len(self.labels) + 1 if self.labels else 0)
+
+    def differences(self, other: "Contract") -> list[str]:
+        """What differs, one `field: this, not that` each; empty when both are the same."""
+        fields = type(self).model_fields
+        return [f"{f}: {getattr(self, f)}, not {getattr(other, f)}" for f in fields if getattr(self, f) != getattr(other, f)]

@@ -1,0 +1,122 @@
+"""A scan onto the study's grid, and back onto its own.
+
+Masked first, then resampled once: a second interpolation would blur, and a mask applied later would leave a
+rim of face. The grid is laid in the scan's RAS+ voxel axes around its foreground, with steps rounded so that
+the same scan stored in another orientation gives the same voxels, bit by bit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.linalg import polar
+
+from meddiff_core.contract import Contract
+from meddiff_core.data.fingerprint import CaseFingerprint
+from meddiff_core.data.foreground import Box, mask_of
+from meddiff_core.data.ingest import digest_case, load_image, load_label
+from meddiff_core.errors import CaseRefused
+from meddiff_core.study import DataConfig
+from meddiff_core.types import CaseRef, FloatArray, LabelArray, StoredArray, Volume
+
+FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Conformed:
+    """A scan on the study's grid."""
+
+    image: StoredArray
+    label: LabelArray | None
+    affine: Matrix
+    """(4, 4), voxel of the grid to mm of the scan's world, RAS."""
+
+
+def conform_case(case: CaseRef, found: CaseFingerprint, contract: Contract, config: DataConfig) -> Conformed:
+    """One scan onto the grid of the contract.
+
+    Raises:
+        CaseRefused: it cannot be read, or is not the scan that `found` describes.
+    """
+    if digest_case(case) != (found.image_sha256, found.label_sha256):
+        raise CaseRefused(case.case, "image or label map changed since the fingerprint was taken")
+    volume = load_image(case)
+    label = load_label(case, volume) if case.label else None
+    mask = mask_of(case.case, volume, label, config.mask)
+    step = grid_step(volume.affine, contract.spacing_mm, found.box, contract.size)
+    unit = _normalised(volume.array, found, contract)
+    resampled = resample(unit if mask is None else unit * mask, step, contract.size)
+    if mask is not None:
+        resampled *= nearest(mask, step, contract.size)
+    stored = (
+        group_labels(nearest(label, step, contract.size), contract) if label is not None and contract.labels else None
+    )
+    return Conformed(contract.intensity.store(resampled), stored, volume.affine @ step)
+
+
+def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int, int]) -> Matrix:
+    """(4, 4) from a voxel of the grid to a voxel of the scan: axes of the scan made orthogonal, box in the middle."""
+    rotation = polar(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))[0]
+    axes = np.round(np.linalg.solve(affine[:3, :3], rotation * spacing_mm), 6) + 0.0  # no -0
+    centre = np.array([(start + stop - 1) / 2 for start, stop in box])
+    step = np.eye(4)
+    step[:3, :3] = axes
+    step[:3, 3] = centre - axes @ ((np.array(size) - 1) / 2)
+    return step
+
+
+def _normalised(array: FloatArray, found: CaseFingerprint, contract: Contract) -> FloatArray:
+    """To [0, 1]: MR by the scan's own percentiles, CT by the window."""
+    mapping = contract.intensity
+    if mapping.percentiles is None:
+        return mapping.normalise(array, mapping.low, mapping.high)
+    low, _, high = found.percentiles
+    return mapping.normalise(array, low, high)
+
+
+def group_labels(label: NDArray[np.int32], contract: Contract) -> LabelArray:
+    """Source values to 1 + position of their group; all others to background."""
+    stored = np.zeros(label.shape, np.uint8)
+    for position, values in enumerate(contract.labels.values(), start=1):
+        stored[np.isin(label, values)] = position
+    return stored
+
+
+def resample(array: FloatArray, step: Matrix, size: tuple[int, int, int]) -> FloatArray:
+    """Linear interpolation after a smoothing that leaves the resolution of the target (Cardoso et al. 2015)."""
+    factors = np.linalg.norm(step[:3, :3], axis=1)
+    sigmas = np.sqrt(np.maximum(factors**2 - 1, 0)) / FWHM_PER_SIGMA
+    smooth = ndimage.gaussian_filter(array, sigmas, mode="nearest") if sigmas.any() else array
+    return _sampled(smooth, step, size, order=1)
+
+
+def nearest(array: NDArray[Any], step: Matrix, size: tuple[int, int, int]) -> NDArray[Any]:
+    """Values of the nearest voxels; outside of the array 0."""
+    kind = array.dtype
+    return _sampled(array.view(np.uint8) if kind == np.bool_ else array, step, size, order=0).astype(kind)
+
+
+def _sampled(array: NDArray[Any], step: Matrix, size: tuple[int, int, int], order: int) -> NDArray[Any]:
+    sampled = ndimage.affine_transform(
+        array, step[:3, :3], step[:3, 3], size, order=order, mode="grid-constant", prefilter=False
+    )
+    return np.asarray(sampled)
+
+
+def restore(
+    image: StoredArray, label: LabelArray | None, contract: Contract, affine: Matrix, like: Volume
+) -> tuple[Volume, LabelArray | None]:
+    """A volume of the grid, whose voxels lie at `affine`, onto the grid of `like`.
+
+    Intensities are those of the contract (HU, or of the median training scan); outside of the volume they are
+    what 0 stands for. Labels keep their stored values.
+    """
+    step = np.asarray(np.linalg.solve(affine, like.affine), np.float64)
+    i, j, k = like.array.shape
+    unit = resample(contract.intensity.unit(image), step, (i, j, k))
+    physical = unit * np.float32(contract.intensity.high - contract.intensity.low) + np.float32(contract.intensity.low)
+    restored = Volume(physical.astype(np.float32), like.affine)
+    return restored, None if label is None else nearest(label, step, (i, j, k))

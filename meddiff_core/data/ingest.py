@@ -1,0 +1,238 @@
+"""From what the study names to a sorted list of cases, and from a case to its voxels.
+
+Nothing is dropped in silence: each image that is found becomes a case or a refusal with its reason, and each
+row or label map that belongs to none becomes a note. Voxels are read only when a case is asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os.path import relpath
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from meddiff_core.artefacts import digest_file, digest_of
+from meddiff_core.contract import ConditionValue
+from meddiff_core.data.dicom import files_of_series, read_series
+from meddiff_core.data.labels import give_labels, label_files, longest_name_of
+from meddiff_core.data.listing import Found, Listing, find_images, plain, without_twins
+from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
+from meddiff_core.data.scan import Scan
+from meddiff_core.data.tables import covariate_kinds, covariates_of, id_column, ignored_columns, read_table
+from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
+from meddiff_core.study import DataConfig
+from meddiff_core.types import CaseRef, Refusal, Volume
+
+LOOKED_FOR = ".nii, .nii.gz, DICOM series, BIDS anat images"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What was found, before any voxel is read."""
+
+    cases: tuple[CaseRef, ...]
+    refused: tuple[Refusal, ...]
+    notes: tuple[Refusal, ...]
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Kind per covariate: continuous, categorical, or `volume of GROUP`."""
+    listing: tuple[tuple[str, int, int], ...] = ()
+    """Path relative to the study, size and modification time of every file used."""
+
+
+@dataclass(frozen=True)
+class Participants:
+    """The table of subjects."""
+
+    rows: dict[str, dict[str, str]]
+    columns: tuple[str, ...] = ()
+    twins: frozenset[str] = frozenset()
+    """Subjects with two rows that differ."""
+    path: Path | None = None
+
+
+def listing_digest(inventory: Inventory) -> str:
+    """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
+    odd = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
+    return digest_of({"files": inventory.listing, "odd": odd})
+
+
+def discover(config: DataConfig, base: Path) -> Inventory:
+    """Find every case of a study; paths of the configuration are relative to `base`.
+
+    Raises:
+        ConfigurationError: a path or column that the study names does not exist.
+        DataRefused: nothing that could be a scan was found.
+    """
+    listing = find_images(config, base)
+    source = base / config.images
+    if not listing.found and not (source.is_file() and listing.refused):
+        others = f"; found {len(listing.refused)} other files" if listing.refused else ""
+        raise DataRefused(f"data.images: no scans in {source}, looked for {LOOKED_FOR}{others}")
+    participants = _read_participants(config, base, listing)
+    images = _with_subjects(listing.found, participants)
+    unique, twins = without_twins(images)
+    found, unlabelled, notes = _with_labels(config, base, unique)
+    table = _table(found, participants)
+    kinds = covariate_kinds(config, table)
+    cases, misfits = _cases(found, participants, kinds)
+    tables = [path for path in (source, participants.path) if path is not None and path.is_file()]
+    return Inventory(
+        cases=tuple(sorted(cases, key=lambda case: case.case)),
+        refused=_in_order([*listing.refused, *twins, *unlabelled, *misfits]),
+        notes=_in_order([*listing.notes, *notes, *ignored_columns(config, table), *_unmatched(participants, images)]),
+        kinds=kinds,
+        listing=_stat_files(cases, tables, base),
+    )
+
+
+def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    return tuple(sorted(refusals, key=lambda refusal: (refusal.case, refusal.reason)))
+
+
+def _read_participants(config: DataConfig, base: Path, listing: Listing) -> Participants:
+    path = base / config.participants if config.participants else listing.participants
+    if path is None:
+        return Participants({})
+    table = read_table(path, "data.participants")
+    name = id_column(table, "data.participants")
+    rows: dict[str, dict[str, str]] = {}
+    twins = set()
+    for cells in table.to_dict("records"):
+        row = {str(column): str(cell) for column, cell in cells.items()}
+        subject = plain(row.pop(name))
+        if rows.setdefault(subject, row) != row:
+            twins.add(subject)
+    return Participants(rows, tuple(column for column in table.columns if column != name), frozenset(twins), path)
+
+
+def _with_subjects(found: Sequence[Found], participants: Participants) -> list[Found]:
+    known = [subject for subject in participants.rows if subject]
+    return [replace(image, subject=_subject(image, known)) for image in found]
+
+
+def _subject(image: Found, known: Sequence[str]) -> str:
+    """Of the table or BIDS; else the longest known id that the name begins with; else all up to the first `_`."""
+    if image.row or (image.subject or "").startswith("sub-"):
+        return str(image.subject)
+    return longest_name_of(known, image.case) or image.subject or image.case.split("_")[0]
+
+
+def _with_labels(
+    config: DataConfig, base: Path, found: list[Found]
+) -> tuple[list[Found], list[Refusal], list[Refusal]]:
+    if config.labels is None:
+        if config.mask == "label" and found and not any(image.label for image in found):
+            raise ConfigurationError("data.mask: label needs label maps, the table of images has no column label")
+        return found, [], []
+    own = [image for image in found if image.label]
+    open_ = [image for image in found if not image.label]
+    labels = label_files(base / config.labels, found)
+    matched, refused, notes = give_labels(open_, [str(image.subject) for image in open_], labels)
+    return own + matched, refused, notes
+
+
+def _row(image: Found, participants: Participants) -> dict[str, str]:
+    return {**participants.rows.get(str(image.subject), {}), **image.row}
+
+
+def _table(found: Sequence[Found], participants: Participants) -> pd.DataFrame:
+    """Covariates of every scan as written, empty where there is no row."""
+    own = next((list(image.row) for image in found), [])
+    columns = list(dict.fromkeys([*participants.columns, *own]))
+    return pd.DataFrame([_row(image, participants) for image in found], columns=columns, dtype=str).fillna("")
+
+
+def _cases(
+    found: Sequence[Found], participants: Participants, kinds: Mapping[str, str]
+) -> tuple[list[CaseRef], list[Refusal]]:
+    cases, refused = [], []
+    for image in found:
+        try:
+            values = _covariates(image, participants, kinds)
+            cases.append(CaseRef(image.case, str(image.subject), image.image, image.label, values))
+        except ValueError as error:
+            refused.append(Refusal(image.case, str(error)))
+    return cases, refused
+
+
+def _covariates(image: Found, participants: Participants, kinds: Mapping[str, str]) -> dict[str, ConditionValue]:
+    if image.subject in participants.twins:
+        raise ValueError(f"two rows claim the subject {image.subject!r} and differ")
+    return covariates_of(_row(image, participants), kinds)
+
+
+def _unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusal]:
+    """Rows without a scan, and scans without a row where there is a table."""
+    subjects = {str(image.subject) for image in found}
+    lonely = [
+        Refusal(subject, "row of the participants table has no scan")
+        for subject in participants.rows
+        if subject not in subjects
+    ]
+    if participants.path is None:
+        return lonely
+    return lonely + [
+        Refusal(
+            image.case, f"subject {image.subject!r} has no row in the participants table; its covariates are missing"
+        )
+        for image in found
+        if image.subject not in participants.rows
+    ]
+
+
+def _stat_files(cases: Sequence[CaseRef], tables: Sequence[Path], base: Path) -> tuple[tuple[str, int, int], ...]:
+    files = {*tables, *(path for case in cases for path in _files_of(case))}
+    stats = [(Path(relpath(path, base)).as_posix(), path.stat()) for path in files]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+def _files_of(case: CaseRef) -> list[Path]:
+    return [*scan_files(case.image), *([case.label] if case.label else [])]
+
+
+def scan_files(image: Path) -> list[Path]:
+    """The files that hold one image: itself, or the slices of its series."""
+    return [image] if is_nifti(image) else files_of_series(image)
+
+
+def digest_scan(image: Path) -> str:
+    """SHA-256 of a file, or of the digests of a series' files, whatever their names."""
+    files = scan_files(image)
+    return digest_file(image) if is_nifti(image) else digest_of(sorted(digest_file(path) for path in files))
+
+
+def digest_case(case: CaseRef) -> tuple[str, str | None]:
+    """Digests of a case's image and label map; CaseRefused where a file is gone."""
+    try:
+        return digest_scan(case.image), digest_scan(case.label) if case.label else None
+    except (OSError, StopIteration) as error:
+        raise CaseRefused(case.case, f"image or label map is gone: {error}") from error
+
+
+def read_scan(case: CaseRef) -> Scan:
+    """A case's image and what its file said; CaseRefused where it cannot be used."""
+    try:
+        return read_nifti(case.case, case.image) if is_nifti(case.image) else read_series(case.case, case.image)
+    except CaseRefused:
+        raise
+    except Exception as error:  # a file made to break readers must not stop the other cases
+        raise CaseRefused(case.case, f"image cannot be read: {type(error).__name__}: {error}") from error
+
+
+def load_image(case: CaseRef) -> Volume:
+    """A case's image, RAS+; CaseRefused where it cannot be used."""
+    return read_scan(case).volume
+
+
+def load_label(case: CaseRef, image: Volume) -> NDArray[np.int32]:
+    """A case's label map on the grid of `image`, RAS+; CaseRefused where it cannot be used."""
+    if case.label is None:
+        raise CaseRefused(case.case, "has no label map")
+    try:
+        return read_label(case.case, case.label, image)
+    except CaseRefused:
+        raise
+    except Exception as error:  # as above
+        raise CaseRefused(case.case, f"label map cannot be read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,98 @@
+"""One scan in memory, RAS+, after the checks that every format shares.
+
+Whatever the source's axes, the rest of the system sees right, anterior, superior; a scan that cannot be
+placed, or whose voxels are not finite, is refused here with figures and not found out after training.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from meddiff_core.errors import CaseRefused
+from meddiff_core.types import Volume
+
+Modality = Literal["MR", "CT"]
+LOWEST_MR = -200.0
+"""A scan with a voxel below this is taken as CT: Hounsfield units of air and fat."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the file said of itself, before it was turned to RAS+."""
+
+    orientation: str
+    """Axis codes, such as PSR."""
+    bits: int
+    """Of one stored voxel."""
+    integer: bool
+    modality: Modality
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume and where it came from."""
+
+    volume: Volume
+    source: Source
+
+
+def ras_scan(
+    case: str,
+    array: NDArray[Any],
+    affine: NDArray[np.float64],
+    bits: int,
+    integer: bool,
+    modality: str | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Scan:
+    """Check a three-dimensional array and its affine, and turn both to RAS+."""
+    check_affine(case, affine)
+    voxels = _checked_voxels(case, array)
+    guess: Modality = "CT" if modality == "CT" or (modality is None and voxels.min() < LOWEST_MR) else "MR"
+    orientation = "".join(str(code) for code in aff2axcodes(affine))
+    volume = Volume(*to_ras(voxels, affine))
+    return Scan(volume, Source(orientation, bits, integer, guess, warnings))
+
+
+def to_ras(array: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Permute and flip the axes to the nearest RAS+ order; no voxel is interpolated."""
+    axes = io_orientation(affine)
+    turned = np.ascontiguousarray(apply_orientation(array, axes))
+    return turned, np.asarray(affine @ inv_ornt_aff(axes, array.shape), np.float64)
+
+
+def check_shape(case: str, shape: tuple[int, ...]) -> None:
+    """Refuse what is not one three-dimensional volume; axes of length 1 beyond the third are allowed."""
+    if len(shape) > 3 and any(length != 1 for length in shape[3:]):
+        raise CaseRefused(case, f"must be one 3D volume, holds {int(np.prod(shape[3:]))} in shape {shape}")
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        raise CaseRefused(case, f"must be a 3D volume, is 2D or less with shape {shape}")
+
+
+def check_affine(case: str, affine: NDArray[np.float64]) -> None:
+    """Refuse a voxel-to-mm matrix that does not place voxels in space."""
+    if not np.isfinite(affine).all():
+        raise CaseRefused(case, "affine must be finite, has NaN or infinite values")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise CaseRefused(case, f"affine must be invertible, is singular: {np.round(affine[:3, :3], 4).tolist()}")
+
+
+def _checked_voxels(case: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        voxels = np.asarray(array, np.float32)
+    if bad := int(voxels.size - np.count_nonzero(np.isfinite(voxels))):
+        raise CaseRefused(case, f"voxels must be finite, {bad} of {voxels.size} are NaN or infinite")
+    if voxels.min() == voxels.max():
+        raise CaseRefused(case, f"voxels must differ, all are {voxels.min():g}")
+    return voxels
+
+
+def describe_grid(volume_shape: tuple[int, ...], affine: NDArray[np.float64]) -> str:
+    """A grid in words, for messages."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return f"{'x'.join(map(str, volume_shape))} at {'x'.join(f'{value:.3f}' for value in spacing)} mm"

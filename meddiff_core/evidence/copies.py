@@ -1,0 +1,267 @@
+"""Whether synthetic volumes are copies of training volumes.
+
+A distance by itself says nothing, so each is compared with what fresh real volumes of the holdout show
+against the same training set: same roles, same sizes. (Taking the null the other way round, from training to
+holdout, flags 18% of volumes where 5% are meant.) Passing is necessary for a release, not a proof of anonymity.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff_core.contract import Contract
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.types import FloatArray, Progress, StoredArray, Volumes
+
+NEIGHBOURHOOD = 10
+"""Further neighbours whose mean distance says how crowded the place is."""
+FINE_SIDE = 48
+"""Longest side in voxels of the grid on which shifts are tried."""
+POOL = 4
+"""Voxels of that grid along each axis that become one number of a key."""
+DRAWS = 20_000
+"""Of the distributions of both shares."""
+STEPS = (0, -1, 1)
+"""Shifts that are tried along each axis, in voxels of that grid."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest reference row of each query row."""
+
+    distance: Matrix
+    """(n,)."""
+    index: NDArray[np.int64]
+    """(n,) row of the reference."""
+    local: Matrix
+    """(n,) mean distance of the next `NEIGHBOURHOOD` nearest rows."""
+
+    @property
+    def score(self) -> Matrix:
+        """Distance over that of the next neighbours: near 0 for a copy, below 1 for anything else.
+
+        A smooth or average volume is near to many training volumes without copying any; its distance would flag
+        it, its score does not (the ratio of Carlini et al. 2023).
+        """
+        return self.distance / np.maximum(self.local, 1e-12)
+
+
+def nearest(query: Matrix, reference: Matrix, exclude_self: bool = False, block: int = 1024) -> Neighbours:
+    """Nearest rows by Euclidean distance; `exclude_self` when both are the same rows in the same order."""
+    squares = (reference**2).sum(1)
+    parts = []
+    for start in range(0, len(query), block):
+        rows = query[start : start + block]
+        squared = (rows**2).sum(1)[:, None] + squares - 2 * rows @ reference.T
+        parts.append(_closest(np.sqrt(np.clip(squared, 0, None)), start if exclude_self else None))
+    return join(parts)
+
+
+def join(parts: Sequence[Neighbours]) -> Neighbours:
+    """Neighbours of blocks of queries, one after the other."""
+    return Neighbours(
+        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("distance", "index", "local"))
+    )
+
+
+def _closest(distances: Matrix, first_own: int | None) -> Neighbours:
+    if first_own is not None:
+        rows = np.arange(len(distances))
+        distances[rows, first_own + rows] = np.inf
+    available = distances.shape[1] - (first_own is not None)
+    if available < 2:
+        raise ValueError(f"neighbours need at least 2 reference volumes, got {available}")
+    kept = min(NEIGHBOURHOOD + 1, available)
+    order = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
+    order = np.take_along_axis(order, np.argsort(np.take_along_axis(distances, order, 1), 1, kind="stable"), 1)
+    ranked = np.take_along_axis(distances, order, 1)
+    return Neighbours(ranked[:, 0], order[:, 0].astype(np.int64), ranked[:, 1:].mean(1))
+
+
+def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
+    """(p,) the volume at very low resolution, with mean 0 and length 1, so that gain and offset do not matter."""
+    return _keys_at(_fine(image, contract), STEPS[:1])[0]
+
+
+def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
+    """(54, p) keys of a volume in all disguises that are looked through: left-right flip and small shifts.
+
+    Row 0 is `voxel_key`. Shifts are of one voxel of a grid with sides of at most 48, and pooling comes after: one
+    voxel already hides a brain whose neighbours are aligned to it.
+    """
+    return np.concatenate([_keys_at(_fine(view, contract), STEPS) for view in (image, image[::-1])])
+
+
+def _fine(image: StoredArray, contract: Contract) -> FloatArray:
+    """Averaged onto the shift grid, with sides that are multiples of POOL, and a margin of one voxel of zeros."""
+    factor = -(-max(contract.size) // FINE_SIDE)
+    fine = _pad_to(image.astype(np.float32), factor)
+    for axis in range(3):
+        fine = _average(fine, axis, factor)
+    return np.asarray(np.pad(_pad_to(fine, POOL), 1))
+
+
+def _pad_to(volume: FloatArray, multiple: int) -> FloatArray:
+    """Zeros on both sides, as evenly as can be, up to a multiple."""
+    missing = [-side % multiple for side in volume.shape]
+    return np.asarray(np.pad(volume, [(gap // 2, gap - gap // 2) for gap in missing]))
+
+
+def _average(volume: FloatArray, axis: int, factor: int) -> FloatArray:
+    shape = (*volume.shape[:axis], volume.shape[axis] // factor, factor, *volume.shape[axis + 1 :])
+    return np.asarray(volume.reshape(shape).mean(axis + 1), dtype=np.float32)
+
+
+def _keys_at(padded: FloatArray, steps: Sequence[int]) -> FloatArray:
+    """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
+    views = padded[None]
+    for axis in (1, 2, 3):
+        inner = views.shape[axis] - 2
+        shifted = [np.take(views, range(1 + step, 1 + step + inner), axis) for step in steps]
+        views = _average(np.concatenate(shifted), axis, POOL)
+    keys = views.reshape(len(views), -1)
+    return _to_length_one(keys - keys.mean(1, keepdims=True))
+
+
+def _to_length_one(rows: FloatArray) -> FloatArray:
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def nearest_voxels(
+    query: FloatArray, reference: FloatArray, centre: FloatArray, exclude_self: bool = False, block: int = 16
+) -> Neighbours:
+    """Nearest reference keys (m, p) of query keys (n, variants, p), by 1 - the best correlation of any variant.
+
+    Keys are compared as deviations from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
+    what sets one apart from the mean does not.
+    """
+    anchors = _to_length_one(reference - centre).T
+    parts = []
+    for start in range(0, len(query), block):
+        views = _to_length_one(query[start : start + block] - centre)
+        correlation = (views.reshape(-1, views.shape[-1]) @ anchors).reshape(*views.shape[:2], -1).max(1)
+        distance = np.clip(1 - correlation.astype(np.float64), 0, None)
+        parts.append(_closest(distance, start if exclude_self else None))
+    return join(parts)
+
+
+def match_voxels(
+    volumes: Volumes, reference: FloatArray, centre: FloatArray, contract: Contract, batch: int = 16
+) -> Generator[Progress, None, Neighbours]:
+    """Nearest reference keys of whole volumes, looking through flips and shifts."""
+    parts = []
+    for start in range(0, len(volumes), batch):
+        stop = min(start + batch, len(volumes))
+        keys = np.stack([voxel_keys(volumes.image(index), contract) for index in range(start, stop)])
+        parts.append(nearest_voxels(keys, reference, centre))
+        yield Progress("search for copies", stop, len(volumes))
+    return join(parts)
+
+
+def combined_score(views: Sequence[Neighbours], typical: Sequence[float]) -> tuple[Matrix, NDArray[np.int64]]:
+    """(n,) the lowest score of any view and (n,) the reference row it names.
+
+    Scores are taken relative to `typical`, the median of each view between training volumes, which no query has
+    influenced. One score per volume keeps one exact false alarm rate, however many views there are.
+    """
+    scores = np.stack([view.score / max(median, 1e-12) for view, median in zip(views, typical, strict=True)])
+    winner = scores.argmin(0)
+    columns = np.arange(scores.shape[1])
+    return scores[winner, columns], np.stack([view.index for view in views])[winner, columns]
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """What the copy test found."""
+
+    threshold: float
+    """Scores below it are flagged."""
+    expected: float
+    """Share that is flagged among fresh volumes of the real distribution."""
+    flagged: NDArray[np.int64]
+    """Rows below the threshold."""
+    share: Estimate
+    """Flagged share."""
+    excess: Estimate
+    """Flagged share beyond the expected one."""
+
+
+def _rank(null_size: int, alpha: float) -> int:
+    """k = floor(alpha (n + 1)), at least 1."""
+    return max(1, int(alpha * (null_size + 1) + 1e-9))
+
+
+def expected_share(null_size: int, alpha: float) -> float:
+    """Mean share of fresh volumes below the threshold: k / (n + 1)."""
+    return _rank(null_size, alpha) / (null_size + 1)
+
+
+def copy_threshold(null: Matrix, alpha: float) -> float:
+    """The k-th lowest of n null scores, k = floor(alpha (n + 1)), at least 1.
+
+    Fresh volumes fall below it with exactly the probability k / (n + 1), whatever the distribution (conformal
+    prediction, Vovk et al. 2005). With 20 volumes an alpha of 0.05 is met by the lowest score; less cannot be
+    tested.
+    """
+    return float(np.sort(null)[_rank(len(null), alpha) - 1])
+
+
+def copy_test(query: Matrix, null: Matrix, alpha: float = 0.05, confidence: float = 0.95, seed: int = 0) -> CopyResult:
+    """Flag queries that are nearer to the training set than fresh volumes are.
+
+    `query` and `null` (holdout) are scores, or distances, against the same training set. The interval of the
+    excess holds both uncertainties exactly: the flagged count is binomial, and the share of fresh volumes below
+    the k-th of n null scores follows Beta(k, n + 1 - k). A bootstrap would give a width of 0 to 0 flags.
+    """
+    threshold, expected = copy_threshold(null, alpha), expected_share(len(null), alpha)
+    flagged = np.flatnonzero(query < threshold)
+    share = from_count(len(flagged), len(query), confidence)
+    fresh = np.random.default_rng([seed, 0]).beta(
+        _rank(len(null), alpha), len(null) + 1 - _rank(len(null), alpha), DRAWS
+    )
+    low, high = _excess_bounds(len(flagged), len(query), fresh, confidence, seed)
+    excess = Estimate(share.value - expected, low, high, len(query))
+    return CopyResult(threshold, expected, flagged, share, excess)
+
+
+def _excess_bounds(count: int, n: int, fresh: Matrix, confidence: float, seed: int) -> tuple[float, float]:
+    """Interval of (flagged share) - (share of fresh volumes), from the exact distributions of both."""
+    rng = np.random.default_rng([seed, 1])
+    lowest = rng.beta(count, n - count + 1, DRAWS) if count > 0 else 0.0
+    highest = rng.beta(count + 1, n - count, DRAWS) if count < n else 1.0
+    low = np.quantile(lowest - fresh, (1 - confidence) / 2)
+    high = np.quantile(highest - fresh, (1 + confidence) / 2)
+    return float(low), float(high)
+
+
+def closer_to_train(
+    to_train: Neighbours, to_holdout: Neighbours, train: int, holdout: int, confidence: float, repeats: int, seed: int
+) -> Estimate:
+    """How much more a training volume attracts synthetic volumes than a holdout volume does.
+
+    t / (t + h) of the mean number of synthetic volumes that have a training (t) or a holdout (h) volume as their
+    nearest real one: 0.5 if there is no difference, 1 if nothing is nearest to the holdout, whatever the sizes.
+    (Comparing with training subsets of the holdout's size misses the copied volume mostly: a generator of pure
+    copies would reach only 0.5 + holdout / (2 train).) Ties count half; the interval resamples real volumes.
+    """
+    nearer = np.sign(to_holdout.distance - to_train.distance) / 2 + 0.5
+    drawn_to_train = np.bincount(to_train.index, weights=nearer, minlength=train)
+    drawn_to_holdout = np.bincount(to_holdout.index, weights=1 - nearer, minlength=holdout)
+    t = resample_weights(train, repeats, seed) @ drawn_to_train / train
+    h = resample_weights(holdout, repeats, seed + 1) @ drawn_to_holdout / holdout
+    share = drawn_to_train.mean() / (drawn_to_train.mean() + drawn_to_holdout.mean())
+    return from_draws(share, t / np.maximum(t + h, 1e-12), confidence, len(nearer))
+
+
+def false_alarms(scores: Matrix, alpha: float, repeats: int, confidence: float, seed: int) -> Estimate:
+    """Flagged share when real holdout volumes play the synthetic ones: one random half judged by the other."""
+    half = len(scores) // 2
+    rng = np.random.default_rng(seed)
+    shares = []
+    for _ in range(repeats):
+        order = rng.permutation(scores)
+        shares.append(float((order[half:] < copy_threshold(order[:half], alpha)).mean()))
+    return from_draws(float(np.mean(shares)), np.array(shares), confidence, len(scores))

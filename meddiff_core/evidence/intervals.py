@@ -1,0 +1,50 @@
+"""A figure and its confidence interval.
+
+No figure of the audit travels without the interval and the number of volumes behind it: a gate reads the
+bound that hurts, and a small study must not pass because its value happened to be good.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, the bounds of its interval, and the number of independent items behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def from_draws(value: float, draws: Matrix, confidence: float, n: int) -> Estimate:
+    """An estimate whose interval is the central `confidence` share of `draws`."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def from_count(count: int, n: int, confidence: float) -> Estimate:
+    """A share with its exact interval (Clopper and Pearson 1934): 0 of n still leaves about 3 / n open."""
+    tail = (1 - confidence) / 2
+    low = stats.beta.ppf(tail, count, n - count + 1) if count > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    return Estimate(count / n, float(low), float(high), n)
+
+
+def magnitude(signed: Estimate) -> Estimate:
+    """The estimate of |x| from that of x: its low bound is 0 where the interval of x holds 0."""
+    near, far = sorted((abs(signed.low), abs(signed.high)))
+    low = 0.0 if signed.low <= 0 <= signed.high else near
+    return Estimate(abs(signed.value), low, far, signed.n)
+
+
+def resample_weights(n: int, repeats: int, seed: int) -> Matrix:
+    """(repeats, n): how often each of n items is drawn in each bootstrap sample."""
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
+    return counts.astype(np.float64)

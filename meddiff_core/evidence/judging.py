@@ -1,0 +1,134 @@
+"""Screening shard by shard: every candidate measured, held against the reference, listed with its verdict.
+
+Rejected volumes stay where they are, with the reason beside them: nobody can judge a filter whose rejects
+are gone.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from meddiff_core.contract import Condition, Contract
+from meddiff_core.evidence.copies import voxel_key, voxel_keys
+from meddiff_core.evidence.features import RandomConvFeatures
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.screening import judge, load_reference, near_duplicates
+from meddiff_core.generation.schedule import Shard
+from meddiff_core.generation.shards import Candidates
+from meddiff_core.types import Mapper, Progress, Volumes
+
+Row = dict[str, Any]
+REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
+"""Prefixes of the columns of a table of verdicts."""
+DUPLICATE = "near duplicate of an earlier volume of the cohort"
+
+
+@dataclass(frozen=True)
+class JudgeJob:
+    """All that a worker needs to judge one shard."""
+
+    shard: Shard
+    candidates: Path
+    reference: Path
+    contract: Contract
+
+
+def judge_shard(job: JudgeJob) -> list[Row]:
+    """One row per candidate of a shard: who it is, what was asked for, what was measured, and the verdict."""
+    reference, arrays = load_reference(job.reference)
+    places = [(job.shard.name, position) for position in range(len(job.shard.samples))]
+    volumes = Candidates(job.candidates, places)
+    features = RandomConvFeatures(job.contract)(volumes, range(len(volumes)))
+    rows = []
+    for position, sample in enumerate(job.shard.samples):
+        image, label = volumes.image(position), volumes.label(position)
+        measured = measure(image, label, job.contract)
+        verdict = judge(measured, features[position], voxel_keys(image, job.contract), reference, arrays)
+        identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
+        place = {"shard": job.shard.name, "position": position}
+        said = {"accepted": verdict.accepted, "reasons": "; ".join(verdict.reasons)}
+        columns = [(REQUESTED, sample.condition), (MEASURED, measured), (SCORE, verdict.scores)]
+        rows.append(identity | place | said | _prefixed(columns))
+    return rows
+
+
+def _prefixed(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> Row:
+    return {prefix + name: value for prefix, values in columns for name, value in values.items()}
+
+
+def judge_shards(
+    shards: Sequence[Shard], candidates: Path, reference: Path, contract: Contract, mapper: Mapper
+) -> Generator[Progress, None, pd.DataFrame]:
+    """The verdict of every candidate of some shards, in their order."""
+    jobs = [JudgeJob(shard, candidates, reference, contract) for shard in shards]
+    rows: dict[int, list[Row]] = {}
+    for position, found in mapper(judge_shard, jobs):
+        rows[position] = found
+        yield Progress("screen shards", len(rows), len(jobs))
+    return pd.DataFrame([row for position in sorted(rows) for row in rows[position]])
+
+
+def reject_duplicates(verdicts: pd.DataFrame, candidates: Path, reference: Path, contract: Contract) -> pd.DataFrame:
+    """The same table, with those accepted volumes rejected that are nearly equal to an earlier one."""
+    bounds, arrays = load_reference(reference)
+    accepted = verdicts.index[verdicts["accepted"]]
+    volumes = accepted_volumes(verdicts, candidates)
+    if len(volumes) < 2:
+        return verdicts
+    keys = np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
+    dropped = accepted[sorted(near_duplicates(keys, arrays.key_centre, bounds.duplicate_distance))]
+    verdicts = verdicts.copy()
+    verdicts.loc[dropped, "accepted"] = False
+    verdicts.loc[dropped, "reasons"] = DUPLICATE
+    return verdicts
+
+
+def accepted_volumes(verdicts: pd.DataFrame, candidates: Path) -> Candidates:
+    """The accepted volumes, in the order of the table."""
+    rows = verdicts[verdicts["accepted"]]
+    return Candidates(candidates, list(zip(rows["shard"], rows["position"], strict=True)))
+
+
+def columns_of(verdicts: pd.DataFrame, prefix: str) -> list[Row]:
+    """The columns under a prefix as one dict per row, None where a value is missing."""
+    names = [column for column in verdicts.columns if column.startswith(prefix)]
+    rows = verdicts[names].to_dict("records")
+    return [{str(k).removeprefix(prefix): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
+
+
+def count_reasons(verdicts: pd.DataFrame) -> dict[str, int]:
+    """Rejected candidates by kind of reason, most frequent first; one with two reasons counts under both."""
+    reasons = Counter(
+        _kind(reason) for said in verdicts.loc[~verdicts["accepted"], "reasons"] for reason in said.split("; ")
+    )
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _kind(reason: str) -> str:
+    """A reason without its figures: `volume_mm3:ventricles is below the training range`."""
+    name, _, rest = reason.partition(" ")
+    for direction in ("below", "above"):
+        if f" {direction} " in f" {rest} ":
+            return f"{name} {direction} the accepted range"
+    return reason
+
+
+def requested_conditions(verdicts: pd.DataFrame) -> list[Condition]:
+    """What was asked for, per row."""
+    return columns_of(verdicts, REQUESTED)
+
+
+def measurements(volumes: Volumes, contract: Contract) -> list[dict[str, float]]:
+    """`measure` of every volume."""
+    return [measure(volumes.image(index), volumes.label(index), contract) for index in range(len(volumes))]
+
+
+def keys_of(volumes: Volumes, contract: Contract) -> tuple[Any, Any]:
+    """Voxel keys of every volume, (n, p), and of all its flips and shifts, (n, variants, p)."""
+    images = [volumes.image(index) for index in range(len(volumes))]
+    return np.stack([voxel_key(i, contract) for i in images]), np.stack([voxel_keys(i, contract) for i in images])

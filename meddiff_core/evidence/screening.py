@@ -1,0 +1,254 @@
+"""One verdict per candidate volume: accepted, or rejected with reasons that a person can read.
+
+Bounds come from training volumes, measured both as they are and as the autoencoder reconstructs them, since a
+candidate can be no sharper than a reconstruction. The copy bound comes from validation against training.
+The arrays of a reference hold low-resolution data of real patients: they stay in the study and never enter a
+release, nor does any of the reasons, only their counts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from meddiff_core.artefacts import write_bytes, write_json
+from meddiff_core.contract import Frozen
+from meddiff_core.errors import IntegrityError
+from meddiff_core.evidence.copies import nearest_voxels
+from meddiff_core.evidence.distances import fit_projection
+from meddiff_core.evidence.features import Features, require_same_extractor
+from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.study import ScreenConfig
+from meddiff_core.types import FloatArray
+
+FOLDS = 5
+
+
+class Bound(Frozen):
+    """Accepted range of one measurement."""
+
+    low: float
+    high: float
+
+
+class Reference(Frozen):
+    """What a candidate is held against. Holds aggregates of the training set; the rest is in `ReferenceArrays`."""
+
+    extractor: str
+    extractor_digest: str
+    bounds: dict[str, Bound]
+    """Per measurement."""
+    largest_mahalanobis: float
+    """Deviations from the training mean, in the space of training features, that are still accepted."""
+    smallest_copy_score: float
+    """Lowest copy score of any validation volume; a candidate below it is a suspected copy."""
+    duplicate_distance: float
+    """Smallest distance between keys of two training subjects; two candidates below it are duplicates."""
+    expected_rejections: float
+    """Share of real validation volumes that these bounds reject."""
+    train: int
+    validation: int
+    """Volumes behind it."""
+
+
+@dataclass(frozen=True)
+class ReferenceArrays:
+    """Real data at low resolution: never leaves the study."""
+
+    centre: Matrix
+    """(d,) mean training features."""
+    axes: Matrix
+    """(d, k): to uncorrelated coordinates of unit deviation on the training set."""
+    keys: FloatArray
+    """(m, p) voxel keys of the training volumes."""
+    key_centre: FloatArray
+    """(p,) their mean."""
+
+
+class Verdict(Frozen):
+    """What screening says of one candidate."""
+
+    accepted: bool
+    reasons: tuple[str, ...]
+    """For the study only."""
+    scores: dict[str, float]
+
+
+def fit_reference(
+    train: Sequence[Mapping[str, float]],
+    validation: Sequence[Mapping[str, float]],
+    train_features: Features,
+    validation_features: Features,
+    train_keys: FloatArray,
+    validation_keys: FloatArray,
+    config: ScreenConfig,
+    reconstructed_features: Features | None = None,
+    train_subjects: Sequence[str] | None = None,
+) -> tuple[Reference, ReferenceArrays]:
+    """Fit every bound.
+
+    `train` holds measurements of the training volumes and of their reconstructions, in any order. `train_keys`
+    is (m, p), from `voxel_key`; `validation_keys` (v, variants, p), from `voxel_keys`. `train_subjects` names the
+    subject of each training volume where some have several.
+    """
+    sets = [train_features, validation_features] + ([reconstructed_features] if reconstructed_features else [])
+    require_same_extractor(*sets)
+    centre, axes = _whitening(train_features)
+    key_centre = train_keys.mean(0)
+    arrays = ReferenceArrays(centre, axes, train_keys, key_centre)
+    reference = Reference(
+        extractor=train_features.extractor,
+        extractor_digest=train_features.digest,
+        bounds=_fit_bounds(train, config),
+        largest_mahalanobis=_mahalanobis_bound(train_features, reconstructed_features, config),
+        smallest_copy_score=float(nearest_voxels(validation_keys, train_keys, key_centre).score.min()),
+        duplicate_distance=smallest_distance(train_keys, key_centre, train_subjects),
+        expected_rejections=0.0,
+        train=len(train_keys),
+        validation=len(validation_keys),
+    )
+    verdicts = [
+        judge(*case, reference, arrays)
+        for case in zip(validation, validation_features.values, validation_keys, strict=True)
+    ]
+    rejected = sum(not verdict.accepted for verdict in verdicts) / len(verdicts)
+    return reference.model_copy(update={"expected_rejections": rejected}), arrays
+
+
+def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> dict[str, Bound]:
+    bounds = {}
+    for name in train[0]:
+        values = [figures[name] for figures in train]
+        low, high = (float(bound) for bound in np.quantile(values, [config.tail, 1 - config.tail]))
+        room = config.margin * (high - low)
+        bounds[name] = Bound(low=low - room, high=high + room)
+    return bounds
+
+
+def _whitening(features: Features) -> tuple[Matrix, Matrix]:
+    """Mean and (d, k) axes on which the features have mean 0, deviation 1 and no correlation."""
+    projection = fit_projection(features, max(1, min(16, len(features) // 4)))
+    deviation = projection(features).std(0)
+    scaled = projection.axes / projection.scale[:, None] / np.maximum(deviation, 1e-12)
+    return projection.centre, scaled
+
+
+def _mahalanobis(values: FloatArray, centre: Matrix, axes: Matrix) -> Matrix:
+    coordinates = (np.atleast_2d(values).astype(np.float64) - centre) @ axes
+    return np.asarray(np.sqrt((coordinates**2).mean(1)))
+
+
+def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: ScreenConfig) -> float:
+    """Upper quantile of what volumes show that the whitening was not fitted on, by cross-fitting, and the margin."""
+    fold = np.arange(len(train)) % FOLDS
+    distances = []
+    for left_out in range(min(FOLDS, len(train))):
+        fitted = Features(train.values[fold != left_out], train.extractor, train.digest)
+        centre, axes = _whitening(fitted)
+        distances.append(_mahalanobis(train.values[fold == left_out], centre, axes))
+    bound = np.quantile(np.concatenate(distances), 1 - config.tail)
+    if reconstructed is not None:
+        bound = max(bound, np.quantile(_mahalanobis(reconstructed.values, *_whitening(train)), 1 - config.tail))
+    return float(bound * (1 + config.margin))
+
+
+def smallest_distance(keys: FloatArray, centre: FloatArray, subjects: Sequence[str] | None = None) -> float:
+    """Between keys (m, p) of different subjects; each key is its own subject if none are named."""
+    codes = np.unique(subjects, return_inverse=True)[1] if subjects is not None else np.arange(len(keys))
+    smallest = np.inf
+    for row in range(len(keys)):
+        others = keys[codes != codes[row]]
+        if len(others) >= 2:
+            found = nearest_voxels(keys[row : row + 1, None], others, centre).distance[0]
+            smallest = min(smallest, float(found))
+    return smallest if np.isfinite(smallest) else 0.0
+
+
+def judge(
+    measurements: Mapping[str, float],
+    features: FloatArray,
+    key: FloatArray,
+    reference: Reference,
+    arrays: ReferenceArrays,
+) -> Verdict:
+    """Hold one volume against the reference. `features` is (d,), `key` (variants, p) from `voxel_keys`."""
+    if broken := _broken(measurements, features):
+        return Verdict(accepted=False, reasons=broken, scores={})
+    mahalanobis = float(_mahalanobis(features, arrays.centre, arrays.axes)[0])
+    neighbour = nearest_voxels(key[None], arrays.keys, arrays.key_centre)
+    copy_score = float(neighbour.score[0])
+    reasons = _outside(measurements, reference.bounds)
+    if mahalanobis > reference.largest_mahalanobis:
+        reasons.append(f"features {mahalanobis:.4g} are above {reference.largest_mahalanobis:.4g} (training range)")
+    if copy_score < reference.smallest_copy_score:
+        reasons.append(f"copy score {copy_score:.4g} is below {reference.smallest_copy_score:.4g} (suspected copy)")
+    scores = {"mahalanobis": mahalanobis, "copy_score": copy_score, "copy_distance": float(neighbour.distance[0])}
+    return Verdict(accepted=not reasons, reasons=tuple(reasons), scores=scores)
+
+
+def _broken(measurements: Mapping[str, float], features: FloatArray) -> tuple[str, ...]:
+    """Reasons for which nothing else needs to be looked at."""
+    if measurements.get("finite") != 1:
+        return ("voxels are not all finite",)
+    if not measurements.get("std", 0.0) > 0:
+        return ("all voxels are equal",)
+    if not np.isfinite(features).all():
+        return ("features are not all finite",)
+    return ()
+
+
+def _outside(measurements: Mapping[str, float], bounds: Mapping[str, Bound]) -> list[str]:
+    reasons = []
+    for name, bound in bounds.items():
+        value = measurements.get(name)
+        if value is None or not np.isfinite(value):
+            reasons.append(f"{name} was not measured (training range)")
+        elif value < bound.low:
+            reasons.append(f"{name} {value:.4g} is below {bound.low:.4g} (training range)")
+        elif value > bound.high:
+            reasons.append(f"{name} {value:.4g} is above {bound.high:.4g} (training range)")
+    return reasons
+
+
+def near_duplicates(keys: FloatArray, key_centre: FloatArray, threshold: float, block: int = 1024) -> set[int]:
+    """Rows to drop so that no two of the rest are nearer than `threshold`: the first of each pair stays.
+
+    `keys` is (n, p), from `voxel_key`, in the order that decides; `threshold` the smallest distance between two
+    training subjects.
+    """
+    centred = keys - key_centre
+    units = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    dropped: set[int] = set()
+    for start in range(0, len(units), block):
+        alike = 1 - units[start : start + block] @ units.T < threshold
+        for row in range(start, min(start + block, len(units))):
+            earlier: NDArray[np.int64] = np.flatnonzero(alike[row - start, :row])
+            if any(int(other) not in dropped for other in earlier):
+                dropped.add(row)
+    return dropped
+
+
+def save_reference(folder: Path, reference: Reference, arrays: ReferenceArrays) -> None:
+    """Write `reference.json` and, before it, `arrays.safetensors`."""
+    write_bytes(
+        folder / "arrays.safetensors", save({name: np.ascontiguousarray(a) for name, a in vars(arrays).items()})
+    )
+    write_json(folder / "reference.json", reference)
+
+
+def load_reference(folder: Path) -> tuple[Reference, ReferenceArrays]:
+    """Read both back.
+
+    Raises:
+        IntegrityError: a file is missing or is no reference.
+    """
+    try:
+        reference = Reference.model_validate_json((folder / "reference.json").read_bytes())
+        return reference, ReferenceArrays(**load_file(folder / "arrays.safetensors"))
+    except (OSError, ValidationError, SafetensorError, TypeError) as error:
+        raise IntegrityError(f"{folder.name} must hold a reference: {error}") from error

@@ -1,0 +1,86 @@
+"""Sampling: a volume is a pure function of models, seed, condition and solver settings.
+
+Noise comes from a generator per sample, and every network call sees the same batch shape, padded if need
+be: on a CPU a batch of one takes other kernels than a batch of eight. So neither batch-mates, nor shards,
+nor workers, nor a restart change a single bit.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from meddiff_core.contract import Contract
+from meddiff_core.diffusion.guidance import guided
+from meddiff_core.diffusion.noise import karras_sigmas
+from meddiff_core.diffusion.solvers import solve_heun
+from meddiff_core.errors import IntegrityError
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
+from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
+from meddiff_core.models.images import to_stored
+from meddiff_core.study import SamplingConfig
+from meddiff_core.types import LabelArray, Latents, StoredArray
+
+
+class Engine:
+    """Both models, and the settings of the solver."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        scale: LatentScale,
+        contract: Contract,
+        config: SamplingConfig,
+        device: str = "cpu",
+    ) -> None:
+        self.autoencoder, self.denoiser, self.scale = autoencoder, denoiser, scale
+        self.contract, self.config, self.device = contract, config, device
+
+    def draw(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+        """Stored images (n, i, j, k) and label values of the samples, in their order."""
+        size = self.config.batch
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        drawn = [self._draw_batch(batch) for batch in batches]
+        labels = [label for _, label in drawn if label is not None]
+        return np.concatenate([image for image, _ in drawn]), np.concatenate(labels) if labels else None
+
+    @torch.inference_mode()
+    def _draw_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+        padded = [*samples, *[samples[-1]] * (self.config.batch - len(samples))]
+        latents = self.scale.restore(self._solve(padded))
+        stored, labels = to_stored(self.autoencoder.decode(latents).float(), self.contract)
+        return stored[: len(samples)], None if labels is None else labels[: len(samples)]
+
+    def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
+        conditions = encode_conditions([sample.condition for sample in samples], self.contract.conditions)
+        sigmas = karras_sigmas(self.config)
+        noise = torch.cat([initial_noise(sample.seed, self._latent_shape()) for sample in samples])
+        start = (noise * float(sigmas[0])).to(self.device)
+        return solve_heun(guided(self.denoiser, conditions.to(self.device), self.config.guidance), start, sigmas)
+
+    def _latent_shape(self) -> tuple[int, ...]:
+        factor = self.autoencoder.shape.factor
+        return self.autoencoder.shape.latent_channels, *(side // factor for side in self.contract.size)
+
+
+def initial_noise(seed: int, shape: tuple[int, ...]) -> Latents:
+    """Standard normal noise (1, *shape) of one sample, always drawn on the CPU."""
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+@lru_cache(maxsize=1)
+def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) -> Engine:
+    """The engine over `models/autoencoder` and `models/denoiser`; a worker keeps it from shard to shard.
+
+    `digest` is that of both models: it renews the engine when they were trained again.
+    """
+    autoencoder, contract = load_autoencoder(models / "autoencoder", device)
+    denoiser, scale, own = load_denoiser(models / "denoiser", device)
+    if differences := contract.differences(own):
+        raise IntegrityError(f"autoencoder and denoiser must share a contract; {'; '.join(differences)}")
+    return Engine(autoencoder, denoiser, scale, contract, config, device)

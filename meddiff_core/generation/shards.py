@@ -1,0 +1,119 @@
+"""Shards on disk: a folder that appears whole, with a marker that holds its digests.
+
+A shard is complete when its marker fits what was asked for and every volume still has the digest in it;
+anything else is made again. So a kill loses at most the shards in flight, and nothing is made twice.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from meddiff_core.artefacts import digest_of, publish_folder, write_json
+from meddiff_core.contract import Contract, Frozen
+from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volume
+from meddiff_core.errors import IntegrityError
+from meddiff_core.generation.engine import open_engine
+from meddiff_core.generation.schedule import Shard
+from meddiff_core.study import SamplingConfig
+from meddiff_core.types import LabelArray, StoredArray
+
+MARKER = "shard.json"
+
+
+class ShardMarker(Frozen):
+    """What a finished shard holds."""
+
+    key: str
+    """Digest of samples, models and solver settings that it was made from."""
+    samples: tuple[str, ...]
+    digests: tuple[str, ...]
+    """SHA-256 of each sample's image and label voxels."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that a worker needs to make one shard."""
+
+    shard: Shard
+    candidates: Path
+    models: Path
+    models_digest: str
+    config: SamplingConfig
+    device: str
+
+    @property
+    def path(self) -> Path:
+        """Where the shard appears."""
+        return self.candidates / self.shard.name
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides the shard's bytes."""
+        samples = [[sample.sample_id, sample.seed, sample.condition] for sample in self.shard.samples]
+        # The size of a shard changes no volume; the size of a batch can, by a bit.
+        settings = self.config.model_dump(mode="json", exclude={"shard"})
+        return digest_of([samples, self.models_digest, settings])
+
+
+def make_shard(job: ShardJob) -> ShardMarker:
+    """Draw and write a shard, unless it is there, whole and unaltered."""
+    if (marker := find_shard(job)) is not None:
+        return marker
+    engine = open_engine(job.models, job.models_digest, job.config, job.device)
+    images, labels = engine.draw(job.shard.samples)
+    return _write_shard(job, images, labels, engine.contract)
+
+
+def find_shard(job: ShardJob) -> ShardMarker | None:
+    """The marker of a shard that is complete and holds the bytes that were written, or None."""
+    try:
+        marker = ShardMarker.model_validate_json((job.path / MARKER).read_bytes())
+        intact = marker.key == job.key and _digests(job.path, len(marker.samples)) == marker.digests
+    except (FileNotFoundError, ValidationError, IntegrityError):
+        return None
+    return marker if intact else None
+
+
+def _write_shard(job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract) -> ShardMarker:
+    partial = job.path.with_name(f".{job.shard.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = create_store(partial, {"contract": contract.model_dump(mode="json")})
+    arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
+    for name, volumes in arrays:
+        array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
+        array[...] = volumes
+    samples = tuple(sample.sample_id for sample in job.shard.samples)
+    marker = ShardMarker(key=job.key, samples=samples, digests=_digests(partial, len(samples)))
+    write_json(partial / MARKER, marker)
+    publish_folder(partial, job.path)
+    return marker
+
+
+def _digests(path: Path, count: int) -> tuple[str, ...]:
+    names = ["image"] + (["label"] if (path / "label").exists() else [])
+    arrays = [open_array(path, name) for name in names]
+    return tuple(digest_of([digest_volume(read_volume(array, n)) for array in arrays]) for n in range(count))
+
+
+class Candidates:
+    """Generated volumes by shard and position, as a `Volumes` set."""
+
+    def __init__(self, candidates: Path, places: Sequence[tuple[str, int]]) -> None:
+        """`places` holds the shard's name and the position in it, for each volume."""
+        self._candidates, self._places = candidates, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def image(self, index: int) -> StoredArray:
+        shard, position = self._places[index]
+        return read_volume(open_array(self._candidates / shard, "image"), position)
+
+    def label(self, index: int) -> LabelArray | None:
+        shard, position = self._places[index]
+        if not (self._candidates / shard / "label").exists():
+            return None
+        return read_volume(open_array(self._candidates / shard, "label"), position)

@@ -1,0 +1,42 @@
+"""A moving average of weights whose length grows with training.
+
+An average of fixed length is either too short at the end or still holds the first random weights after a
+short training; one that spans a share of the steps done is neither.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class PowerAverage:
+    """Average of weights over about the last `share` of all steps (Karras et al. 2024, power function profile)."""
+
+    def __init__(self, network: nn.Module, share: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.exponent = _exponent(share)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after step `step`, counted from 1."""
+        keep = (1 - 1 / step) ** (self.exponent + 1)
+        for average, current in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(current, 1 - keep)
+        for average, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            average.copy_(current)
+
+
+def _exponent(share: float) -> float:
+    """The power g whose profile t^g has a relative deviation of `share` (solved by bisection).
+
+    The deviation is sqrt((g + 1) / ((g + 2)^2 (g + 3))), which falls with g.
+    """
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        if ((middle + 1) / ((middle + 2) ** 2 * (middle + 3))) ** 0.5 > share:
+            low = middle
+        else:
+            high = middle
+    return low

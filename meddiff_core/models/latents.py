@@ -1,0 +1,78 @@
+"""Latents as distributions: mean and log-variance of every training and validation volume.
+
+A stored single draw would freeze the posterior's noise into the training set; these are drawn anew each
+time a volume is seen. The scale of the latents is measured over the whole training set, never one batch.
+"""
+
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meddiff_core.artefacts import digest_of, publish_folder
+from meddiff_core.contract import Contract
+from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volumes
+from meddiff_core.models.autoencoder import Autoencoder
+from meddiff_core.models.autoencoder_training import load_images
+from meddiff_core.models.denoiser import LatentScale
+from meddiff_core.types import Latents, Progress, Volumes
+
+ARRAYS = ("mean", "log_variance")
+
+
+@torch.inference_mode()
+def encode_latents(
+    path: Path, network: Autoencoder, sides: dict[str, Volumes], contract: Contract, device: str = "cpu"
+) -> Generator[Progress, None, str]:
+    """Write `SIDE/mean` and `SIDE/log_variance` of every side, and return the digest of them all."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    root = create_store(partial)
+    total, done, digests = sum(len(volumes) for volumes in sides.values()), 0, []
+    for side, volumes in sides.items():
+        group = root.create_group(side)
+        arrays = {}
+        for index in range(len(volumes)):
+            parts = [p.float().cpu().numpy()[0] for p in network.encode(load_images(volumes, [index], contract).to(device))]
+            for name, values in zip(ARRAYS, parts, strict=True):
+                if index == 0:
+                    axes = ("sample", "channel", "i", "j", "k")
+                    arrays[name] = create_volumes(group, name, len(volumes), values.shape, "float32", axes)
+                arrays[name][index] = values
+                digests.append(digest_volume(values))
+            done += 1
+            yield Progress("encode latents", done, total)
+    publish_folder(partial, path)
+    return digest_of(digests)
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """The latents of one side, in memory: they are a small fraction of the volumes."""
+
+    mean: Latents
+    std: Latents
+
+    @classmethod
+    def open(cls, path: Path, side: str) -> "LatentSet":
+        """Read what `encode_latents` wrote."""
+        mean, log_variance = (torch.from_numpy(read_volumes(open_array(path, f"{side}/{name}"))) for name in ARRAYS)
+        return cls(mean, (0.5 * log_variance).exp())
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Latents:
+        """A draw from the posterior of each volume."""
+        mean, std = self.mean[indices], self.std[indices]
+        return mean + std * torch.randn(mean.shape, generator=generator)
+
+    def scale(self) -> LatentScale:
+        """Mean and deviation per channel of what `draw` gives: spread of the means plus posterior variance."""
+        means = self.mean.double().movedim(1, 0).flatten(1)
+        variance = means.var(dim=1, correction=0) + self.std.double().square().movedim(1, 0).flatten(1).mean(dim=1)
+        return LatentScale(mean=tuple(means.mean(dim=1).tolist()), std=tuple(np.sqrt(variance.numpy()).tolist()))

@@ -1,0 +1,66 @@
+"""The plan: every decision that was inferred from the data and the hardware, for a person to read and edit."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from meddiff_core.contract import Contract, Frozen
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.autoencoder import AutoencoderShape
+from meddiff_core.models.denoiser import DenoiserShape
+
+
+class TrainingPlan(Frozen):
+    """How long and how wide one training is."""
+
+    steps: int
+    batch: int
+    seconds_per_step: float
+    """Measured on this machine when the plan was made."""
+    memory_gb: float
+    """Predicted peak of weights, optimiser and activations."""
+
+    @property
+    def minutes(self) -> float:
+        """Predicted duration."""
+        return self.steps * self.seconds_per_step / 60
+
+
+class Plan(Frozen):
+    """What the stages after it obey. Edit plan.json before training; the stages after it follow."""
+
+    contract: Contract
+    autoencoder: AutoencoderShape
+    autoencoder_training: TrainingPlan
+    denoiser: DenoiserShape
+    denoiser_training: TrainingPlan
+    device: str
+    """Where training runs."""
+    reasons: dict[str, str]
+    """Why each decision came out as it did."""
+
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        """Latent voxels along i, j, k."""
+        i, j, k = self.contract.size
+        return i // self.autoencoder.factor, j // self.autoencoder.factor, k // self.autoencoder.factor
+
+
+def load_plan(path: Path) -> Plan:
+    """Read plan.json, which a person may have edited.
+
+    Raises:
+        ConfigurationError: names the key that no longer fits.
+    """
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigurationError(f"plan.json {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+    if any(side % plan.autoencoder.factor for side in plan.contract.size):
+        factor, size = plan.autoencoder.factor, plan.contract.size
+        raise ConfigurationError(f"plan.json contract.size: must be multiples of the latent factor {factor}, is {size}")
+    if plan.autoencoder.in_channels != plan.contract.channels:
+        expected, found = plan.contract.channels, plan.autoencoder.in_channels
+        raise ConfigurationError(f"plan.json autoencoder.in_channels: must be {expected} for this contract, is {found}")
+    return plan

@@ -1,0 +1,56 @@
+"""How well an autoencoder gives back what it was given: PSNR, SSIM, and Dice per label."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from meddiff_core.contract import Contract
+from meddiff_core.models.autoencoder import Autoencoder
+from meddiff_core.models.images import label_values, to_images, unit_image
+from meddiff_core.types import Images, Volumes
+
+
+def reconstruction_metrics(
+    network: Autoencoder, volumes: Volumes, indices: Sequence[int], contract: Contract, device: str = "cpu"
+) -> dict[str, float]:
+    """Means over volumes: `psnr` (dB, over the range of the intensity mapping), `ssim`, `dice/GROUP`."""
+    rows = [_compare(real, copy, contract) for real, copy in reconstructions(network, volumes, indices, contract, device)]
+    return {f"validation/{name}": _mean([row[name] for row in rows if name in row]) for name in rows[0]}
+
+
+@torch.inference_mode()
+def reconstructions(
+    network: Autoencoder, volumes: Volumes, indices: Sequence[int], contract: Contract, device: str = "cpu"
+) -> Iterator[tuple[Images, Images]]:
+    """Each volume as channels (1, c, i, j, k), and as the network gives it back."""
+    for index in indices:
+        label = volumes.label(index)
+        images = to_images(volumes.image(index)[None], None if label is None else label[None], contract)
+        yield images, network.reconstruct(images.to(device)).float().cpu()
+
+
+def _compare(real: Images, copy: Images, contract: Contract) -> dict[str, float]:
+    from monai.metrics import SSIMMetric  # type: ignore[attr-defined]
+
+    target, found = unit_image(real), unit_image(copy)
+    error = (target - found).square().mean().clamp_min(1e-12)
+    ssim = SSIMMetric(spatial_dims=3, win_size=7, data_range=1.0)(found[:, None], target[:, None])
+    row = {"psnr": float(-10 * error.log10()), "ssim": float(ssim.mean())}
+    if contract.labels:
+        row |= _dice(real[0, 1:].argmax(dim=0), label_values(copy)[0], list(contract.labels))
+    return row
+
+
+def _dice(target: Tensor, found: Tensor, groups: list[str]) -> dict[str, float]:
+    """Dice of each group; one that neither map has is left out."""
+    row = {}
+    for value, group in enumerate(groups, start=1):
+        real, copy = target == value, found == value
+        if size := int(real.sum() + copy.sum()):
+            row[f"dice/{group}"] = float(2 * (real & copy).sum() / size)
+    return row
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,93 @@
+"""Writing a release: all of it beside its final place, looked over, and then moved there at once.
+
+A reader finds a whole release or none. The same content gives the same bytes: no date, host, user or
+random id goes in. Before the move the folder is searched for real names, and refused if one is found.
+"""
+
+import shutil
+from collections.abc import Generator, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from meddiff_core.artefacts import publish_folder, write_bytes, write_json, write_text
+from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.release.content import ReleaseContent, check_content
+from meddiff_core.release.croissant import TABLE, describe_release
+from meddiff_core.release.guard import find_leaks
+from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files
+from meddiff_core.release.ome import COHORT, write_cohort
+from meddiff_core.release.report import render_card, render_report
+from meddiff_core.release.tables import as_parquet, as_tsv, describe_columns, public_table
+from meddiff_core.release.verify import verify_release
+from meddiff_core.types import Progress
+
+
+def build_release(
+    content: ReleaseContent, releases: Path, secrets: Iterable[str] = ()
+) -> Generator[Progress, None, Path]:
+    """Write `releases/<name>-<version>/` and return it.
+
+    Args:
+        content: What the release says and holds.
+        releases: Folder of all releases of the study.
+        secrets: Real subject ids, case names, file names and paths: none may occur in any file.
+
+    Raises:
+        ConfigurationError: that version exists; a release is never overwritten.
+        GatesFailed: a gate failed, or there is none.
+        IntegrityError: a real name was found in it, or it does not hold together. Nothing is published.
+    """
+    check_content(content)
+    final = releases / content.folder
+    if final.exists():
+        raise ConfigurationError(f"release.version: must be new, {content.version} exists")
+    partial = releases / f".{content.folder}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield from _write(content, partial)
+        _refuse_faults(partial, secrets)
+        publish_folder(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def _write(content: ReleaseContent, folder: Path) -> Generator[Progress, None, None]:
+    table = public_table(content.table)
+    yield from write_cohort(folder / COHORT, content.volumes, table, content.contract, content.title)
+    write_text(folder / "participants.tsv", as_tsv(table))
+    write_bytes(folder / TABLE, as_parquet(table))
+    write_json(folder / "participants.json", describe_columns(table.columns, content.contract))
+    write_json(folder / "croissant.json", describe_release(content, table, {TABLE: describe_file(folder / TABLE)}))
+    yield Progress("writing the report", 0, 1)
+    write_text(folder / "report.html", render_report(content))
+    write_text(folder / "README.md", render_card(content))
+    write_json(folder / MANIFEST, _manifest(content, folder))
+    yield Progress("writing the report", 1, 1)
+
+
+def _manifest(content: ReleaseContent, folder: Path) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        name=content.name,
+        version=content.version,
+        title=content.title,
+        licence=content.licence,
+        preset=content.preset,
+        samples=len(content.volumes),
+        counts=asdict(content.counts),
+        parents=dict(sorted(content.parents.items())),
+        study=dict(content.study),
+        versions=dict(sorted(content.versions.items())),
+        files=list_files(folder),
+    )
+
+
+def _refuse_faults(folder: Path, secrets: Iterable[str]) -> None:
+    if leaks := find_leaks(folder, secrets):
+        more = f" and {len(leaks) - 5} more" if len(leaks) > 5 else ""
+        raise IntegrityError(
+            f"a release must name nothing real, found {'; '.join(leaks[:5])}{more}; nothing was published"
+        )
+    if faults := verify_release(folder):
+        raise IntegrityError(f"the release does not hold together: {'; '.join(faults[:5])}")

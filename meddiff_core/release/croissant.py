@@ -1,0 +1,101 @@
+"""The release for catalogues and machine-learning loaders: Croissant 1.1 (JSON-LD) with provenance.
+
+Croissant cannot describe a zarr yet, so the record set is the table; its order is that of the arrays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from meddiff_core.release.content import ReleaseContent
+from meddiff_core.release.manifest import FileEntry
+from meddiff_core.release.ome import COHORT
+from meddiff_core.release.report import summarise
+from meddiff_core.release.tables import describe_columns
+
+TERMS = """
+arrayShape citeAs column containedIn equivalentProperty excludes extract field fileObject fileProperty fileSet format
+includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace
+samplingRate separator source subField transform
+""".split()  # noqa: SIM905 (the vocabulary is easier to compare with the standard this way)
+CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "prov": "http://www.w3.org/ns/prov#",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "conformsTo": "dct:conformsTo",
+} | {term: f"cr:{term}" for term in TERMS}
+TABLE = "participants.parquet"
+TYPES = {"i": "sc:Integer", "u": "sc:Integer", "f": "sc:Float", "b": "sc:Boolean"}
+
+
+def describe_release(content: ReleaseContent, table: pd.DataFrame, files: Mapping[str, FileEntry]) -> dict[str, Any]:
+    """The JSON-LD document. `files` holds at least the digest of the parquet table."""
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": content.folder,
+        "description": f"{content.title}. {summarise(content)} Source: {content.source}",
+        "version": content.version,
+        "license": content.licence,
+        "creator": {"@type": "sc:Organization", "name": content.contact},
+        "rai:hasSyntheticData": True,
+        "rai:dataCollection": " ".join(content.methods),
+        "prov:wasDerivedFrom": [
+            {"@id": f"urn:sha256:{digest}", "name": name} for name, digest in sorted(content.parents.items())
+        ],
+        "distribution": _distribution(files),
+        "recordSet": [_record_set(content, table)],
+    }
+
+
+def _distribution(files: Mapping[str, FileEntry]) -> list[dict[str, Any]]:
+    return [
+        {
+            "@type": "cr:FileObject",
+            "@id": TABLE,
+            "name": TABLE,
+            "contentUrl": TABLE,
+            "encodingFormat": "application/x-parquet",
+            "contentSize": f"{files[TABLE].bytes} B",
+            "sha256": files[TABLE].sha256,
+        },
+        {
+            "@type": "cr:FileSet",
+            "@id": "cohort",
+            "name": "cohort",
+            "description": "OME-Zarr 0.5: volumes (sample, z, y, x), labels, covariates. Digests: manifest.json.",
+            "encodingFormat": "application/vnd+zarr",
+            "includes": f"{COHORT}/**",
+        },
+    ]
+
+
+def _record_set(content: ReleaseContent, table: pd.DataFrame) -> dict[str, Any]:
+    meaning = describe_columns([str(name) for name in table.columns], content.contract)
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"samples/{name}",
+            "name": name,
+            "description": text["Description"],
+            "dataType": TYPES.get(getattr(table[name].dtype, "kind", "O"), "sc:Text"),
+            "source": {"fileObject": {"@id": TABLE}, "extract": {"column": name}},
+        }
+        for name, text in meaning.items()
+    ]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "samples",
+        "name": "samples",
+        "key": {"@id": f"samples/{table.columns[0]}"},
+        "field": fields,
+    }

@@ -1,0 +1,186 @@
+"""Every figure of both reports, as pure functions from numpy to the bytes of an SVG or a picture.
+
+The same numbers give the same bytes: no dates, no random ids, no global plotting state. Text in an SVG
+stays text, so that a page sets it in its own typeface and a screen reader finds it.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from meddiff_core.release.pages import number
+from meddiff_core.release.slices import (
+    TILE,
+    Picture,
+    arrange,
+    encode,
+    middle_slices,
+    paint_planes,
+    paint_slice,
+    window_of,
+)
+from meddiff_core.types import FloatArray, LabelArray
+
+INK = "#1c2733"
+QUIET = "#66727f"
+LINE = "#d5dbe1"
+REAL = "#9aa5b1"
+SYNTHETIC = "#0b6e75"
+SERIES = (SYNTHETIC, "#c2703d", "#5b6fae", "#8a5a9e", "#6b7d2f", "#b0475c")
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "meddiff",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": QUIET,
+    "ytick.labelcolor": QUIET,
+    "grid.color": "#e9edf0",
+    "grid.linewidth": 0.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.image_inline": True,
+    "path.simplify": True,
+}
+
+
+def mosaic(
+    volumes: Sequence[FloatArray],
+    labels: Sequence[LabelArray] | None = None,
+    columns: int = 10,
+    tile: int = 112,
+    kind: str = "webp",
+) -> bytes:
+    """The axial middle slice of each volume, all in one window; with label maps over them where given."""
+    window = window_of(volumes)
+    covers = [None] * len(volumes) if labels is None else [middle_slices(label)[0] for label in labels]
+    tiles = [
+        paint_slice(middle_slices(volume)[0], window, cover, tile)
+        for volume, cover in zip(volumes, covers, strict=True)
+    ]
+    return encode(arrange(tiles, min(columns, len(tiles))), kind)
+
+
+def planes(
+    volume: FloatArray, window: tuple[float, float], label: LabelArray | None = None, kind: str = "webp"
+) -> bytes:
+    """Axial, coronal and sagittal middle slices of one volume."""
+    return encode(paint_planes(volume, window, label), kind)
+
+
+def real_beside_synthetic(real: Sequence[FloatArray], synthetic: Sequence[FloatArray], kind: str = "webp") -> bytes:
+    """Rows of three planes: a real volume on the left, a synthetic one on the right."""
+    return _pairs(real, synthetic, kind)
+
+
+def real_beside_reconstruction(
+    real: Sequence[FloatArray], reconstructed: Sequence[FloatArray], kind: str = "webp"
+) -> bytes:
+    """Rows of three planes: a real volume, what the autoencoder makes of it, and four times their difference."""
+    window = window_of(real)
+    span = window[1] - window[0]
+    errors = [np.abs(left - right) for left, right in zip(real, reconstructed, strict=True)]
+    tiles = [
+        paint_planes(volume, limits, tile=TILE // 2)
+        for row in zip(real, reconstructed, errors, strict=True)
+        for volume, limits in zip(row, (window, window, (0, span / 4)), strict=True)
+    ]
+    return encode(arrange(tiles, 3), kind)
+
+
+def _pairs(left: Sequence[FloatArray], right: Sequence[FloatArray], kind: str) -> bytes:
+    window = window_of([*left, *right])
+    tiles: list[Picture] = [
+        paint_planes(v, window, tile=TILE * 3 // 4) for pair in zip(left, right, strict=False) for v in pair
+    ]
+    return encode(arrange(tiles, 2), kind)
+
+
+def histogram(edges: ArrayLike, real: ArrayLike, synthetic: ArrayLike, name: str, unit: str = "") -> bytes:
+    """Real as a filled ground, synthetic as a line over it. Shares are divided by the width of their bin."""
+    borders = np.asarray(edges, dtype=np.float64)
+    figure, axes = _figure(3.5, 2.3)
+    heights = [np.asarray(shares, dtype=np.float64) / np.diff(borders) for shares in (real, synthetic)]
+    axes.stairs(heights[0], borders, fill=True, color=REAL, alpha=0.45, label="real")
+    axes.stairs(heights[1], borders, color=SYNTHETIC, linewidth=1.8, label="synthetic")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(0, max(float(h.max()) for h in heights) * 1.08 or 1)
+    axes.set_xlabel(f"{name} ({unit})" if unit else name)
+    return _svg(figure, f"Histogram of {name}: shares of real subjects and synthetic volumes")
+
+
+def scatter(requested: ArrayLike, measured: ArrayLike, name: str, unit: str = "") -> bytes:
+    """Requested against measured values of synthetic volumes, with the line where both agree."""
+    x, y = np.asarray(requested, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+    both = np.isfinite(x) & np.isfinite(y)
+    figure, axes = _figure(3.5, 3.2)
+    if both.any():
+        low, high = min(x[both].min(), y[both].min()), max(x[both].max(), y[both].max())
+        pad = (high - low) * 0.05 or 1.0
+        axes.plot([low - pad, high + pad], [low - pad, high + pad], color=REAL, linewidth=1, dashes=(4, 3))
+        axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad))
+    axes.scatter(x[both], y[both], s=14, color=SYNTHETIC, alpha=0.6, linewidths=0)
+    suffix = f" ({unit})" if unit else ""
+    axes.set_xlabel(f"{name} requested{suffix}")
+    axes.set_ylabel(f"measured{suffix}")
+    axes.grid(True)
+    return _svg(figure, f"{name}: requested against measured value of {int(both.sum())} synthetic volumes")
+
+
+def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name: str) -> bytes:
+    """Figures of a training by step, one line each."""
+    figure, axes = _figure(3.5, 2.3)
+    for (label, points), colour in zip(series.items(), SERIES * len(series), strict=False):
+        steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
+    axes.set_xlabel("step")
+    axes.grid(True, axis="y")
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure, f"Training curve: {name}")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure, description: str) -> bytes:
+    """The figure as an SVG that scales with the page and says what it shows."""
+    buffer = io.BytesIO()
+    salt = f"meddiff {description}"  # ids of two figures on one page must differ
+    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue().decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(<svg [^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg [^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_escape(description)}" ', 1).encode()
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

@@ -1,0 +1,129 @@
+"""The study's own report: real beside synthetic, and each suspect beside the scan that it resembles.
+
+It shows patients. It therefore lies in the study, never in a release, and says so in red before anything
+else. It is what a person looks at before they let a cohort go.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meddiff_core.artefacts import write_text
+from meddiff_core.contract import Contract
+from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.release import figures
+from meddiff_core.release.pages import render, spoken
+from meddiff_core.release.report import gate_rows, legend, metric_row, sheet_of, spread
+from meddiff_core.release.slices import data_uri, window_of
+from meddiff_core.types import FloatArray, Refusal, StoredArray, Volumes
+
+Point = tuple[float | int, float | int]
+ON_SHEET = 30
+IN_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A flagged or rejected volume and the real one nearest to it."""
+
+    sample_id: str
+    reasons: Sequence[str]
+    volume: StoredArray
+    nearest_case: str | None = None
+    nearest: StoredArray | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class InternalContent:
+    """Everything that the internal report shows. What is not there yet is left empty."""
+
+    title: str
+    contract: Contract
+    real: Volumes
+    """The training side."""
+    synthetic: Volumes | None = None
+    """The accepted volumes."""
+    reconstructions: Sequence[tuple[StoredArray, StoredArray]] = ()
+    """Real volume, and what the autoencoder makes of it."""
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    """(step, value) by name. `autoencoder/train` and `autoencoder/validation` share a figure."""
+    suspects: Sequence[Suspect] = ()
+    refused: Sequence[Refusal] = ()
+    minutes: Mapping[str, float | int] = field(default_factory=dict)
+    """By stage."""
+    gates: Sequence[GateResult] = ()
+    metrics: Sequence[Metric] = ()
+
+
+def write_internal_report(path: Path, content: InternalContent) -> None:
+    """Write the report to `path`, one self-contained file."""
+    write_text(path, render_internal(content))
+
+
+def render_internal(content: InternalContent) -> str:
+    """The page."""
+    real = sheet_of(content.real, content.contract, ON_SHEET)
+    synthetic = sheet_of(content.synthetic, content.contract, ON_SHEET) if content.synthetic else []
+    failed = [gate for gate in content.gates if not gate.passed]
+    return render(
+        "internal.html.j2",
+        title=content.title,
+        labels=legend(content.contract),
+        real_count=len(content.real),
+        synthetic_count=len(content.synthetic) if content.synthetic else 0,
+        real_sheet=data_uri(figures.mosaic(real)),
+        synthetic_sheet=data_uri(figures.mosaic(synthetic)) if synthetic else None,
+        pairs=_pairs(content),
+        reconstructions=_reconstructions(content),
+        curves=[(spoken(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
+        suspects=list(_suspects(content)),
+        refused=content.refused,
+        minutes=content.minutes,
+        gates=gate_rows(content.gates, content.metrics),
+        failed=[gate.message for gate in failed],
+        metrics=[metric_row(metric) for metric in content.metrics],
+    )
+
+
+def _grouped(curves: Mapping[str, Sequence[Point]]) -> list[tuple[str, dict[str, Sequence[Point]]]]:
+    """Lines by label, by figure, in the order given."""
+    figure: dict[str, dict[str, Sequence[Point]]] = {}
+    for name, points in curves.items():
+        title, _, line = name.partition("/")
+        figure.setdefault(title, {})[line] = points
+    return list(figure.items())
+
+
+def _pairs(content: InternalContent) -> str | None:
+    if not content.synthetic:
+        return None
+    real, synthetic = _some(content.real, content.contract), _some(content.synthetic, content.contract)
+    return data_uri(figures.real_beside_synthetic(real, synthetic))
+
+
+def _some(volumes: Volumes, contract: Contract) -> list[FloatArray]:
+    return [contract.intensity.unit(volumes.image(index)) for index in spread(len(volumes), IN_PAIRS)]
+
+
+def _reconstructions(content: InternalContent) -> str | None:
+    if not content.reconstructions:
+        return None
+    unit = content.contract.intensity.unit
+    real, again = zip(*[(unit(left), unit(right)) for left, right in content.reconstructions[:IN_PAIRS]], strict=True)
+    return data_uri(figures.real_beside_reconstruction(real, again))
+
+
+def _suspects(content: InternalContent) -> Iterator[dict[str, Any]]:
+    unit = content.contract.intensity.unit
+    for suspect in content.suspects:
+        shown = [unit(volume) for volume in (suspect.volume, suspect.nearest) if volume is not None]
+        window = window_of(shown)
+        yield {
+            "name": suspect.sample_id,
+            "reasons": [spoken(reason) for reason in suspect.reasons],
+            "nearest_case": suspect.nearest_case,
+            "distance": suspect.distance,
+            "pictures": [data_uri(figures.planes(volume, window)) for volume in shown],
+        }

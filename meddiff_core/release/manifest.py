@@ -1,0 +1,89 @@
+"""The list of what a release holds: each file's size and SHA-256, and where it all came from.
+
+With it a stranger can tell a complete, unaltered release from one that lost a chunk on the way. It says
+nothing about who wrote it: compare the digest of the manifest itself with the one its maker gave you.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from meddiff_core.artefacts import digest_file
+from meddiff_core.contract import Frozen
+from meddiff_core.errors import IntegrityError
+
+MANIFEST = "manifest.json"
+FORMAT: Final = "meddiff-release/1"
+
+
+def _confined(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or path.startswith("/")
+        or "\\" in path
+        or ":" in path
+        or ".." in parts
+        or str(PurePosixPath(path)) != path
+    ):
+        raise ValueError(f"a file must be named by a plain path inside the release, is {path!r}")
+    return path
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+InsidePath = Annotated[str, AfterValidator(_confined)]
+
+
+class FileEntry(Frozen):
+    """One file."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(Frozen):
+    """manifest.json of a release."""
+
+    format: Literal["meddiff-release/1"]
+    name: str
+    version: str
+    title: str
+    licence: str
+    preset: str
+    """Gates that the release passed."""
+    samples: Annotated[int, Field(ge=1)]
+    counts: dict[str, Any]
+    """Candidates, accepted, rejected by reason, flagged."""
+    parents: dict[str, str]
+    """SHA-256 of the artefacts that it was made from; they stay with their owner."""
+    study: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[InsidePath, FileEntry]
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and digest of every file of a release but the manifest, sorted by path."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {path: describe_file(folder / path) for path in paths if path != MANIFEST}
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and digest of one file."""
+    return FileEntry(bytes=path.stat().st_size, sha256=digest_file(path))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a release.
+
+    Raises:
+        IntegrityError: the folder is no release, or its manifest does not follow the format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise IntegrityError(f"{folder.name} must be a release, a folder with {MANIFEST}; there is none")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()]
+        raise IntegrityError(f"{MANIFEST} must follow {FORMAT}: {'; '.join(faults)}") from error

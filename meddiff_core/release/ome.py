@@ -1,0 +1,241 @@
+"""A cohort as one OME-Zarr 0.5: what viewers, xarray and a training loop can all open as it lies there.
+
+Samples are stacked along a first axis and each volume is one checksummed chunk, so that reading one costs
+one request and a flipped bit is an error. The smaller copy for viewers lies in `pyramid/1`, because two
+sizes side by side would keep xarray from opening the store. Axes are (sample, z, y, x) at this edge only.
+"""
+
+import re
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from meddiff_core.contract import CategoricalCondition, Contract
+from meddiff_core.data.store import create_store, create_volumes
+from meddiff_core.errors import IntegrityError
+from meddiff_core.release.colours import label_colours
+from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
+
+COHORT = "cohort.ome.zarr"
+LABELS = "structures"
+AXES = ("sample", "z", "y", "x")
+MR_RANGE = 1000
+"""Released MR intensities run from 0, the background, to this."""
+LEVEL = 5
+"""Of zstd: written once, fetched often."""
+RESERVED = frozenset({"image", "pyramid", "labels", *AXES})
+
+
+def affine_of(contract: Contract) -> NDArray[np.float64]:
+    """(4, 4), voxel index (x, y, z) to RAS mm, with the origin in the middle of the grid."""
+    affine = np.diag([contract.spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = [-contract.spacing_mm * (size - 1) / 2 for size in contract.size]
+    return affine
+
+
+def released_image(stored: StoredArray, contract: Contract) -> NDArray[np.int16]:
+    """(i, j, k) stored to (z, y, x) released: HU, or for MR 0 to 1000."""
+    mapping = contract.intensity
+    values = mapping.physical(stored) if mapping.modality == "CT" else mapping.unit(stored) * MR_RANGE
+    return np.ascontiguousarray(np.rint(values).astype(np.int16).T)
+
+
+def intensity_range(contract: Contract) -> tuple[float, float]:
+    """Smallest and largest released intensity."""
+    mapping = contract.intensity
+    return (mapping.low, mapping.high) if mapping.modality == "CT" else (0.0, float(MR_RANGE))
+
+
+def public_contract(contract: Contract) -> dict[str, Any]:
+    """The contract without what was measured on few people: the ranges and moments of the covariates."""
+    low, high = intensity_range(contract)
+    mapping = contract.intensity
+    conditions = [
+        {"name": condition.name, "kind": condition.kind}
+        | (
+            {"categories": list(condition.categories)}
+            if isinstance(condition, CategoricalCondition)
+            else {"volume_of": condition.group}
+        )
+        for condition in contract.conditions
+    ]
+    return {
+        "spacing_mm": contract.spacing_mm,
+        "size": list(contract.size),
+        "orientation": "RAS+",
+        "intensity": {
+            "modality": mapping.modality,
+            "unit": "HU" if mapping.modality == "CT" else "arbitrary",
+            "low": low,
+            "high": high,
+            "meaning": "Hounsfield units, clipped to the range"
+            if mapping.modality == "CT"
+            else f"0 is background, 0 to {MR_RANGE} spans the foreground percentiles of a scan",
+            "percentiles": list(mapping.percentiles) if mapping.percentiles else None,
+        },
+        "mask": contract.mask,
+        "labels": {name: value for value, name in enumerate(contract.labels, start=1)},
+        "source_labels": {name: list(values) for name, values in contract.labels.items()},
+        "conditions": conditions,
+    }
+
+
+def write_cohort(
+    path: Path, volumes: Volumes, table: pd.DataFrame, contract: Contract, title: str
+) -> Generator[Progress, None, None]:
+    """Write the whole store; yields after each volume. `table` is the public one."""
+    root = create_store(path, _root_attributes(contract, title))
+    _write_coordinates(root, contract)
+    for column in table.columns:
+        _write_column(root, table[column])
+    arrays = _create_arrays(root, len(volumes), contract)
+    for index in range(len(volumes)):
+        _write_sample(arrays, index, volumes, contract)
+        yield Progress("writing volumes", index + 1, len(volumes))
+    with warnings.catch_warnings():  # for readers over HTTP, which cannot list a folder
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
+
+
+def _create_arrays(root: zarr.Group, count: int, contract: Contract) -> dict[str, zarr.Array[Any]]:
+    full = contract.size[::-1]
+    half = tuple((size + 1) // 2 for size in full)
+    wanted = {"image": (full, "int16"), "pyramid/1": (half, "int16")}
+    if contract.labels:
+        root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [LABELS]}})
+        root.create_group(f"labels/{LABELS}", attributes={"ome": _label_metadata(contract)})
+        wanted |= {f"labels/{LABELS}/0": (full, "uint8"), f"labels/{LABELS}/1": (half, "uint8")}
+    return {
+        name: create_volumes(root, name, count, shape, dtype, AXES, level=LEVEL)
+        for name, (shape, dtype) in wanted.items()
+    }
+
+
+def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volumes, contract: Contract) -> None:
+    stored = volumes.image(index)
+    if stored.shape != contract.size:
+        raise IntegrityError(f"volume {index} must have the size {contract.size} of the contract, has {stored.shape}")
+    image = released_image(stored, contract)
+    arrays["image"][index], arrays["pyramid/1"][index] = image, halve_image(image)
+    if not contract.labels:
+        return
+    label = volumes.label(index)
+    if label is None or label.shape != contract.size or label.max() > len(contract.labels):
+        raise IntegrityError(
+            f"volume {index} must have a label map with values 0 to {len(contract.labels)} on the grid of its image"
+        )
+    label = np.ascontiguousarray(label.T)
+    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/1"][index] = label, halve_label(label)
+
+
+def halve_image(image: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The mean of every 2x2x2 voxels; an odd edge is repeated."""
+    means: NDArray[np.int16] = np.rint(_blocks(image).mean(axis=0)).astype(np.int16)
+    return means
+
+
+def halve_label(label: LabelArray) -> LabelArray:
+    """The most frequent value of every 2x2x2 voxels; a tie goes to the first of them."""
+    blocks = _blocks(label)
+    votes = np.stack([(blocks == block).sum(axis=0) for block in blocks])
+    winners: LabelArray = np.take_along_axis(blocks, votes.argmax(axis=0)[None], axis=0)[0]
+    return winners
+
+
+def _blocks(array: NDArray[Any]) -> NDArray[Any]:
+    """(8, z/2, y/2, x/2): the eight voxels of each block along the first axis."""
+    even = np.pad(array, [(0, size % 2) for size in array.shape], mode="edge")
+    return np.stack([even[z::2, y::2, x::2] for z in (0, 1) for y in (0, 1) for x in (0, 1)])
+
+
+def _write_coordinates(root: zarr.Group, contract: Contract) -> None:
+    for axis, (name, size) in enumerate(zip("xyz", contract.size, strict=True)):
+        positions = affine_of(contract)[axis, 3] + contract.spacing_mm * np.arange(size)
+        _write_line(root, name, positions, name, {"units": "mm", "long_name": f"RAS {name} of the voxel's middle"})
+
+
+def _write_column(root: zarr.Group, column: "pd.Series[Any]") -> None:
+    name = str(column.name)
+    if pd.api.types.is_numeric_dtype(column):
+        values = column.to_numpy()
+    else:
+        values = column.astype(object).where(column.notna(), "n/a").astype(str).to_numpy(dtype=object)
+    _write_line(root, array_name(name), values, "sample", {"column": name})
+
+
+def array_name(column: str) -> str:
+    """What a column of the table is called in the store: its own name, if zarr and the layout leave it free."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", column).lstrip("_.") or "column"
+    return f"{name}_" if name in RESERVED else name
+
+
+def _write_line(root: zarr.Group, name: str, values: NDArray[Any], dimension: str, attributes: dict[str, Any]) -> None:
+    array = root.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=str if values.dtype == object else values.dtype,
+        compressors=ZstdCodec(level=LEVEL, checksum=True),
+        dimension_names=(dimension,),
+        attributes=attributes,
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values
+
+
+def _root_attributes(contract: Contract, title: str) -> dict[str, Any]:
+    low, high = intensity_range(contract)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    channel = {"label": contract.intensity.modality, "color": "FFFFFF", "active": True, "window": window}
+    return {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(title, ("image", "pyramid/1"), contract)],
+            "omero": {"channels": [channel], "rdefs": {"model": "greyscale", "defaultZ": contract.size[2] // 2}},
+        },
+        "affine": affine_of(contract).tolist(),
+        "affine_meaning": "voxel index (x, y, z) to mm, right-anterior-superior (RAS+); the array is (sample, z, y, x)",
+        "contract": public_contract(contract),
+        "synthetic": True,
+    }
+
+
+def _label_metadata(contract: Contract) -> dict[str, Any]:
+    colours = label_colours(len(contract.labels))
+    return {
+        "version": "0.5",
+        "multiscales": [_multiscale(LABELS, ("0", "1"), contract)],
+        "image-label": {
+            "colors": [{"label-value": value, "rgba": [*colour, 255]} for value, colour in enumerate(colours, start=1)],
+            "properties": [{"label-value": value, "name": name} for value, name in enumerate(contract.labels, start=1)],
+            "source": {"image": "../../"},
+        },
+    }
+
+
+def _multiscale(name: str, paths: tuple[str, str], contract: Contract) -> dict[str, Any]:
+    axes: list[dict[str, str]] = [{"name": "sample", "type": "sample"}]
+    axes += [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
+    return {
+        "name": name,
+        "axes": axes,
+        "datasets": [_dataset(path, 2**level, contract) for level, path in enumerate(paths)],
+    }
+
+
+def _dataset(path: str, factor: int, contract: Contract) -> dict[str, Any]:
+    spacing = contract.spacing_mm * factor
+    origin = [float(value) + (spacing - contract.spacing_mm) / 2 for value in affine_of(contract)[:3, 3]]
+    place = [
+        {"type": "scale", "scale": [1.0] + [spacing] * 3},
+        {"type": "translation", "translation": [0.0, *origin[::-1]]},
+    ]
+    return {"path": path, "coordinateTransformations": place}

@@ -1,0 +1,280 @@
+"""The page and the card of a release: one file each, that show and say what it is.
+
+Both are filled from the same values, so that they cannot contradict each other. Nothing here reads a real
+scan: real statistics arrive as shares and measurements that were aggregated before.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
+from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.release import figures, wording
+from meddiff_core.release.colours import label_colours
+from meddiff_core.release.content import ReleaseContent
+from meddiff_core.release.marks import interval_mark
+from meddiff_core.release.ome import MR_RANGE
+from meddiff_core.release.pages import flat, number, percent, render, spoken
+from meddiff_core.release.slices import data_uri, middle_slab, window_of
+from meddiff_core.types import FloatArray, LabelArray, Volumes
+
+SHOWN = 12
+"""Volumes shown in three planes."""
+ON_SHEET = 40
+"""Volumes on the contact sheet."""
+SECTIONS = (
+    "Volumes",
+    "Gates",
+    "Privacy",
+    "Measurements",
+    "Distributions",
+    "Conditions",
+    "Acceptance",
+    "Methods",
+    "Reading",
+    "Provenance",
+)
+OPTIONAL = {"Distributions": "histograms", "Conditions": "scatters"}
+"""Sections that need pictures which a release may lack."""
+ML_PER_MM3 = 1e-3
+SIGNS = {"max": "≤", "min": "≥"}
+VERDICTS = {"pass": "passed", "block": "not passed"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of measurements, ready to be printed."""
+
+    name: str
+    explanation: str
+    unit: str
+    value: float | None
+    low: float | None
+    high: float | None
+    mark: str
+    n: int | None = None
+    floor: float | None = None
+    limit: float | None = None
+    sign: str = ""
+    verdict: str = ""
+    passed: bool = True
+    good: str = ""
+    """Which way is good."""
+
+
+def render_report(content: ReleaseContent) -> str:
+    """report.html: a self-contained page."""
+    pictures = _pictures(content)
+    return render("report.html.j2", **_shared(content), **pictures, sections=_sections(pictures))
+
+
+def render_card(content: ReleaseContent) -> str:
+    """README.md: the data set card."""
+    return render("README.md.j2", **_shared(content), folder=content.folder)
+
+
+def _shared(content: ReleaseContent) -> dict[str, Any]:
+    """What page and card both say."""
+    return {
+        "title": content.title,
+        "version": content.version,
+        "licence": content.licence,
+        "contact": content.contact,
+        "source": content.source,
+        "preset": content.preset,
+        "shortfall": content.shortfall,
+        "summary": summarise(content),
+        "verdict": _verdict(content.gates),
+        "facts": _facts(content),
+        "labels": legend(content.contract),
+        "gates": gate_rows(content.gates, content.metrics),
+        "privacy_shows": wording.PRIVACY_SHOWS,
+        "privacy_does_not_show": wording.PRIVACY_DOES_NOT_SHOW,
+        "limitations": wording.LIMITATIONS,
+        "methods": content.methods,
+        "acceptance": _acceptance(content),
+        "reading": wording.READING.format(folder=content.folder),
+        "plain_reading": wording.PLAIN_READING.format(folder=content.folder),
+        "intensity": "Hounsfield units, as int16"
+        if content.contract.intensity.modality == "CT"
+        else f"int16 from 0, the background, to {MR_RANGE}; they have no physical unit",
+    }
+
+
+def _pictures(content: ReleaseContent) -> dict[str, Any]:
+    """What only the page shows."""
+    on_sheet = sheet_of(content.volumes, content.contract, ON_SHEET)
+    return {
+        "sheet": data_uri(figures.mosaic(on_sheet)),
+        "sheet_count": len(on_sheet),
+        "samples": list(_samples(content, window_of(on_sheet))),
+        "metrics": [metric_row(metric) for metric in content.metrics],
+        "histograms": [
+            figures.histogram(h.edges, h.real, h.synthetic, spoken(name), h.unit).decode()
+            for name, h in content.histograms.items()
+        ],
+        "scatters": list(_scatters(content)),
+        "counts": count_bars(content),
+        "parents": sorted(content.parents.items()),
+        "study": flat(dict(content.study)),
+        "versions": sorted(content.versions.items()),
+    }
+
+
+def summarise(content: ReleaseContent) -> str:
+    """What the cohort is, in one sentence."""
+    contract = content.contract
+    kind = {"MR": "magnetic resonance", "CT": "computed tomography"}[contract.intensity.modality]
+    grid = " × ".join(str(size) for size in contract.size)
+    text = f"{len(content.volumes)} synthetic {kind} volumes of {grid} voxels, {contract.spacing_mm:g} mm each way"
+    extras = []
+    if contract.labels:
+        extras.append(f"label maps of {len(contract.labels)} structure{'s' if len(contract.labels) > 1 else ''}")
+    if contract.conditions:
+        extras.append("the conditions that each was drawn for")
+    return f"{text}{', with ' if extras else ''}{' and '.join(extras)}."
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions, evenly through `count`."""
+    return [int(position) for position in np.linspace(0, count - 1, min(wanted, count)).round()]
+
+
+def sheet_of(volumes: Volumes, contract: Contract, wanted: int) -> list[FloatArray]:
+    """Middle axial slabs (i, j, 1) in [0, 1] of up to `wanted` volumes."""
+    chosen = spread(len(volumes), wanted)
+    return [contract.intensity.unit(middle_slab(volumes.image(index))) for index in chosen]
+
+
+def legend(contract: Contract) -> list[dict[str, str]]:
+    """Name and colour of each label."""
+    colours = label_colours(len(contract.labels))
+    return [
+        {"name": spoken(name), "colour": f"rgb{colour}"} for name, colour in zip(contract.labels, colours, strict=True)
+    ]
+
+
+def gate_rows(gates: Sequence[GateResult], metrics: Sequence[Metric]) -> list[Row]:
+    """Gates with the interval and the words of their metric."""
+    known = {metric.name: metric for metric in metrics}
+    return [_gate_row(gate, known.get(gate.metric)) for gate in gates]
+
+
+def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
+    low, high = (metric.low, metric.high) if metric else (gate.bound, gate.bound)
+    return Row(
+        name=_headed(gate.metric),
+        explanation=metric.explanation if metric else "Not measured.",
+        unit=metric.unit if metric else "",
+        value=gate.value,
+        low=low,
+        high=high,
+        mark=interval_mark(gate.value, low, high, limit=gate.threshold, passed=gate.passed),
+        limit=gate.threshold,
+        sign=SIGNS[gate.direction],
+        verdict=VERDICTS[gate.verdict],
+        passed=gate.passed,
+    )
+
+
+def metric_row(metric: Metric) -> Row:
+    """A measurement with its floor."""
+    return Row(
+        name=_headed(metric.name),
+        explanation=metric.explanation,
+        unit=metric.unit,
+        value=metric.value,
+        low=metric.low,
+        high=metric.high,
+        mark=interval_mark(metric.value, metric.low, metric.high, floor=metric.floor),
+        n=metric.n,
+        floor=metric.floor,
+        good=metric.direction,
+    )
+
+
+def count_bars(content: ReleaseContent) -> list[dict[str, Any]]:
+    """Candidates, accepted, and each reason of rejection, as shares of the candidates."""
+    counts = content.counts
+    reasons = sorted(counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+    rows = [("drawn", counts.candidates, True), ("accepted", counts.accepted, True)]
+    rows += [(f"rejected: {spoken(reason)}", count, False) for reason, count in reasons]
+    most = max(1, *(count for _, count, _ in rows))
+    return [{"name": name, "count": count, "share": count / most, "main": main} for name, count, main in rows]
+
+
+def _headed(name: str) -> str:
+    words = spoken(name)
+    return words[:1].upper() + words[1:]
+
+
+def _verdict(gates: Sequence[GateResult]) -> str:
+    passed = sum(gate.passed for gate in gates)
+    return f"All {passed} gates passed." if passed == len(gates) > 1 else f"{passed} of {len(gates)} gates passed."
+
+
+def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
+    contract = content.contract
+    facts = [
+        ("Volumes", str(len(content.volumes))),
+        ("Modality", contract.intensity.modality),
+        ("Grid", f"{' × '.join(map(str, contract.size))}, {contract.spacing_mm:g} mm"),
+        ("Structures", ", ".join(map(spoken, contract.labels))),
+        ("Conditions", ", ".join(spoken(condition.name) for condition in contract.conditions)),
+        ("Gates", content.preset),
+        ("Licence", content.licence),
+        ("Contact", content.contact),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _acceptance(content: ReleaseContent) -> str:
+    counts = content.counts
+    share = counts.accepted / counts.candidates if counts.candidates else 0.0
+    text = f"{number(counts.candidates)} volumes were drawn and {number(counts.accepted)} accepted ({percent(share)})."
+    if counts.flagged:
+        verb = "was" if counts.flagged == 1 else "were"
+        text += f" {number(counts.flagged)} {verb} withheld as suspected copies."
+    return text
+
+
+def _samples(content: ReleaseContent, window: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    for index in spread(len(content.volumes), SHOWN):
+        volume = content.contract.intensity.unit(content.volumes.image(index))
+        label: LabelArray | None = content.volumes.label(index) if content.contract.labels else None
+        row = content.table.iloc[index]
+        yield {
+            "name": row["sample_id"],
+            "plain": data_uri(figures.planes(volume, window)),
+            "overlay": None if label is None else data_uri(figures.planes(volume, window, label)),
+            "conditions": [
+                (spoken(c.name), _value(row[c.name], c)) for c in content.contract.conditions if c.name in row
+            ],
+        }
+
+
+def _value(value: Any, condition: ConditionSpec) -> str:
+    if value is None or pd.isna(value):
+        return "not given"
+    if isinstance(value, str):
+        return value
+    is_volume = isinstance(condition, ContinuousCondition) and condition.group is not None
+    return f"{number(value * ML_PER_MM3)} ml" if is_volume else number(float(value))
+
+
+def _scatters(content: ReleaseContent) -> Iterator[str]:
+    for condition in content.contract.conditions:
+        measured = f"measured_{condition.name}"
+        if isinstance(condition, ContinuousCondition) and {condition.name, measured} <= set(content.table.columns):
+            factor, unit = (ML_PER_MM3, "ml") if condition.group else (1.0, "")
+            requested, found = content.table[condition.name] * factor, content.table[measured] * factor
+            yield figures.scatter(requested, found, spoken(condition.name), unit).decode()
+
+
+def _sections(pictures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Anchor and name of each section that the page has."""
+    return [(name.lower(), name) for name in SECTIONS if pictures.get(OPTIONAL.get(name, "sheet"))]

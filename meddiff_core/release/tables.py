@@ -1,0 +1,56 @@
+"""The table of a release, three times: for a person, for a program, and what each column means.
+
+Both tables hold the same rows in the order of the arrays, so row n always describes volume n.
+"""
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meddiff_core.contract import CategoricalCondition, Contract
+
+IDENTIFIER = "participant_id"
+
+
+def public_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is released: the id first, under the name that BIDS gives it; no index."""
+    renamed = table.rename(columns={"sample_id": IDENTIFIER}).reset_index(drop=True)
+    return renamed[[IDENTIFIER, *(name for name in renamed.columns if name != IDENTIFIER)]]
+
+
+def as_tsv(table: pd.DataFrame) -> str:
+    """Tab-separated, a missing value is `n/a` (BIDS)."""
+    return str(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def as_parquet(table: pd.DataFrame) -> bytes:
+    """Parquet with types, the same bytes for the same rows."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:
+    """What each column means, in the words of a BIDS sidecar."""
+    return {name: _describe(name, contract) for name in columns}
+
+
+def _describe(name: str, contract: Contract) -> dict[str, Any]:
+    conditions = {condition.name: condition for condition in contract.conditions}
+    if name == IDENTIFIER:
+        return {"Description": "Name of the synthetic volume. It stands for no person."}
+    if name == "seed":
+        return {"Description": "Seed of the noise that the volume was drawn from."}
+    if condition := conditions.get(name):
+        if isinstance(condition, CategoricalCondition):
+            return {"Description": f"Requested {name}.", "Levels": {level: level for level in condition.categories}}
+        return {"Description": f"Requested {name}.", **({"Units": "mm3"} if condition.group else {})}
+    if (measured := name.removeprefix("measured_")) in conditions and measured != name:
+        return {"Description": f"{measured}, measured on the synthetic label map.", "Units": "mm3"}
+    if (group := name.removesuffix("_mm3")) in contract.labels and group != name:
+        return {"Description": f"Volume of {group} in the synthetic label map.", "Units": "mm3"}
+    return {"Description": f"{name.replace('_', ' ')}, of the synthetic volume."}

@@ -1,0 +1,33 @@
+"""Sentences that the card, the page and the metadata must say in the same words.
+
+What a privacy test shows is easily overstated; it is written once, here.
+"""
+
+PRIVACY_SHOWS = (
+    "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, and hold"
+    " that against how close scans of people whom no model ever saw come to the same scans.",
+    "A gate passes on the end of its confidence interval that hurts, not on the value itself.",
+)
+PRIVACY_DOES_NOT_SHOW = (
+    "Passing is necessary, not sufficient. It means that these tests, with the number of held-out people that there"
+    " were, found no copies. A resemblance that they do not look for would be missed.",
+    "It does not make this cohort anonymous in the sense of any law. That judgement belongs to the owner of the real"
+    " scans, and looks at the setting of a release as well.",
+    "There is no formal guarantee: that needs differential privacy, and the models were not trained with it.",
+)
+LIMITATIONS = (
+    "The volumes are drawn from a model of one set of real scans. What is rare or absent there is rare or absent here,"
+    " and bias in it is carried over.",
+    "Generated anatomy may be wrong in ways that no measurement here looks at. Not for diagnosis, treatment or any"
+    " decision about a person.",
+    "Results obtained on this cohort should be confirmed on real scans before they are relied on.",
+    "Do not try to link a volume to a person.",
+)
+READING = """from meddiff_core.release import open_release
+
+release = open_release("{folder}")
+item = release.dataset()[0]  # image, label map and covariates, ready for a torch DataLoader"""
+PLAIN_READING = """import zarr
+
+cohort = zarr.open_group("{folder}/cohort.ome.zarr", mode="r")
+volume = cohort["image"][0]  # (z, y, x)"""

@@ -1,0 +1,56 @@
+"""A first study.yaml for some scans, with what can be seen in them already filled in."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from meddiff_core.artefacts import write_text
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.study import DataConfig, Study, render_study
+from meddiff_core.workspace import STUDY_FILE
+
+
+def scaffold_study(
+    folder: Path, images: Path, labels: Path | None, participants: Path | None, groups: Path | None
+) -> Path:
+    """Write `folder/study.yaml` and return its path.
+
+    Raises:
+        ConfigurationError: a path does not exist, or the folder has a study already.
+    """
+    path = folder / STUDY_FILE
+    if path.exists():
+        raise ConfigurationError(f"study must be new, {path} exists; edit it")
+    given = {"images": images, "labels": labels, "participants": participants}
+    for option, source in given.items():
+        if source is not None and not source.exists() and not _is_pattern(source):
+            raise ConfigurationError(f"--{option} must exist, {source} does not")
+    data: dict[str, Any] = {name: str(source.absolute()) for name, source in given.items() if source is not None}
+    if groups is not None:
+        data |= _with_groups(groups, labels)
+    try:
+        study = Study(name=_name(folder), data=DataConfig.model_validate(data))
+    except ValidationError as error:
+        raise ConfigurationError(f"--groups: {error.errors()[0]['msg']}") from error
+    write_text(path, render_study(study))
+    return path
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(character in str(path) for character in "*?[")
+
+
+def _with_groups(groups: Path, labels: Path | None) -> dict[str, Any]:
+    """Label groups from a file; with them, everything outside the labels is masked."""
+    if not groups.is_file():
+        raise ConfigurationError(f"--groups must be a YAML file, {groups} is none")
+    if labels is None:
+        raise ConfigurationError("--groups needs --labels, which is missing")
+    return {"label_groups": yaml.safe_load(groups.read_text()), "mask": "label"}
+
+
+def _name(folder: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "study"

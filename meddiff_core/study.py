@@ -1,0 +1,362 @@
+"""The study: everything a user decides, one frozen model per stage, read from study.yaml.
+
+A value left out, or null, is decided by the plan from the data and the hardware. A key that no stage
+knows is refused with the nearest one that exists, so that a typing error never runs for a night.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from meddiff_core.errors import ConfigurationError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, unknown keys refused, documentation under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Config):
+    """Where the real scans are, and what is known of them."""
+
+    images: str
+    """Folder or glob of NIfTI files, folder of DICOM series, BIDS dataset, or CSV/TSV table with the
+    columns subject, image and optionally label and covariates. Relative to this file."""
+    labels: str | None = None
+    """Folder of label maps on the grid of their images, named as the image or with a suffix."""
+    participants: str | None = None
+    """Table of covariates with a column participant_id (or subject)."""
+    modality: Literal["MR", "CT"] | None = None
+    """MR maps intensities by percentiles, CT by a window in Hounsfield units. Null: from the data."""
+    label_groups: dict[str, list[Count]] = {}
+    """Structures to synthesise: name and the label values that it gathers. Empty: every value found."""
+    unlisted_labels: Literal["background", "refuse"] = "background"
+    """What a label value outside the groups means: background (reported), or the case is refused."""
+    covariates: dict[str, str] | None = None
+    """Conditions: name and `continuous`, `categorical`, or `volume of GROUP` (mm3, measured on the
+    label map). Null: every column of the table; empty: none."""
+    mask: Literal["none", "label", "brain"] = "none"
+    """Set all voxels outside to background: where the label map is not 0, or by a brain extractor
+    (extra `brain`)."""
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    """CT only: Hounsfield units that are mapped; what lies outside is clipped."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataConfig":
+        for name, kind in (self.covariates or {}).items():
+            if kind in ("continuous", "categorical"):
+                continue
+            group = kind.removeprefix("volume of ")
+            if group == kind:
+                raise ValueError(f"covariates.{name} must be continuous, categorical or `volume of GROUP`, is {kind!r}")
+            if group not in self.label_groups:
+                raise ValueError(f"covariates.{name} needs the label group {group!r}, known: {sorted(self.label_groups)}")
+        values = [value for group in self.label_groups.values() for value in group]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"label_groups must not share values, shared: {twice}")
+        if self.mask == "label" and self.labels is None and not self.images.endswith((".csv", ".tsv")):
+            raise ValueError("mask: label needs `labels`, which is null")
+        return self
+
+
+class SplitConfig(Config):
+    """Shares of subjects. A subject's side depends on its id and the seed alone."""
+
+    train: Fraction = 0.7
+    """Share that models and thresholds are fitted on."""
+    validation: Fraction = 0.15
+    """Share for choosing and monitoring. The rest is the holdout, sealed until the audit."""
+
+    @model_validator(mode="after")
+    def _leaves_a_holdout(self) -> "SplitConfig":
+        if self.train + self.validation > 0.95:
+            raise ValueError(f"train + validation must leave at least 0.05 as holdout, is {self.train + self.validation:.2f}")
+        return self
+
+
+class PlanConfig(Config):
+    """What the plan may not decide by itself."""
+
+    spacing_mm: Positive | None = None
+    """Voxel size of the synthetic volumes, isotropic, in mm."""
+    size: tuple[Count, Count, Count] | None = None
+    """Voxels along i (left-right), j (back-front), k (down-up)."""
+    latent_factor: Literal[2, 4, 8] | None = None
+    """Downsampling of the autoencoder along each axis."""
+    memory_gb: Positive | None = None
+    """Memory that training may use. Null: what the device has free."""
+    budget_minutes: Positive = 60.0
+    """Time for both trainings together on this machine; sets the steps where they are null."""
+
+
+class AutoencoderConfig(Config):
+    """Training of the autoencoder over image and label channels together."""
+
+    steps: Count | None = None
+    """Optimiser steps. Null: from the budget."""
+    batch: Count | None = None
+    """Volumes a step. Null: from the memory."""
+    channels: tuple[Count, ...] | None = None
+    """Width per level, all multiples of 8. Null: from the volume size and the memory."""
+    latent_channels: Count = 4
+    """Channels of the latents."""
+    learning_rate: Positive = 1e-3
+    """Peak rate of Adam; warm-up, then cosine decay."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the Kullback-Leibler term, per latent element."""
+    perceptual_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the distance between discriminator features of real and reconstruction."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
+    """Weight of the patch-adversarial term."""
+    adversarial_start: Fraction = 0.3
+    """Share of the steps after which discriminator terms act."""
+
+
+class DenoiserConfig(Config):
+    """Training of the latent denoiser with EDM preconditioning."""
+
+    steps: Count | None = None
+    """Optimiser steps. Null: from the budget."""
+    batch: Count | None = None
+    """Latents a step. Null: from the memory."""
+    channels: tuple[Count, ...] | None = None
+    """Width per level, all multiples of 32. Null: from the latent size and the memory."""
+    learning_rate: Positive = 5e-4
+    """Peak rate of Adam; warm-up, then cosine decay."""
+    condition_dropout: Fraction = 0.1
+    """How often each condition is hidden, so that the model also knows the case without it."""
+    sigma_mean: float = -0.4
+    """Mean of ln(sigma) of the training noise, for latents of unit deviation."""
+    sigma_std: Positive = 1.2
+    """Deviation of ln(sigma) of the training noise."""
+    ema_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Length of the moving average of weights, as a share of the steps done."""
+
+
+class TrainConfig(Config):
+    """Both trainings."""
+
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    """Image and label maps to latents, and back."""
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """The diffusion model on latents."""
+    checkpoint_every: Count = 100
+    """Steps between resume points; a kill loses at most so many."""
+
+
+class CohortConfig(Config):
+    """Which volumes are wanted."""
+
+    size: Count = 200
+    """Accepted volumes that the release shall hold."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes every volume of the cohort, and nothing else."""
+    like: Literal["train"] | None = "train"
+    """Conditions from a smoothed joint distribution of the training covariates, never an exact row."""
+    distributions: dict[str, Any] | None = None
+    """Instead: per condition a range `[low, high]` (uniform) or shares `{M: 0.5, F: 0.5}`."""
+    requests: str | None = None
+    """Instead: a CSV/TSV table with a row per volume and a column per condition."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CohortConfig":
+        if self.distributions is not None and self.requests is not None:
+            raise ValueError("distributions and requests exclude each other, both are set")
+        return self
+
+
+class SamplingConfig(Config):
+    """How volumes are drawn. Part of the identity of every sample."""
+
+    steps: Count = 18
+    """Noise levels of Heun's method; it costs 2 * steps - 1 network evaluations."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Classifier-free guidance: 1 follows the conditions as trained, more exaggerates them."""
+    sigma_min: Positive = 0.01
+    """Lowest noise level before 0."""
+    sigma_max: Positive = 40.0
+    """Highest noise level, where sampling starts."""
+    rho: Positive = 7.0
+    """Curvature of the noise levels (Karras et al. 2022, eq. 5)."""
+    batch: Count = 8
+    """Volumes a network call. Batches are padded to this size, so it is part of the identity."""
+    shard: Count = 16
+    """Volumes a shard: the unit of work, of restart and of integrity."""
+
+
+class ScreenConfig(Config):
+    """Which volumes are rejected. Bounds are fitted on the training volumes."""
+
+    tail: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    """Share of training volumes outside each bound on each side, before the margin."""
+    margin: Annotated[float, Field(ge=0)] = 0.25
+    """Widening of each bound, as a share of the range between them."""
+    budget: Annotated[float, Field(ge=1)] = 3.0
+    """Most candidates per wanted volume before the shortfall is reported."""
+
+
+class GateConfig(Config):
+    """One condition for a release: the bound of the confidence interval that hurts must pass."""
+
+    metric: str
+    """Name of a metric of the audit."""
+    max: float | None = None
+    """The upper confidence bound must not exceed this."""
+    min: float | None = None
+    """The lower confidence bound must not fall below this."""
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> "GateConfig":
+        if (self.max is None) == (self.min is None):
+            raise ValueError(f"gate {self.metric} needs exactly one of max and min")
+        return self
+
+
+class AuditConfig(Config):
+    """What is measured, and what a release must reach."""
+
+    preset: Literal["strict", "research"] = "research"
+    """Gates to start from; the card of a release names the preset."""
+    gates: list[GateConfig] = []
+    """Gates that replace those of the same metric in the preset, or are added."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of all intervals."""
+    repeats: Count = 200
+    """Bootstrap draws and equal-size subsamples per metric."""
+
+
+class ReleaseConfig(Config):
+    """What the outside sees."""
+
+    title: str | None = None
+    """Title of the card. Null: the study's name."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
+    """Of the release; an existing one is never overwritten."""
+    licence: str = "not stated"
+    """Licence of the synthetic cohort, to be compatible with the terms of the real data."""
+    contact: str = "not stated"
+    """Whom to ask."""
+    source: str = "not stated"
+    """One public sentence on the real data, without anything that names a subject."""
+
+
+class RuntimeConfig(Config):
+    """Where it runs. Changes no result."""
+
+    dask: str = "local"
+    """`local`, `off`, or a scheduler's address (tcp://host:port)."""
+    workers: Count | None = None
+    """Local Dask workers. Null: the processor's cores."""
+    device: str | None = None
+    """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
+
+
+class Study(Config):
+    """A study: one cohort of real scans, its models, its synthetic cohorts and releases."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Small letters, digits and hyphens; names the releases."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the split and both trainings."""
+    data: DataConfig
+    """Real scans."""
+    split: SplitConfig = SplitConfig()
+    """Train, validation, sealed holdout."""
+    plan: PlanConfig = PlanConfig()
+    """Grid and budget."""
+    train: TrainConfig = TrainConfig()
+    """Models."""
+    cohort: CohortConfig = CohortConfig()
+    """Synthetic volumes wanted."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Solver."""
+    screen: ScreenConfig = ScreenConfig()
+    """Filter."""
+    audit: AuditConfig = AuditConfig()
+    """Evidence and gates."""
+    release: ReleaseConfig = ReleaseConfig()
+    """Card."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Machine."""
+
+
+def load_study(path: Path) -> Study:
+    """Read study.yaml, or the one in a folder, and check everything.
+
+    Raises:
+        ConfigurationError: one line per fault that names the key, what it must be and what it is.
+    """
+    if path.is_dir():
+        path = path / "study.yaml"
+    if not path.exists():
+        raise ConfigurationError(f"study must be a study.yaml or its folder, {path} does not exist; make one with `meddiff init`")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path.name} must be YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path.name} must hold keys and values, holds {type(content).__name__}")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_describe(fault) for fault in error.errors())) from error
+
+
+def _describe(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_beside(fault["loc"])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.4)
+        advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {advice}"
+    if fault["type"] == "missing":
+        return f"{key}: must be given, is missing"
+    message = re.sub(r"^(Value error, |Input )", "", fault["msg"])
+    return f"{key}: {message}" if fault["type"] == "value_error" else f"{key}: {message}, is {fault['input']!r}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Study
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:  # inside a list of gates
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+        elif part == "gates":
+            model = GateConfig
+    return list(model.model_fields)
+
+
+def render_study(study: Study) -> str:
+    """The study as YAML in which every key carries its documentation, for a person to edit."""
+    lines = [
+        "# A meddiff study. Null means: decided from the data and the hardware (see plan.json).",
+        "# Check it with `meddiff plan`, run it with `meddiff run`; run again to continue.",
+        "",
+    ]
+    _render(study, "", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _render(config: BaseModel, indent: str, lines: list[str]) -> None:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        comment = " ".join((field.description or "").split())
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:  # {comment}"]
+            _render(value, indent + "  ", lines)
+            continue
+        if isinstance(value, list):
+            value = [item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item for item in value]
+        flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+        lines += [f"{indent}# {comment}", f"{indent}{name}: {flow.splitlines()[0]}"]

@@ -1,0 +1,107 @@
+"""Small values that stages exchange, and the names of array shapes.
+
+Arrays themselves stay on disk: a task passes a reference, never a volume. Axes are (b, c, i, j, k) with
+(i, j, k) pointing right, anterior, superior (RAS+), in mm.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+FloatArray = NDArray[np.float32]
+StoredArray = NDArray[np.unsignedinteger[Any]]
+"""Voxels as they lie on disk: uint8 or uint16."""
+LabelArray = NDArray[np.uint8]
+"""Stored label values: 0 is background, n the n-th group of the contract."""
+
+Images = Float[Tensor, "b c i j k"]
+"""Voxel space; channel 0 is the image in [-1, 1], the others label maps."""
+Latents = Float[Tensor, "b z i j k"]
+"""Autoencoder space."""
+Sigma = Float[Tensor, " b"]
+"""Noise level of each sample, in units of the latents' deviation."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D array with its place in the world."""
+
+    array: FloatArray
+    """(i, j, k), RAS+."""
+    affine: NDArray[np.float64]
+    """(4, 4), voxel index to mm."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along i, j, k."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """One scan of one subject: where it lies and what the table says of it."""
+
+    case: str
+    """Unique in the study; from the file's name, for the internal lists only."""
+    subject: str
+    image: Path
+    """NIfTI file, or folder of one DICOM series."""
+    label: Path | None = None
+    covariates: dict[str, float | str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A case that cannot be used, or a row or file that belongs to none, with the reason."""
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long piece of work is; yielded by it, shown by whoever called."""
+
+    label: str
+    done: int
+    total: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Figures worth a curve at this step."""
+
+
+@runtime_checkable
+class Volumes(Protocol):
+    """A set of stored volumes that are read one at a time: a side of the data set, or a cohort."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> StoredArray:
+        """(i, j, k), on the grid and in the storage type of the contract."""
+
+    def label(self, index: int) -> LabelArray | None:
+        """(i, j, k), or None where the study has no label maps."""
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Mapper(Protocol):
+    """Applies a function to many items, anywhere, in any order. Dask behind it is the tasks' business."""
+
+    def __call__(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        """Yield (position of the item, result) as they are ready. An exception of `function` is raised."""
+
+
+def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+    """The simplest `Mapper`: here, one after the other."""
+    for position, item in enumerate(items):
+        yield position, function(item)

@@ -1,0 +1,196 @@
+"""A study's folder: where every artefact lies, what it is made from, and whether it is up to date.
+
+The chain is a table. From it follow what a run still has to do, what `status` prints, and why something
+is stale: nothing else in the system decides that.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from meddiff_core.artefacts import Ledger, Record, changed_inputs, digest_file, digest_of
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.study import Study, load_study
+
+STUDY_FILE = "study.yaml"
+Settings = Callable[["Workspace"], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One link of the chain."""
+
+    stage: str
+    """The flow that makes it."""
+    path: str
+    """File or folder, relative to the study's."""
+    parents: tuple[str, ...]
+    settings: Settings
+    """What else it depends on, by a name that a person understands."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether an artefact is there and up to date, and if not, why."""
+
+    name: str
+    condition: Literal["done", "stale", "missing"]
+    reasons: tuple[str, ...] = ()
+    record: Record | None = None
+
+
+def _fingerprint_settings(w: "Workspace") -> Mapping[str, Any]:
+    return {"study.data": w.study.data}
+
+
+def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
+    study = w.study
+    training = study.train.model_dump(mode="json", exclude={"checkpoint_every"})
+    # Networks are sized by the plan; rates and weights concern the trainings alone.
+    sizes = {name: {key: part[key] for key in ("steps", "batch", "channels")} for name, part in training.items()}
+    widths = {"latent_channels": study.train.autoencoder.latent_channels}
+    return {"study.plan": study.plan, "study.split": study.split, "study.seed": study.seed, "study.train": [sizes, widths]}
+
+
+def _planned(w: "Workspace", *keys: str) -> Any:
+    """The named parts of plan.json as it stands, edited or not; timings and reasons decide nothing."""
+    content = w.plan_content()
+    return {key: _without_figures(content.get(key)) for key in keys}
+
+
+def _without_figures(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {key: value for key, value in part.items() if key not in ("seconds_per_step", "memory_gb")}
+
+
+CHAIN: dict[str, Artefact] = {
+    "fingerprint": Artefact("prepare", "fingerprint.json", (), _fingerprint_settings),
+    "plan": Artefact("prepare", "plan.json", ("fingerprint",), _plan_settings),
+    "dataset": Artefact(
+        "prepare",
+        "dataset.zarr",
+        ("fingerprint",),
+        lambda w: {"plan.contract": _planned(w, "contract"), "study.split": [w.study.split, w.study.seed]},
+    ),
+    "autoencoder": Artefact(
+        "train",
+        "models/autoencoder",
+        ("dataset",),
+        lambda w: {
+            "plan": _planned(w, "autoencoder", "autoencoder_training"),
+            "study.train.autoencoder": w.study.train.autoencoder,
+            "study.seed": w.study.seed,
+        },
+    ),
+    "latents": Artefact("train", "latents.zarr", ("dataset", "autoencoder"), lambda w: {}),
+    "denoiser": Artefact(
+        "train",
+        "models/denoiser",
+        ("dataset", "latents"),
+        lambda w: {
+            "plan": _planned(w, "denoiser", "denoiser_training"),
+            "study.train.denoiser": w.study.train.denoiser,
+            "study.seed": w.study.seed,
+        },
+    ),
+    "candidates": Artefact(
+        "generate",
+        "candidates.zarr",
+        ("dataset", "autoencoder", "denoiser"),
+        lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.study.sampling, "requests": w.requests_digest()},
+    ),
+    "reference": Artefact(
+        "screen", "reference", ("dataset", "autoencoder"), lambda w: {"study.screen": w.study.screen}
+    ),
+    "verdicts": Artefact(
+        "screen", "verdicts.parquet", ("candidates", "reference"), lambda w: {"study.screen": w.study.screen}
+    ),
+    "audit": Artefact(
+        "audit", "audit", ("dataset", "autoencoder", "verdicts"), lambda w: {"study.audit": w.study.audit}
+    ),
+    "release": Artefact(
+        "release", "releases", ("verdicts", "audit"), lambda w: {"study.name": w.study.name, "study.release": w.study.release}
+    ),
+}
+"""Every artefact, in the order in which they are made."""
+
+
+class Workspace:
+    """A study and its folder."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        self.ledger = Ledger(folder / ".meddiff" / "ledger")
+
+    @classmethod
+    def open(cls, study: Path | str) -> "Workspace":
+        """From the path of a study.yaml or of its folder."""
+        path = Path(study)
+        path = path / STUDY_FILE if path.is_dir() else path
+        if path.name != STUDY_FILE:
+            raise ConfigurationError(f"study must be a file {STUDY_FILE} or its folder, is {path.name}")
+        return cls(load_study(path), path.parent.resolve())
+
+    def path(self, name: str) -> Path:
+        """Where an artefact lies."""
+        return self.folder / CHAIN[name].path
+
+    def plan_content(self) -> dict[str, Any]:
+        """plan.json as plain values, or nothing before it is made."""
+        path = self.path("plan")
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def requests_digest(self) -> str | None:
+        """Of the table of requests, if the cohort has one."""
+        table = self.study.cohort.requests
+        path = self.folder / table if table else None
+        return digest_file(path) if path is not None and path.is_file() else None
+
+    def inputs(self, name: str, scans: str | None = None) -> dict[str, str]:
+        """Digest of everything that an artefact is made from today.
+
+        `scans` is the digest of the listing of the real scans; without it they are taken to be unchanged.
+        """
+        artefact = CHAIN[name]
+        inputs = {key: digest_of(_plain(value)) for key, value in artefact.settings(self).items()}
+        if name == "fingerprint":
+            record = self.ledger.read(name)
+            inputs["scans"] = scans or (record.inputs["scans"] if record else "unknown")
+        for parent in artefact.parents:
+            record = self.ledger.read(parent)
+            inputs[parent] = record.digest if record else "missing"
+        return inputs
+
+    def state(self, name: str, scans: str | None = None) -> State:
+        """Whether an artefact is up to date with its direct inputs."""
+        record = self.ledger.read(name)
+        if record is None or not self.path(name).exists():
+            return State(name, "missing", () if record is None else (f"{CHAIN[name].path} is gone",), record)
+        reasons = tuple(f"{key} changed" for key in changed_inputs(record, self.inputs(name, scans)))
+        return State(name, "stale" if reasons else "done", reasons, record)
+
+    def states(self, scans: str | None = None) -> list[State]:
+        """Of the whole chain; what comes after something stale or missing is stale too."""
+        found: dict[str, State] = {}
+        for name, artefact in CHAIN.items():
+            state = self.state(name, scans)
+            behind = tuple(f"{parent} is {found[parent].condition}" for parent in artefact.parents if found[parent].condition != "done")
+            if state.condition == "done" and behind:
+                state = State(name, "stale", behind, state.record)
+            found[name] = state
+        return list(found.values())
+
+    def record(self, name: str, digest: str, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> Record:
+        """Note a finished artefact, after its bytes are safe. `inputs` are those from before it was made."""
+        return self.ledger.write(Record(name=name, inputs=dict(inputs), digest=digest, summary=dict(summary)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

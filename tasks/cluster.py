@@ -1,0 +1,148 @@
+"""Dask behind the core's `Mapper`: the only import of distributed.
+
+A stage maps its shards or cases here, inside one Prefect task. Few items are in flight, so memory stays
+flat. An item that kills its worker takes its neighbours with it; they are tried again one at a time, so
+that the one to blame is named and nobody else is lost.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meddiff_core.errors import ConfigurationError, MeddiffError
+from meddiff_core.study import RuntimeConfig
+from meddiff_core.types import Item, Mapper, Result, in_turn
+from tasks.environment import STATE
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_IN_FLIGHT = 4
+"""Items sent ahead per thread of the workers."""
+_CONNECT_S = 20
+
+
+@contextmanager
+def open_mapper(runtime: RuntimeConfig, folder: Path) -> Iterator[Mapper]:
+    """A mapper as `runtime.dask` wishes. The cluster starts when it is first used, and ends with the block.
+
+    Functions and items travel to other processes: pass paths and small values, never arrays. Results
+    arrive as they are ready; an exception of the function is raised here and drops what is still waiting.
+
+    Raises:
+        ConfigurationError: `runtime.dask` is none of `local`, `off` and an address, or nobody answers there.
+    """
+    if runtime.dask == "off":
+        yield in_turn
+        return
+    if runtime.dask != "local" and not runtime.dask.startswith(("tcp://", "tls://")):
+        raise ConfigurationError(f"runtime.dask must be local, off or tcp://host:port, is {runtime.dask!r}")
+    with ExitStack() as stack:
+
+        @functools.cache
+        def client() -> Client:
+            return _local(runtime, folder, stack) if runtime.dask == "local" else _remote(runtime.dask, stack)
+
+        def mapper(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+            if items:
+                yield from _map(client(), function, items)
+
+        yield mapper
+
+
+def _local(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Client:
+    """Processes with one thread each; distributed sets OMP_NUM_THREADS=1 in them, which torch obeys."""
+    import dask
+
+    stack.enter_context(dask.config.set({"logging.distributed": "error", "distributed.scheduler.allowed-failures": 0}))
+    from dask.system import CPU_COUNT
+    from distributed import Client, LocalCluster
+
+    scratch = folder / STATE / "dask"
+    scratch.mkdir(parents=True, exist_ok=True)
+    cluster = LocalCluster(
+        n_workers=runtime.workers or CPU_COUNT,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        silence_logs="ERROR",
+        local_directory=str(scratch),
+    )
+    stack.enter_context(cluster)
+    return stack.enter_context(Client(cluster))
+
+
+def _remote(address: str, stack: ExitStack) -> Client:
+    from distributed import Client
+
+    try:
+        return stack.enter_context(Client(address, timeout=_CONNECT_S))
+    except OSError as error:
+        raise ConfigurationError(f"runtime.dask: no scheduler answers at {address}") from error
+
+
+def _map(client: Client, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+    waiting = deque(range(len(items)))
+    while waiting:
+        suspects: list[int] = []
+        yield from _map_until_a_worker_dies(client, function, items, waiting, suspects)
+        yield from _map_one_at_a_time(client, function, items, suspects)
+
+
+def _map_until_a_worker_dies(
+    client: Client,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    waiting: deque[int],
+    suspects: list[int],
+) -> Iterator[tuple[int, Result]]:
+    """Take positions from `waiting`; those that are lost with a worker are added to `suspects`."""
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    running: dict[Future[Result], int] = {}
+    completed = as_completed()
+
+    def top_up() -> None:
+        room = _IN_FLIGHT * max(1, sum(client.nthreads().values()))
+        while waiting and not suspects and len(running) < room:
+            position = waiting.popleft()
+            future = client.submit(function, items[position], pure=False)
+            running[future] = position
+            completed.add(future)
+
+    try:
+        top_up()
+        for future in completed:
+            position = running.pop(future)
+            try:
+                result = future.result()
+            except KilledWorker:
+                suspects.append(position)
+            else:
+                yield position, result
+            top_up()
+    finally:
+        client.cancel(list(running))
+
+
+def _map_one_at_a_time(
+    client: Client, function: Callable[[Item], Result], items: Sequence[Item], positions: list[int]
+) -> Iterator[tuple[int, Result]]:
+    from distributed.scheduler import KilledWorker
+
+    guilty: list[int] = []
+    for position in positions:
+        try:
+            result = client.submit(function, items[position], pure=False).result()
+        except KilledWorker:
+            guilty.append(position)
+        else:
+            yield position, result
+    if guilty:
+        raise MeddiffError(f"each item must leave its worker alive, items {guilty} killed it twice (out of memory?)")

@@ -1,0 +1,40 @@
+"""What the engines read from the environment, set before any of them is imported.
+
+Prefect and MLflow keep their state in the home folder, call home, and give up on a slow start unless they
+are told otherwise. Here a study keeps its own state, and nothing leaves the machine. What the user has set
+already is left alone.
+"""
+
+import os
+from pathlib import Path
+
+STATE = ".meddiff"
+"""Folder in a study for the state of the engines: everything in it can be made again."""
+
+_OFFLINE = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_PATIENT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its default of 20 is too short on a busy machine
+    "GIT_PYTHON_REFRESH": "quiet",  # MLflow warns where git is not installed
+    "MPLBACKEND": "Agg",
+}
+_QUIET = {
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command itself says what went wrong, in one line
+}
+
+
+def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
+    """Set what is not set. Call it before `prefect` or `mlflow` is imported; later it has no effect.
+
+    With PREFECT_API_URL set, Prefect's own home and profiles are used as they are.
+    """
+    home = {"PREFECT_HOME": str(study_folder.absolute() / STATE / "prefect")}
+    chosen = _OFFLINE | _PATIENT | ({} if verbose else _QUIET) | ({} if "PREFECT_API_URL" in os.environ else home)
+    for name, value in chosen.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,55 @@
+"""Models and design to candidates, shard by shard."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from meddiff_core.artefacts import digest_of
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.data.store import create_store
+from meddiff_core.generation.design import CohortDesign
+from meddiff_core.generation.schedule import Shard, plan_shards
+from meddiff_core.generation.shards import ShardJob, ShardMarker, make_shard
+from meddiff_core.types import Mapper, Progress
+from meddiff_core.workspace import Workspace
+from tasks.caching import task
+from tasks.cluster import open_mapper
+from tasks.device import choose_device
+from tasks.progress import show
+
+
+@task()
+def draw_shards(folder: Path, slots: list[int], attempt: int, *, key: str) -> dict[str, Any]:
+    """One attempt at some slots of the cohort; shards that are there and whole are left as they are."""
+    workspace = Workspace.open(folder)
+    shards = shards_of(workspace, slots, attempt)
+    with open_mapper(workspace.study.runtime, folder) as mapper:
+        markers = show(_draw(workspace, shards, mapper))
+    return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(slots)}}
+
+
+def shards_of(workspace: Workspace, slots: Sequence[int], attempt: int) -> list[Shard]:
+    """The shards of one attempt at some slots."""
+    study, dataset = workspace.study, Dataset.open(workspace.folder)
+    specs, conditions = dataset.contract.conditions, dataset.conditions("train")
+    design = CohortDesign(study.cohort, specs, conditions, workspace.folder)
+    return plan_shards(slots, attempt, study.sampling.shard, study.cohort.seed, design)
+
+
+def _draw(
+    workspace: Workspace, shards: Sequence[Shard], mapper: Mapper
+) -> Generator[Progress, None, list[ShardMarker]]:
+    candidates, device = workspace.path("candidates"), choose_device(workspace.study.runtime.device)
+    if not (candidates / "zarr.json").exists():
+        create_store(candidates)
+    inputs = workspace.inputs("candidates")
+    models = digest_of([inputs["autoencoder"], inputs["denoiser"]])
+    jobs = [
+        ShardJob(shard, candidates, workspace.folder / "models", models, workspace.study.sampling, device)
+        for shard in shards
+    ]
+    markers: dict[int, ShardMarker] = {}
+    for position, marker in mapper(make_shard, jobs):
+        markers[position] = marker
+        yield Progress("draw shards", len(markers), len(jobs))
+    return [markers[position] for position in sorted(markers)]

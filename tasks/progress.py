@@ -1,0 +1,196 @@
+"""Drives the core's generators and shows how far they are: on the terminal, in Prefect, as curves.
+
+The core yields small records and knows nothing of where they go. A night's training that shows nothing is
+killed by its user; one that shows every step through a slow channel is slowed by it. So each channel here
+has its own pace.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from meddiff_core.types import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+T = TypeVar("T")
+Watcher = Callable[[Progress], None]
+MetricSink = Callable[[Sequence[Progress]], None]
+
+
+@dataclass(frozen=True)
+class Console:
+    """How the command speaks on standard error."""
+
+    quiet: bool = False
+    bars: bool = False
+    """Moving bars, for a terminal; otherwise a plain line now and then."""
+    line_every_s: float = 15.0
+    artifact_every_s: float = 5.0
+    metrics_every_s: float = 5.0
+
+
+_console: ContextVar[Console] = ContextVar("console", default=Console())
+
+
+@contextmanager
+def speaking(console: Console) -> Iterator[Console]:
+    """Use `console` for every `show` in this block."""
+    token = _console.set(console)
+    try:
+        yield console
+    finally:
+        _console.reset(token)
+
+
+def console_for(*, quiet: bool = False) -> Console:
+    """The console that suits standard error: bars on a terminal, lines in a log."""
+    return Console(quiet=quiet, bars=sys.stderr.isatty())
+
+
+def say(line: str) -> None:
+    """One plain line on standard error, unless the command is quiet."""
+    if not _console.get().quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def show(generator: Generator[Progress, None, T], *, on_metrics: MetricSink | None = None) -> T:
+    """Run a generator of the core to its end and return its value.
+
+    `on_metrics` gets the records that carry metrics, in order and in batches; the last batch comes even if
+    the work fails.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(closing(generator))
+        watchers = _watchers(_console.get(), on_metrics, stack)
+        while True:
+            try:
+                progress = next(generator)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            for watch in watchers:
+                watch(progress)
+
+
+def _watchers(console: Console, on_metrics: MetricSink | None, stack: ExitStack) -> list[Watcher]:
+    watchers: list[Watcher] = []
+    if not console.quiet:
+        watchers.append(_bars(stack) if console.bars else _lines(console.line_every_s))
+    if _runs_in_prefect():
+        watchers.append(_artifacts(console.artifact_every_s))
+    if on_metrics is not None:
+        watchers.append(_batches(on_metrics, console.metrics_every_s, stack))
+    return watchers
+
+
+def _runs_in_prefect() -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return TaskRunContext.get() is not None or FlowRunContext.get() is not None
+
+
+def _bars(stack: ExitStack) -> Watcher:
+    """One bar per label."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = stack.enter_context(Bars(*columns, console=Terminal(stderr=True)))
+    tasks: dict[str, TaskID] = {}
+
+    def watch(progress: Progress) -> None:
+        if progress.label not in tasks:
+            tasks[progress.label] = bars.add_task(progress.label, total=progress.total or None, completed=progress.done)
+        bars.update(tasks[progress.label], completed=progress.done, total=progress.total or None)
+
+    return watch
+
+
+def _lines(every_s: float) -> Watcher:
+    """A line when a label begins, every so often, and when it is done."""
+    started: dict[str, tuple[float, int]] = {}
+    due = _Pace(every_s)
+
+    def watch(progress: Progress) -> None:
+        begins = progress.label not in started
+        since, first = started.setdefault(progress.label, (time.monotonic(), progress.done))
+        if due.now(at_once=begins or _is_complete(progress)):
+            left = _time_left(time.monotonic() - since, progress.done - first, progress.total - progress.done)
+            print(f"{progress.label}: {progress.done} of {progress.total}{left}", file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _artifacts(every_s: float) -> Watcher:
+    """A Prefect progress artifact per label. An API that does not answer must not end the work."""
+    from httpx import HTTPError
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    made: dict[str, Any] = {}
+    due = _Pace(every_s)
+
+    def watch(progress: Progress) -> None:
+        label, percent = progress.label, 100 * progress.done / max(progress.total, 1)
+        with suppress(HTTPError):
+            if label not in made:
+                key = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+                made[label] = create_progress_artifact(percent, key=key, description=label)
+            elif due.now(at_once=_is_complete(progress)):
+                update_progress_artifact(made[label], percent)
+
+    return watch
+
+
+def _batches(sink: MetricSink, every_s: float, stack: ExitStack) -> Watcher:
+    batch: list[Progress] = []
+    due = _Pace(every_s)
+
+    def flush() -> None:
+        if batch:
+            sink(tuple(batch))
+            batch.clear()
+
+    def watch(progress: Progress) -> None:
+        if progress.metrics:
+            batch.append(progress)
+        if due.now():
+            flush()
+
+    stack.callback(flush)
+    return watch
+
+
+class _Pace:
+    """Says at most every so many seconds that something is due; the first time after that pause."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+        self.last = time.monotonic()
+
+    def now(self, at_once: bool = False) -> bool:
+        """Whether it is due; if so, the next pause begins."""
+        if not at_once and time.monotonic() - self.last < self.every_s:
+            return False
+        self.last = time.monotonic()
+        return True
+
+
+def _is_complete(progress: Progress) -> bool:
+    return progress.done >= progress.total
+
+
+def _time_left(elapsed_s: float, done: int, remaining: int) -> str:
+    if done <= 0 or remaining <= 0:
+        return ""
+    minutes = elapsed_s / done * remaining / 60
+    return ", less than a minute left" if minutes < 1 else f", about {minutes:.0f} min left"

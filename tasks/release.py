@@ -1,0 +1,107 @@
+"""Audited volumes to a release, and to the study's own report."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meddiff_core.artefacts import digest_file
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.data.ingest import discover
+from meddiff_core.errors import GatesFailed
+from meddiff_core.evidence.audit import Audit
+from meddiff_core.evidence.judging import MEASURED, REQUESTED, accepted_volumes, count_reasons
+from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.models.plan import load_plan
+from meddiff_core.release.build import build_release
+from meddiff_core.release.content import Counts, ReleaseContent
+from meddiff_core.release.manifest import MANIFEST
+from meddiff_core.release.methods import describe_methods
+from meddiff_core.workspace import CHAIN, Workspace
+from tasks.audit import read_audit
+from tasks.caching import task
+from tasks.progress import show
+from tasks.tracking import log_file
+
+PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+
+
+@task(retries=0)
+def package_release(folder: Path, *, key: str) -> dict[str, Any]:
+    """Write the release, unless a gate failed."""
+    workspace = Workspace.open(folder)
+    audit, _ = read_audit(folder)
+    if failed := [gate.message for gate in audit.gates if not gate.passed]:
+        raise GatesFailed("release refused:\n" + "\n".join(f"  {message}" for message in failed))
+    content = _content(workspace, audit)
+    path = show(build_release(content, workspace.path("release"), _secrets(workspace)))
+    log_file(path / MANIFEST)
+    return {"digest": digest_file(path / MANIFEST), "summary": {"volumes": len(content.table), "folder": path.name}}
+
+
+def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
+    study, dataset = workspace.study, Dataset.open(workspace.folder)
+    verdicts = pd.read_parquet(workspace.path("verdicts"))
+    kept = verdicts.copy()
+    kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
+    accepted = int(verdicts["accepted"].sum())
+    return ReleaseContent(
+        title=study.release.title or study.name,
+        name=study.name,
+        version=study.release.version,
+        licence=study.release.licence,
+        contact=study.release.contact,
+        source=study.release.source,
+        contract=dataset.contract,
+        volumes=accepted_volumes(kept, workspace.path("candidates")),
+        table=_public_table(kept[kept["accepted"]], dataset),
+        gates=audit.gates,
+        metrics=audit.metrics,
+        histograms=audit.histograms,
+        methods=describe_methods(study, load_plan(workspace.path("plan")), _sides(dataset)),
+        parents={name: digest for name, digest in _digests(workspace).items() if name != "release"},
+        study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
+        versions={package: version(package) for package in PACKAGES},
+        preset=audit.preset,
+        counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
+        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged)),
+    )
+
+
+def _public_table(accepted: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """What was asked for and what was measured, per volume; names as a reader expects them."""
+    columns: dict[str, Any] = {"sample_id": accepted["sample_id"], "seed": accepted["seed"]}
+    for spec in dataset.contract.conditions:
+        columns[spec.name] = accepted[REQUESTED + spec.name]
+        if spec.kind == "continuous" and spec.group:
+            columns[f"measured_{spec.name}"] = accepted[f"{MEASURED}{MEASURED_VOLUME}{spec.group}"]
+    for group in dataset.contract.labels:
+        columns.setdefault(f"{group}_mm3", accepted[f"{MEASURED}{MEASURED_VOLUME}{group}"])
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
+def _sides(dataset: Dataset) -> dict[str, int]:
+    return {side: len(dataset.rows(side)) for side in ("train", "validation", "holdout")}
+
+
+def _digests(workspace: Workspace) -> Mapping[str, str]:
+    records = {name: workspace.ledger.read(name) for name in CHAIN}
+    return {name: record.digest for name, record in records.items() if record is not None}
+
+
+def _shortfall(wanted: int, accepted: int, flagged: int) -> str | None:
+    parts = []
+    if accepted < wanted:
+        parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when the budget was spent.")
+    if flagged:
+        parts.append(f"{flagged} accepted volumes were left out as suspected copies of real scans.")
+    return " ".join(parts) or None
+
+
+def _secrets(workspace: Workspace) -> list[str]:
+    """Whatever names a real subject or file: none of it may occur in a release."""
+    cases = discover(workspace.study.data, workspace.folder).cases
+    names = {name for case in cases for name in (case.case, case.subject, case.image.name, str(case.image))}
+    return sorted(names | {str(workspace.folder)})

@@ -1,0 +1,93 @@
+"""The study's own report, with real beside synthetic."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.evidence.audit import Audit, InternalFindings
+from meddiff_core.evidence.judging import accepted_volumes
+from meddiff_core.generation.shards import Candidates
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.images import to_stored
+from meddiff_core.models.reconstruction import reconstructions
+from meddiff_core.release.internal import InternalContent, Suspect, write_internal_report
+from meddiff_core.types import Refusal, StoredArray, Volumes
+from meddiff_core.workspace import CHAIN, Workspace
+from tasks.audit import read_audit
+from tasks.tracking import read_curves
+
+SHOWN = 8
+"""Reconstructions, and rejected volumes."""
+
+
+def write_report(workspace: Workspace) -> Path:
+    """Write report.html of a study whose audit is done."""
+    dataset = Dataset.open(workspace.folder)
+    verdicts = pd.read_parquet(workspace.path("verdicts"))
+    audit, findings = read_audit(workspace.folder)
+    path = workspace.folder / "report.html"
+    content = InternalContent(
+        title=workspace.study.release.title or workspace.study.name,
+        contract=dataset.contract,
+        real=dataset.volumes("train"),
+        synthetic=accepted_volumes(verdicts, workspace.path("candidates")),
+        reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
+        curves=read_curves(workspace.folder, workspace.study.name),
+        suspects=[*_flagged(workspace, dataset, verdicts, audit, findings), *_rejected(workspace, verdicts)],
+        refused=_refused(workspace.folder),
+        minutes=_minutes(workspace),
+        gates=audit.gates,
+        metrics=audit.metrics,
+    )
+    write_internal_report(path, content)
+    return path
+
+
+def _reconstructions(workspace: Workspace, volumes: Volumes) -> list[tuple[StoredArray, StoredArray]]:
+    network, contract = load_autoencoder(workspace.path("autoencoder"))
+    chosen = range(min(SHOWN, len(volumes)))
+    copies = reconstructions(network, volumes, chosen, contract)
+    return [(volumes.image(i), to_stored(copy, contract)[0][0]) for i, (_, copy) in zip(chosen, copies, strict=True)]
+
+
+def _flagged(
+    workspace: Workspace, dataset: Dataset, verdicts: pd.DataFrame, audit: Audit, findings: InternalFindings
+) -> list[Suspect]:
+    """Each suspected copy beside the training volume that it resembles."""
+    by_id = verdicts.set_index("sample_id")
+    train, cases = dataset.volumes("train"), list(dataset.table.iloc[dataset.rows("train")]["case"])
+    return [
+        Suspect(
+            found.sample_id,
+            ["suspected copy (audit)"],
+            _volume(workspace, by_id.loc[found.sample_id]),
+            cases[found.train_row],
+            train.image(found.train_row),
+            found.score,
+        )
+        for found in findings.suspected
+        if found.sample_id in audit.flagged
+    ]
+
+
+def _rejected(workspace: Workspace, verdicts: pd.DataFrame) -> list[Suspect]:
+    rejected = verdicts[~verdicts["accepted"]].head(SHOWN)
+    return [Suspect(r["sample_id"], r["reasons"].split("; "), _volume(workspace, r)) for _, r in rejected.iterrows()]
+
+
+def _volume(workspace: Workspace, row: Mapping[str, Any]) -> StoredArray:
+    return Candidates(workspace.path("candidates"), [(str(row["shard"]), int(row["position"]))]).image(0)
+
+
+def _refused(folder: Path) -> list[Refusal]:
+    table = pd.read_csv(folder / "refused.csv", dtype=str, keep_default_na=False)
+    return [Refusal(row["case"], row["reason"]) for row in table.to_dict("records")]
+
+
+def _minutes(workspace: Workspace) -> dict[str, float]:
+    """Of each artefact's last making."""
+    records = {name: workspace.ledger.read(name) for name in CHAIN}
+    return {name: record.summary["minutes"] for name, record in records.items() if record}

@@ -1,0 +1,88 @@
+"""Candidates to verdicts, and new candidates for rejected ones."""
+
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meddiff_core.artefacts import digest_file, publish_folder
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.evidence.features import RandomConvFeatures, extract
+from meddiff_core.evidence.judging import judge_shards, keys_of, measurements, reject_duplicates
+from meddiff_core.evidence.reconstructed import Reconstructed
+from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
+from meddiff_core.generation.schedule import Shard
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.types import Progress
+from meddiff_core.workspace import Workspace
+from tasks.caching import task
+from tasks.cluster import open_mapper
+from tasks.generate import draw_shards, shards_of
+from tasks.progress import say, show
+from tasks.tables import write_table
+
+
+@task()
+def fit_screen(folder: Path, *, key: str) -> dict[str, Any]:
+    """Bounds from the training volumes, as they are and as the autoencoder gives them back."""
+    reference, arrays = show(_fit(Workspace.open(folder)))
+    partial = folder / ".reference.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_reference(partial, reference, arrays)
+    publish_folder(partial, folder / "reference")
+    summary = {"bounds": len(reference.bounds), "expected_rejections": round(reference.expected_rejections, 3)}
+    return {"digest": digest_file(folder / "reference" / "reference.json"), "summary": summary}
+
+
+def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, ReferenceArrays]]:
+    dataset = Dataset.open(workspace.folder)
+    contract, train, validation = dataset.contract, dataset.volumes("train"), dataset.volumes("validation")
+    network, _ = load_autoencoder(workspace.path("autoencoder"))
+    extractor = RandomConvFeatures(contract)
+    copies = yield from Reconstructed.of(network, train, contract)
+    train_features = yield from extract(extractor, train)
+    validation_features = yield from extract(extractor, validation)
+    copied_features = yield from extract(extractor, copies)
+    (train_keys, _), (_, validation_keys) = keys_of(train, contract), keys_of(validation, contract)
+    return fit_reference(
+        measurements(train, contract) + measurements(copies, contract),
+        measurements(validation, contract),
+        train_features,
+        validation_features,
+        train_keys,
+        validation_keys,
+        workspace.study.screen,
+        copied_features,
+        list(dataset.table.iloc[dataset.rows("train")]["subject"]),
+    )
+
+
+@task()
+def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
+    """Judge every candidate; try rejected slots again until the cohort is full or the budget is spent."""
+    workspace = Workspace.open(folder)
+    cohort, budget = workspace.study.cohort, int(workspace.study.screen.budget * workspace.study.cohort.size)
+    verdicts, lacking, attempt = pd.DataFrame(), list(range(cohort.size)), 0
+    while lacking and len(verdicts) < budget:
+        slots = lacking[: budget - len(verdicts)]
+        if attempt:
+            say(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
+            draw_shards(folder=folder, slots=slots, attempt=attempt, key=f"{attempt}-{key}")
+        verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
+        verdicts = reject_duplicates(
+            verdicts, workspace.path("candidates"), workspace.path("reference"), Dataset.open(folder).contract
+        )
+        lacking = sorted(set(range(cohort.size)) - set(verdicts.loc[verdicts["accepted"], "slot"]))
+        attempt += 1
+    write_table(workspace.path("verdicts"), verdicts)
+    accepted = int(verdicts["accepted"].sum())
+    summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": len(lacking)}
+    return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}
+
+
+def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:
+    contract = Dataset.open(workspace.folder).contract
+    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+        return show(judge_shards(shards, workspace.path("candidates"), workspace.path("reference"), contract, mapper))

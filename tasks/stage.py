@@ -1,0 +1,105 @@
+"""What every stage has in common: one lock, one run in the lineage, and only what is missing gets made.
+
+The ledger beside the data decides whether an artefact is made; Prefect's cache only saves a task that had
+finished when the process died before the ledger was written.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from meddiff_core.artefacts import Record, digest_file, digest_of
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.plan import load_plan
+from meddiff_core.workspace import CHAIN, Workspace
+from tasks.caching import refreshing
+from tasks.environment import STATE
+from tasks.progress import say
+from tasks.tracking import log_artefact, log_measurements, log_parameters, stage_run, study_run
+
+StageTask = Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def open_stage(study: str, stage: str) -> Iterator[Workspace]:
+    """The study's folder, held against other processes, inside the stage's run in the lineage."""
+    workspace = Workspace.open(study)
+    digest = digest_of(workspace.study)
+    with _held(workspace.folder), study_run(workspace.folder, workspace.study.name, digest), stage_run(stage, digest):
+        log_parameters(workspace.study)
+        yield workspace
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """One process at a time; the same one may enter again."""
+    path = folder / STATE / "locks" / "study.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigurationError(f"study {folder.name}: another meddiff is working on it; wait, or stop that one") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = None, **arguments: Any) -> Record:
+    """Run the task that makes an artefact, unless it is up to date, and record it.
+
+    The task takes `folder` and `key`, and returns `digest` and a `summary` of small figures.
+    """
+    state = workspace.state(name, scans)
+    if state.condition == "done" and state.record is not None:
+        say(f"{name}: up to date")
+        return state.record
+    say(f"{name}: {', '.join(state.reasons) or 'to be made'}")
+    inputs = workspace.inputs(name, scans)
+    started = time.monotonic()
+    with refreshing(not workspace.path(name).exists()):
+        result = task(folder=workspace.folder, key=_key(workspace, name, inputs), **arguments)
+    summary = result["summary"] | {"minutes": round((time.monotonic() - started) / 60, 2)}
+    record = workspace.record(name, result["digest"], inputs, summary)
+    log_artefact(name, record.digest, {parent: inputs[parent] for parent in CHAIN[name].parents})
+    log_measurements({f"{name}/{key}": value for key, value in summary.items() if isinstance(value, int | float)})
+    return record
+
+
+def _key(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
+    """Digest of the inputs and of the moment the artefact was last recorded.
+
+    With the moment, a result from before another one took its place is never taken for the present one.
+    """
+    record = workspace.ledger.folder / f"{name}.json"
+    return digest_of([name, inputs, record.stat().st_mtime_ns if record.exists() else None])
+
+
+def require(workspace: Workspace, name: str) -> None:
+    """Stop with the command to run when an artefact of an earlier stage is missing or stale."""
+    behind = [state for state in workspace.states() if state.name == name]
+    if behind[0].condition != "done" and behind[0].reasons != ("fingerprint is stale",):
+        stage, reasons = CHAIN[name].stage, ", ".join(behind[0].reasons)
+        why = f"{behind[0].condition}{f' ({reasons})' if reasons else ''}"
+        raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {stage}` first")
+
+
+def make_plan(workspace: Workspace, task: StageTask) -> Record:
+    """`make` for the plan, which a person may have edited: an edited plan is used, never overwritten."""
+    path, record = workspace.path("plan"), workspace.ledger.read("plan")
+    edited = path.exists() and record is not None and digest_file(path) != record.digest
+    if not edited or record is None:
+        return make(workspace, "plan", task)
+    if workspace.state("plan").condition != "done":
+        raise ConfigurationError(
+            "plan.json was edited, and the scans or the study changed since it was made; "
+            "delete it to plan anew, then edit again"
+        )
+    load_plan(path)
+    say("plan: edited by hand, used as it is")
+    return record

@@ -1,0 +1,94 @@
+"""What the command says at its end: where things are, how they stand, what to do next."""
+
+from pathlib import Path
+
+from meddiff_core.data.ingest import discover, listing_digest
+from meddiff_core.errors import MeddiffError
+from meddiff_core.models.plan import load_plan
+from meddiff_core.workspace import CHAIN, State, Workspace
+
+
+def describe_status(study: Path) -> str:
+    """A line per artefact, then what to run next."""
+    workspace = Workspace.open(study)
+    try:
+        scans = listing_digest(discover(workspace.study.data, workspace.folder))
+    except MeddiffError as error:
+        return f"{_table(workspace.states())}\n\nthe scans cannot be read: {error}"
+    states = workspace.states(scans)
+    behind = next((state for state in states if state.condition != "done"), None)
+    following = f"meddiff run {study}" if behind else _release_line(workspace)
+    return f"{_table(states)}\n\nnext    {following}"
+
+
+def _table(states: list[State]) -> str:
+    lines = []
+    for state in states:
+        figures = state.record.summary if state.record else {}
+        said = ", ".join(state.reasons) if state.reasons else _figures(figures) if state.condition == "done" else ""
+        lines.append(f"{state.name:<12} {state.condition:<8} {said}".rstrip())
+    return "\n".join(lines)
+
+
+def _figures(summary: dict[str, object]) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in summary.items())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _release_line(workspace: Workspace) -> str:
+    record = workspace.ledger.read("release")
+    folder = record.summary["folder"] if record else ""
+    return f"meddiff verify {workspace.path('release') / str(folder)}"
+
+
+def describe_plan(study: Path) -> str:
+    """The decisions and why, what was refused, and what comes next."""
+    workspace = Workspace.open(study)
+    made = load_plan(workspace.path("plan"))
+    record = workspace.ledger.read("fingerprint")
+    counts = record.summary if record else {}
+    lines = [f"{name:<21} {reason}" for name, reason in made.reasons.items()]
+    memory = max(made.autoencoder_training.memory_gb, made.denoiser_training.memory_gb)
+    minutes = made.autoencoder_training.minutes + made.denoiser_training.minutes
+    return "\n".join(
+        [
+            *lines,
+            f"{'estimate':<21} {minutes:.0f} minutes of training on {made.device}, {memory:.1f} GB of memory",
+            f"{'cases':<21} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
+            f"{counts.get('notes', 0)} notes (fingerprint.json)",
+            "",
+            f"plan    {workspace.path('plan')} (edit it before training if you know better)",
+            f"next    meddiff run {study}",
+        ]
+    )
+
+
+def describe_stage(study: Path, stage: str) -> str:
+    """How the artefacts of one stage stand, and what comes next."""
+    workspace = Workspace.open(study)
+    states = workspace.states()
+    own = [state for state in states if CHAIN[state.name].stage == stage]
+    behind = next((state for state in states if state.condition != "done"), None)
+    following = f"meddiff {CHAIN[behind.name].stage} {study}" if behind else _release_line(workspace)
+    return f"{_table(own)}\n\nnext    {following}"
+
+
+def describe_run(study: Path) -> str:
+    """Where everything is after a run, whether it ended well or not."""
+    workspace = Workspace.open(study)
+    states = workspace.states()
+    places = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
+    lines = [f"{name:<8}{workspace.folder / path}" for name, path in places.items() if (workspace.folder / path).exists()]
+    finished = states[-1].condition == "done"
+    if finished and states[-1].record is not None:
+        release = workspace.path("release") / str(states[-1].record.summary["folder"])
+        lines += [f"{'release':<8}{release}", f"{'card':<8}{release / 'report.html'}"]
+        following = f"meddiff verify {release}"
+    else:
+        following = f"meddiff run {study}   (continues where it stopped)"
+    return "\n".join([_table(states), "", *lines, f"{'next':<8}{following}"])

@@ -1,0 +1,263 @@
+"""MLflow: which run made which artefact from which others, with what settings, how well. The only import of it.
+
+A run belongs to the block that opened it, and what is logged goes to the innermost open run; with none
+open, nothing is logged. Only what the study declares and what the core measured is written: no name of a
+subject, a file or a machine. MLflow's fluent interface is not used, because it keeps process-wide state and
+tags runs with the user's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from meddiff_core.artefacts import digest_of
+from meddiff_core.types import Progress
+from tasks.environment import STATE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+_DIGEST = 32
+"""MLflow takes at most 36 characters as the digest of a data set; the full one is a tag."""
+_LONGEST_VALUE = 500
+_BATCH = 100
+_PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr", "prefect", "mlflow", "dask")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run."""
+
+    client: MlflowClient
+    experiment_id: str
+    run_id: str
+
+
+_current: ContextVar[Run | None] = ContextVar("run", default=None)
+
+
+@contextmanager
+def study_run(study_folder: Path, name: str, digest: str) -> Iterator[Run]:
+    """One run of a study, parent of its stages; inside an open one, that one.
+
+    Written to MLFLOW_TRACKING_URI, or without it to mlflow.db and mlruns/ in the study's folder.
+    """
+    if (run := _current.get()) is not None:
+        yield run
+        return
+    client, experiment_id = _open_store(study_folder.absolute(), name)
+    tags = {"study": name, "study.digest": digest, **_versions(), **_commit()}
+    with _open_run(client, experiment_id, f"{name} {digest[:8]}", tags) as run:
+        yield run
+
+
+@contextmanager
+def stage_run(stage: str, digest: str) -> Iterator[Run | None]:
+    """A run below the open one, for one stage. `digest` is that of everything the stage depends on."""
+    parent = _current.get()
+    if parent is None:
+        yield None
+        return
+    tags = {"stage": stage, "stage.digest": digest, "mlflow.parentRunId": parent.run_id}
+    with _open_run(parent.client, parent.experiment_id, stage, tags) as run:
+        yield run
+
+
+def log_parameters(config: BaseModel | Mapping[str, Any]) -> None:
+    """Settings, one parameter per leaf: `autoencoder.steps`. Call it once per run."""
+    if run := _current.get():
+        from mlflow.entities import Param
+
+        content = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+        for batch in _batches([Param(_name(key), _short(value)) for key, value in _flat(content)]):
+            run.client.log_batch(run.run_id, params=batch)
+
+
+def log_progress(records: Sequence[Progress]) -> None:
+    """The metrics of a training or another long work; `done` is the step."""
+    _log_metrics([(name, value, record.done) for record in records for name, value in record.metrics.items()])
+
+
+def log_measurements(values: Mapping[str, float]) -> None:
+    """Figures that have no step."""
+    _log_metrics([(name, value, 0) for name, value in values.items()])
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    """A figure, with the file name that it shall have: `screen/rejections.png`."""
+    if run := _current.get():
+        run.client.log_figure(run.run_id, figure, name)
+
+
+def log_file(path: Path, folder: str | None = None) -> None:
+    """A small file, such as a plan or a report."""
+    if run := _current.get():
+        run.client.log_artifact(run.run_id, str(path), folder)
+
+
+def log_artefact(name: str, digest: str, parents: Mapping[str, str]) -> None:
+    """That the open run made an artefact from others, by their digests. `find_runs` finds it by any of them."""
+    if run := _current.get():
+        run.client.set_tag(run.run_id, f"artefact.{_name(name)}", digest)
+        run.client.set_tag(run.run_id, f"parents.{_name(name)}", json.dumps(dict(parents), sort_keys=True))
+        made, read = _dataset(name, digest, "made"), [_dataset(*parent, "read") for parent in sorted(parents.items())]
+        run.client.log_inputs(run.run_id, datasets=[made, *read])
+
+
+def log_model(folder: Path, name: str, digest: str) -> str | None:
+    """The files of a checkpoint as a logged model, without a flavour; its id, or None with no run open."""
+    run = _current.get()
+    if run is None:
+        return None
+    model = run.client.create_logged_model(
+        run.experiment_id, name=_name(name), source_run_id=run.run_id, tags={"digest": digest}
+    )
+    run.client.log_model_artifacts(model.model_id, str(folder))
+    run.client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def find_runs(study_folder: Path, name: str, digest: str) -> list[str]:
+    """Ids of the runs of a study that made or read the artefact with this digest."""
+    client, experiment_id = _open_store(study_folder.absolute(), name)
+    found = client.search_runs([experiment_id], filter_string=f"dataset.digest = '{digest[:_DIGEST]}'")
+    return [run.info.run_id for run in found]
+
+
+def read_curves(study_folder: Path, name: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every metric that was logged over time, the latest run of a step counting."""
+    client, experiment_id = _open_store(study_folder.absolute(), name)
+    runs = client.search_runs([experiment_id], filter_string="tags.stage = 'train'", order_by=["start_time ASC"])
+    curves: dict[str, dict[int, float]] = {}
+    for run in runs:
+        for metric in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, metric)
+            curves.setdefault(metric, {}).update({point.step: point.value for point in history})
+    return {metric: sorted(points.items()) for metric, points in curves.items() if len(points) > 1}
+
+
+def _open_store(folder: Path, name: str) -> tuple[MlflowClient, str]:
+    """The client and the experiment. Under a lock: two processes that make the tables at once corrupt them."""
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    remote = os.environ.get("MLFLOW_TRACKING_URI")
+    lock = folder / STATE / "locks" / "mlflow.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        client = MlflowClient(tracking_uri=remote or f"sqlite:///{folder / 'mlflow.db'}")
+        return client, _experiment(client, name, None if remote else (folder / "mlruns").as_uri())
+
+
+def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    """MLflow remembers where an experiment's files are; one of a study that was moved is set aside."""
+    found = client.get_experiment_by_name(name)
+    if found is not None and location is not None and found.artifact_location != location:
+        client.rename_experiment(found.experiment_id, f"{name} (before a move, {found.experiment_id})")
+        found = None
+    return str(found.experiment_id if found else client.create_experiment(name, artifact_location=location))
+
+
+@contextmanager
+def _open_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Iterator[Run]:
+    run = Run(client, experiment_id, client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+    token = _current.set(run)
+    status = "KILLED"
+    try:
+        yield run
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        _current.reset(token)
+        client.set_terminated(run.run_id, status)
+
+
+def _log_metrics(points: Sequence[tuple[str, float, int]]) -> None:
+    if run := _current.get():
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        for batch in _batches([Metric(_name(name), float(value), now_ms, step) for name, value, step in points]):
+            run.client.log_batch(run.run_id, metrics=batch)
+
+
+def _dataset(name: str, digest: str, context: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"artefact": name, "sha256": digest})
+    tags = [InputTag("mlflow.data.context", context)]
+    return DatasetInput(Dataset(name, digest[:_DIGEST], source_type="meddiff", source=source), tags=tags)
+
+
+def _batches(values: list[T]) -> Iterator[list[T]]:
+    """As many at a time as MLflow takes."""
+    for start in range(0, len(values), _BATCH):
+        yield values[start : start + _BATCH]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _name(text: str) -> str:
+    """What MLflow takes as the name of a metric, a parameter or a tag."""
+    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 100]}... sha256 {digest_of(text)}"
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    installed = {name: version for name in _PACKAGES if (version := _version(name))}
+    return {f"version.{name}": version for name, version in installed.items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _commit() -> dict[str, str]:
+    """Commit of this code, and whether it was changed since; empty where it is not in a repository."""
+    here = Path(__file__)
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return {
+            "git.commit": _git(here.parent, "rev-parse", "HEAD"),
+            "git.dirty": str(bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

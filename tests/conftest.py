@@ -1,0 +1,44 @@
+"""What every test stands on: types are checked at run time, and no engine sees the user's own state."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+from tasks.environment import prepare_environment
+
+_state = tempfile.TemporaryDirectory(prefix="meddiff-tests-", ignore_cleanup_errors=True)
+
+
+def pytest_configure() -> None:
+    """Before any test module is imported, because Prefect reads its settings when it is."""
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "DASK_"))]:
+        del os.environ[name]
+    prepare_environment(Path(_state.name))
+    install_import_hook("meddiff_core", "beartype.beartype")
+
+
+def pytest_unconfigure() -> None:
+    _state.cleanup()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans, which the project does not ship."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MEDDIFF_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs real scans: set MEDDIFF_TEST_DATA, {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[None]:
+    """One Prefect API for the session, on a database of its own. Mark tests that use it with `server`."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,0 +1,138 @@
+"""The contract that is inferred from the training scans."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meddiff_core.contract import CategoricalCondition, ContinuousCondition
+from meddiff_core.data.grid import infer_contract, train_cases
+from meddiff_core.data.split import side_of
+from meddiff_core.errors import ConfigurationError, DataRefused
+
+Made = Callable[..., Any]
+
+
+def test_on_a_cpu_the_spacing_is_raised_until_a_volume_is_small_enough(figures: Made, study: Made) -> None:
+    contract, why = infer_contract(figures(), study(), "cpu")
+    assert (contract.spacing_mm, contract.size) == (4.0, (40, 48, 40))
+    assert "100000 voxels" in why["spacing_mm"]
+
+
+def test_on_a_gpu_the_scans_keep_their_spacing_in_half_millimetres(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(spacing_mm=(0.9, 1.2, 1.2)), study(), "cuda:0")
+    assert (contract.spacing_mm, contract.size) == (1.5, (96, 128, 104))
+
+
+def test_a_size_of_the_study_raises_the_spacing_until_the_scans_fit(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(), study(plan={"size": [32, 32, 32]}), "cpu")
+    assert (contract.spacing_mm, contract.size) == (6.0, (32, 32, 32))
+
+
+def test_size_and_spacing_of_the_study_are_kept_and_a_cut_is_told(figures: Made, study: Made) -> None:
+    contract, why = infer_contract(figures(), study(plan={"size": [32, 32, 32], "spacing_mm": 2.25}), "cpu")
+    assert (contract.spacing_mm, contract.size) == (2.25, (32, 32, 32))
+    assert "training scans is larger and is cut" in why["size"]
+
+
+@pytest.mark.parametrize(("factor", "multiple"), [(None, 8), (2, 4), (4, 8), (8, 16)])
+def test_a_size_that_cannot_be_halved_often_enough_is_refused(
+    figures: Made, study: Made, factor: int | None, multiple: int
+) -> None:
+    plan = {"size": [48, 48, 48 + multiple // 2], "latent_factor": factor}
+    with pytest.raises(ConfigurationError, match=rf"plan\.size: must be multiples of {multiple} along .* is \[48"):
+        infer_contract(figures(), study(plan=plan), "cpu")
+
+
+def test_the_holdout_changes_nothing(figures: Made, study: Made) -> None:
+    sealed = study(split={"train": 0.5, "validation": 0.2})
+    kinds = {"age": "continuous", "sex": "categorical"}
+
+    def trains(number: int) -> bool:
+        return side_of(f"s{number:02d}", 0, sealed.split) == "train"
+
+    def age(number: int) -> float:
+        return 30.0 + number
+
+    usual = figures(kinds=kinds, covariates=lambda n: {"age": age(n), "sex": "MF"[n % 2]})
+    odd = figures(
+        kinds=kinds,
+        covariates=lambda n: {"age": age(n) if trains(n) else 999.0, "sex": "MF"[n % 2] if trains(n) else "X"},
+        extent_mm=lambda n: (140.0, 184.0, 150.0) if trains(n) else (400.0, 400.0, 400.0),
+        percentiles=lambda n: (10.0, 100.0, 200.0) if trains(n) else (0.0, 1.0, 9999.0),
+        modality=lambda n: "MR" if trains(n) else "CT",
+    )
+    assert infer_contract(usual, sealed, "cpu") == infer_contract(odd, sealed, "cpu")
+
+
+def test_intensities_of_mr_are_the_training_medians_and_of_ct_the_window(figures: Made, study: Made) -> None:
+    scans = figures(percentiles=lambda n: (float(n), 100.0, 200.0 + n))
+    train = sorted(case.percentiles[0] for case in train_cases(scans, study()))
+    mapping = infer_contract(scans, study(), "cpu")[0].intensity
+    assert (mapping.modality, mapping.percentiles) == ("MR", (0.5, 99.5))
+    assert train[0] < mapping.low < train[-1]
+    assert mapping.high == mapping.low + 200
+    mapping = infer_contract(figures(modality="CT"), study({"window_hu": [-100, 300]}), "cpu")[0].intensity
+    assert (mapping.modality, mapping.low, mapping.high, mapping.percentiles) == ("CT", -100, 300, None)
+
+
+def test_scans_of_both_kinds_ask_for_a_decision(figures: Made, study: Made) -> None:
+    mixed = figures(modality=lambda n: "CT" if n % 2 else "MR")
+    with pytest.raises(ConfigurationError, match=r"data\.modality: must be given"):
+        infer_contract(mixed, study(), "cpu")
+    assert infer_contract(mixed, study({"modality": "MR"}), "cpu")[0].intensity.modality == "MR"
+
+
+def test_eight_bits_are_kept_only_if_all_sources_have_no_more(figures: Made, study: Made) -> None:
+    first = train_cases(figures(), study())[0].case
+    mixed = figures(bits=lambda n: 16 if f"s{n:02d}_T1" == first else 8)
+    assert infer_contract(figures(bits=8), study(), "cpu")[0].intensity.storage == "uint8"
+    assert infer_contract(mixed, study(), "cpu")[0].intensity.storage == "uint16"
+    assert infer_contract(figures(bits=8, integer=False), study(), "cpu")[0].intensity.storage == "uint16"
+
+
+def test_conditions_carry_the_training_range_and_categories(figures: Made, study: Made) -> None:
+    scans = figures(
+        kinds={"age": "continuous", "sex": "categorical", "left": "volume of left"},
+        covariates=lambda n: {"age": float(n), "sex": "MF"[n % 2], "left": 100.0 + n},
+    )
+    ages = [case.covariates["age"] for case in train_cases(scans, study())]
+    age, sex, left = infer_contract(scans, study(), "cpu")[0].conditions
+    assert isinstance(age, ContinuousCondition)
+    assert isinstance(left, ContinuousCondition)
+    assert (age.low, age.high, age.mean) == (min(ages), max(ages), pytest.approx(sum(ages) / len(ages)))
+    assert sex == CategoricalCondition(name="sex", categories=("F", "M"))
+    assert (age.group, left.group) == (None, "left")
+
+
+def test_a_condition_that_cannot_be_learned_is_dropped_with_its_reason(figures: Made, study: Made) -> None:
+    scans = figures(
+        kinds={"rare": "continuous", "same": "categorical"},
+        covariates=lambda n: {"rare": float(n) if n < 6 else None, "same": "A"},
+    )
+    contract, why = infer_contract(scans, study(), "cpu")
+    assert contract.conditions == ()
+    assert "needs 8" in why["conditions.rare"]
+    assert "the same for every" in why["conditions.same"]
+
+
+def test_every_field_of_the_contract_has_its_reason(figures: Made, study: Made) -> None:
+    contract, why = infer_contract(figures(), study(), "cpu")
+    assert set(type(contract).model_fields) <= set(why)
+    assert all(text.endswith(".") for text in why.values())
+
+
+def test_labels_are_the_groups_or_every_training_value(figures: Made, study: Made) -> None:
+    scans = figures(label_values={3: 10, 7: 20})
+    assert infer_contract(scans, study(), "cpu")[0].labels == {"left": (1,), "right": (2,)}
+    assert infer_contract(scans, study({"label_groups": {}}), "cpu")[0].labels == {"label_3": (3,), "label_7": (7,)}
+
+
+def test_no_training_subject_is_refused(figures: Made, study: Made) -> None:
+    with pytest.raises(DataRefused, match=r"split\.train"):
+        infer_contract(figures(), study(split={"train": 0.0}), "cpu")
+
+
+def test_a_size_that_no_spacing_fits_is_refused_and_not_searched_for_ever(figures: Made, study: Made) -> None:
+    with pytest.raises(ConfigurationError, match=r"plan\.size"):
+        infer_contract(figures(), study(plan={"size": [1, 1, 1]}), "cpu")

@@ -1,0 +1,242 @@
+"""Synthetic heads, drawn by hand, and the content of a release of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.release.build import build_release
+from meddiff_core.release.content import Counts, Histogram, ReleaseContent
+
+
+class Heads:
+    """Ellipsoids in ellipsoids: a volume is a pure function of its index."""
+
+    def __init__(self, count: int, size: tuple[int, int, int], labelled: bool = True) -> None:
+        self.count, self.size, self.labelled = count, size, labelled
+
+    def __len__(self) -> int:
+        return self.count
+
+    def label(self, index: int) -> Any:
+        if not self.labelled:
+            return None
+        rng = np.random.default_rng(index)
+        wobble = ndimage.gaussian_filter(rng.standard_normal(self.size), min(self.size) / 12)
+        wobble *= 0.05 / wobble.std()
+        i, j, k = np.meshgrid(*(np.linspace(-1, 1, size) for size in self.size), indexing="ij")
+        wide = 0.07 + 0.06 * rng.random()
+        brain = np.sqrt((i / 0.8) ** 2 + (j / 0.9) ** 2 + (k / 0.8) ** 2) + wobble
+        side = np.sqrt(
+            ((np.abs(i) - 0.2) / wide) ** 2 + ((j + 0.05) / (4.2 * wide)) ** 2 + ((k - 0.1) / (2 * wide)) ** 2
+        )
+        core = np.sqrt((i / 0.5) ** 2 + (j / 0.6) ** 2 + ((k - 0.05) / 0.5) ** 2) + 2.4 * wobble
+        return np.select([side < 1, core < 1, brain < 1], [3, 2, 1], 0).astype(np.uint8)
+
+    def image(self, index: int) -> Any:
+        label = Heads(self.count, self.size).label(index)
+        rng = np.random.default_rng(index + 10_000)
+        tissue = np.array([0, 0.55, 0.85, 0.18])[label]
+        grain = ndimage.gaussian_filter(rng.standard_normal(self.size), 0.8) * 0.09
+        smooth = ndimage.gaussian_filter(tissue, 0.6) + grain * (label > 0)
+        return np.rint(np.clip(smooth, 0, 1) * 255).astype(np.uint8)
+
+
+def contract_of(size: tuple[int, int, int], modality: str = "MR", labelled: bool = True) -> Contract:
+    percentiles = (0.5, 99.5) if modality == "MR" else None
+    low, high = (12.0, 830.0) if modality == "MR" else (-1000.0, 1000.0)
+    return Contract(
+        spacing_mm=4.0,
+        size=size,
+        intensity=IntensityMapping(modality=modality, low=low, high=high, percentiles=percentiles),  # type: ignore[arg-type]
+        mask="label",
+        labels={"cortex": (100, 101), "white_matter": (81,), "ventricles": (4, 11)} if labelled else {},
+        conditions=(
+            ContinuousCondition(name="age", low=20.3137, high=82.7139, mean=48.1391, std=16.9),
+            CategoricalCondition(name="sex", categories=("F", "M")),
+            ContinuousCondition(
+                name="ventricles", low=7000.1379, high=70000.9371, mean=23000.1397, std=9000, group="ventricles"
+            ),
+        )
+        if labelled
+        else (),
+    )
+
+
+def table_of(count: int, labelled: bool = True) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    table = pd.DataFrame({"sample_id": [f"head-{n:06d}" for n in range(count)], "seed": rng.integers(0, 2**31, count)})
+    if labelled:
+        asked = rng.uniform(8000, 52000, count).round(1)
+        table["age"] = rng.uniform(20, 80, count).round(1)
+        table["sex"] = rng.choice(["F", "M"], count)
+        table["ventricles"] = asked
+        table["measured_ventricles"] = (asked * rng.normal(1, 0.08, count)).round(1)
+        table["cortex_mm3"] = rng.normal(620_000, 40_000, count).round(0)
+    return table
+
+
+def metric(
+    name: str, value: float, width: float, floor: float | None, explanation: str, direction: str = "lower is better"
+) -> Metric:
+    low, high = value - width, value + width
+    return Metric(
+        name=name, value=value, low=low, high=high, n=120, floor=floor, direction=direction, explanation=explanation
+    )
+
+
+def metrics() -> tuple[Metric, ...]:
+    more = "higher is better"
+    return (
+        metric(
+            "copies_excess",
+            0.008,
+            0.007,
+            0.011,
+            "Share of volumes nearer to a training scan than all but 1% of held-out scans are.",
+        ),
+        metric(
+            "membership_auc",
+            0.514,
+            0.031,
+            None,
+            "How well an attacker with the weights tells training scans from unseen ones; 0.5 is chance.",
+        ),
+        metric(
+            "copy_power",
+            0.972,
+            0.021,
+            None,
+            "Share of altered copies, planted on purpose, that the detector found.",
+            more,
+        ),
+        metric(
+            "classifier_auc",
+            0.71,
+            0.05,
+            0.503,
+            "How well a classifier tells real from synthetic features; 0.5 is chance.",
+        ),
+        metric("coverage", 0.81, 0.06, 0.97, "Share of real scans with a synthetic neighbour.", more),
+        metric(
+            "segmentation_dice",
+            0.842,
+            0.018,
+            0.871,
+            "Dice on held-out real scans of a network trained on synthetic volumes only.",
+            more,
+        ),
+    )
+
+
+def gates(**limits: float) -> tuple[GateResult, ...]:
+    chosen = {"copies_excess": 0.05, "membership_auc": 0.6, "copy_power": 0.9, "coverage": 0.6} | limits
+    known = {metric.name: metric for metric in metrics()}
+    return tuple(gate(known[name], limit) for name, limit in chosen.items())
+
+
+def gate(metric: Metric, limit: float) -> GateResult:
+    upper = metric.direction == "lower is better"
+    bound = metric.high if upper else metric.low
+    passed = bound <= limit if upper else bound >= limit
+    return GateResult(
+        metric=metric.name,
+        value=metric.value,
+        bound=bound,
+        threshold=limit,
+        direction="max" if upper else "min",
+        passed=passed,
+        verdict="pass" if passed else "block",
+        message=f"{metric.name}: bound {bound:.3g}, threshold {limit}",
+    )
+
+
+def content_of(
+    count: int = 3,
+    size: tuple[int, int, int] = (16, 20, 18),
+    modality: str = "MR",
+    labelled: bool = True,
+    **changes: Any,
+) -> ReleaseContent:
+    content = ReleaseContent(
+        title="Synthetic heads",
+        name="heads",
+        version="1.0.0",
+        licence="CC BY 4.0",
+        contact="data@example.org",
+        source="Head scans of healthy adults from one public collection.",
+        contract=contract_of(size, modality, labelled),
+        volumes=Heads(count, size, labelled),
+        table=table_of(count, labelled),
+        gates=gates(),
+        metrics=metrics(),
+        histograms={
+            "age": Histogram(
+                edges=(20, 30, 40, 50, 60, 70, 85),
+                real=(0.2, 0.2, 0.15, 0.15, 0.2, 0.1),
+                synthetic=(0.15, 0.2, 0.2, 0.18, 0.17, 0.1),
+                unit="years",
+            ),
+            "ventricles": Histogram(
+                edges=(5, 12, 18, 24, 36, 60),
+                real=(0.2, 0.3, 0.25, 0.15, 0.1),
+                synthetic=(0.15, 0.32, 0.25, 0.2, 0.08),
+                unit="ml",
+            ),
+        },
+        methods=(
+            "Scans were conformed to 4 mm isotropic voxels, split by subject, and masked to the brain.",
+            "An autoencoder with a patch discriminator and a latent diffusion model were trained on the training side.",
+            "Volumes were drawn with Heun's method over 18 noise levels and screened one by one.",
+        ),
+        parents={"dataset": "3b" * 32, "autoencoder": "7c" * 32, "denoiser": "e1" * 32, "candidates": "0d" * 32},
+        study={
+            "sampling": {"steps": 18, "guidance": 1.0, "rho": 7.0},
+            "cohort": {"size": count, "seed": 0, "like": "train"},
+            "audit": {"preset": "research", "gates": []},
+        },
+        versions={"meddiff": "1.0.0", "monai": "1.6.1", "torch": "2.13.0", "zarr": "3.1.6"},
+        preset="research",
+        counts=Counts(
+            candidates=count + 60,
+            accepted=count,
+            rejected={"condition_missed": 31, "outside_reference": 17, "suspected_copy": 4, "broken_structure": 11},
+            flagged=4,
+        ),
+    )
+    return replace(content, **changes)
+
+
+def run(generator: Any) -> Any:
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return stop.value
+
+
+@pytest.fixture
+def content() -> ReleaseContent:
+    return content_of()
+
+
+@pytest.fixture
+def make_content() -> Any:
+    return content_of
+
+
+@pytest.fixture
+def build() -> Any:
+    return lambda content, releases, secrets=(): run(build_release(content, releases, secrets))
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of three small heads. Read it only."""
+    return run(build_release(content_of(), tmp_path_factory.mktemp("releases")))  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""A real name in a release is found wherever it hides, and chance is not taken for one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meddiff_core.errors import IntegrityError
+from meddiff_core.release.guard import find_leaks
+
+SUBJECT = "IXI012-HH-1211"
+
+
+@pytest.fixture
+def small(make_content: Any) -> Any:
+    return make_content(count=1, histograms={})
+
+
+def test_a_clean_release_has_no_leak(released: Path) -> None:
+    ids = [f"IXI{n:03d}" for n in range(600)] + [f"{n:04d}" for n in range(2000)] + ["7", "M", "a1b", "scan_12.nii.gz"]
+    assert find_leaks(released, ids) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"methods": (f"Everything but {SUBJECT.lower()} was used.",)},
+        {"source": f"Scans such as {SUBJECT}_T1."},
+        {"study": {"cohort": {"requests": f"{SUBJECT}.csv"}}},
+        {"parents": {SUBJECT: "0" * 64}},
+        {"shortfall": f"No neighbour of {SUBJECT}."},
+        {"histograms": {}, "title": f"Like {SUBJECT}"},
+    ],
+)
+def test_a_real_name_stops_the_release(small: Any, build: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError, match="nothing was published") as caught:
+        build(replace(small, **change), tmp_path, [SUBJECT])
+    assert not list(tmp_path.iterdir())
+    assert SUBJECT.lower() not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("secret", [SUBJECT, "A7", "0042", "100307", "Smith"])
+def test_a_real_name_in_the_table_stops_the_release(small: Any, build: Any, tmp_path: Path, secret: str) -> None:
+    table = small.table.assign(note=[secret])
+    with pytest.raises(IntegrityError, match=r"participants\.(parquet|tsv)"):
+        build(replace(small, table=table), tmp_path, [secret])
+
+
+@pytest.mark.parametrize("path", ["/home/ann/scans/x", "file:///x", "C:\\scans\\x", "/mnt/pacs/9"])
+def test_an_absolute_path_stops_the_release(small: Any, build: Any, tmp_path: Path, path: str) -> None:
+    with pytest.raises(IntegrityError, match="an absolute path"):
+        build(replace(small, study={"cohort": {"requests": path}}), tmp_path)
+
+
+def test_a_name_inside_parquet_metadata_is_found(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1]})
+    frame.attrs["source"] = SUBJECT
+    frame.to_parquet(tmp_path / "participants.parquet")
+    assert find_leaks(tmp_path, [SUBJECT]) == [f"participants.parquet: a real name or id of {len(SUBJECT)} characters"]
+
+
+def test_a_name_of_a_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / f"{SUBJECT}.txt").touch()
+    assert len(find_leaks(tmp_path, [SUBJECT])) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(100_000, 10**9))
+def test_a_number_of_a_setting_is_no_id(tmp_path_factory: pytest.TempPathFactory, number: int) -> None:
+    folder = tmp_path_factory.mktemp("numbers")
+    (folder / "manifest.json").write_text(json.dumps({"bytes": number, "digest": f"ab{number}cd"}))
+    (folder / "participants.tsv").write_text(f"participant_id\tseed\nhead\t{number}\n")
+    (folder / "report.html").write_text(
+        f'<path d="M 0.{number} {number}.5"/><img src="data:image/webp;base64,+{number}+">'
+    )
+    assert find_leaks(folder, [str(number)]) == []
+    (folder / "README.md").write_text(f"Subject {number}.")
+    assert len(find_leaks(folder, [str(number)])) == 1
+
+
+def test_a_part_of_a_word_is_no_name(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("A smithy, 0.0042 and and/or and https://example.org/data/x and </var>.")
+    assert find_leaks(tmp_path, ["Smith", "0042", "or"]) == []

@@ -1,0 +1,240 @@
+"""What people read: complete, self-contained, and the same each time."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meddiff_core.release import figures, slices
+from meddiff_core.release.croissant import CONTEXT
+from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
+from meddiff_core.release.marks import interval_mark
+from meddiff_core.release.pages import flat, number, percent
+from meddiff_core.release.report import render_card, render_report
+from meddiff_core.types import Refusal
+
+
+class Page(HTMLParser):
+    """Counts what matters of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.missing_alt = 0
+        self.anchors: set[str] = set()
+        self.ids: set[str] = set()
+        self.scripts = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.scripts += tag in ("script", "link", "iframe", "object")
+        self.ids |= {values["id"]} if "id" in values else set()
+        if tag == "img":
+            self.sources.append(values["src"])
+            self.missing_alt += not values.get("alt")
+        if values.get("href", "").startswith("#"):
+            self.anchors.add(values["href"][1:])
+        elif "href" in values:
+            self.sources.append(values["href"])
+
+
+@pytest.fixture
+def internal(content: Any) -> InternalContent:
+    volume, nearest = content.volumes.image(0), content.volumes.image(1)
+    return InternalContent(
+        title="Heads",
+        contract=content.contract,
+        real=content.volumes,
+        synthetic=content.volumes,
+        reconstructions=[(volume, nearest)],
+        curves={
+            "autoencoder/train": [(0, 1.0), (10, 0.5)],
+            "autoencoder/validation": [(0, 1.1)],
+            "denoiser": [(0, 2.0)],
+        },
+        suspects=[Suspect("head-000007", ["suspected_copy"], volume, "case-031", nearest, 0.04)],
+        refused=[Refusal("case-099", "spacing must be > 0 mm, got 0.0")],
+        minutes={"prepare": 1.25},
+        gates=content.gates,
+        metrics=content.metrics,
+    )
+
+
+def test_the_report_needs_nothing_from_outside(content: Any) -> None:
+    page = Page(render_report(content))
+    assert page.scripts == 0
+    assert page.sources
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert "default-src 'none'" in render_report(content)
+
+
+def test_every_picture_is_described_and_every_link_leads_somewhere(content: Any) -> None:
+    text = render_report(content)
+    page = Page(text)
+    assert page.missing_alt == 0
+    assert page.anchors <= page.ids
+    assert text.count("<svg ") == text.count('role="img"') + text.count('class="mark"')
+
+
+def test_report_and_card_name_every_gate_with_its_threshold(content: Any) -> None:
+    for text in (render_report(content), render_card(content)):
+        for gate in content.gates:
+            assert gate.metric.replace("_", " ").capitalize() in text
+            assert number(gate.threshold) in text
+        assert "research" in text
+
+
+def test_report_and_card_say_what_the_tests_do_not_show(content: Any) -> None:
+    for text in (render_report(content), render_card(content)):
+        assert "necessary, not sufficient" in text
+        assert "no formal guarantee" in text
+        assert not re.search(r"anonymi[sz]ed|guarantees (privacy|anonymity)|fully private", text)
+
+
+def test_methods_source_and_shortfall_are_printed(content: Any) -> None:
+    told = replace(content, shortfall="12 of 20 volumes were accepted within the budget.")
+    for text in (render_report(told), render_card(told)):
+        for sentence in (told.shortfall, told.source, *told.methods):
+            assert sentence.replace("'", "") in text.replace("&#39;", "").replace("'", "")
+
+
+def test_a_title_cannot_become_markup(content: Any) -> None:
+    text = render_report(replace(content, title="<script>alert(1)</script>"))
+    assert "<script>" not in text
+
+
+def test_a_release_without_labels_shows_no_overlay(make_content: Any) -> None:
+    text = render_report(make_content(count=2, modality="CT", labelled=False, histograms={}))
+    assert "label map over" not in text
+    assert 'id="distributions"' not in text
+    assert 'id="conditions"' not in text
+
+
+def test_the_readme_code_runs(content: Any, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(released.parent)
+    blocks = re.findall(r"```python\n(.*?)```", (released / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+
+
+def test_croissant_points_at_the_table_it_describes(released: Path) -> None:
+    document = json.loads((released / "croissant.json").read_text())
+    manifest = json.loads((released / "manifest.json").read_text())
+    table = document["distribution"][0]
+    assert table["sha256"] == manifest["files"][table["contentUrl"]]["sha256"]
+    assert len(document["recordSet"][0]["field"]) == len(json.loads((released / "participants.json").read_text()))
+    assert {"cr", "sc", "fileSet", "recordSet"} <= CONTEXT.keys()
+
+
+def test_croissant_is_valid(released: Path) -> None:
+    library = pytest.importorskip("mlcroissant")
+    library.Dataset(jsonld=str(released / "croissant.json"))
+
+
+def test_the_internal_report_says_first_that_it_shows_patients(internal: InternalContent, tmp_path: Path) -> None:
+    write_internal_report(tmp_path / "report.html", internal)
+    text = (tmp_path / "report.html").read_text()
+    body = text[text.index("<body>") :]
+    assert body.index("Contains patient data") < body.index("<h1>")
+    assert "case-031" in text
+    assert "case-099" in text
+    assert Page(text).missing_alt == 0
+    assert text == render_internal(internal)
+
+
+def test_an_internal_report_can_be_written_before_there_is_anything_synthetic(content: Any) -> None:
+    text = render_internal(InternalContent(title="Heads", contract=content.contract, real=content.volumes))
+    assert "Contains patient data" in text
+
+
+def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) -> None:
+    gate = internal.gates[0].model_copy(update={"value": None, "bound": None, "passed": False, "verdict": "block"})
+    text = render_internal(replace(internal, gates=[gate], metrics=[]))
+    assert "not passed" in text
+    assert "Not measured." in text
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: figures.histogram([0, 1, 2], [0.5, 0.5], [0.1, 0.9], "age", "years"),
+    lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
+    lambda: figures.scatter([np.nan], [np.nan], "volume"),
+    lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
+    lambda: figures.mosaic([np.eye(8)[:, :, None].repeat(8, 2).astype(np.float32)] * 3),
+])  # fmt: skip
+def test_a_figure_is_the_same_bytes_each_time(draw: Any) -> None:
+    assert draw() == draw()
+
+
+def test_an_svg_carries_no_date_and_no_fixed_size() -> None:
+    text = figures.histogram([0, 1, 2], [0.5, 0.5], [0.1, 0.9], 'the "age"').decode()
+    assert text.startswith("<svg role=")
+    assert "metadata" not in text
+    assert not re.search(r"<svg [^>]*\bwidth=", text)
+    assert "&quot;age&quot;" in text
+
+
+def test_right_is_shown_on_the_left_and_the_front_and_the_top_up() -> None:
+    volume = np.zeros((9, 9, 9), np.float32)
+    volume[8, 8, 4] = volume[8, 4, 8] = volume[4, 8, 8] = 1  # right front; right top; front top
+    axial, coronal, sagittal = slices.middle_slices(volume)
+    assert axial[0, 0] == coronal[0, 0] == sagittal[0, 0] == 1
+
+
+def test_an_overlay_colours_labelled_voxels_only() -> None:
+    plane, label = np.full((8, 8), 0.5, np.float32), np.zeros((8, 8), np.uint8)
+    label[:, :4] = 2
+    picture = slices.paint_slice(plane, (0, 1), label, 64)
+    assert (picture[:, 40:].std(axis=-1) == 0).all()
+    assert (picture[:, :24].std(axis=-1) > 0).all()
+
+
+def test_a_figure_can_be_a_png_for_other_viewers() -> None:
+    data = figures.real_beside_synthetic([np.zeros((8, 8, 8), np.float32)], [np.ones((8, 8, 8), np.float32)], "png")
+    assert data.startswith(b"\x89PNG")
+    import io
+
+    assert Image.open(io.BytesIO(data)).size[0] > 8
+
+
+def test_a_mark_keeps_the_order_of_its_numbers() -> None:
+    mark = interval_mark(0.3, 0.2, 0.4, limit=0.9)
+    value = float(re.search(r'<circle cx="([\d.]+)"', mark)[1])  # type: ignore[index]
+    limit = float(re.findall(r'<line x1="([\d.]+)"', mark)[-1])
+    assert value < limit
+    assert interval_mark(None, None, None) == ""
+    assert "nan" not in interval_mark(1.0, 1.0, 1.0, limit=1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0500, "0.05"),
+        (12345.6, "12\u202f346"),
+        (-0.25, "−0.25"),
+        (0.0, "0"),
+        (7, "7"),
+        (None, "–"),
+        (np.nan, "–"),
+        (0.00012, "1.20e−04"),
+        (99.96, "100"),
+    ],
+)
+def test_numbers_read_well(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_small_share_is_not_nothing() -> None:
+    assert [percent(share) for share in (0, 0.004, 0.5)] == ["0%", "<1%", "50%"]
+
+
+def test_nested_settings_become_rows() -> None:
+    rows = flat({"a": {"b": 1, "c": None}, "d": [{"metric": "x", "max": 0.1}], "e": {}})
+    assert rows == [("a.b", "1"), ("a.c", "–"), ("d", "metric x max 0.1"), ("e", "–")]

@@ -1,0 +1,119 @@
+"""Whatever happens to a release on its way, it is found."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meddiff_core.release.manifest import list_files
+from meddiff_core.release.verify import verify_release
+
+
+@pytest.fixture
+def copy(released: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(released, tmp_path / "copy"))
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def seal_again(folder: Path) -> None:
+    """What somebody does who edits a file and wants the manifest to agree."""
+    edit_manifest(folder, files={name: entry.model_dump() for name, entry in list_files(folder).items()})
+
+
+def test_a_fresh_release_is_good(released: Path) -> None:
+    assert verify_release(released) == []
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_one_flipped_bit_anywhere_is_found(copy: Path, data: st.DataObject) -> None:
+    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != "manifest.json")
+    path = data.draw(st.sampled_from(files))
+    original = path.read_bytes()
+    place = data.draw(st.integers(0, len(original) - 1))
+    path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
+    try:
+        assert verify_release(copy) == [
+            f"{path.relative_to(copy).as_posix()}: altered, it is not the file in the manifest"
+        ]
+    finally:
+        path.write_bytes(original)
+
+
+def test_a_deleted_chunk_is_found(copy: Path) -> None:
+    (copy / "cohort.ome.zarr/image/c/1/0/0/0").unlink()
+    assert verify_release(copy) == ["cohort.ome.zarr/image/c/1/0/0/0: missing"]
+
+
+def test_a_deleted_chunk_is_found_though_the_manifest_agrees(copy: Path) -> None:
+    (copy / "cohort.ome.zarr/labels/structures/0/c/1/0/0/0").unlink()
+    seal_again(copy)
+    assert verify_release(copy) == ["cohort.ome.zarr/labels/structures/0: the chunk of volume 1 is missing"]
+
+
+def test_an_added_file_is_found(copy: Path) -> None:
+    (copy / "cohort.ome.zarr/patient.nii").touch()
+    assert verify_release(copy) == ["cohort.ome.zarr/patient.nii: not in the manifest"]
+
+
+def test_a_link_is_found(copy: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.md"
+    shutil.move(copy / "README.md", outside)
+    (copy / "README.md").symlink_to(outside)
+    assert verify_release(copy) == ["README.md: must be a file, is a link"]
+
+
+def test_an_edited_table_is_found(copy: Path) -> None:
+    text = (copy / "participants.tsv").read_text()
+    (copy / "participants.tsv").write_text(text.replace("head-000001", "head-999999"))
+    assert "participants.tsv: altered" in verify_release(copy)[0]
+    seal_again(copy)
+    assert verify_release(copy) == ["participants.tsv: participant_id must be that of participants.parquet"]
+
+
+def test_a_lost_row_is_found_though_the_manifest_agrees(copy: Path) -> None:
+    pd.read_parquet(copy / "participants.parquet").iloc[:2].to_parquet(copy / "participants.parquet", index=False)
+    seal_again(copy)
+    assert "participants.parquet: must have 3 rows, has 2" in verify_release(copy)
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../b", "..", "", "a\\..\\b", "C:/b", "./README.md"])
+def test_a_path_out_of_the_folder_is_refused(copy: Path, path: str) -> None:
+    files = json.loads((copy / "manifest.json").read_text())["files"]
+    edit_manifest(copy, files=files | {path: {"bytes": 1, "sha256": "0" * 64}})
+    (fault,) = verify_release(copy)
+    assert fault.startswith("manifest.json must follow meddiff-release/1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": "meddiff-release/2"}, {"samples": 0}, {"surprise": 1}, {"files": {"a": {}}}]
+)
+def test_a_manifest_of_another_form_is_refused(copy: Path, change: dict[str, Any]) -> None:
+    edit_manifest(copy, **change)
+    (fault,) = verify_release(copy)
+    assert fault.startswith("manifest.json must follow meddiff-release/1")
+
+
+def test_array_metadata_of_another_form_are_found(copy: Path) -> None:
+    path = copy / "cohort.ome.zarr/zarr.json"
+    content = json.loads(path.read_text())
+    del content["attributes"]["ome"]["multiscales"]
+    path.write_text(json.dumps(content))
+    seal_again(copy)
+    assert verify_release(copy) == ["cohort.ome.zarr: must be an OME-Zarr with multiscales: KeyError"]
+
+
+def test_a_folder_that_is_no_release_says_so(tmp_path: Path) -> None:
+    assert "must be a release" in verify_release(tmp_path)[0]
+    assert "must be a release" in verify_release(tmp_path / "nothing")[0]
+    (tmp_path / "manifest.json").write_text("not json")
+    assert "must follow" in verify_release(tmp_path)[0]
