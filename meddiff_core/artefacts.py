@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +68,33 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@contextmanager
+def writing_folder(final: Path) -> Iterator[Path]:
+    """An empty folder to write in, which appears under the name `final` when the block ends well, or not at all."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        publish_folder(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def publish_folder(partial: Path, final: Path) -> None:
     """Make a finished folder appear under its name, replacing an older one of that name.
 
     A kill between the two renames leaves no folder, which a restart makes again; never a mixture.
     """
-    for path in partial.rglob("*"):
-        if path.is_file():
-            _sync(path)
+    for path in (partial, *partial.rglob("*")):
+        _sync(path)
+    outdated = final.with_name(f".{final.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
-        outdated = final.with_name(f".{final.name}.outdated")
-        shutil.rmtree(outdated, ignore_errors=True)
         final.rename(outdated)
-        partial.rename(final)
-        shutil.rmtree(outdated)
-    else:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial.rename(final)
+    partial.rename(final)
+    shutil.rmtree(outdated, ignore_errors=True)
     _sync(final.parent)
 
 

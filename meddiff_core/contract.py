@@ -43,7 +43,7 @@ class IntensityMapping(Frozen):
 
     def normalise(self, physical: FloatArray, low: float, high: float) -> FloatArray:
         """Map intensities so that `low` becomes 0 and `high` 1, clipped to [0, 1]."""
-        return np.clip((physical - low) / (high - low), 0, 1).astype(np.float32)
+        return np.asarray(np.clip((physical - low) / (high - low), 0, 1), dtype=np.float32)
 
     def store(self, unit: FloatArray) -> StoredArray:
         """Round [0, 1] to the stored integers."""
@@ -102,5 +102,6 @@ class Contract(Frozen):
 
     def differences(self, other: "Contract") -> list[str]:
         """What differs, one `field: this, not that` each; empty when both are the same."""
-        fields = type(self).model_fields
-        return [f"{f}: {getattr(self, f)}, not {getattr(other, f)}" for f in fields if getattr(self, f) != getattr(other, f)]
+        # As text, because two orders of the same label groups are equal dicts, but different stored values.
+        pairs = [(name, str(getattr(self, name)), str(getattr(other, name))) for name in type(self).model_fields]
+        return [f"{name}: {this}, not {that}" for name, this, that in pairs if this != that]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from meddiff_core.artefacts import write_text
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import DataConfig, Study, render_study
+from meddiff_core.study import DataConfig, Study, describe_faults, render_study
 from meddiff_core.workspace import STUDY_FILE
 
 
@@ -34,7 +34,7 @@ def scaffold_study(
     try:
         study = Study(name=_name(folder), data=DataConfig.model_validate(data))
     except ValidationError as error:
-        raise ConfigurationError(f"--groups: {error.errors()[0]['msg']}") from error
+        raise ConfigurationError(f"--groups: {describe_faults(error)}") from error
     write_text(path, render_study(study))
     return path
 
@@ -49,7 +49,10 @@ def _with_groups(groups: Path, labels: Path | None) -> dict[str, Any]:
         raise ConfigurationError(f"--groups must be a YAML file, {groups} is none")
     if labels is None:
         raise ConfigurationError("--groups needs --labels, which is missing")
-    return {"label_groups": yaml.safe_load(groups.read_text()), "mask": "label"}
+    try:
+        return {"label_groups": yaml.safe_load(groups.read_bytes()), "mask": "label"}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--groups must be YAML, {groups.name} is none: {str(error).splitlines()[0]}") from error
 
 
 def _name(folder: Path) -> str:

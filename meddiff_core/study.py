@@ -6,6 +6,7 @@ knows is refused with the nearest one that exists, so that a typing error never 
 
 import difflib
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,9 +21,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, documentation under each field."""
+    """Base of all settings: frozen, unknown keys refused, no infinities, documentation under each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataConfig(Config):
@@ -59,12 +60,15 @@ class DataConfig(Config):
             if group == kind:
                 raise ValueError(f"covariates.{name} must be continuous, categorical or `volume of GROUP`, is {kind!r}")
             if group not in self.label_groups:
-                raise ValueError(f"covariates.{name} needs the label group {group!r}, known: {sorted(self.label_groups)}")
+                known = sorted(self.label_groups)
+                raise ValueError(f"covariates.{name} must be the volume of one of {known}, is that of {group!r}")
         values = [value for group in self.label_groups.values() for value in group]
         if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"label_groups must not share values, shared: {twice}")
+            raise ValueError(f"label_groups must not share values, shared is {twice}")
         if self.mask == "label" and self.labels is None and not self.images.endswith((".csv", ".tsv")):
-            raise ValueError("mask: label needs `labels`, which is null")
+            raise ValueError("labels must be given for `mask: label`, is null")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu must be [low, high], is {list(self.window_hu)}")
         return self
 
 
@@ -78,8 +82,8 @@ class SplitConfig(Config):
 
     @model_validator(mode="after")
     def _leaves_a_holdout(self) -> "SplitConfig":
-        if self.train + self.validation > 0.95:
-            raise ValueError(f"train + validation must leave at least 0.05 as holdout, is {self.train + self.validation:.2f}")
+        if (modelled := self.train + self.validation) > 0.95:
+            raise ValueError(f"train + validation must leave at least 0.05 as holdout, is {modelled:.2f}")
         return self
 
 
@@ -138,8 +142,8 @@ class DenoiserConfig(Config):
     """Mean of ln(sigma) of the training noise, for latents of unit deviation."""
     sigma_std: Positive = 1.2
     """Deviation of ln(sigma) of the training noise."""
-    ema_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Length of the moving average of weights, as a share of the steps done."""
+    ema_share: Annotated[float, Field(gt=0, le=0.28)] = 0.1
+    """Length of the moving average of weights, as a share of the steps done; 0.28 weighs nearly all alike."""
 
 
 class TrainConfig(Config):
@@ -170,7 +174,7 @@ class CohortConfig(Config):
     @model_validator(mode="after")
     def _one_source(self) -> "CohortConfig":
         if self.distributions is not None and self.requests is not None:
-            raise ValueError("distributions and requests exclude each other, both are set")
+            raise ValueError("only one of distributions and requests must be given, is both")
         return self
 
 
@@ -191,6 +195,12 @@ class SamplingConfig(Config):
     """Volumes a network call. Batches are padded to this size, so it is part of the identity."""
     shard: Count = 16
     """Volumes a shard: the unit of work, of restart and of integrity."""
+
+    @model_validator(mode="after")
+    def _falling(self) -> "SamplingConfig":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be below sigma_max, {self.sigma_max:g}, is {self.sigma_min:g}")
+        return self
 
 
 class ScreenConfig(Config):
@@ -217,7 +227,8 @@ class GateConfig(Config):
     @model_validator(mode="after")
     def _one_direction(self) -> "GateConfig":
         if (self.max is None) == (self.min is None):
-            raise ValueError(f"gate {self.metric} needs exactly one of max and min")
+            given = "neither" if self.max is None else "both"
+            raise ValueError(f"exactly one of max and min must be given for {self.metric}, is {given}")
         return self
 
 
@@ -298,9 +309,10 @@ def load_study(path: Path) -> Study:
     if path.is_dir():
         path = path / "study.yaml"
     if not path.exists():
-        raise ConfigurationError(f"study must be a study.yaml or its folder, {path} does not exist; make one with `meddiff init`")
+        advice = "make one with `meddiff init`"
+        raise ConfigurationError(f"study must be a study.yaml or its folder, {path} does not exist; {advice}")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name} must be YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
@@ -308,7 +320,12 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(fault) for fault in error.errors())) from error
+        raise ConfigurationError(describe_faults(error)) from error
+
+
+def describe_faults(error: ValidationError) -> str:
+    """One line per fault: the key, what it must be, what it is."""
+    return "\n".join(_describe(fault) for fault in error.errors())
 
 
 def _describe(fault: Any) -> str:
@@ -320,7 +337,7 @@ def _describe(fault: Any) -> str:
         return f"{key}: unknown key; {advice}"
     if fault["type"] == "missing":
         return f"{key}: must be given, is missing"
-    message = re.sub(r"^(Value error, |Input )", "", fault["msg"])
+    message = re.sub(r"^(Value error, |Input )", "", fault["msg"]).replace("should", "must", 1)
     return f"{key}: {message}" if fault["type"] == "value_error" else f"{key}: {message}, is {fault['input']!r}"
 
 
@@ -358,5 +375,22 @@ def _render(config: BaseModel, indent: str, lines: list[str]) -> None:
             continue
         if isinstance(value, list):
             value = [item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item for item in value]
-        flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
-        lines += [f"{indent}# {comment}", f"{indent}{name}: {flow.splitlines()[0]}"]
+        lines += [f"{indent}# {comment}", f"{indent}{name}: {_on_one_line(value)}"]
+
+
+def _on_one_line(value: Any) -> str:
+    flow: str = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True
+    )
+    return flow.splitlines()[0]
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML breaks a text at its line breaks, unless it is in double quotes."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -121,6 +121,9 @@ CHAIN: dict[str, Artefact] = {
 class Workspace:
     """A study and its folder."""
 
+    study: Study
+    folder: Path
+
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
         self.ledger = Ledger(folder / ".meddiff" / "ledger")
@@ -177,7 +180,8 @@ class Workspace:
         found: dict[str, State] = {}
         for name, artefact in CHAIN.items():
             state = self.state(name, scans)
-            behind = tuple(f"{parent} is {found[parent].condition}" for parent in artefact.parents if found[parent].condition != "done")
+            parents = [found[parent] for parent in artefact.parents]
+            behind = tuple(f"{parent.name} is {parent.condition}" for parent in parents if parent.condition != "done")
             if state.condition == "done" and behind:
                 state = State(name, "stale", behind, state.record)
             found[name] = state

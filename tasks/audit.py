@@ -1,12 +1,11 @@
 """Accepted volumes to evidence: the sealed holdout is opened here, and nowhere before."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from meddiff_core.artefacts import digest_file, publish_folder, write_json
+from meddiff_core.artefacts import digest_file, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.audit import Audit, AuditInput, InternalFindings, ScreenSummary, run_audit
 from meddiff_core.evidence.features import Extractor, LatentFeatures, RandomConvFeatures
@@ -24,11 +23,9 @@ def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
     """Quality, fidelity and privacy of the accepted volumes, with gates."""
     workspace = Workspace.open(folder)
     audit, findings = show(run_audit(_gather(workspace)))
-    partial = folder / ".audit.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    write_json(partial / "audit.json", audit)
-    write_json(partial / "findings.json", findings)
-    publish_folder(partial, workspace.path("audit"))
+    with writing_folder(workspace.path("audit")) as partial:
+        write_json(partial / "audit.json", audit)
+        write_json(partial / "findings.json", findings)
     log_measurements({f"audit/{metric.name}": metric.value for metric in audit.metrics})
     log_file(workspace.path("audit") / "audit.json")
     failed = [gate.metric for gate in audit.gates if not gate.passed]

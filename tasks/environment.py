@@ -34,7 +34,10 @@ def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
 
     With PREFECT_API_URL set, Prefect's own home and profiles are used as they are.
     """
-    home = {"PREFECT_HOME": str(study_folder.absolute() / STATE / "prefect")}
-    chosen = _OFFLINE | _PATIENT | ({} if verbose else _QUIET) | ({} if "PREFECT_API_URL" in os.environ else home)
+    chosen = _OFFLINE | _PATIENT | ({} if verbose else _QUIET)
+    if "PREFECT_API_URL" not in os.environ:
+        home = study_folder.absolute() / STATE / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        chosen |= {"PREFECT_HOME": str(home)}
     for name, value in chosen.items():
         os.environ.setdefault(name, value)

@@ -35,9 +35,9 @@ _SERVER_ENVIRONMENT = {
 def local_api(study_folder: Path) -> Iterator[Callable[[], None]]:
     """Start the API and point PREFECT_API_URL at it; yields a function that waits until it answers.
 
-    Does nothing where PREFECT_API_URL is set. Call `prepare_environment` before, import prefect after.
+    Does nothing where Prefect has an API already. Call `prepare_environment` before, import prefect after.
     """
-    if "PREFECT_API_URL" in os.environ:
+    if _has_api():
         yield lambda: None
         return
     home = Path(os.environ.get("PREFECT_HOME") or study_folder.absolute() / STATE / "prefect")
@@ -48,6 +48,15 @@ def local_api(study_folder: Path) -> Iterator[Callable[[], None]]:
             yield lambda: _wait_until_it_answers(process, port, log)
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+def _has_api() -> bool:
+    """By the environment, or, once Prefect has read that, by its settings."""
+    if "PREFECT_API_URL" in os.environ or "prefect" not in sys.modules:
+        return "PREFECT_API_URL" in os.environ
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() is not None
 
 
 @contextmanager
@@ -84,7 +93,9 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Pat
     deadline = time.monotonic() + _ANSWER_S
     while not _answers(port):
         if process.poll() is not None:
-            raise MeddiffError(f"the local Prefect API must answer, it ended with status {process.returncode}: see {log}")
+            raise MeddiffError(
+                f"the local Prefect API must answer, it ended with status {process.returncode}: see {log}"
+            )
         if time.monotonic() > deadline:
             raise MeddiffError(f"the local Prefect API must answer within {_ANSWER_S} s, it did not: see {log}")
         time.sleep(0.05)

@@ -36,7 +36,8 @@ class Console:
     metrics_every_s: float = 5.0
 
 
-_console: ContextVar[Console] = ContextVar("console", default=Console())
+_PLAIN = Console()
+_console: ContextVar[Console] = ContextVar("console", default=_PLAIN)
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Candidates to verdicts, and new candidates for rejected ones."""
 
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from meddiff_core.artefacts import digest_file, publish_folder
+from meddiff_core.artefacts import digest_file, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.features import RandomConvFeatures, extract
 from meddiff_core.evidence.judging import judge_shards, keys_of, measurements, reject_duplicates
@@ -15,23 +14,21 @@ from meddiff_core.evidence.reconstructed import Reconstructed
 from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.tables import write_table
 from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.generate import draw_shards, shards_of
 from tasks.progress import say, show
-from tasks.tables import write_table
 
 
 @task()
 def fit_screen(folder: Path, *, key: str) -> dict[str, Any]:
     """Bounds from the training volumes, as they are and as the autoencoder gives them back."""
     reference, arrays = show(_fit(Workspace.open(folder)))
-    partial = folder / ".reference.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    save_reference(partial, reference, arrays)
-    publish_folder(partial, folder / "reference")
+    with writing_folder(folder / "reference") as partial:
+        save_reference(partial, reference, arrays)
     summary = {"bounds": len(reference.bounds), "expected_rejections": round(reference.expected_rejections, 3)}
     return {"digest": digest_file(folder / "reference" / "reference.json"), "summary": summary}
 

@@ -20,6 +20,7 @@ from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.device import choose_device
 from tasks.environment import STATE
+from tasks.figures import draw_reconstructions, draw_samples
 from tasks.progress import show
 from tasks.tracking import log_model, log_progress
 
@@ -43,6 +44,7 @@ def train_autoencoder(folder: Path, *, key: str) -> dict[str, Any]:
     metrics = show(run_training(training, steps, resume, key, study.train.checkpoint_every), on_metrics=log_progress)
     facts = {"steps": steps, "metrics": metrics, "threads": torch.get_num_threads()}
     save_autoencoder(folder / "models" / "autoencoder", training.average.network, dataset.contract, facts)
+    draw_reconstructions(folder)
     return _finished(folder, "autoencoder", resume, metrics)
 
 
@@ -80,6 +82,7 @@ def train_denoiser(folder: Path, *, key: str) -> dict[str, Any]:
     autoencoder = workspace.inputs("latents")["autoencoder"]
     network, scale = training.average.network, training.scale
     save_denoiser(folder / "models" / "denoiser", network, dataset.contract, scale, autoencoder, facts)
+    draw_samples(folder)
     return _finished(folder, "denoiser", resume, metrics)
 
 

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "monai", "prefect", "mlflow", "dask", "distributed", "zarr", "pandas", "scipy", "sklearn", "matplotlib"}
+HEAVY = {
+    "torch",
+    "monai",
+    "prefect",
+    "mlflow",
+    "dask",
+    "distributed",
+    "zarr",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+}
 ENGINES = ["prefect", "mlflow", "dask", "distributed"]
 
 HELP = """
@@ -31,7 +43,9 @@ for module in sys.argv[2:]:
 
 
 def run(code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

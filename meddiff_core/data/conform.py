@@ -51,10 +51,10 @@ def conform_case(case: CaseRef, found: CaseFingerprint, contract: Contract, conf
     resampled = resample(unit if mask is None else unit * mask, step, contract.size)
     if mask is not None:
         resampled *= nearest(mask, step, contract.size)
-    stored = (
-        group_labels(nearest(label, step, contract.size), contract) if label is not None and contract.labels else None
-    )
-    return Conformed(contract.intensity.store(resampled), stored, volume.affine @ step)
+    groups = None
+    if label is not None and contract.labels:
+        groups = group_labels(nearest(label, step, contract.size), contract)
+    return Conformed(contract.intensity.store(resampled), groups, volume.affine @ step)
 
 
 def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int, int]) -> Matrix:

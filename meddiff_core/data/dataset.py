@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,24 @@ import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from meddiff_core.artefacts import digest_of, publish_folder, write_bytes, write_text
+from meddiff_core.artefacts import digest_of, publish_folder, write_text
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, Contract
 from meddiff_core.data.conform import conform_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
 from meddiff_core.data.split import Side, side_of
-from meddiff_core.data.store import chunk_path, create_store, create_volumes, digest_volume, open_array, read_volume
+from meddiff_core.data.store import (
+    StoredVolumes,
+    chunk_path,
+    create_store,
+    create_volumes,
+    digest_volume,
+    open_array,
+    read_volume,
+)
 from meddiff_core.errors import CaseRefused, DataRefused, IntegrityError, MeddiffError
 from meddiff_core.study import DataConfig, Study
-from meddiff_core.types import CaseRef, LabelArray, Mapper, Progress, Refusal, StoredArray
+from meddiff_core.tables import write_table
+from meddiff_core.types import CaseRef, Mapper, Progress, Refusal
 
 STORE = "dataset.zarr"
 TABLE = "cases.parquet"
@@ -77,7 +86,7 @@ def build_dataset(
         whole = staged if len(written) == len(jobs) else _without_holes(staged, written, contract)
         _finish(whole, written, contract)
         rows = [(jobs[one.row], one) for one in written]
-        write_bytes(folder / TABLE, _parquet(_table(folder, rows, fingerprint, study)))
+        write_table(folder / TABLE, _table(folder, rows, fingerprint, study))
         publish_folder(whole, folder / STORE)  # last: until here all that was conformed can be picked up again
         shutil.rmtree(staged, ignore_errors=True)
     return refused
@@ -231,40 +240,6 @@ def _table(folder: Path, rows: Sequence[tuple[Job, Written]], fingerprint: Finge
     return pa.table(first | covariates | columns)
 
 
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class DatasetVolumes:
-    """The volumes of some rows, read one at a time; satisfies `Volumes`."""
-
-    store: Path
-    rows: tuple[int, ...]
-    has_labels: bool
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def image(self, index: int) -> StoredArray:
-        """Image `index` of this side, as stored; IntegrityError if its chunk is missing or corrupt."""
-        return read_volume(self._images, self.rows[index])
-
-    def label(self, index: int) -> LabelArray | None:
-        """Label map `index` of this side, or None where the study has none."""
-        return read_volume(self._labels, self.rows[index]) if self.has_labels else None
-
-    @cached_property
-    def _images(self) -> zarr.Array[Any]:
-        return open_array(self.store, "image")
-
-    @cached_property
-    def _labels(self) -> zarr.Array[Any]:
-        return open_array(self.store, "label")
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A finished data set."""
@@ -299,9 +274,10 @@ class Dataset:
         chosen = self.table if side is None else self.table[self.table["side"] == side]
         return [int(row) for row in chosen["row"]]
 
-    def volumes(self, side: Side | None) -> DatasetVolumes:
+    def volumes(self, side: Side | None) -> StoredVolumes:
         """Volumes of one side, or all, in the order of `rows`."""
-        return DatasetVolumes(self.folder / STORE, tuple(self.rows(side)), bool(self.contract.labels))
+        places = [(self.folder / STORE, row) for row in self.rows(side)]
+        return StoredVolumes(places, has_labels=bool(self.contract.labels))
 
     def conditions(self, side: Side | None) -> list[Condition]:
         """Conditions of the contract per volume, in the order of `rows`; None where not known.

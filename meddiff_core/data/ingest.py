@@ -208,7 +208,7 @@ def digest_case(case: CaseRef) -> tuple[str, str | None]:
     try:
         return digest_scan(case.image), digest_scan(case.label) if case.label else None
     except (OSError, StopIteration) as error:
-        raise CaseRefused(case.case, f"image or label map is gone: {error}") from error
+        raise CaseRefused(case.case, f"image or label map is gone: {type(error).__name__}") from error
 
 
 def read_scan(case: CaseRef) -> Scan:

@@ -35,7 +35,7 @@ def stem_of(path: Path) -> str:
 def read_nifti(case: str, path: Path) -> Scan:
     """One volume; CaseRefused says why it cannot be used."""
     image = _open(case, path, "image")
-    array = _voxels(case, image, "image")
+    array = _voxels(case, path, image, "image")
     stored = image.get_data_dtype()
     bits, integer = 8 * stored.itemsize, stored.kind in "iu"
     return ras_scan(case, array, _affine(image), bits, integer, warnings=tuple(_warnings(image)))
@@ -46,7 +46,7 @@ def read_label(case: str, path: Path, image: Volume) -> NDArray[np.int32]:
     file = _open(case, path, "label map")
     affine = _affine(file)
     check_affine(case, affine)
-    values, affine = to_ras(_voxels(case, file, "label map"), affine)
+    values, affine = to_ras(_voxels(case, path, file, "label map"), affine)
     if values.shape != image.array.shape or not np.allclose(affine, image.affine, rtol=0, atol=GRID_TOLERANCE_MM):
         expected, got = describe_grid(image.array.shape, image.affine), describe_grid(values.shape, affine)
         moved = np.abs(affine - image.affine).max()
@@ -71,7 +71,7 @@ def _open(case: str, path: Path, what: str) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except Exception as error:  # a damaged header makes nibabel raise many kinds
-        raise CaseRefused(case, f"{what} cannot be read as NIfTI: {_first_line(error)}") from error
+        raise CaseRefused(case, f"{what} cannot be read as NIfTI: {_without_path(error, path)}") from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one
         raise CaseRefused(case, f"{what} must be NIfTI, is {type(image).__name__}")
     check_shape(case, image.shape)
@@ -81,12 +81,12 @@ def _open(case: str, path: Path, what: str) -> nib.Nifti1Image:
     return image
 
 
-def _voxels(case: str, image: nib.Nifti1Image, what: str) -> NDArray[Any]:
+def _voxels(case: str, path: Path, image: nib.Nifti1Image, what: str) -> NDArray[Any]:
     try:
         with np.errstate(invalid="ignore", over="ignore"):
             array = np.asanyarray(image.dataobj)
     except Exception as error:  # a truncated file: EOFError, zlib.error, OSError or ValueError
-        raise CaseRefused(case, f"{what} cannot be read to its end: {_first_line(error)}") from error
+        raise CaseRefused(case, f"{what} cannot be read to its end: {_without_path(error, path)}") from error
     return np.asarray(array).reshape(array.shape[:3])
 
 
@@ -116,5 +116,7 @@ def _warnings(image: nib.Nifti1Image) -> list[str]:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+def _without_path(error: Exception, path: Path) -> str:
+    """First line of what a reader says, without the folders that it names."""
+    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return line.replace(f"File {path}", "it").replace(str(path), "the file")

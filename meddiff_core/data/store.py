@@ -5,7 +5,7 @@ read either gives the voxels that were written or raises.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from meddiff_core.errors import IntegrityError
+from meddiff_core.types import LabelArray, StoredArray
 
 AXES = ("sample", "i", "j", "k")
 
@@ -80,6 +81,32 @@ def read_volumes(array: zarr.Array[Any], indices: list[int] | None = None) -> ND
     chosen = range(array.shape[0]) if indices is None else indices
     volumes = [read_volume(array, index) for index in chosen]
     return np.stack(volumes) if volumes else np.empty((0, *array.shape[1:]), array.dtype)
+
+
+class StoredVolumes:
+    """Images and label maps that lie anywhere in some stores, each read when it is asked for; a `Volumes` set."""
+
+    def __init__(self, places: Sequence[tuple[Path, int]], has_labels: bool) -> None:
+        """`places` holds the store, with the arrays `image` and `label`, and the row in it of each volume."""
+        self._places, self._has_labels = tuple(places), has_labels
+        self._opened: dict[tuple[Path, str], zarr.Array[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def image(self, index: int) -> StoredArray:
+        """Image `index`, as stored; IntegrityError if its chunk is missing or corrupt."""
+        return self._read("image", index)
+
+    def label(self, index: int) -> LabelArray | None:
+        """Label map `index`, or None where the study has none."""
+        return self._read("label", index) if self._has_labels else None
+
+    def _read(self, name: str, index: int) -> NDArray[Any]:
+        store, row = self._places[index]
+        if (store, name) not in self._opened:
+            self._opened[store, name] = open_array(store, name)
+        return read_volume(self._opened[store, name], row)
 
 
 def chunk_path(array: zarr.Array[Any], index: int) -> Path:

@@ -33,7 +33,7 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     shape = _autoencoder_shape(contract, study, device)
     if wrong := [side for side in contract.size if side % (2 * shape.factor)]:
         raise ConfigurationError(f"plan.size: must be multiples of {2 * shape.factor}, is {wrong[0]} along one axis")
-    latent_size = tuple(side // shape.factor for side in contract.size)
+    latent_size = shape.latent_size(contract.size)
     denoiser_shape = _denoiser_shape(shape.latent_channels, latent_size, study, device)
     config = study.train
     budget_s = study.plan.budget_minutes * 60

@@ -6,7 +6,7 @@ that a release may carry, and `InternalFindings` that name rows of the training 
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -58,6 +58,7 @@ CAVEATS = (
 )
 
 
+@runtime_checkable
 class AuditData(Protocol):
     """The real data set."""
 

@@ -19,8 +19,8 @@ NEIGHBOURHOOD = 10
 """Further neighbours whose mean distance says how crowded the place is."""
 FINE_SIDE = 48
 """Longest side in voxels of the grid on which shifts are tried."""
-POOL = 4
-"""Voxels of that grid along each axis that become one number of a key."""
+KEY_SIDE = 12
+"""Longest side of the still coarser grid whose cells are the numbers of a key."""
 DRAWS = 20_000
 """Of the distributions of both shares."""
 STEPS = (0, -1, 1)
@@ -82,7 +82,7 @@ def _closest(distances: Matrix, first_own: int | None) -> Neighbours:
 
 def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
     """(p,) the volume at very low resolution, with mean 0 and length 1, so that gain and offset do not matter."""
-    return _keys_at(_fine(image, contract), STEPS[:1])[0]
+    return np.asarray(_keys_at(image, contract, STEPS[:1])[0])
 
 
 def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
@@ -91,16 +91,23 @@ def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
     Row 0 is `voxel_key`. Shifts are of one voxel of a grid with sides of at most 48, and pooling comes after: one
     voxel already hides a brain whose neighbours are aligned to it.
     """
-    return np.concatenate([_keys_at(_fine(view, contract), STEPS) for view in (image, image[::-1])])
+    return np.concatenate([_keys_at(view, contract, STEPS) for view in (image, image[::-1])])
 
 
-def _fine(image: StoredArray, contract: Contract) -> FloatArray:
-    """Averaged onto the shift grid, with sides that are multiples of POOL, and a margin of one voxel of zeros."""
-    factor = -(-max(contract.size) // FINE_SIDE)
-    fine = _pad_to(image.astype(np.float32), factor)
+def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> FloatArray:
+    """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
+    to_fine = -(-max(contract.size) // FINE_SIDE)
+    to_key = -(-max(contract.size) // (to_fine * KEY_SIDE))
+    views = _pad_to(image.astype(np.float32), to_fine)
     for axis in range(3):
-        fine = _average(fine, axis, factor)
-    return np.asarray(np.pad(_pad_to(fine, POOL), 1))
+        views = _average(views, axis, to_fine)
+    views = np.pad(_pad_to(views, to_key), 1)[None]
+    for axis in (1, 2, 3):
+        inner = views.shape[axis] - 2
+        shifted = [np.take(views, range(1 + step, 1 + step + inner), axis) for step in steps]
+        views = _average(np.concatenate(shifted), axis, to_key)
+    keys = views.reshape(len(views), -1)
+    return _to_length_one(keys - keys.mean(1, keepdims=True))
 
 
 def _pad_to(volume: FloatArray, multiple: int) -> FloatArray:
@@ -112,17 +119,6 @@ def _pad_to(volume: FloatArray, multiple: int) -> FloatArray:
 def _average(volume: FloatArray, axis: int, factor: int) -> FloatArray:
     shape = (*volume.shape[:axis], volume.shape[axis] // factor, factor, *volume.shape[axis + 1 :])
     return np.asarray(volume.reshape(shape).mean(axis + 1), dtype=np.float32)
-
-
-def _keys_at(padded: FloatArray, steps: Sequence[int]) -> FloatArray:
-    """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
-    views = padded[None]
-    for axis in (1, 2, 3):
-        inner = views.shape[axis] - 2
-        shifted = [np.take(views, range(1 + step, 1 + step + inner), axis) for step in steps]
-        views = _average(np.concatenate(shifted), axis, POOL)
-    keys = views.reshape(len(views), -1)
-    return _to_length_one(keys - keys.mean(1, keepdims=True))
 
 
 def _to_length_one(rows: FloatArray) -> FloatArray:

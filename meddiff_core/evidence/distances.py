@@ -71,7 +71,7 @@ def frechet_distance(query: Matrix, reference: Matrix) -> float:
 
 def _square_root(covariance: Matrix) -> Matrix:
     values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
 
 
 def kernel_distance(query: Matrix, reference: Matrix) -> float:

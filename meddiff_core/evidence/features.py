@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
-from meddiff_core.models.images import to_images
+from meddiff_core.models.images import load_images
 from meddiff_core.types import FloatArray, Images, Latents, Progress, Volumes
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """A fixed map from volumes to vectors."""
 
@@ -72,13 +73,6 @@ def extract(extractor: Extractor, volumes: Volumes, batch: int = 16) -> Generato
     if not rows:
         raise ValueError(f"features {extractor.name} need at least one volume, got none")
     return Features(np.concatenate(rows).astype(np.float32), extractor.name, extractor.digest)
-
-
-def load_images(volumes: Volumes, indices: Sequence[int], contract: Contract) -> Images:
-    """Stack stored volumes as the channels that models see."""
-    labels = [label for index in indices if (label := volumes.label(index)) is not None]
-    images = np.stack([volumes.image(index) for index in indices])
-    return to_images(images, np.stack(labels) if labels else None, contract)
 
 
 class RandomConvFeatures:

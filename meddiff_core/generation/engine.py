@@ -64,8 +64,8 @@ class Engine:
         return solve_heun(guided(self.denoiser, conditions.to(self.device), self.config.guidance), start, sigmas)
 
     def _latent_shape(self) -> tuple[int, ...]:
-        factor = self.autoencoder.shape.factor
-        return self.autoencoder.shape.latent_channels, *(side // factor for side in self.contract.size)
+        shape = self.autoencoder.shape
+        return shape.latent_channels, *shape.latent_size(self.contract.size)
 
 
 def initial_noise(seed: int, shape: tuple[int, ...]) -> Latents:

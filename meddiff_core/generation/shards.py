@@ -4,16 +4,22 @@ A shard is complete when its marker fits what was asked for and every volume sti
 anything else is made again. So a kill loses at most the shards in flight, and nothing is made twice.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from meddiff_core.artefacts import digest_of, publish_folder, write_json
+from meddiff_core.artefacts import digest_of, write_json, writing_folder
 from meddiff_core.contract import Contract, Frozen
-from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volume
+from meddiff_core.data.store import (
+    StoredVolumes,
+    create_store,
+    create_volumes,
+    digest_volume,
+    open_array,
+    read_volume,
+)
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import Shard
@@ -78,17 +84,15 @@ def find_shard(job: ShardJob) -> ShardMarker | None:
 
 
 def _write_shard(job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract) -> ShardMarker:
-    partial = job.path.with_name(f".{job.shard.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    group = create_store(partial, {"contract": contract.model_dump(mode="json")})
     arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
-    for name, volumes in arrays:
-        array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
-        array[...] = volumes
     samples = tuple(sample.sample_id for sample in job.shard.samples)
-    marker = ShardMarker(key=job.key, samples=samples, digests=_digests(partial, len(samples)))
-    write_json(partial / MARKER, marker)
-    publish_folder(partial, job.path)
+    with writing_folder(job.path) as partial:
+        group = create_store(partial, {"contract": contract.model_dump(mode="json")})
+        for name, volumes in arrays:
+            array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
+            array[...] = volumes
+        marker = ShardMarker(key=job.key, samples=samples, digests=_digests(partial, len(samples)))
+        write_json(partial / MARKER, marker)
     return marker
 
 
@@ -98,22 +102,10 @@ def _digests(path: Path, count: int) -> tuple[str, ...]:
     return tuple(digest_of([digest_volume(read_volume(array, n)) for array in arrays]) for n in range(count))
 
 
-class Candidates:
+class Candidates(StoredVolumes):
     """Generated volumes by shard and position, as a `Volumes` set."""
 
     def __init__(self, candidates: Path, places: Sequence[tuple[str, int]]) -> None:
         """`places` holds the shard's name and the position in it, for each volume."""
-        self._candidates, self._places = candidates, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def image(self, index: int) -> StoredArray:
-        shard, position = self._places[index]
-        return read_volume(open_array(self._candidates / shard, "image"), position)
-
-    def label(self, index: int) -> LabelArray | None:
-        shard, position = self._places[index]
-        if not (self._candidates / shard / "label").exists():
-            return None
-        return read_volume(open_array(self._candidates / shard, "label"), position)
+        found = [(candidates / shard, position) for shard, position in places]
+        super().__init__(found, has_labels=any((shard / "label").exists() for shard, _ in found))

@@ -28,6 +28,11 @@ class AutoencoderShape(Frozen):
         """Downsampling along each axis."""
         return int(2 ** (len(self.channels) - 1))
 
+    def latent_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Size (i, j, k) of the latents of volumes of a size."""
+        i, j, k = size
+        return i // self.factor, j // self.factor, k // self.factor
+
 
 class Autoencoder(nn.Module):
     """Images to a Gaussian over latents, and latents to images. Axes (b, c, i, j, k)."""

@@ -5,8 +5,6 @@ downloaded. Real and reconstructed images alone reach the discriminator: a one-h
 a soft one at a glance and would teach it nothing.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +13,7 @@ from meddiff_core.contract import Contract
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.checkpoint import Tensors, optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from meddiff_core.models.ema import PowerAverage
-from meddiff_core.models.images import to_images
+from meddiff_core.models.images import load_images
 from meddiff_core.models.loop import learning_rate_factor, set_learning_rate
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.reconstruction import reconstruction_metrics
@@ -26,16 +24,6 @@ VALIDATED = 16
 """Volumes of the validation set that are looked at during training."""
 BETAS = (0.5, 0.9)
 """Of Adam: short memory, as adversarial training needs."""
-
-
-def load_images(volumes: Volumes, indices: Sequence[int], contract: Contract) -> Images:
-    """Some volumes as network channels."""
-    return torch.cat([_load_image(volumes, index, contract) for index in indices])
-
-
-def _load_image(volumes: Volumes, index: int, contract: Contract) -> Images:
-    label = volumes.label(index)
-    return to_images(volumes.image(index)[None], None if label is None else label[None], contract)
 
 
 class AutoencoderTraining:

@@ -5,7 +5,6 @@ written one cannot be read.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meddiff_core.artefacts import digest_tree, publish_folder, write_json
+from meddiff_core.artefacts import digest_tree, write_json, writing_folder
 from meddiff_core.errors import IntegrityError
 
 Tensors = dict[str, Tensor]
@@ -21,13 +20,10 @@ Tensors = dict[str, Tensor]
 
 def save_checkpoint(folder: Path, tensors: Tensors, facts: dict[str, Any]) -> None:
     """Write tensors and JSON-able facts as one folder, replacing an older one."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(contiguous, partial / "tensors.safetensors")
-    write_json(partial / "facts.json", facts)
-    publish_folder(partial, folder)
+    with writing_folder(folder) as partial:
+        save_file(contiguous, partial / "tensors.safetensors")
+        write_json(partial / "facts.json", facts)
 
 
 def load_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -39,7 +35,8 @@ def load_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         return load_file(folder / "tensors.safetensors"), json.loads((folder / "facts.json").read_text())
     except Exception as error:  # safetensors raises its own, json and the file system theirs
-        raise IntegrityError(f"checkpoint {folder.name} must hold tensors.safetensors and facts.json: {error}") from error
+        what = f"checkpoint {folder.name} must hold tensors.safetensors and facts.json"
+        raise IntegrityError(f"{what}: {error}") from error
 
 
 def digest_checkpoint(folder: Path) -> dict[str, str]:
@@ -71,11 +68,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, slots in state.items():
-        for key, tensor in slots.items():
-            if tensor.shape == parameters[index].shape:
+    for number, slots in state.items():
+        for slot, tensor in slots.items():
+            if tensor.shape == parameters[number].shape:
                 # In the parameter's memory format: another one takes other kernels, and ends in other bits.
-                slots[key] = torch.empty_like(parameters[index]).copy_(tensor)
+                slots[slot] = torch.empty_like(parameters[number]).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -84,4 +81,5 @@ def load_weights(network: nn.Module, tensors: Tensors) -> None:
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise IntegrityError(f"weights do not fit {type(network).__name__}: {str(error).splitlines()[-1].strip()}") from error
+        difference = str(error).splitlines()[-1].strip()
+        raise IntegrityError(f"weights do not fit {type(network).__name__}: {difference}") from error

@@ -23,8 +23,8 @@ class PowerAverage:
         keep = (1 - 1 / step) ** (self.exponent + 1)
         for average, current in zip(self.network.parameters(), network.parameters(), strict=True):
             average.lerp_(current, 1 - keep)
-        for average, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(current)
+        for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            kept.copy_(buffer)
 
 
 def _exponent(share: float) -> float:

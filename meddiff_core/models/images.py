@@ -4,13 +4,23 @@ The autoencoder sees the image in [-1, 1] and one channel per label value; this 
 knows it, so that training, latents, decoding and features can never disagree.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from meddiff_core.contract import Contract
-from meddiff_core.types import Images, LabelArray, StoredArray
+from meddiff_core.types import Images, LabelArray, StoredArray, Volumes
+
+
+def load_images(volumes: Volumes, indices: Sequence[int], contract: Contract) -> Images:
+    """Some volumes as channels."""
+    labels = [label for index in indices if (label := volumes.label(index)) is not None]
+    images = np.stack([volumes.image(index) for index in indices])
+    return to_images(images, np.stack(labels) if labels else None, contract)
 
 
 def to_images(images: StoredArray, labels: LabelArray | None, contract: Contract) -> Images:

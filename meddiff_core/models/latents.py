@@ -4,7 +4,6 @@ A stored single draw would freeze the posterior's noise into the training set; t
 time a volume is seen. The scale of the latents is measured over the whole training set, never one batch.
 """
 
-import shutil
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meddiff_core.artefacts import digest_of, publish_folder
+from meddiff_core.artefacts import digest_of, writing_folder
 from meddiff_core.contract import Contract
 from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volumes
 from meddiff_core.models.autoencoder import Autoencoder
-from meddiff_core.models.autoencoder_training import load_images
 from meddiff_core.models.denoiser import LatentScale
+from meddiff_core.models.images import load_images
 from meddiff_core.types import Latents, Progress, Volumes
 
 ARRAYS = ("mean", "log_variance")
+AXES = ("sample", "channel", "i", "j", "k")
 
 
 @torch.inference_mode()
@@ -29,24 +29,20 @@ def encode_latents(
     path: Path, network: Autoencoder, sides: dict[str, Volumes], contract: Contract, device: str = "cpu"
 ) -> Generator[Progress, None, str]:
     """Write `SIDE/mean` and `SIDE/log_variance` of every side, and return the digest of them all."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    root = create_store(partial)
-    total, done, digests = sum(len(volumes) for volumes in sides.values()), 0, []
-    for side, volumes in sides.items():
-        group = root.create_group(side)
-        arrays = {}
-        for index in range(len(volumes)):
-            parts = [p.float().cpu().numpy()[0] for p in network.encode(load_images(volumes, [index], contract).to(device))]
-            for name, values in zip(ARRAYS, parts, strict=True):
-                if index == 0:
-                    axes = ("sample", "channel", "i", "j", "k")
-                    arrays[name] = create_volumes(group, name, len(volumes), values.shape, "float32", axes)
-                arrays[name][index] = values
-                digests.append(digest_volume(values))
-            done += 1
-            yield Progress("encode latents", done, total)
-    publish_folder(partial, path)
+    total, digests = sum(len(volumes) for volumes in sides.values()), list[str]()
+    shape = (network.shape.latent_channels, *network.shape.latent_size(contract.size))
+    with writing_folder(path) as partial:
+        root = create_store(partial)
+        for side, volumes in sides.items():
+            group = root.create_group(side)
+            arrays = [create_volumes(group, name, len(volumes), shape, "float32", AXES) for name in ARRAYS]
+            for index in range(len(volumes)):
+                posterior = network.encode(load_images(volumes, [index], contract).to(device))
+                for array, part in zip(arrays, posterior, strict=True):
+                    values = part.float().cpu().numpy()[0]
+                    array[index] = values
+                    digests.append(digest_volume(values))
+                yield Progress("encode latents", len(digests) // len(ARRAYS), total)
     return digest_of(digests)
 
 

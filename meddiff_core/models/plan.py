@@ -42,8 +42,7 @@ class Plan(Frozen):
     @property
     def latent_size(self) -> tuple[int, int, int]:
         """Latent voxels along i, j, k."""
-        i, j, k = self.contract.size
-        return i // self.autoencoder.factor, j // self.autoencoder.factor, k // self.autoencoder.factor
+        return self.autoencoder.latent_size(self.contract.size)
 
 
 def load_plan(path: Path) -> Plan:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from meddiff_core.contract import Contract
 from meddiff_core.models.autoencoder import Autoencoder
-from meddiff_core.models.images import label_values, to_images, unit_image
+from meddiff_core.models.images import label_values, load_images, unit_image
 from meddiff_core.types import Images, Volumes
 
 
@@ -25,8 +25,7 @@ def reconstructions(
 ) -> Iterator[tuple[Images, Images]]:
     """Each volume as channels (1, c, i, j, k), and as the network gives it back."""
     for index in indices:
-        label = volumes.label(index)
-        images = to_images(volumes.image(index)[None], None if label is None else label[None], contract)
+        images = load_images(volumes, [index], contract)
         yield images, network.reconstruct(images.to(device)).float().cpu()
 
 
@@ -38,7 +37,7 @@ def _compare(real: Images, copy: Images, contract: Contract) -> dict[str, float]
     ssim = SSIMMetric(spatial_dims=3, win_size=7, data_range=1.0)(found[:, None], target[:, None])
     row = {"psnr": float(-10 * error.log10()), "ssim": float(ssim.mean())}
     if contract.labels:
-        row |= _dice(real[0, 1:].argmax(dim=0), label_values(copy)[0], list(contract.labels))
+        row |= _dice(label_values(real)[0], label_values(copy)[0], list(contract.labels))
     return row
 
 

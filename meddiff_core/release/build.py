@@ -4,21 +4,21 @@ A reader finds a whole release or none. The same content gives the same bytes: n
 random id goes in. Before the move the folder is searched for real names, and refused if one is found.
 """
 
-import shutil
 from collections.abc import Generator, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from meddiff_core.artefacts import publish_folder, write_bytes, write_json, write_text
+from meddiff_core.artefacts import write_json, write_text, writing_folder
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release.content import ReleaseContent, check_content
-from meddiff_core.release.croissant import TABLE, describe_release
+from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.guard import find_leaks
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.report import render_card, render_report
-from meddiff_core.release.tables import as_parquet, as_tsv, describe_columns, public_table
+from meddiff_core.release.tables import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.verify import verify_release
+from meddiff_core.tables import write_table
 from meddiff_core.types import Progress
 
 
@@ -41,22 +41,17 @@ def build_release(
     final = releases / content.folder
     if final.exists():
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
-    partial = releases / f".{content.folder}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with writing_folder(final) as partial:
         yield from _write(content, partial)
         _refuse_faults(partial, secrets)
-        publish_folder(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
 def _write(content: ReleaseContent, folder: Path) -> Generator[Progress, None, None]:
     table = public_table(content.table)
     yield from write_cohort(folder / COHORT, content.volumes, table, content.contract, content.title)
-    write_text(folder / "participants.tsv", as_tsv(table))
-    write_bytes(folder / TABLE, as_parquet(table))
+    write_text(folder / TEXT, as_tsv(table))
+    write_table(folder / TABLE, table)
     write_json(folder / "participants.json", describe_columns(table.columns, content.contract))
     write_json(folder / "croissant.json", describe_release(content, table, {TABLE: describe_file(folder / TABLE)}))
     yield Progress("writing the report", 0, 1)

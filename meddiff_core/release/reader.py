@@ -19,7 +19,7 @@ from meddiff_core.data.store import open_array, read_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.manifest import Manifest, read_manifest
 from meddiff_core.release.ome import COHORT, LABELS
-from meddiff_core.release.tables import IDENTIFIER
+from meddiff_core.release.tables import IDENTIFIER, TABLE
 
 if TYPE_CHECKING:
     from meddiff_core.release.dataset import CohortDataset, Transform
@@ -49,9 +49,9 @@ class Release:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per volume, in the order of the volumes."""
-        table = pd.read_parquet(self.path / "participants.parquet")
+        table = pd.read_parquet(self.path / TABLE)
         if len(table) != len(self):
-            raise IntegrityError(f"participants.parquet must have {len(self)} rows, has {len(table)}")
+            raise IntegrityError(f"{TABLE} must have {len(self)} rows, has {len(table)}")
         return table
 
     @cached_property

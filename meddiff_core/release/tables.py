@@ -3,17 +3,16 @@
 Both tables hold the same rows in the order of the arrays, so row n always describes volume n.
 """
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from meddiff_core.contract import CategoricalCondition, Contract
 
 IDENTIFIER = "participant_id"
+TABLE = "participants.parquet"
+TEXT = "participants.tsv"
 
 
 def public_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -25,13 +24,6 @@ def public_table(table: pd.DataFrame) -> pd.DataFrame:
 def as_tsv(table: pd.DataFrame) -> str:
     """Tab-separated, a missing value is `n/a` (BIDS)."""
     return str(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
-
-
-def as_parquet(table: pd.DataFrame) -> bytes:
-    """Parquet with types, the same bytes for the same rows."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:

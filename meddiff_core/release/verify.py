@@ -17,7 +17,7 @@ from meddiff_core.data.store import chunk_path
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.manifest import MANIFEST, Manifest, describe_file, read_manifest
 from meddiff_core.release.ome import COHORT, array_name
-from meddiff_core.release.tables import IDENTIFIER
+from meddiff_core.release.tables import IDENTIFIER, TABLE, TEXT
 
 
 def verify_release(path: Path) -> list[str]:
@@ -49,18 +49,18 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _check_tables(folder: Path, manifest: Manifest) -> Iterator[str]:
     try:
-        table = pd.read_parquet(folder / "participants.parquet")
-        text = pd.read_csv(folder / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
+        table = pd.read_parquet(folder / TABLE)
+        text = pd.read_csv(folder / TEXT, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         yield f"participants: both tables must be readable: {type(error).__name__}"
         return
-    for name, rows in (("participants.parquet", len(table)), ("participants.tsv", len(text))):
+    for name, rows in ((TABLE, len(table)), (TEXT, len(text))):
         if rows != manifest.samples:
             yield f"{name}: must have {manifest.samples} rows, has {rows}"
     if list(table.columns) != list(text.columns) or IDENTIFIER not in table:
-        yield f"participants.tsv: must have the columns of participants.parquet, {IDENTIFIER} among them"
+        yield f"{TEXT}: must have the columns of {TABLE}, {IDENTIFIER} among them"
     elif list(table[IDENTIFIER]) != list(text[IDENTIFIER]):
-        yield f"participants.tsv: {IDENTIFIER} must be that of participants.parquet"
+        yield f"{TEXT}: {IDENTIFIER} must be that of {TABLE}"
 
 
 def _check_arrays(store: Path, manifest: Manifest) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _is_checksummed(array: zarr.Array[Any]) -> bool:
 
 
 def _check_columns(root: zarr.Group, folder: Path, samples: int) -> Iterator[str]:
-    for column in pd.read_parquet(folder / "participants.parquet").columns:
+    for column in pd.read_parquet(folder / TABLE).columns:
         array = root.get(array_name(str(column)))
         if not isinstance(array, zarr.Array) or array.shape != (samples,):
             yield f"{COHORT}/{array_name(str(column))}: must hold the {samples} values of the column {column}"

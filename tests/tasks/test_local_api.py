@@ -61,7 +61,9 @@ def test_no_server_survives_a_killed_command(tmp_path: Path, how: signal.Signals
 
 @linux
 @pytest.mark.server
-def test_a_flow_runs_on_it_and_nothing_survives_a_killed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_runs_on_it_and_nothing_survives_a_killed_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PREFECT_HOME")
     command, server = start(tmp_path, "flow")
     with command:
@@ -81,7 +83,18 @@ def test_a_given_server_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_server_that_fails_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_api, "_has_api", lambda: False)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with local_api.local_api(tmp_path) as ready, pytest.raises(MeddiffError, match=r"it ended with status 1: see .*server\.log"):
+    with (
+        local_api.local_api(tmp_path) as ready,
+        pytest.raises(MeddiffError, match=r"it ended with status 1: see .*server\.log"),
+    ):
         ready()
     assert "PREFECT_API_URL" not in os.environ
+
+
+@pytest.mark.server
+def test_an_api_that_prefect_knows_already_is_used(prefect_api: None, tmp_path: Path) -> None:
+    with local_api.local_api(tmp_path) as ready:
+        ready()
+    assert list(tmp_path.iterdir()) == []

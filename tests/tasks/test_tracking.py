@@ -40,7 +40,10 @@ def test_with_no_run_open_nothing_is_logged(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_a_child_of_its_study(folder: Path) -> None:
-    with tracking.study_run(folder, "brains", STUDY_DIGEST) as parent, tracking.stage_run("train", MODEL_DIGEST) as child:
+    with (
+        tracking.study_run(folder, "brains", STUDY_DIGEST) as parent,
+        tracking.stage_run("train", MODEL_DIGEST) as child,
+    ):
         assert child is not None
     assert read(child).data.tags["mlflow.parentRunId"] == parent.run_id
     assert read(parent).info.status == read(child).info.status == "FINISHED"
@@ -55,13 +58,15 @@ def test_a_study_run_inside_another_is_the_same(folder: Path) -> None:
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_run_tells_how_it_ended(folder: Path, error: type[BaseException], status: str) -> None:
-    with pytest.raises(error), tracking.study_run(folder, "brains", STUDY_DIGEST) as run:  # noqa: PT012
+    with pytest.raises(error), tracking.study_run(folder, "brains", STUDY_DIGEST) as run:
         raise error
     assert read(run).info.status == status
 
 
 def test_settings_are_flat_and_long_ones_are_cut(folder: Path) -> None:
-    study = Study(name="brains", data=DataConfig(images="scans", label_groups={"grey matter (all)": list(range(1, 400))}))
+    study = Study(
+        name="brains", data=DataConfig(images="scans", label_groups={"grey matter (all)": list(range(1, 400))})
+    )
     with tracking.study_run(folder, "brains", STUDY_DIGEST) as run:
         tracking.log_parameters(study)
     parameters = read(run).data.params

@@ -1,0 +1,85 @@
+"""Small synthetic heads that differ as people do: in size, in structures, in smooth intensity."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from meddiff_core.contract import ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.types import LabelArray, Progress, StoredArray
+
+Result = TypeVar("Result")
+SIDE = 24
+
+
+@dataclass(frozen=True)
+class ArrayVolumes:
+    """Volumes in memory."""
+
+    images: StoredArray
+    labels: LabelArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> StoredArray:
+        return self.images[index]
+
+    def label(self, index: int) -> LabelArray | None:
+        return None if self.labels is None else self.labels[index]
+
+    def take(self, rows: Any) -> "ArrayVolumes":
+        return ArrayVolumes(self.images[rows], None if self.labels is None else self.labels[rows])
+
+
+def _head(rng: np.random.Generator) -> tuple[StoredArray, LabelArray]:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 3, indexing="ij"))
+    radii = 0.8 + 0.05 * rng.standard_normal(3)
+    centre = 0.05 * rng.standard_normal(3)
+    distance = np.sqrt((((grid - centre[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(0))
+    core = 0.35 + 0.06 * rng.standard_normal()
+    texture = ndimage.gaussian_filter(rng.standard_normal(distance.shape), 2.0)
+    unit = (0.5 + 0.25 * (distance < core) + 0.12 * texture / texture.std()) * (distance < 1)
+    label = (distance < 1).astype(np.uint8) + (distance < core)
+    return np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8), label.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def make_heads() -> Callable[..., ArrayVolumes]:
+    """(n, seed) to n heads with label maps."""
+
+    def make(n: int, seed: int) -> ArrayVolumes:
+        rng = np.random.default_rng(seed)
+        images, labels = zip(*[_head(rng) for _ in range(n)], strict=True)
+        return ArrayVolumes(np.stack(images), np.stack(labels))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    return Contract(
+        spacing_mm=2.0,
+        size=(SIDE, SIDE, SIDE),
+        intensity=IntensityMapping(modality="MR", low=0.0, high=1000.0, percentiles=(1.0, 99.0)),
+        mask="none",
+        labels={"shell": (1,), "core": (2, 3)},
+        conditions=(ContinuousCondition(name="core_volume", low=0, high=1e5, mean=1e3, std=1e2, group="core"),),
+    )
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[[Generator[Progress, None, Result]], Result]:
+    """Run a generator to its end, and give what it returns."""
+
+    def run(work: Generator[Progress, None, Result]) -> Result:
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    return run

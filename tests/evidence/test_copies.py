@@ -1,0 +1,165 @@
+"""The copy test: a copycat is caught, an oracle passes."""
+
+import numpy as np
+import pytest
+
+from meddiff_core.evidence.copies import (
+    closer_to_train,
+    combined_score,
+    copy_test,
+    copy_threshold,
+    expected_share,
+    false_alarms,
+    match_voxels,
+    nearest,
+    nearest_voxels,
+    voxel_key,
+    voxel_keys,
+)
+from meddiff_core.evidence.planting import DISGUISES, PlantedCopies, caught_by_disguise, plant_copies
+
+
+def normal(n, seed, d=16):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def keys_of(volumes, contract):
+    return np.stack([voxel_key(volumes.image(i), contract) for i in range(len(volumes))])
+
+
+def test_nearest_is_that_of_explicit_loops():
+    query, reference = normal(9, 0), normal(20, 1)
+    found = nearest(query, reference, block=4)
+    for row in range(9):
+        distances = np.sort(np.linalg.norm(reference - query[row], axis=1))
+        assert found.distance[row] == pytest.approx(distances[0])
+        assert found.local[row] == pytest.approx(distances[1:11].mean())
+        assert np.linalg.norm(reference[found.index[row]] - query[row]) == pytest.approx(distances[0])
+
+
+def test_a_volume_is_not_its_own_neighbour():
+    rows = normal(30, 0)
+    found = nearest(rows, rows, exclude_self=True, block=7)
+    assert np.all(found.index != np.arange(30))
+    assert found.distance.min() > 0.1
+
+
+def test_first_of_the_keys_is_the_volume_as_it_is(make_heads, contract):
+    image = make_heads(1, 0).image(0)
+    keys = voxel_keys(image, contract)
+    assert keys.shape == (54, 12**3)
+    np.testing.assert_allclose(keys[0], voxel_key(image, contract), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, rtol=1e-5)
+
+
+def test_keys_hold_every_flip_and_shift_by_a_voxel(make_heads, contract):
+    image = np.pad(make_heads(1, 0).image(0)[2:-2, 2:-2, 2:-2], 2)
+    disguised = np.roll(image[::-1], (1, -1, 1), (0, 1, 2))
+    assert (voxel_keys(disguised, contract) @ voxel_key(image, contract)).max() == pytest.approx(1, abs=1e-5)
+    assert voxel_key(disguised, contract) @ voxel_key(image, contract) < 0.99
+
+
+def test_keys_of_large_volumes_stay_small(contract):
+    large = contract.model_copy(update={"size": (130, 96, 70)})
+    image = np.random.default_rng(0).integers(0, 255, (130, 96, 70)).astype(np.uint8)
+    assert voxel_keys(image, large).shape[1] <= 12**3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planted_copies_of_every_disguise_are_caught(make_heads, contract, finish, seed):
+    train, holdout = make_heads(42, seed), make_heads(20, 100 + seed)
+    reference = keys_of(train, contract)
+    null = finish(match_voxels(holdout, reference, reference.mean(0), contract))
+    planted = plant_copies(train, 42, contract, seed)
+    found = finish(match_voxels(planted, reference, reference.mean(0), contract))
+    caught = found.score < copy_threshold(null.score, 0.05)
+    assert caught_by_disguise(planted, caught) == dict.fromkeys(DISGUISES, 1.0)
+    np.testing.assert_array_equal(found.index, planted.rows)
+
+
+def test_planted_copies_are_the_same_at_every_reading_and_move_their_labels(make_heads, contract):
+    train = make_heads(14, 0)
+    planted = PlantedCopies(train, tuple(range(14)), contract, 3)
+    for index in range(14):
+        np.testing.assert_array_equal(planted.image(index), planted.image(index))
+        label = planted.label(index)
+        background = planted.image(index)[label == 0]
+        assert (background < 60).mean() > 0.95, planted.disguise(index)
+
+
+def test_threshold_flags_its_nominal_share_of_fresh_volumes():
+    """The distribution-free law k / (n + 1), on which everything rests."""
+    rng = np.random.default_rng(0)
+    for n in (8, 19, 20, 60):
+        shares = [
+            (rng.exponential(size=400) < copy_threshold(rng.exponential(size=n), 0.05)).mean() for _ in range(800)
+        ]
+        assert np.mean(shares) == pytest.approx(expected_share(n, 0.05), rel=0.15)
+
+
+def test_oracle_passes_and_mixture_of_a_tenth_of_copies_does_not():
+    passes, stopped, covered = 0, 0, 0
+    for seed in range(30):
+        train, holdout, fresh = normal(300, 3 * seed), normal(100, 3 * seed + 1), normal(300, 3 * seed + 2)
+        mixture = fresh.copy()
+        mixture[:30] = train[:30] + 0.05 * normal(30, 1000 + seed)
+        null = nearest(holdout, train).score
+        clean = copy_test(nearest(fresh, train).score, null, seed=seed)
+        dirty = copy_test(nearest(mixture, train).score, null, seed=seed)
+        passes += clean.excess.high <= 0.1
+        stopped += dirty.excess.high > 0.1
+        covered += clean.excess.low <= 0 <= clean.excess.high
+        assert set(range(30)) <= set(dirty.flagged.tolist())
+    assert passes >= 26
+    assert stopped == 30
+    assert covered >= 26
+
+
+def test_no_flag_still_leaves_three_in_n_open():
+    result = copy_test(np.full(100, 2.0), np.full(10_000, 1.0))
+    assert result.share.value == 0
+    assert result.share.high == pytest.approx(3.6 / 100, rel=0.05)
+
+
+def test_copycat_is_closer_to_train_and_oracle_is_not_at_unequal_sizes():
+    values = []
+    for seed in range(20):
+        train, holdout, fresh = normal(400, 3 * seed), normal(60, 3 * seed + 1), normal(200, 3 * seed + 2)
+        found = closer_to_train(nearest(fresh, train), nearest(fresh, holdout), 400, 60, 0.95, 200, seed)
+        values.append(found.value)
+    assert np.mean(values) == pytest.approx(0.5, abs=0.05)
+    copies = train[:200] + 0.05 * normal(200, 999)
+    found = closer_to_train(nearest(copies, train), nearest(copies, holdout), 400, 60, 0.95, 200, 0)
+    assert found.low > 0.95
+
+
+def test_average_volumes_are_near_to_many_and_no_copies(make_heads, contract, finish):
+    """Distance alone flags them; the score does not, nor does a key relative to the mean."""
+    train, holdout, fresh = make_heads(60, 0), make_heads(20, 1), make_heads(40, 2)
+    averages = ((fresh.images.astype(int) + np.roll(fresh.images, 1, 0)) // 2).astype(np.uint8)
+    reference = keys_of(train, contract)
+    null = finish(match_voxels(holdout, reference, reference.mean(0), contract))
+    found = finish(match_voxels(type(fresh)(averages), reference, reference.mean(0), contract))
+    assert (found.score < copy_threshold(null.score, 0.05)).mean() < 0.15
+
+
+def test_combined_score_is_the_worst_view():
+    train, query = normal(50, 0), normal(10, 1)
+    fooled, seeing = nearest(query, train), nearest(np.vstack([train[3:4], query[1:]]), train)
+    score, rows = combined_score([fooled, seeing], [1.0, 1.0])
+    assert score[0] < 1e-6
+    assert rows[0] == 3
+    np.testing.assert_allclose(score[1:], fooled.score[1:])
+
+
+def test_false_alarms_are_near_their_nominal_share():
+    scores = normal(100, 0, 1)[:, 0]
+    found = false_alarms(scores, 0.05, 400, 0.95, 0)
+    assert found.value == pytest.approx(expected_share(50, 0.05), rel=0.2)
+
+
+def test_constant_volume_is_at_a_defined_distance(make_heads, contract):
+    reference = keys_of(make_heads(5, 0), contract)
+    keys = voxel_keys(np.zeros((24, 24, 24), np.uint8), contract)
+    found = nearest_voxels(keys[None], reference, reference.mean(0))
+    assert np.isfinite(found.distance).all()

@@ -1,0 +1,123 @@
+"""Distances between sets, held against independent formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+
+from meddiff_core.evidence.distances import (
+    estimate,
+    fit_projection,
+    frechet_distance,
+    kernel_distance,
+    ratio_to_floor,
+    real_floor,
+)
+from meddiff_core.evidence.features import Features
+
+
+def normal(n, d, seed, shift=0.0):
+    return np.random.default_rng(seed).standard_normal((n, d)) + shift
+
+
+def frechet_by_general_root(a, b):
+    c1, c2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    offset = a.mean(0) - b.mean(0)
+    return offset @ offset + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)
+
+
+def kernel_by_loops(a, b):
+    def k(x, y):
+        return (x @ y / len(x) + 1) ** 3
+
+    n, m = len(a), len(b)
+    within_a = sum(k(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    within_b = sum(k(b[i], b[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return within_a + within_b - 2 * sum(k(x, y) for x in a for y in b) / (n * m)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), d=st.integers(2, 6), scale=st.floats(0.1, 10))
+def test_frechet_distance_is_that_of_the_general_matrix_root(seed, d, scale):
+    a, b = normal(40, d, seed), scale * normal(30, d, seed + 1, 0.5)
+    assert frechet_distance(a, b) == pytest.approx(frechet_by_general_root(a, b), rel=1e-6, abs=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 12), m=st.integers(2, 12))
+def test_kernel_distance_is_that_of_explicit_loops(seed, n, m):
+    a, b = normal(n, 3, seed), normal(m, 3, seed + 1, 0.5)
+    assert kernel_distance(a, b) == pytest.approx(kernel_by_loops(a, b), rel=1e-6, abs=1e-6)
+
+
+def test_identical_sets_are_at_frechet_distance_zero():
+    a = normal(50, 5, 0)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
+
+
+def test_frechet_distance_of_shifted_sets_is_the_squared_shift():
+    a = normal(50, 4, 0)
+    assert frechet_distance(a, a + 2.0) == pytest.approx(16.0)
+
+
+def test_frechet_distance_is_defined_on_one_component():
+    a, b = normal(20, 1, 0), normal(20, 1, 1, 1.0)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [10, 40])
+def test_kernel_distance_of_one_distribution_has_mean_zero_at_any_size(size):
+    values = [kernel_distance(normal(size, 4, 2 * i), normal(size, 4, 2 * i + 1)) for i in range(300)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
+
+
+def test_more_synthetic_volumes_do_not_make_the_estimate_better():
+    """The bias that comparisons at unequal sizes have: a plain Fréchet distance falls with n."""
+    train, holdout, pool = normal(400, 8, 0), normal(40, 8, 1), normal(1000, 8, 2)
+    few, many = pool[:100], pool
+    plain = [frechet_distance(few[:20], holdout), frechet_distance(many, holdout)]
+    assert plain[1] < 0.6 * plain[0]
+    found = [estimate(frechet_distance, s, holdout, 20, 200, 0.95, 0).value for s in (few, many)]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+    floor = real_floor(frechet_distance, train, holdout, 20, 200, 0.95, 0)
+    assert floor.low < found[1] < floor.high
+
+
+def test_ratio_to_floor_is_one_for_fresh_draws_and_far_above_for_others():
+    train, holdout = normal(200, 6, 0), normal(60, 6, 1)
+    fresh = ratio_to_floor(frechet_distance, normal(150, 6, 2), train, holdout, 30, 100, 0.95, 0)
+    shifted = ratio_to_floor(frechet_distance, normal(150, 6, 2, 1.5), train, holdout, 30, 100, 0.95, 0)
+    assert fresh.low < 1 < fresh.high
+    assert fresh.value == pytest.approx(1, abs=0.4)
+    assert shifted.low > 3
+
+
+def test_estimate_does_not_take_more_rows_than_there_are():
+    with pytest.raises(ValueError, match="at most 5"):
+        estimate(kernel_distance, normal(5, 2, 0), normal(9, 2, 1), 6, 10, 0.95, 0)
+
+
+def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
+    """For a mean the truth is known: 0 for two samples of one distribution."""
+
+    def difference(a, b):
+        return float(a.mean() - b.mean())
+
+    hits = 0
+    for seed in range(100):
+        found = estimate(difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, 200, 0.9, seed)
+        hits += found.low <= 0 <= found.high
+    assert 80 <= hits <= 99
+
+
+def test_projection_standardises_and_ignores_what_does_not_vary():
+    values = np.column_stack([normal(30, 3, 0) * [1, 100, 1e-3], np.full(30, 7.0)]).astype(np.float32)
+    features = Features(values, "x", "0" * 64)
+    projection = fit_projection(features, 2)
+    standard = projection.standardise(features)
+    np.testing.assert_allclose(standard[:, :2].std(0), 1, rtol=1e-5)
+    assert np.all(standard[:, 3] == 0)
+    assert projection(features).shape == (30, 2)

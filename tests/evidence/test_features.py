@@ -1,0 +1,62 @@
+"""Volumes to vectors."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from meddiff_core.evidence.distances import fit_projection
+from meddiff_core.evidence.features import (
+    Features,
+    LatentFeatures,
+    RandomConvFeatures,
+    extract,
+    require_same_extractor,
+)
+
+
+def latents(contract, digest="ae"):
+    return LatentFeatures(lambda images: functional.avg_pool3d(images, 3), digest, contract)
+
+
+def test_same_seed_gives_same_weights_and_digest_and_another_seed_another(contract, make_heads, finish):
+    heads = make_heads(3, 0)
+    first, again, other = (RandomConvFeatures(contract, seed) for seed in (0, 0, 1))
+    assert first.digest == again.digest != other.digest
+    a, b = finish(extract(first, heads)), finish(extract(again, heads))
+    np.testing.assert_array_equal(a.values, b.values)
+    assert a.values.shape == (3, 480)
+
+
+@pytest.mark.parametrize("make", [RandomConvFeatures, latents])
+def test_features_do_not_depend_on_the_batch(contract, make_heads, finish, make):
+    heads = make_heads(5, 0)
+    alone, together = finish(extract(make(contract), heads, 1)), finish(extract(make(contract), heads, 5))
+    np.testing.assert_allclose(alone.values, together.values, rtol=1e-4, atol=1e-5)
+
+
+def test_random_features_see_a_shift_of_intensity(contract, make_heads, finish):
+    heads = make_heads(8, 0)
+    darker = type(heads)(np.rint(heads.images * 0.8).astype(np.uint8), heads.labels)
+    extractor = RandomConvFeatures(contract)
+    bright, dark = finish(extract(extractor, heads)).values, finish(extract(extractor, darker)).values
+    assert np.abs(bright.mean(0) - dark.mean(0)).max() > 2 * bright.std(0).max() / np.sqrt(8)
+
+
+def test_latents_are_pooled_to_a_coarse_grid(contract, make_heads, finish):
+    values = finish(extract(latents(contract), make_heads(2, 0))).values
+    assert values.shape == (2, contract.channels * 4**3)
+    assert torch.isfinite(torch.from_numpy(values)).all()
+
+
+def test_digest_of_latents_names_the_autoencoder(contract):
+    assert latents(contract, "one").digest != latents(contract, "two").digest
+
+
+def test_features_of_different_extractors_are_not_compared():
+    values = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    one, other = Features(values, "a", "1" * 64), Features(values, "a", "2" * 64)
+    with pytest.raises(ValueError, match="one extractor"):
+        require_same_extractor(one, other)
+    with pytest.raises(ValueError, match="must come from"):
+        fit_projection(one, 2)(other)

@@ -1,0 +1,149 @@
+"""Verdicts, their reasons, and the reference that they rest on."""
+
+import numpy as np
+import pytest
+
+from meddiff_core.errors import IntegrityError
+from meddiff_core.evidence.copies import voxel_key, voxel_keys
+from meddiff_core.evidence.features import Features, RandomConvFeatures, extract
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.screening import (
+    fit_reference,
+    judge,
+    load_reference,
+    near_duplicates,
+    save_reference,
+    smallest_distance,
+)
+from meddiff_core.study import ScreenConfig
+
+
+def inspect(volumes, contract, finish):
+    figures = [measure(volumes.image(i), volumes.label(i), contract) for i in range(len(volumes))]
+    features = finish(extract(RandomConvFeatures(contract), volumes))
+    return figures, features, np.stack([voxel_keys(volumes.image(i), contract) for i in range(len(volumes))])
+
+
+@pytest.fixture(scope="module")
+def fitted(make_heads, contract, finish):
+    train, validation = make_heads(60, 0), make_heads(20, 1)
+    figures, features, keys = inspect(train, contract, finish)
+    v_figures, v_features, v_keys = inspect(validation, contract, finish)
+    fit = fit_reference(figures, v_figures, features, v_features, keys[:, 0], v_keys, ScreenConfig())
+    return train, *fit
+
+
+def verdicts(volumes, fitted, contract, finish):
+    _, reference, arrays = fitted
+    figures, features, keys = inspect(volumes, contract, finish)
+    return [judge(f, x, k, reference, arrays) for f, x, k in zip(figures, features.values, keys, strict=True)]
+
+
+def test_fresh_volumes_are_mostly_accepted(fitted, make_heads, contract, finish):
+    found = verdicts(make_heads(30, 5), fitted, contract, finish)
+    assert sum(verdict.accepted for verdict in found) >= 24
+    assert fitted[1].expected_rejections <= 0.2
+
+
+def test_training_volume_is_a_suspected_copy_also_when_flipped(fitted, contract, finish):
+    train = fitted[0].take(slice(0, 4))
+    mirrored = type(train)(train.images[:, ::-1], train.labels[:, ::-1])
+    for verdict in [*verdicts(train, fitted, contract, finish), *verdicts(mirrored, fitted, contract, finish)]:
+        assert not verdict.accepted
+        assert any("suspected copy" in reason for reason in verdict.reasons)
+
+
+def test_reason_names_measurement_value_and_bound(fitted, make_heads, contract, finish):
+    heads = make_heads(1, 7)
+    missing = type(heads)(heads.images, np.minimum(heads.labels, 1))
+    verdict = verdicts(missing, fitted, contract, finish)[0]
+    low = fitted[1].bounds["volume_mm3:core"].low
+    assert f"volume_mm3:core 0 is below {low:.4g} (training range)" in verdict.reasons
+
+
+def test_noise_blur_and_darkness_are_rejected(fitted, make_heads, contract, finish):
+    heads = make_heads(3, 8)
+    noise = np.random.default_rng(0).integers(0, 255, heads.images.shape).astype(np.uint8)
+    dark = np.rint(heads.images * 0.4).astype(np.uint8)
+    for images in (noise, dark):
+        found = verdicts(type(heads)(images, heads.labels), fitted, contract, finish)
+        assert not any(verdict.accepted for verdict in found)
+
+
+def test_broken_volumes_are_rejected_before_anything_is_compared(fitted, make_heads, contract, finish):
+    _, reference, arrays = fitted
+    figures, features, keys = inspect(make_heads(1, 9), contract, finish)
+    cases = {
+        "not all finite": figures[0] | {"finite": 0.0},
+        "all voxels are equal": figures[0] | {"std": 0.0},
+    }
+    for text, measured in cases.items():
+        verdict = judge(measured, features.values[0], keys[0], reference, arrays)
+        assert not verdict.accepted
+        assert text in verdict.reasons[0]
+    verdict = judge(figures[0], np.full_like(features.values[0], np.nan), keys[0], reference, arrays)
+    assert verdict.reasons == ("features are not all finite",)
+
+
+def test_a_measurement_that_is_missing_is_a_reason(fitted, make_heads, contract, finish):
+    _, reference, arrays = fitted
+    figures, features, keys = inspect(make_heads(1, 9), contract, finish)
+    del figures[0]["p50"]
+    assert (
+        "p50 was not measured (training range)"
+        in judge(figures[0], features.values[0], keys[0], reference, arrays).reasons
+    )
+
+
+def test_reconstructions_widen_the_bounds(make_heads, contract, finish):
+    train, validation = make_heads(30, 0), make_heads(10, 1)
+    figures, features, keys = inspect(train, contract, finish)
+    v = inspect(validation, contract, finish)
+    smooth = [one | {"sharpness": one["sharpness"] * 0.5} for one in figures]
+    far = Features(features.values * 1.5, features.extractor, features.digest)
+    narrow, _ = fit_reference(figures, v[0], features, v[1], keys[:, 0], v[2], ScreenConfig())
+    wide, _ = fit_reference(figures + smooth, v[0], features, v[1], keys[:, 0], v[2], ScreenConfig(), far)
+    assert wide.bounds["sharpness"].low < narrow.bounds["sharpness"].low
+    assert wide.bounds["mean"] == narrow.bounds["mean"]
+    assert wide.largest_mahalanobis > narrow.largest_mahalanobis
+
+
+def test_reference_comes_back_and_the_same_bytes_twice(fitted, tmp_path, make_heads, contract, finish):
+    _, reference, arrays = fitted
+    for name in ("one", "two"):
+        save_reference(tmp_path / name, reference, arrays)
+    loaded, loaded_arrays = load_reference(tmp_path / "one")
+    assert loaded == reference
+    for name in vars(arrays):
+        np.testing.assert_array_equal(getattr(loaded_arrays, name), getattr(arrays, name))
+    for file in ("reference.json", "arrays.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    (tmp_path / "one" / "arrays.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(IntegrityError):
+        load_reference(tmp_path / "one")
+    with pytest.raises(IntegrityError):
+        load_reference(tmp_path / "absent")
+
+
+def test_duplicates_are_dropped_but_the_first(make_heads, contract):
+    train, cohort = make_heads(20, 0), make_heads(12, 1)
+    images = cohort.images.copy()
+    images[5], images[9], images[11] = images[2], images[2], images[7]
+    keys = np.stack([voxel_key(image, contract) for image in images])
+    train_keys = np.stack([voxel_key(image, contract) for image in train.images])
+    threshold = smallest_distance(train_keys, train_keys.mean(0))
+    for block in (1024, 4):
+        dropped = near_duplicates(keys, train_keys.mean(0), threshold, block)
+        assert {5, 9, 11} <= dropped
+        assert 2 not in dropped
+        assert 7 not in dropped
+        assert len(dropped) <= 4
+
+
+def test_two_scans_of_one_subject_do_not_set_the_distance_of_duplicates(make_heads, contract):
+    train = make_heads(8, 0)
+    images = np.concatenate([train.images, train.images[:1]])
+    keys = np.stack([voxel_key(image, contract) for image in images])
+    subjects = [f"s{i}" for i in range(8)] + ["s0"]
+    assert smallest_distance(keys, keys.mean(0)) == pytest.approx(0, abs=1e-5)
+    assert smallest_distance(keys, keys.mean(0), subjects) > 0.01
