@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # The demonstration: phantoms by default, or `make demo DATA=folder` for a folder of your own scans.
-SUBJECTS ?= 64
+SUBJECTS ?= 96
 DATA ?=
 DEMO := demo
 STUDY := $(DEMO)/study/study.yaml
-PHANTOM_OPTIONS ?= --subjects $(SUBJECTS)
+PHANTOM_OPTIONS ?= --subjects $(SUBJECTS) --spacing-mm 6
 ifeq ($(DATA),)
-INIT_OPTIONS ?= --images $(DEMO)/scans/images --labels $(DEMO)/scans/labels --participants $(DEMO)/scans/participants.tsv
+SCANS := $(DEMO)/scans
+INIT_OPTIONS ?= --images $(SCANS)/images --labels $(SCANS)/labels --participants $(SCANS)/participants.tsv \
+	--groups $(SCANS)/groups.yaml --volume ventricles --size 32 --budget-minutes 3
 else
 INIT_OPTIONS ?= --images $(DATA)
 endif
@@ -37,7 +39,6 @@ ifeq ($(DATA),)
 endif
 	test -f $(STUDY) || $(BIN)/meddiff init $(DEMO)/study $(INIT_OPTIONS)
 	$(BIN)/meddiff run $(STUDY) $(RUN_OPTIONS)
-	@echo "report: $(DEMO)/study/report.html"
 
 test: $(READY)  ## The fast tests.
 	$(BIN)/python -m pytest -q

@@ -40,11 +40,16 @@ def init(
     labels: Annotated[Path | None, typer.Option(help="Folder of label maps.")] = None,
     participants: Annotated[Path | None, typer.Option(help="Table of covariates.")] = None,
     groups: Annotated[Path | None, typer.Option(help="YAML file of label groups, name to list of values.")] = None,
+    volume: Annotated[
+        list[str] | None, typer.Option(help="Label group whose volume becomes a condition; may be repeated.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Volumes that the cohort shall have.")] = None,
+    budget_minutes: Annotated[float | None, typer.Option(min=0.1, help="Time for both trainings.")] = None,
 ) -> None:
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
 
-    path = scaffold_study(folder, images, labels, participants, groups)
+    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes)
     print(f"study   {path}\nnext    meddiff plan {path}")
 
 

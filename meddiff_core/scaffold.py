@@ -1,6 +1,7 @@
 """A first study.yaml for some scans, with what can be seen in them already filled in."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,26 @@ import yaml
 from pydantic import ValidationError
 
 from meddiff_core.artefacts import write_text
+from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import DataConfig, Study, describe_faults, render_study
+from meddiff_core.study import CohortConfig, DataConfig, PlanConfig, Study, describe_faults, render_study
 from meddiff_core.workspace import STUDY_FILE
 
 
 def scaffold_study(
-    folder: Path, images: Path, labels: Path | None, participants: Path | None, groups: Path | None
+    folder: Path,
+    images: Path,
+    labels: Path | None = None,
+    participants: Path | None = None,
+    groups: Path | None = None,
+    volumes: Sequence[str] = (),
+    size: int | None = None,
+    budget_minutes: float | None = None,
 ) -> Path:
     """Write `folder/study.yaml` and return its path.
+
+    `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
+    `budget_minutes` the time for both trainings.
 
     Raises:
         ConfigurationError: a path does not exist, or the folder has a study already.
@@ -32,9 +44,17 @@ def scaffold_study(
     if groups is not None:
         data |= _with_groups(groups, labels)
     try:
-        study = Study(name=_name(folder), data=DataConfig.model_validate(data))
+        config = DataConfig.model_validate(data)
+        measured = {f"{group}_mm3": f"volume of {group}" for group in volumes}
+        covariates = dict(discover(config, folder).kinds) | measured
+        study = Study(
+            name=_name(folder),
+            data=DataConfig.model_validate(data | {"covariates": covariates}),
+            cohort=CohortConfig(size=size) if size else CohortConfig(),
+            plan=PlanConfig(budget_minutes=budget_minutes) if budget_minutes else PlanConfig(),
+        )
     except ValidationError as error:
-        raise ConfigurationError(f"--groups: {describe_faults(error)}") from error
+        raise ConfigurationError(f"--groups or --volume: {describe_faults(error)}") from error
     write_text(path, render_study(study))
     return path
 
@@ -52,7 +72,9 @@ def _with_groups(groups: Path, labels: Path | None) -> dict[str, Any]:
     try:
         return {"label_groups": yaml.safe_load(groups.read_bytes()), "mask": "label"}
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--groups must be YAML, {groups.name} is none: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(
+            f"--groups must be YAML, {groups.name} is none: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _name(folder: Path) -> str:

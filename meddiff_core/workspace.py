@@ -51,7 +51,12 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
     # Networks are sized by the plan; rates and weights concern the trainings alone.
     sizes = {name: {key: part[key] for key in ("steps", "batch", "channels")} for name, part in training.items()}
     widths = {"latent_channels": study.train.autoencoder.latent_channels}
-    return {"study.plan": study.plan, "study.split": study.split, "study.seed": study.seed, "study.train": [sizes, widths]}
+    return {
+        "study.plan": study.plan,
+        "study.split": study.split,
+        "study.seed": study.seed,
+        "study.train": [sizes, widths],
+    }
 
 
 def _planned(w: "Workspace", *keys: str) -> Any:
@@ -112,7 +117,10 @@ CHAIN: dict[str, Artefact] = {
         "audit", "audit", ("dataset", "autoencoder", "verdicts"), lambda w: {"study.audit": w.study.audit}
     ),
     "release": Artefact(
-        "release", "releases", ("verdicts", "audit"), lambda w: {"study.name": w.study.name, "study.release": w.study.release}
+        "release",
+        "releases",
+        ("verdicts", "audit"),
+        lambda w: {"study.name": w.study.name, "study.release": w.study.release},
     ),
 }
 """Every artefact, in the order in which they are made."""

@@ -68,6 +68,6 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 def _may_pass(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: not against a refusal, whose cause is the study or the data."""
+    """Whether trying again may help: a disk, a network or a worker may recover, a refusal or a mistake does not."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, MeddiffError) or isinstance(error, IntegrityError)
+    return isinstance(error, OSError | IntegrityError) or type(error) is MeddiffError

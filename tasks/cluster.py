@@ -11,6 +11,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 4
 """Items sent ahead per thread of the workers."""
 _CONNECT_S = 20
+_shared: ContextVar[Mapper | None] = ContextVar("mapper", default=None)
 
 
 @contextmanager
 def open_mapper(runtime: RuntimeConfig, folder: Path) -> Iterator[Mapper]:
-    """A mapper as `runtime.dask` wishes. The cluster starts when it is first used, and ends with the block.
+    """A mapper as `runtime.dask` wishes. The cluster starts when it is first used, and ends with the block;
+    inside another such block, it is that one's.
 
     Functions and items travel to other processes: pass paths and small values, never arrays. Results
     arrive as they are ready; an exception of the function is raised here and drops what is still waiting.
@@ -37,32 +40,40 @@ def open_mapper(runtime: RuntimeConfig, folder: Path) -> Iterator[Mapper]:
     Raises:
         ConfigurationError: `runtime.dask` is none of `local`, `off` and an address, or nobody answers there.
     """
-    if runtime.dask == "off":
-        yield in_turn
+    if (shared := _shared.get()) is not None:
+        yield shared
         return
+    with ExitStack() as stack:
+        mapper = _mapper(runtime, folder, stack)
+        token = _shared.set(mapper)
+        stack.callback(_shared.reset, token)
+        yield mapper
+
+
+def _mapper(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Mapper:
+    if runtime.dask == "off":
+        return in_turn
     if runtime.dask != "local" and not runtime.dask.startswith(("tcp://", "tls://")):
         raise ConfigurationError(f"runtime.dask must be local, off or tcp://host:port, is {runtime.dask!r}")
-    with ExitStack() as stack:
 
-        @functools.cache
-        def client() -> Client:
-            return _local(runtime, folder, stack) if runtime.dask == "local" else _remote(runtime.dask, stack)
+    @functools.cache
+    def client() -> Client:
+        return _local(runtime, folder, stack) if runtime.dask == "local" else _remote(runtime.dask, stack)
 
-        def mapper(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-            if items:
-                yield from _map(client(), function, items)
+    def mapper(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        if items:
+            yield from _map(client(), function, items)
 
-        yield mapper
+    return mapper
 
 
 def _local(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Client:
     """Processes with one thread each; distributed sets OMP_NUM_THREADS=1 in them, which torch obeys."""
     import dask
-
-    stack.enter_context(dask.config.set({"logging.distributed": "error", "distributed.scheduler.allowed-failures": 0}))
     from dask.system import CPU_COUNT
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster  # before the settings: leaving them must not take its own with them
 
+    stack.enter_context(dask.config.set({"logging.distributed": "critical", "distributed.scheduler.allowed-failures": 0}))
     scratch = folder / STATE / "dask"
     scratch.mkdir(parents=True, exist_ok=True)
     cluster = LocalCluster(
@@ -70,7 +81,7 @@ def _local(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Client:
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
-        silence_logs="ERROR",
+        silence_logs="CRITICAL",
         local_directory=str(scratch),
     )
     stack.enter_context(cluster)

@@ -52,7 +52,7 @@ def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, Ref
         validation_keys,
         workspace.study.screen,
         copied_features,
-        list(dataset.table.iloc[dataset.rows("train")]["subject"]),
+        dataset.subjects("train"),
     )
 
 

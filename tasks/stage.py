@@ -6,7 +6,7 @@ finished when the process died before the ledger was written.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import CHAIN, Workspace
 from tasks.caching import refreshing
+from tasks.cluster import open_mapper
 from tasks.environment import STATE
 from tasks.progress import say
 from tasks.tracking import log_artefact, log_measurements, log_parameters, stage_run, study_run
@@ -29,7 +30,11 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
     """The study's folder, held against other processes, inside the stage's run in the lineage."""
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
-    with _held(workspace.folder), study_run(workspace.folder, workspace.study.name, digest), stage_run(stage, digest):
+    with ExitStack() as stack:
+        stack.enter_context(_held(workspace.folder))
+        stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
+        stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
+        stack.enter_context(stage_run(stage, digest))
         log_parameters(workspace.study)
         yield workspace
 

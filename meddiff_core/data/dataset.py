@@ -274,6 +274,10 @@ class Dataset:
         chosen = self.table if side is None else self.table[self.table["side"] == side]
         return [int(row) for row in chosen["row"]]
 
+    def subjects(self, side: Side | None) -> list[str]:
+        """Whose each volume of one side, or of all, is, in the order of `rows`."""
+        return [str(subject) for subject in self.table.iloc[self.rows(side)]["subject"]]
+
     def volumes(self, side: Side | None) -> StoredVolumes:
         """Volumes of one side, or all, in the order of `rows`."""
         places = [(self.folder / STORE, row) for row in self.rows(side)]

@@ -144,7 +144,7 @@ def make_phantom(seed: int, age: float, sex: str, spacing_mm: float = 4.0) -> Ph
 def write_phantoms(
     folder: Path, subjects: int, seed: int = 0, spacing_mm: float = 4.0
 ) -> Generator[Progress, None, None]:
-    """Write `images/`, `labels/` and `participants.tsv` as a site would hand them over, gaps included.
+    """Write `images/`, `labels/`, `participants.tsv` and `groups.yaml` as a site would hand them over, gaps included.
 
     The fourth subject has no row, and from the third on every twentieth has no age. A subject is the same however
     many others there are.
@@ -162,6 +162,7 @@ def write_phantoms(
             rows.append(f"{name}\t{'n/a' if index % 20 == 2 else age}\t{sex}")
         yield Progress("phantoms", index + 1, subjects)
     write_text(folder / "participants.tsv", "\n".join(rows) + "\n")
+    write_text(folder / "groups.yaml", "".join(f"{group}: {values}\n" for group, values in LABEL_GROUPS.items()))
 
 
 def _person(seed: int, index: int) -> tuple[int, float, str]:

@@ -18,7 +18,7 @@ def karras_sigmas(config: SamplingConfig) -> Float[Tensor, " steps_and_0"]:
 def training_sigmas(count: int, mean: float, std: float, generator: torch.Generator) -> Sigma:
     """Log-normal noise levels, one stratum of the distribution each, so that a batch covers all of it."""
     strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    normal = torch.special.ndtri(strata.clamp(1e-6, 1 - 1e-6))
+    normal: Tensor = torch.special.ndtri(strata.clamp(1e-6, 1 - 1e-6))
     return (normal * std + mean).exp()[torch.randperm(count, generator=generator)]
 
 

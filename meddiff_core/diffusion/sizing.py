@@ -76,9 +76,7 @@ def _autoencoder_shape(contract: Contract, study: Study, device: str) -> Autoenc
     return AutoencoderShape(in_channels=contract.channels, channels=channels, latent_channels=config.latent_channels)
 
 
-def _denoiser_shape(
-    latent_channels: int, latent_size: tuple[int, ...], study: Study, device: str
-) -> DenoiserShape:
+def _denoiser_shape(latent_channels: int, latent_size: tuple[int, ...], study: Study, device: str) -> DenoiserShape:
     deep = device != "cpu" and all(side % 4 == 0 for side in latent_size)
     channels = study.train.denoiser.channels or ((128, 256, 256) if deep else (64, 128))
     divisor = 2 ** (len(channels) - 1)

@@ -5,6 +5,7 @@ batches. Sums are made in float64, so that a long walk adds no rounding of its o
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ Sigmas = Float[Tensor, " levels"]
 def solve_euler(denoiser: DenoisedAt, latents: Latents, sigmas: Sigmas) -> Latents:
     """First order, one evaluation a level."""
     x = latents.double()
-    for sigma, lower in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, lower in pairwise(sigmas):
         x = x + (lower - sigma) * _slope(denoiser, x, sigma)
     return x.to(latents.dtype)
 
@@ -29,7 +30,7 @@ def solve_euler(denoiser: DenoisedAt, latents: Latents, sigmas: Sigmas) -> Laten
 def solve_heun(denoiser: DenoisedAt, latents: Latents, sigmas: Sigmas) -> Latents:
     """Second order, two evaluations a level and one for the last (Karras et al. 2022, algorithm 1, no churn)."""
     x = latents.double()
-    for sigma, lower in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, lower in pairwise(sigmas):
         slope = _slope(denoiser, x, sigma)
         predicted = x + (lower - sigma) * slope
         if lower > 0:

@@ -96,7 +96,8 @@ class DenoiserTraining:
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             denoised = network(noisy.to(self.device), sigma.to(self.device), conditions.to(self.device))
-        return (denoised.float().cpu() - clean).square().flatten(1).mean(dim=1)
+        errors: Tensor = (denoised.float().cpu() - clean).square()
+        return errors.flatten(1).mean(dim=1)
 
 
 def hide_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:

@@ -7,9 +7,12 @@ the outermost bins are open, every bin holds at least five real subjects, and sh
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.evidence.measurements import FOREGROUND
 from meddiff_core.types import StoredArray
 
 FEWEST = 5
@@ -28,18 +31,37 @@ class Histogram(Frozen):
     real: tuple[float, ...]
     synthetic: tuple[float, ...]
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Histogram":
+        bins = len(self.edges) + 1
+        if not len(self.real) == len(self.synthetic) == bins:
+            raise ValueError(f"{self.name}: must have {bins} shares, has {len(self.real)} and {len(self.synthetic)}")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"{self.name}: edges must increase, are {self.edges}")
+        return self
 
-def histogram(name: str, unit: str, real: Matrix, synthetic: Matrix) -> Histogram:
-    """Of one figure per volume (n,). Fewer than ten real volumes give a single bin."""
-    inner = _merge(_round_edges(real), real)
-    bins = [0.0] * (len(inner) + 1)
-    shares = [_shares(values, inner) if len(values) else tuple(bins) for values in (real, synthetic)]
-    return Histogram(name=name, unit=unit, edges=tuple(inner), real=shares[0], synthetic=shares[1])
+
+def histogram(
+    name: str, unit: str, real: Matrix, synthetic: Matrix, subjects: Sequence[str] | None = None
+) -> Histogram:
+    """Of one figure per volume (n,); what is not finite is left out. Fewer than ten real subjects give a single bin.
+
+    `subjects` names the subject of each real volume where some have several.
+    """
+    people, known = _people(subjects, len(real)), np.isfinite(real)
+    edges = _round_edges(real[known])
+    bins = [_bins(values[np.isfinite(values)], edges) for values in (real, synthetic)]
+    return _publish(name, unit, edges, bins, people[known], digits=2)
+
+
+def _people(subjects: Sequence[str] | None, volumes: int) -> NDArray[np.intp]:
+    """(n,) a number per real volume, the same for those of one subject; each is its own if none are named."""
+    return np.arange(volumes) if subjects is None else np.unique(list(subjects), return_inverse=True)[1]
 
 
 def _round_edges(values: Matrix, bins: int = 10) -> list[float]:
     """About `bins` multiples of a round step, across the bulk of the values."""
-    low, high = np.quantile(values, [0.05, 0.95])
+    low, high = np.quantile(values, [0.05, 0.95]) if len(values) else (0.0, 0.0)
     if high <= low:
         return []
     raw = (high - low) / bins
@@ -49,44 +71,52 @@ def _round_edges(values: Matrix, bins: int = 10) -> list[float]:
     return [float(f"{multiple * step:.6g}") for multiple in multiples]
 
 
-def _merge(edges: Sequence[float], values: Matrix) -> list[float]:
-    """Keep an edge only if the bin below it, and all above it, hold at least FEWEST values."""
-    kept: list[float] = []
-    for edge in edges:
-        below = values < edge
-        since_last = below & (values >= kept[-1]) if kept else below
-        if since_last.sum() >= FEWEST and (~below).sum() >= FEWEST:
-            kept.append(edge)
+def _bins(values: Matrix, edges: Sequence[float]) -> Matrix:
+    """(n, bins): 1 in the bin that each value falls in."""
+    return np.eye(len(edges) + 1)[np.searchsorted(edges, values, side="right")]
+
+
+def _publish(
+    name: str,
+    unit: str,
+    edges: Sequence[float],
+    sets: Sequence[Matrix],
+    people: NDArray[np.intp],
+    digits: int,
+) -> Histogram:
+    """The mean over volumes of what each has in each bin, with bins that few people are in merged.
+
+    `sets` are the real and the synthetic volumes, each (n, bins); `people` go with the real ones.
+    """
+    kept = _merge(sets[0] > 0, people)
+    means = [rows.sum(0) / max(1, len(rows)) for rows in sets]
+    shares = [tuple(np.add.reduceat(mean, [0, *kept]).round(digits).tolist()) for mean in means]
+    chosen = tuple(edges[cut - 1] for cut in kept)
+    return Histogram(name=name, unit=unit, edges=chosen, real=shares[0], synthetic=shares[1])
+
+
+def _merge(occupied: NDArray[np.bool_], people: NDArray[np.intp]) -> list[int]:
+    """Keep a cut between bins (n, bins) only if FEWEST people are between it and the last one, and above it."""
+    kept: list[int] = []
+    for cut in range(1, occupied.shape[1]):
+        sides = occupied[:, kept[-1] if kept else 0 : cut], occupied[:, cut:]
+        if all(len(np.unique(people[side.any(1)])) >= FEWEST for side in sides):
+            kept.append(cut)
     return kept
-
-
-def _shares(values: Matrix, inner: Sequence[float]) -> tuple[float, ...]:
-    counts = np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
-    return tuple(round(float(count) / len(values), 2) for count in counts)
 
 
 def intensity_shares(image: StoredArray, contract: Contract) -> Matrix:
     """(INTENSITY_BINS,) share of the foreground voxels of one volume in each bin of [0, 1]."""
     unit = contract.intensity.unit(image)
-    counts, _ = np.histogram(unit[unit > 0.02], bins=INTENSITY_BINS, range=(0, 1))
+    counts, _ = np.histogram(unit[unit > FOREGROUND], bins=INTENSITY_BINS, range=(0, 1))
     return np.asarray(counts / max(1, counts.sum()), dtype=np.float64)
 
 
-def intensity_histogram(real: Matrix, synthetic: Matrix) -> Histogram:
+def intensity_histogram(real: Matrix, synthetic: Matrix, subjects: Sequence[str] | None = None) -> Histogram:
     """Mean over volumes of their intensity shares (n, INTENSITY_BINS).
 
-    Bins that fewer than FEWEST real volumes have voxels in are merged with the next.
+    Bins that fewer than FEWEST real subjects have voxels in are merged with the next.
     """
-    edges = np.linspace(0, 1, INTENSITY_BINS + 1)[1:-1]
-    kept: list[int] = []
-    start = 0
-    for stop in range(1, INTENSITY_BINS):
-        inside, above = real[:, start:stop], real[:, stop:]
-        if (inside.sum(1) > 0).sum() >= FEWEST and (above.sum(1) > 0).sum() >= FEWEST:
-            kept.append(stop)
-            start = stop
-    shares = [
-        tuple(round(float(part), 3) for part in np.add.reduceat(rows.mean(0), [0, *kept])) for rows in (real, synthetic)
-    ]
-    chosen = tuple(round(float(edges[stop - 1]), 3) for stop in kept)
-    return Histogram(name="intensity", unit="share of range", edges=chosen, real=shares[0], synthetic=shares[1])
+    edges = np.linspace(0, 1, INTENSITY_BINS + 1)[1:-1].round(3).tolist()
+    people = _people(subjects, len(real))
+    return _publish("intensity", "share of range", edges, (real, synthetic), people, digits=3)

@@ -65,6 +65,9 @@ class AuditData(Protocol):
     def volumes(self, side: Literal["train", "validation", "holdout"]) -> Volumes:
         """The stored volumes of one side."""
 
+    def subjects(self, side: Literal["train", "validation", "holdout"]) -> list[str]:
+        """Whose each of them is."""
+
 
 class ScreenSummary(Frozen):
     """What screening did, in counts."""
@@ -152,7 +155,7 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     diversity = yield from _diversity(audit, train, holdout, drawing)
     anatomy = yield from _anatomy(audit, train, holdout, drawing)
     screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
-    distinct = distinct_metric(audit.accepted, train, audit.contract, drawing)
+    distinct = distinct_metric(audit.accepted, train, holdout, audit.contract, drawing)
     metrics = (*evidence.metrics, distinct, *features.metrics, *diversity, *anatomy.metrics, _accepted_metric(screened))
     result = Audit(
         preset=audit.config.preset,
@@ -231,15 +234,16 @@ def _anatomy(
     metrics = volume_metrics(audit.measured, real, held, audit.contract, drawing)
     metrics += appearance_metrics(audit.measured, real, held, drawing)
     metrics += fidelity_metrics(audit.requested, audit.measured, audit.contract, drawing)
+    subjects = audit.dataset.subjects("train")
     histograms = [
-        histogram(f"volume of {group}", "mm3", volumes_of(real, group), volumes_of(audit.measured, group))
+        histogram(f"volume of {group}", "mm3", volumes_of(real, group), volumes_of(audit.measured, group), subjects)
         for group in audit.contract.labels
     ]
     intensities = [
         np.stack([intensity_shares(volumes.image(index), audit.contract) for index in range(len(volumes))])
         for volumes in (train, audit.accepted)
     ]
-    return _Anatomy(metrics, (intensity_histogram(*intensities), *histograms))
+    return _Anatomy(metrics, (intensity_histogram(*intensities, subjects), *histograms))
 
 
 def _measure_all(label: str, volumes: Volumes, contract: Contract) -> Generator[Progress, None, list[dict[str, float]]]:

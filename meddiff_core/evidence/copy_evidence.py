@@ -68,14 +68,17 @@ def _keys(volumes: Volumes, contract: Contract) -> FloatArray:
     return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
 
 
-def distinct_metric(accepted: Volumes, train: Volumes, contract: Contract, drawing: Drawing) -> Metric:
-    """Share of synthetic volumes that no earlier one is nearer to than two training volumes ever are."""
+def distinct_metric(
+    accepted: Volumes, train: Volumes, holdout: Volumes, contract: Contract, drawing: Drawing
+) -> Metric:
+    """Share of volumes that no earlier one is nearer to than two training volumes ever are."""
     keys = _keys(train, contract)
     centre = keys.mean(0)
-    repeated = near_duplicates(_keys(accepted, contract), centre, smallest_distance(keys, centre))
-    share = from_count(len(accepted) - len(repeated), len(accepted), drawing.confidence)
+    threshold = smallest_distance(keys, centre)
+    repeated = [len(near_duplicates(_keys(side, contract), centre, threshold)) for side in (accepted, holdout)]
+    share = from_count(len(accepted) - repeated[0], len(accepted), drawing.confidence)
     return metric_of(
-        "distinct_share", share, "higher is better, up to 1", floor=1.0,
+        "distinct_share", share, "higher is better, up to the floor", floor=1 - repeated[1] / len(holdout),
         explanation="Share of synthetic volumes that do not repeat another one.",
     )  # fmt: skip
 

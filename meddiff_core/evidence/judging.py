@@ -52,13 +52,13 @@ def judge_shard(job: JudgeJob) -> list[Row]:
         identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
         place = {"shard": job.shard.name, "position": position}
         said = {"accepted": verdict.accepted, "reasons": "; ".join(verdict.reasons)}
-        columns = [(REQUESTED, sample.condition), (MEASURED, measured), (SCORE, verdict.scores)]
-        rows.append(identity | place | said | _prefixed(columns))
+        figures = _prefixed(MEASURED, measured) | _prefixed(SCORE, verdict.scores)
+        rows.append(identity | place | said | _prefixed(REQUESTED, sample.condition) | figures)
     return rows
 
 
-def _prefixed(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> Row:
-    return {prefix + name: value for prefix, values in columns for name, value in values.items()}
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> Row:
+    return {prefix + name: value for name, value in values.items()}
 
 
 def judge_shards(

@@ -27,6 +27,8 @@ from meddiff_core.study import ScreenConfig
 from meddiff_core.types import FloatArray
 
 FOLDS = 5
+LEAST_ROOM = {"components": 0.02, "pieces": 1.0}
+"""Widening of bounds on wholeness, which hardly vary in training: a detached speck is no reason to reject."""
 
 
 class Bound(Frozen):
@@ -50,7 +52,8 @@ class Reference(Frozen):
     duplicate_distance: float
     """Smallest distance between keys of two training subjects; two candidates below it are duplicates."""
     expected_rejections: float
-    """Share of real validation volumes that these bounds reject."""
+    """Share of fresh real volumes that would be rejected: of validation volumes by the bounds, and 1 / (v + 1) more
+    by the copy score, which no validation volume can fall below."""
     train: int
     validation: int
     """Volumes behind it."""
@@ -117,7 +120,8 @@ def fit_reference(
         for case in zip(validation, validation_features.values, validation_keys, strict=True)
     ]
     rejected = sum(not verdict.accepted for verdict in verdicts) / len(verdicts)
-    return reference.model_copy(update={"expected_rejections": rejected}), arrays
+    expected = min(1.0, rejected + 1 / (len(verdicts) + 1))
+    return reference.model_copy(update={"expected_rejections": expected}), arrays
 
 
 def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> dict[str, Bound]:
@@ -125,8 +129,9 @@ def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> d
     for name in train[0]:
         values = [figures[name] for figures in train]
         low, high = (float(bound) for bound in np.quantile(values, [config.tail, 1 - config.tail]))
-        room = config.margin * (high - low)
-        bounds[name] = Bound(low=low - room, high=high + room)
+        room = max(config.margin * (high - low), LEAST_ROOM.get(name.partition(":")[0], 0.0))
+        least = low / 2 if low > 0 else -np.inf  # the margin must not let an absent structure through
+        bounds[name] = Bound(low=max(low - room, least), high=high + room)
     return bounds
 
 

@@ -4,14 +4,15 @@ Growing a cohort leaves the conditions of its first slots as they were. A condit
 training set is never a training row: that would hand out a real person's age, sex and anatomy.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, ContinuousCondition
+from meddiff_core.data.tables import is_missing, read_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.study import CohortConfig
@@ -43,7 +44,7 @@ class CohortDesign:
     def _like_train(self, random: np.random.Generator) -> Condition:
         """A smoothed bootstrap (Silverman & Young 1987): a random row, each number blurred by its bandwidth."""
         for _ in range(100):
-            row = self._train[random.integers(len(self._train))]
+            row = self._train[int(random.integers(len(self._train)))]
             drawn = {spec.name: self._blur(row.get(spec.name), spec, random) for spec in self._specs}
             if drawn not in self._train or all(isinstance(spec, CategoricalCondition) for spec in self._specs):
                 return drawn
@@ -58,7 +59,8 @@ class CohortDesign:
             return value
         dimensions = sum(isinstance(other, ContinuousCondition) for other in self._specs)
         bandwidth = spec.std * len(known) ** (-1 / (dimensions + 4))  # Scott's rule
-        return _significant(_reflect(value + bandwidth * random.standard_normal(), spec.low, spec.high))
+        blurred = _reflect(value + bandwidth * random.standard_normal(), spec.low, spec.high)
+        return _significant(blurred, spec.low, spec.high)
 
 
 def _reflect(value: float, low: float, high: float) -> float:
@@ -69,8 +71,10 @@ def _reflect(value: float, low: float, high: float) -> float:
     return low + min(position, 2 * (high - low) - position)
 
 
-def _significant(value: float) -> float:
-    return float(f"{value:.4g}")
+def _significant(value: float, low: float, high: float) -> float:
+    """To four digits, unless that leaves the range."""
+    rounded = float(f"{value:.4g}")
+    return rounded if low <= rounded <= high else value
 
 
 def _checked(distributions: dict[str, Any], specs: Sequence[ConditionSpec]) -> dict[str, Any]:
@@ -87,8 +91,9 @@ def _check_rule(name: str, rule: Any, spec: ConditionSpec) -> None:
     if isinstance(spec, CategoricalCondition):
         if not isinstance(rule, dict) or not rule or not set(rule) <= set(spec.categories):
             raise ConfigurationError(f"{key}: must be shares of {list(spec.categories)}, is {rule!r}")
-        if any(not isinstance(share, int | float) or share < 0 for share in rule.values()) or not sum(rule.values()):
-            raise ConfigurationError(f"{key}: shares must be numbers above 0, are {rule!r}")
+        shares = list(rule.values())
+        if not all(isinstance(share, int | float) and 0 <= share < math.inf for share in shares) or not sum(shares):
+            raise ConfigurationError(f"{key}: shares must be numbers above 0, is {rule!r}")
         return
     numbers = isinstance(rule, list) and len(rule) == 2 and all(isinstance(end, int | float) for end in rule)
     if not numbers or not spec.low <= rule[0] <= rule[1] <= spec.high:
@@ -99,7 +104,8 @@ def _draw(rule: Any, random: np.random.Generator) -> ConditionValue:
     if isinstance(rule, dict):
         shares = np.array(list(rule.values()), dtype=float)
         return str(list(rule)[int(random.choice(len(rule), p=shares / shares.sum()))])
-    return _significant(random.uniform(*rule))
+    low, high = rule
+    return _significant(random.uniform(low, high), low, high)
 
 
 def read_requests(path: Path, specs: Sequence[ConditionSpec]) -> list[Condition]:
@@ -108,9 +114,7 @@ def read_requests(path: Path, specs: Sequence[ConditionSpec]) -> list[Condition]
     Raises:
         ConfigurationError: no table, an unknown column, or a value outside the training range, by row.
     """
-    if not path.is_file():
-        raise ConfigurationError(f"cohort.requests: must be a table, {path.name} does not exist")
-    table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=True)
+    table = read_table(path, "cohort.requests")
     by_name = {spec.name: spec for spec in specs}
     if unknown := sorted(set(table.columns) - set(by_name)):
         raise ConfigurationError(f"cohort.requests: column must be one of {sorted(by_name)}, is {unknown[0]!r}")
@@ -123,18 +127,18 @@ def read_requests(path: Path, specs: Sequence[ConditionSpec]) -> list[Condition]
     ]
 
 
-def _parse(value: Any, spec: ConditionSpec, row: int) -> ConditionValue:
-    if not isinstance(value, str):
+def _parse(cell: str, spec: ConditionSpec, row: int) -> ConditionValue:
+    key = f"cohort.requests row {row}: {spec.name}"
+    if is_missing(cell):
         return None
     if isinstance(spec, CategoricalCondition):
-        if value not in spec.categories:
-            raise ConfigurationError(f"cohort.requests row {row}: {spec.name} must be in {list(spec.categories)}, is {value!r}")
-        return value
+        if cell not in spec.categories:
+            raise ConfigurationError(f"{key} must be in {list(spec.categories)}, is {cell!r}")
+        return cell
     try:
-        number = float(value)
+        number = float(cell)
     except ValueError as error:
-        raise ConfigurationError(f"cohort.requests row {row}: {spec.name} must be a number, is {value!r}") from error
+        raise ConfigurationError(f"{key} must be a number, is {cell!r}") from error
     if not spec.low <= number <= spec.high:
-        bounds = f"[{spec.low:g}, {spec.high:g}]"
-        raise ConfigurationError(f"cohort.requests row {row}: {spec.name} must be in {bounds}, is {number:g}")
+        raise ConfigurationError(f"{key} must be in [{spec.low:g}, {spec.high:g}], is {number:g}")
     return number

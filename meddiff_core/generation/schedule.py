@@ -4,7 +4,7 @@ A slot is a place in the cohort; each attempt to fill it is a sample with a seed
 sample is replaced by the next attempt with the same condition, so the accepted table matches the design.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from meddiff_core.contract import Condition
@@ -40,5 +40,5 @@ def request(slot: int, attempt: int, seed: int, design: CohortDesign) -> SampleR
 def plan_shards(slots: Iterable[int], attempt: int, size: int, seed: int, design: CohortDesign) -> list[Shard]:
     """The shards of one round of attempts at some slots, `size` samples each."""
     samples = [request(slot, attempt, seed, design) for slot in slots]
-    chunks: Sequence[Sequence[SampleRequest]] = [samples[start : start + size] for start in range(0, len(samples), size)]
+    chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
     return [Shard(f"{attempt:02d}-{chunk[0].slot:06d}", tuple(chunk)) for chunk in chunks]

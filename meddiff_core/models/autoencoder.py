@@ -55,7 +55,7 @@ class Autoencoder(nn.Module):
             with_decoder_nonlocal_attn=False,
         )
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
     def encode(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log-variance of the latents."""

@@ -126,7 +126,7 @@ class AutoencoderTraining:
 
     def _train_discriminator(self, images: Images, reconstructed: Images) -> Tensor:
         real, fake = self.discriminator(images[:, :1])[-1], self.discriminator(reconstructed[:, :1].float())[-1]
-        loss = (((real - 1) ** 2).mean() + (fake**2).mean()) / 2
+        loss: Tensor = (((real - 1) ** 2).mean() + (fake**2).mean()) / 2
         self.critic.zero_grad()
         loss.backward()
         self.critic.step()
@@ -147,4 +147,5 @@ def _discriminator() -> nn.Module:
 
     # Instance norm: a batch of two has no statistics worth normalising by.
     network = PatchDiscriminator(3, channels=16, in_channels=1, num_layers_d=2, norm="INSTANCE")
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return]
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
+    return network

@@ -69,8 +69,9 @@ class Denoiser(nn.Module):
             num_class_embeds=1,
         )
         # MONAI adds this module's output to the time embedding; ours reads condition vectors.
-        self.network.class_embedding = ConditionEmbedding(specs, 4 * shape.channels[0])
-        self.to(memory_format=torch.channels_last_3d)
+        embedding = ConditionEmbedding(specs, 4 * shape.channels[0])
+        self.network.class_embedding = embedding  # type: ignore[assignment]
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
         """Karras et al. 2022, eq. 7 and table 1, for data of unit deviation."""

@@ -5,20 +5,23 @@ short training; one that spans a share of the steps done is neither.
 """
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class PowerAverage:
+
+class PowerAverage(Generic[Network]):
     """Average of weights over about the last `share` of all steps (Karras et al. 2024, power function profile)."""
 
-    def __init__(self, network: nn.Module, share: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: Network, share: float) -> None:
+        self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
         self.exponent = _exponent(share)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         """Take in the weights after step `step`, counted from 1."""
         keep = (1 - 1 / step) ** (self.exponent + 1)
         for average, current in zip(self.network.parameters(), network.parameters(), strict=True):

@@ -4,7 +4,7 @@ A stored single draw would freeze the posterior's noise into the training set; t
 time a volume is seen. The scale of the latents is measured over the whole training set, never one batch.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ AXES = ("sample", "channel", "i", "j", "k")
 
 @torch.inference_mode()
 def encode_latents(
-    path: Path, network: Autoencoder, sides: dict[str, Volumes], contract: Contract, device: str = "cpu"
+    path: Path, network: Autoencoder, sides: Mapping[str, Volumes], contract: Contract, device: str = "cpu"
 ) -> Generator[Progress, None, str]:
     """Write `SIDE/mean` and `SIDE/log_variance` of every side, and return the digest of them all."""
     total, digests = sum(len(volumes) for volumes in sides.values()), list[str]()

@@ -53,16 +53,16 @@ def run_training(
     for step in range(start, steps):
         losses = training.step(step)
         done = step + 1
-        if done % validate_every == 0 or done == steps:
+        validated = done % validate_every == 0 or done == steps
+        if validated:
             validations = training.validate()
         if done % every == 0 and done < steps:
             save_checkpoint(resume, training.state(), {"key": key, "step": done})
-        if done % report_every == 0 or done == steps:
+        if done % report_every == 0 or validated:
             metrics = {name: float(loss) for name, loss in losses.items()}
             if not all(math.isfinite(value) for value in metrics.values()):
                 raise FloatingPointError(f"{training.label}: loss must be finite, is {metrics} at step {done}")
-            current = validations if done % validate_every == 0 or done == steps else {}
-            yield Progress(training.label, done, steps, metrics | current)
+            yield Progress(training.label, done, steps, metrics | (validations if validated else {}))
     return validations
 
 

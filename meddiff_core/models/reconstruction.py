@@ -15,8 +15,10 @@ def reconstruction_metrics(
     network: Autoencoder, volumes: Volumes, indices: Sequence[int], contract: Contract, device: str = "cpu"
 ) -> dict[str, float]:
     """Means over volumes: `psnr` (dB, over the range of the intensity mapping), `ssim`, `dice/GROUP`."""
-    rows = [_compare(real, copy, contract) for real, copy in reconstructions(network, volumes, indices, contract, device)]
-    return {f"validation/{name}": _mean([row[name] for row in rows if name in row]) for name in rows[0]}
+    pairs = reconstructions(network, volumes, indices, contract, device)
+    rows = [_compare(real, copy, contract) for real, copy in pairs]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {f"validation/{name}": _mean([row[name] for row in rows if name in row]) for name in names}
 
 
 @torch.inference_mode()
@@ -35,7 +37,7 @@ def _compare(real: Images, copy: Images, contract: Contract) -> dict[str, float]
     target, found = unit_image(real), unit_image(copy)
     error = (target - found).square().mean().clamp_min(1e-12)
     ssim = SSIMMetric(spatial_dims=3, win_size=7, data_range=1.0)(found[:, None], target[:, None])
-    row = {"psnr": float(-10 * error.log10()), "ssim": float(ssim.mean())}
+    row = {"psnr": float(-10 * error.log10()), "ssim": float(torch.as_tensor(ssim).mean())}
     if contract.labels:
         row |= _dice(label_values(real)[0], label_values(copy)[0], list(contract.labels))
     return row

@@ -12,7 +12,7 @@ from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import FileEntry
 from meddiff_core.release.ome import COHORT
 from meddiff_core.release.report import summarise
-from meddiff_core.release.tables import describe_columns
+from meddiff_core.release.tables import TABLE, describe_columns
 
 TERMS = """
 arrayShape citeAs column containedIn equivalentProperty excludes extract field fileObject fileProperty fileSet format
@@ -32,7 +32,6 @@ CONTEXT: dict[str, Any] = {
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "conformsTo": "dct:conformsTo",
 } | {term: f"cr:{term}" for term in TERMS}
-TABLE = "participants.parquet"
 TYPES = {"i": "sc:Integer", "u": "sc:Integer", "f": "sc:Float", "b": "sc:Boolean"}
 
 

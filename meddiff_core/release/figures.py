@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from meddiff_core.release.pages import number
+from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
     TILE,
     Picture,
@@ -110,18 +111,38 @@ def _pairs(left: Sequence[FloatArray], right: Sequence[FloatArray], kind: str) -
     return encode(arrange(tiles, 2), kind)
 
 
-def histogram(edges: ArrayLike, real: ArrayLike, synthetic: ArrayLike, name: str, unit: str = "") -> bytes:
-    """Real as a filled ground, synthetic as a line over it. Shares are divided by the width of their bin."""
-    borders = np.asarray(edges, dtype=np.float64)
+def histogram(found: Histogram) -> bytes:
+    """Real as a filled ground, synthetic as a line over it. Shares are divided by the width of their bin.
+
+    The outermost bins have no end: each is drawn as wide as the one beside it, and labelled as open.
+    """
+    borders = _closed(found.edges)
     figure, axes = _figure(3.5, 2.3)
-    heights = [np.asarray(shares, dtype=np.float64) / np.diff(borders) for shares in (real, synthetic)]
+    heights = [np.asarray(shares) / np.diff(borders) for shares in (found.real, found.synthetic)]
     axes.stairs(heights[0], borders, fill=True, color=REAL, alpha=0.45, label="real")
     axes.stairs(heights[1], borders, color=SYNTHETIC, linewidth=1.8, label="synthetic")
+    axes.set_xticks(*_open_ticks(borders))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(0, max(float(h.max()) for h in heights) * 1.08 or 1)
-    axes.set_xlabel(f"{name} ({unit})" if unit else name)
+    name = spoken(found.name)
+    axes.set_xlabel(f"{name} ({found.unit})" if found.unit else name)
     return _svg(figure, f"Histogram of {name}: shares of real subjects and synthetic volumes")
+
+
+def _closed(edges: Sequence[float]) -> NDArray[np.float64]:
+    """Inner edges with two more, where the open bins are cut off in a drawing."""
+    widths = np.diff(edges) if len(edges) > 1 else np.ones(1)
+    return np.array([edges[0] - widths[0], *edges, edges[-1] + widths[-1]])
+
+
+def _open_ticks(borders: NDArray[np.float64]) -> tuple[list[float], list[str]]:
+    """Places and words: both open bins at their middle, and up to three borders between them."""
+    inner, quarters = borders[2:-2], np.linspace(borders[0], borders[-1], 5)[1:-1]
+    nearest = np.abs(inner[:, None] - quarters).argmin(0) if len(inner) else []
+    shown = [float(inner[position]) for position in sorted(set(nearest))]
+    places = [float(borders[:2].mean()), *shown, float(borders[-2:].mean())]
+    return places, [f"< {number(float(borders[1]))}", *map(number, shown), f"≥ {number(float(borders[-2]))}"]
 
 
 def scatter(requested: ArrayLike, measured: ArrayLike, name: str, unit: str = "") -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
+from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
@@ -113,10 +114,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "sheet_count": len(on_sheet),
         "samples": list(_samples(content, window_of(on_sheet))),
         "metrics": [metric_row(metric) for metric in content.metrics],
-        "histograms": [
-            figures.histogram(h.edges, h.real, h.synthetic, spoken(name), h.unit).decode()
-            for name, h in content.histograms.items()
-        ],
+        "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
         "parents": sorted(content.parents.items()),
@@ -264,6 +262,13 @@ def _value(value: Any, condition: ConditionSpec) -> str:
         return value
     is_volume = isinstance(condition, ContinuousCondition) and condition.group is not None
     return f"{number(value * ML_PER_MM3)} ml" if is_volume else number(float(value))
+
+
+def _in_ml(found: Histogram) -> Histogram:
+    """The same, with a volume in the unit that the page gives all volumes in."""
+    if found.unit != "mm3":
+        return found
+    return found.model_copy(update={"edges": tuple(edge * ML_PER_MM3 for edge in found.edges), "unit": "ml"})
 
 
 def _scatters(content: ReleaseContent) -> Iterator[str]:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meddiff_core.evidence.aggregates import FEWEST, INTENSITY_BINS, histogram, intensity_histogram, intensity_shares
+from meddiff_core.evidence.aggregates import (
+    FEWEST,
+    INTENSITY_BINS,
+    Histogram,
+    histogram,
+    intensity_histogram,
+    intensity_shares,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -27,6 +34,29 @@ def test_edges_are_round_and_no_subject_is_at_the_end_of_them():
     assert all(edge % 10 == 0 for edge in found.edges)
     assert real.min() < found.edges[0] < found.edges[-1] < real.max()
     assert found.real == found.synthetic
+
+
+def test_many_scans_of_few_subjects_are_one_bin():
+    real = np.random.default_rng(0).normal(size=60)
+    subjects = [f"s{index % 9}" for index in range(60)]
+    assert len(histogram("x", "mm3", real, real).edges) >= 4
+    assert histogram("x", "mm3", np.sort(real), real, sorted(subjects)).edges == ()
+    shares = np.eye(INTENSITY_BINS)[np.arange(60) % INTENSITY_BINS]
+    assert intensity_histogram(shares, shares, ["one"] * 60).edges == ()
+
+
+def test_what_was_not_measured_is_in_no_bin():
+    real = np.random.default_rng(0).normal(size=60)
+    gaps = np.append(real, [np.nan, np.inf])
+    assert histogram("x", "mm3", gaps, gaps) == histogram("x", "mm3", real, real)
+    assert histogram("x", "mm3", real, np.array([np.nan])).synthetic == (0.0,) * len(histogram("x", "", real, real).real)
+
+
+def test_shares_that_do_not_fit_the_edges_are_refused():
+    with pytest.raises(ValueError, match="must have 3 shares"):
+        Histogram(name="x", unit="", edges=(1, 2), real=(0.5, 0.5), synthetic=(0.5, 0.5))
+    with pytest.raises(ValueError, match="edges must increase"):
+        Histogram(name="x", unit="", edges=(2, 1), real=(0.5, 0.5, 0), synthetic=(0.5, 0.5, 0))
 
 
 def test_equal_values_are_one_bin():

@@ -22,6 +22,9 @@ class Sides:
     def volumes(self, side: str) -> Volumes:
         return self.sides[side]
 
+    def subjects(self, side: str) -> list[str]:
+        return [f"{side}-{index}" for index in range(len(self.sides[side]))]
+
 
 def audit_input(train, holdout, accepted, contract):
     measured = [measure(accepted.image(i), accepted.label(i), contract) for i in range(len(accepted))]
@@ -38,7 +41,7 @@ def audit_input(train, holdout, accepted, contract):
         sample_ids=[f"syn-{i:03}" for i in range(len(accepted))],
         extractors=extractors,
         screen=ScreenSummary(candidates=40, accepted=len(accepted), reasons={"too small": 40 - len(accepted)}),
-        config=AuditConfig(repeats=40),
+        config=AuditConfig(repeats=20),
     )
 
 
@@ -60,7 +63,7 @@ def test_fresh_draws_pass_what_does_not_need_many_volumes(fresh):
     assert metrics["copies_excess"].low <= 0
     assert metrics["fidelity_r:core_volume"].value == pytest.approx(1)
     assert metrics["copy_power"].value > 0.9
-    assert metrics["distinct_share"].value > 0.9
+    assert metrics["distinct_share"].value > 0.8
     assert metrics["closer_to_train:voxels"].low < 0.5
 
 

@@ -108,7 +108,7 @@ def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
 
     hits = 0
     for seed in range(100):
-        found = estimate(difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, 200, 0.9, seed)
+        found = estimate(difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, 100, 0.9, seed)
         hits += found.low <= 0 <= found.high
     assert 80 <= hits <= 99
 

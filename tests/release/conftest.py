@@ -10,9 +10,10 @@ import pytest
 from scipy import ndimage
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.release.build import build_release
-from meddiff_core.release.content import Counts, Histogram, ReleaseContent
+from meddiff_core.release.content import Counts, ReleaseContent
 
 
 class Heads:
@@ -176,20 +177,22 @@ def content_of(
         table=table_of(count, labelled),
         gates=gates(),
         metrics=metrics(),
-        histograms={
-            "age": Histogram(
-                edges=(20, 30, 40, 50, 60, 70, 85),
+        histograms=(
+            Histogram(
+                name="age",
+                unit="years",
+                edges=(30, 40, 50, 60, 70),
                 real=(0.2, 0.2, 0.15, 0.15, 0.2, 0.1),
                 synthetic=(0.15, 0.2, 0.2, 0.18, 0.17, 0.1),
-                unit="years",
             ),
-            "ventricles": Histogram(
-                edges=(5, 12, 18, 24, 36, 60),
+            Histogram(
+                name="volume of ventricles",
+                unit="mm3",
+                edges=(12_000, 18_000, 24_000, 36_000),
                 real=(0.2, 0.3, 0.25, 0.15, 0.1),
                 synthetic=(0.15, 0.32, 0.25, 0.2, 0.08),
-                unit="ml",
             ),
-        },
+        ),
         methods=(
             "Scans were conformed to 4 mm isotropic voxels, split by subject, and masked to the brain.",
             "An autoencoder with a patch discriminator and a latent diffusion model were trained on the training side.",

@@ -14,7 +14,6 @@ import zarr
 
 from meddiff_core.artefacts import digest_tree
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
-from meddiff_core.release.content import aggregate_histogram
 from meddiff_core.release.manifest import read_manifest
 
 FILES = [
@@ -184,19 +183,3 @@ def test_progress_is_told_volume_by_volume(content: Any, tmp_path: Path) -> None
 
     told = [(step.done, step.total) for step in build_release(content, tmp_path) if step.label == "writing volumes"]
     assert told == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_no_histogram_bin_gathers_fewer_than_five_real_subjects() -> None:
-    rng = np.random.default_rng(0)
-    real = np.concatenate([rng.normal(50, 10, 60), [97.3]])
-    histogram = aggregate_histogram(real, rng.normal(50, 12, 200), "years")
-    assert histogram is not None
-    counts = np.histogram(real, histogram.edges)[0]
-    assert counts.min() >= 5
-    assert counts.sum() == 61
-    assert not {real.min(), real.max()} & set(histogram.edges)
-    np.testing.assert_allclose([sum(histogram.real), sum(histogram.synthetic)], 1, atol=0.01)
-
-
-def test_too_few_real_subjects_give_no_histogram() -> None:
-    assert aggregate_histogram([1.0, 2.0, 3.0], [1.0, 2.0]) is None

@@ -18,7 +18,7 @@ SUBJECT = "IXI012-HH-1211"
 
 @pytest.fixture
 def small(make_content: Any) -> Any:
-    return make_content(count=1, histograms={})
+    return make_content(count=1, histograms=())
 
 
 def test_a_clean_release_has_no_leak(released: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_clean_release_has_no_leak(released: Path) -> None:
         {"study": {"cohort": {"requests": f"{SUBJECT}.csv"}}},
         {"parents": {SUBJECT: "0" * 64}},
         {"shortfall": f"No neighbour of {SUBJECT}."},
-        {"histograms": {}, "title": f"Like {SUBJECT}"},
+        {"histograms": (), "title": f"Like {SUBJECT}"},
     ],
 )
 def test_a_real_name_stops_the_release(small: Any, build: Any, tmp_path: Path, change: dict[str, Any]) -> None:

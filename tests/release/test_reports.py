@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
@@ -18,6 +19,8 @@ from meddiff_core.release.marks import interval_mark
 from meddiff_core.release.pages import flat, number, percent
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.types import Refusal
+
+AGES = Histogram(name="age", unit="years", edges=(30, 40, 60), real=(0.2, 0.3, 0.4, 0.1), synthetic=(0.1, 0.4, 0.4, 0.1))
 
 
 class Page(HTMLParser):
@@ -111,7 +114,7 @@ def test_a_title_cannot_become_markup(content: Any) -> None:
 
 
 def test_a_release_without_labels_shows_no_overlay(make_content: Any) -> None:
-    text = render_report(make_content(count=2, modality="CT", labelled=False, histograms={}))
+    text = render_report(make_content(count=2, modality="CT", labelled=False, histograms=()))
     assert "label map over" not in text
     assert 'id="distributions"' not in text
     assert 'id="conditions"' not in text
@@ -163,7 +166,7 @@ def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) ->
 
 
 @pytest.mark.parametrize("draw", [
-    lambda: figures.histogram([0, 1, 2], [0.5, 0.5], [0.1, 0.9], "age", "years"),
+    lambda: figures.histogram(AGES),
     lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
     lambda: figures.scatter([np.nan], [np.nan], "volume"),
     lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
@@ -174,11 +177,30 @@ def test_a_figure_is_the_same_bytes_each_time(draw: Any) -> None:
 
 
 def test_an_svg_carries_no_date_and_no_fixed_size() -> None:
-    text = figures.histogram([0, 1, 2], [0.5, 0.5], [0.1, 0.9], 'the "age"').decode()
+    text = figures.histogram(AGES.model_copy(update={"name": 'the "age"'})).decode()
     assert text.startswith("<svg role=")
     assert "metadata" not in text
     assert not re.search(r"<svg [^>]*\bwidth=", text)
     assert "&quot;age&quot;" in text
+
+
+def test_the_outermost_bins_of_a_histogram_are_drawn_as_open() -> None:
+    text = figures.histogram(AGES).decode()
+    assert re.findall(r"<text [^>]*>([^<]+)</text>", text) == ["&lt; 30", "40", "≥ 60", "age (years)"]
+
+
+def test_a_single_inner_edge_is_enough_for_a_histogram() -> None:
+    halves = Histogram(name="age", unit="years", edges=(50,), real=(0.5, 0.5), synthetic=(0.4, 0.6))
+    assert "≥ 50" in figures.histogram(halves).decode()
+
+
+def test_a_histogram_of_one_bin_is_not_shown(make_content: Any) -> None:
+    single = Histogram(name="age", unit="years", edges=(), real=(1.0,), synthetic=(1.0,))
+    assert "Histogram of" not in render_report(make_content(count=1, histograms=(single,)))
+
+
+def test_volumes_are_told_in_ml(content: Any) -> None:
+    assert "volume of ventricles (ml)" in render_report(content)
 
 
 def test_right_is_shown_on_the_left_and_the_front_and_the_top_up() -> None:

@@ -1,0 +1,203 @@
+"""The chain knows what is done, what is stale and why, and nothing makes more stale than it must."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meddiff_core.artefacts import write_json
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.study import Study
+from meddiff_core.workspace import CHAIN, State, Workspace
+
+PLAN: dict[str, Any] = {
+    "contract": {"spacing_mm": 2.0, "size": [16, 16, 16]},
+    "autoencoder": {"channels": [8, 8, 8]},
+    "autoencoder_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
+    "denoiser": {"channels": [32, 32]},
+    "denoiser_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
+    "device": "cpu",
+    "reasons": {"size": "because"},
+}
+TRAINED = ["candidates", "verdicts", "audit", "release"]
+
+
+def study(*changes: tuple[str, Any]) -> Study:
+    content: dict[str, Any] = {"name": "knees", "data": {"images": "scans"}}
+    for key, value in changes:
+        *sections, last = key.split(".")
+        section = content
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return Study.model_validate(content)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A study whose whole chain was made, with empty files for artefacts."""
+    made = Workspace(study(), tmp_path)
+    for name in CHAIN:
+        if name == "plan":
+            write_json(made.path("plan"), PLAN)
+        elif made.path(name).suffix in (".json", ".parquet"):
+            made.path(name).touch()
+        else:
+            made.path(name).mkdir(parents=True)
+        made.record(name, f"digest of {name}", made.inputs(name, "scans"), {})
+    return made
+
+
+def behind(workspace: Workspace, *changes: tuple[str, Any], scans: str = "scans") -> dict[str, State]:
+    """What would have to be made after some changes of the study, in the order of the chain."""
+    states = Workspace(study(*changes), workspace.folder).states(scans)
+    return {state.name: state for state in states if state.condition != "done"}
+
+
+def edit_plan(workspace: Workspace, section: str, key: str, value: Any) -> None:
+    content = json.loads(workspace.path("plan").read_text())
+    content[section][key] = value
+    write_json(workspace.path("plan"), content)
+
+
+def test_a_study_that_nothing_was_made_of_is_all_missing(tmp_path: Path) -> None:
+    states = Workspace(study(), tmp_path).states()
+    assert [(state.name, state.condition) for state in states] == [(name, "missing") for name in CHAIN]
+
+
+def test_a_finished_chain_is_done(workspace: Workspace) -> None:
+    assert behind(workspace) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("data.modality", "CT", list(CHAIN)),
+        ("plan.budget_minutes", 5, ["plan"]),
+        ("split.train", 0.5, ["plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        ("seed", 3, ["plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        ("train.autoencoder.kl_weight", 0.5, ["autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        ("train.denoiser.learning_rate", 0.5, ["denoiser", *TRAINED]),
+        ("train.denoiser.steps", 7, ["plan", "denoiser", *TRAINED]),
+        ("cohort.size", 7, TRAINED),
+        ("sampling.steps", 7, TRAINED),
+        ("screen.margin", 0.5, ["reference", "verdicts", "audit", "release"]),
+        ("audit.repeats", 7, ["audit", "release"]),
+        ("release.contact", "me", ["release"]),
+        ("name", "hips", ["release"]),
+        ("runtime.workers", 7, []),
+        ("runtime.device", "cuda", []),
+        ("train.checkpoint_every", 7, []),
+    ],
+)
+def test_a_setting_makes_stale_only_what_descends_from_it(
+    workspace: Workspace, key: str, value: Any, stale: list[str]
+) -> None:
+    found = behind(workspace, (key, value))
+    assert [name for name in CHAIN if name in stale] == list(found)
+    assert {state.condition for state in found.values()} <= {"stale"}
+
+
+def test_every_section_of_the_study_but_the_machine_is_part_of_the_chain() -> None:
+    """A new section that no artefact depends on would be changed without effect."""
+    settings = {key for artefact in CHAIN.values() for key in artefact.settings(Workspace(study(), Path("none")))}
+    sections = {key.split(".")[1] for key in settings if key.startswith("study.")}
+    assert sections == Study.model_fields.keys() - {"runtime"}
+
+
+def test_a_stale_artefact_names_what_changed(workspace: Workspace) -> None:
+    found = behind(workspace, ("screen.margin", 0.5))
+    assert found["reference"].reasons == ("study.screen changed",)
+    assert found["verdicts"].reasons == ("study.screen changed",)
+    assert found["audit"].reasons == ("verdicts is stale",)
+
+
+def test_new_scans_make_everything_stale(workspace: Workspace) -> None:
+    found = behind(workspace, scans="other scans")
+    assert found["fingerprint"].reasons == ("scans changed",)
+    assert list(found) == list(CHAIN)
+
+
+def test_scans_that_were_not_listed_count_as_unchanged(workspace: Workspace) -> None:
+    assert workspace.state("fingerprint").condition == "done"
+
+
+def test_timings_and_reasons_of_the_plan_decide_nothing(workspace: Workspace) -> None:
+    edit_plan(workspace, "autoencoder_training", "seconds_per_step", 99)
+    edit_plan(workspace, "denoiser_training", "memory_gb", 99)
+    edit_plan(workspace, "reasons", "size", "by hand")
+    assert behind(workspace) == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "first"),
+    [
+        ("contract", "spacing_mm", 3.0, "dataset"),
+        ("autoencoder_training", "steps", 11, "autoencoder"),
+        ("autoencoder", "channels", [8, 8], "autoencoder"),
+        ("denoiser_training", "batch", 3, "denoiser"),
+        ("denoiser", "channels", [64, 64], "denoiser"),
+    ],
+)
+def test_an_edited_plan_makes_stale_what_obeys_it(
+    workspace: Workspace, section: str, key: str, value: Any, first: str
+) -> None:
+    edit_plan(workspace, section, key, value)
+    found = behind(workspace)
+    assert next(iter(found)) == first
+    assert found[first].reasons[0].startswith("plan")
+    assert "plan" not in found
+    assert set(TRAINED) <= found.keys()
+
+
+def test_an_artefact_that_was_deleted_is_missing_and_its_children_stale(workspace: Workspace) -> None:
+    workspace.path("latents").rmdir()
+    found = behind(workspace)
+    assert (found["latents"].condition, found["latents"].reasons) == ("missing", ("latents.zarr is gone",))
+    assert found["denoiser"].reasons == ("latents is missing",)
+
+
+def test_bytes_without_a_record_are_missing(workspace: Workspace) -> None:
+    """They may be half of something that was killed."""
+    workspace.ledger.forget("audit")
+    assert workspace.path("audit").exists()
+    assert workspace.state("audit") == State("audit", "missing")
+
+
+def test_an_artefact_made_anew_with_other_bytes_makes_its_children_stale(workspace: Workspace) -> None:
+    workspace.record("denoiser", "other", workspace.inputs("denoiser"), {})
+    assert behind(workspace)["candidates"].reasons == ("denoiser changed",)
+
+
+def test_an_artefact_made_anew_with_the_same_bytes_changes_nothing(workspace: Workspace) -> None:
+    workspace.record("denoiser", "digest of denoiser", workspace.inputs("denoiser"), {"minutes": 3})
+    assert behind(workspace) == {}
+
+
+def test_an_edited_table_of_requests_makes_candidates_stale(workspace: Workspace) -> None:
+    table = workspace.folder / "wanted.csv"
+    table.write_text("age\n30\n")
+    wanted = ("cohort.requests", "wanted.csv")
+    asked = Workspace(study(wanted), workspace.folder)
+    asked.record("candidates", "digest of candidates", asked.inputs("candidates"), {})
+    assert behind(workspace, wanted) == {}
+    table.write_text("age\n31\n")
+    assert behind(workspace, wanted)["candidates"].reasons == ("requests changed",)
+
+
+def test_parents_come_before_their_children() -> None:
+    names = list(CHAIN)
+    assert all(names.index(parent) < names.index(name) for name in names for parent in CHAIN[name].parents)
+
+
+def test_a_study_opens_by_its_file_and_by_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"name": "knees", "data": {"images": "scans"}}))
+    assert Workspace.open(path).folder == Workspace.open(str(tmp_path)).folder == tmp_path.resolve()
+
+
+def test_another_file_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"must be a file study\.yaml or its folder, is plan\.json"):
+        Workspace.open(tmp_path / "plan.json")
