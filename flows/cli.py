@@ -154,3 +154,7 @@ def _import_flows() -> Any:
     import flows.synthesize
 
     return flows.synthesize
+
+
+if __name__ == "__main__":
+    main()

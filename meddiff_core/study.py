@@ -117,7 +117,7 @@ class AutoencoderConfig(Config):
     """Peak rate of Adam; warm-up, then cosine decay."""
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     """Weight of the Kullback-Leibler term, per latent element."""
-    perceptual_weight: Annotated[float, Field(ge=0)] = 0.5
+    perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the distance between discriminator features of real and reconstruction."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
     """Weight of the patch-adversarial term."""

@@ -22,8 +22,8 @@ LabelArray = NDArray[np.uint8]
 
 Images = Float[Tensor, "b c i j k"]
 """Voxel space; channel 0 is the image in [-1, 1], the others label maps."""
-Latents = Float[Tensor, "b z i j k"]
-"""Autoencoder space."""
+Latents = Float[Tensor, "b z u v w"]
+"""Autoencoder space; u, v, w lie along i, j, k, on a coarser grid."""
 Sigma = Float[Tensor, " b"]
 """Noise level of each sample, in units of the latents' deviation."""
 

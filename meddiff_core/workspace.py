@@ -71,6 +71,9 @@ def _without_figures(part: Any) -> Any:
     return {key: value for key, value in part.items() if key not in ("seconds_per_step", "memory_gb")}
 
 
+DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "denoiser_training")
+"""The parts of plan.json that later stages follow."""
+
 CHAIN: dict[str, Artefact] = {
     "fingerprint": Artefact("prepare", "fingerprint.json", (), _fingerprint_settings),
     "plan": Artefact("prepare", "plan.json", ("fingerprint",), _plan_settings),
@@ -153,6 +156,10 @@ class Workspace:
         """plan.json as plain values, or nothing before it is made."""
         path = self.path("plan")
         return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def plan_digest(self) -> str:
+        """Of what the plan decides, without its reasons and what it measured of this machine."""
+        return digest_of(_planned(self, *DECISIONS))
 
     def requests_digest(self) -> str | None:
         """Of the table of requests, if the cohort has one."""

@@ -56,7 +56,8 @@ def _gather(workspace: Workspace) -> AuditInput:
     )
 
 
-def read_audit(folder: Path) -> tuple[Audit, InternalFindings]:
-    """The audit of a study's folder, and what only the study may see."""
-    audit = Audit.model_validate_json((folder / "audit" / "audit.json").read_bytes())
-    return audit, InternalFindings.model_validate_json((folder / "audit" / "findings.json").read_bytes())
+def read_audit(workspace: Workspace) -> tuple[Audit, InternalFindings]:
+    """The audit of a study, and what only the study may see."""
+    folder = workspace.path("audit")
+    audit = Audit.model_validate_json((folder / "audit.json").read_bytes())
+    return audit, InternalFindings.model_validate_json((folder / "findings.json").read_bytes())

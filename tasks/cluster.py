@@ -73,14 +73,15 @@ def _local(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Client:
     from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster  # before the settings: leaving them must not take its own with them
 
-    stack.enter_context(dask.config.set({"logging.distributed": "critical", "distributed.scheduler.allowed-failures": 0}))
+    settings = {"logging.distributed": "critical", "distributed.scheduler.allowed-failures": 0}
+    stack.enter_context(dask.config.set(settings))
     scratch = folder / STATE / "dask"
     scratch.mkdir(parents=True, exist_ok=True)
     cluster = LocalCluster(
         n_workers=runtime.workers or CPU_COUNT,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs="CRITICAL",
         local_directory=str(scratch),
     )

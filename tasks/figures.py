@@ -22,7 +22,7 @@ SHOWN = 6
 def draw_reconstructions(folder: Path) -> None:
     """Real validation volumes, what the autoencoder makes of them, and four times the difference."""
     volumes = Dataset.open(folder).volumes("validation")
-    network, contract = load_autoencoder(folder / "models" / "autoencoder")
+    network, contract = load_autoencoder(Workspace.open(folder).path("autoencoder"))
     pairs = list(reconstructions(network, volumes, range(min(SHOWN, len(volumes))), contract))
     real, copies = ([unit_image(pair[side])[0].numpy() for pair in pairs] for side in (0, 1))
     _keep(folder, "reconstructions", figures.real_beside_reconstruction(real, copies, "png"))
@@ -34,7 +34,7 @@ def draw_samples(folder: Path) -> None:
     study, device = workspace.study, choose_device(workspace.study.runtime.device)
     design = CohortDesign(study.cohort, dataset.contract.conditions, dataset.conditions("train"), folder)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
-    digest = digest_of([digest_checkpoint(folder / "models" / name) for name in ("autoencoder", "denoiser")])
+    digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
     engine = open_engine(folder / "models", digest, study.sampling, device)
     images, labels = engine.draw(samples)
     units = [engine.contract.intensity.unit(image) for image in images]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from meddiff_core.artefacts import digest_file, digest_of, write_json
+from meddiff_core.artefacts import digest_of, write_json
 from meddiff_core.data.dataset import Dataset, build_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.grid import infer_contract, train_cases
@@ -23,11 +23,11 @@ REFUSED = "refused.csv"
 @task()
 def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
     """Measure every scan; list what cannot be used."""
-    study = Workspace.open(folder).study
-    inventory = discover(study.data, folder)
+    workspace = Workspace.open(folder)
+    study, inventory = workspace.study, discover(workspace.study.data, folder)
     with open_mapper(study.runtime, folder) as mapper:
         fingerprint = show(take_fingerprint(inventory, study.data, mapper))
-    write_json(folder / "fingerprint.json", fingerprint)
+    write_json(workspace.path("fingerprint"), fingerprint)
     write_refusals(folder / REFUSED, fingerprint.refused)
     counts = {"cases": len(fingerprint.cases), "refused": len(fingerprint.refused), "notes": len(fingerprint.notes)}
     return {"digest": digest_of(fingerprint), "summary": counts}
@@ -36,26 +36,25 @@ def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
 @task()
 def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     """Decide grid, networks and steps from the fingerprint and this machine."""
-    study = Workspace.open(folder).study
-    fingerprint = read_fingerprint(folder)
+    workspace = Workspace.open(folder)
+    study, fingerprint = workspace.study, _read_fingerprint(workspace)
     device = choose_device(study.runtime.device)
     contract, reasons = infer_contract(fingerprint, study, device)
     say("measuring the speed of both trainings on this machine")
     plan = infer_plan(contract, reasons, study, len(train_cases(fingerprint, study)), device)
-    write_json(folder / "plan.json", plan)
-    log_file(folder / "plan.json")
+    write_json(workspace.path("plan"), plan)
+    log_file(workspace.path("plan"))
     minutes = plan.autoencoder_training.minutes + plan.denoiser_training.minutes
     summary = {"size": list(contract.size), "spacing_mm": contract.spacing_mm, "training_minutes": round(minutes, 1)}
-    return {"digest": digest_file(folder / "plan.json"), "summary": summary}
+    return {"digest": workspace.plan_digest(), "summary": summary}
 
 
 @task()
 def conform_scans(folder: Path, *, key: str) -> dict[str, Any]:
     """Bring every scan to the contract's grid, and split by subject."""
-    study = Workspace.open(folder).study
-    fingerprint = read_fingerprint(folder)
-    inventory = discover(study.data, folder)
-    contract = load_plan(folder / "plan.json").contract
+    workspace = Workspace.open(folder)
+    study, fingerprint = workspace.study, _read_fingerprint(workspace)
+    inventory, contract = discover(study.data, folder), load_plan(workspace.path("plan")).contract
     with open_mapper(study.runtime, folder) as mapper:
         refused = show(build_dataset(folder, inventory.cases, fingerprint, contract, study, mapper))
     write_refusals(folder / REFUSED, [*fingerprint.refused, *refused])
@@ -64,6 +63,5 @@ def conform_scans(folder: Path, *, key: str) -> dict[str, Any]:
     return {"digest": dataset.digest(), "summary": sides | {"refused": len(fingerprint.refused) + len(refused)}}
 
 
-def read_fingerprint(folder: Path) -> Fingerprint:
-    """The fingerprint of a study's folder."""
-    return Fingerprint.model_validate_json((folder / "fingerprint.json").read_bytes())
+def _read_fingerprint(workspace: Workspace) -> Fingerprint:
+    return Fingerprint.model_validate_json(workspace.path("fingerprint").read_bytes())

@@ -27,7 +27,7 @@ def write_report(workspace: Workspace) -> Path:
     """Write report.html of a study whose audit is done."""
     dataset = Dataset.open(workspace.folder)
     verdicts = pd.read_parquet(workspace.path("verdicts"))
-    audit, findings = read_audit(workspace.folder)
+    audit, findings = read_audit(workspace)
     path = workspace.folder / "report.html"
     content = InternalContent(
         title=workspace.study.release.title or workspace.study.name,
@@ -57,13 +57,13 @@ def _flagged(
     workspace: Workspace, dataset: Dataset, verdicts: pd.DataFrame, audit: Audit, findings: InternalFindings
 ) -> list[Suspect]:
     """Each suspected copy beside the training volume that it resembles."""
-    by_id = verdicts.set_index("sample_id")
+    by_id = {row["sample_id"]: row for row in verdicts.to_dict("records")}
     train, cases = dataset.volumes("train"), list(dataset.table.iloc[dataset.rows("train")]["case"])
     return [
         Suspect(
             found.sample_id,
             ["suspected copy (audit)"],
-            _volume(workspace, by_id.loc[found.sample_id]),
+            _volume(workspace, by_id[found.sample_id]),
             cases[found.train_row],
             train.image(found.train_row),
             found.score,
@@ -74,11 +74,11 @@ def _flagged(
 
 
 def _rejected(workspace: Workspace, verdicts: pd.DataFrame) -> list[Suspect]:
-    rejected = verdicts[~verdicts["accepted"]].head(SHOWN)
-    return [Suspect(r["sample_id"], r["reasons"].split("; "), _volume(workspace, r)) for _, r in rejected.iterrows()]
+    rows = verdicts[~verdicts["accepted"]].head(SHOWN).to_dict("records")
+    return [Suspect(row["sample_id"], row["reasons"].split("; "), _volume(workspace, row)) for row in rows]
 
 
-def _volume(workspace: Workspace, row: Mapping[str, Any]) -> StoredArray:
+def _volume(workspace: Workspace, row: Mapping[Any, Any]) -> StoredArray:
     return Candidates(workspace.path("candidates"), [(str(row["shard"]), int(row["position"]))]).image(0)
 
 

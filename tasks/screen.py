@@ -8,8 +8,10 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file, writing_folder
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.evidence.copies import all_keys_of, keys_of
 from meddiff_core.evidence.features import RandomConvFeatures, extract
-from meddiff_core.evidence.judging import judge_shards, keys_of, measurements, reject_duplicates
+from meddiff_core.evidence.judging import judge_shards, reject_duplicates
+from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.reconstructed import Reconstructed
 from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
 from meddiff_core.generation.schedule import Shard
@@ -26,11 +28,12 @@ from tasks.progress import say, show
 @task()
 def fit_screen(folder: Path, *, key: str) -> dict[str, Any]:
     """Bounds from the training volumes, as they are and as the autoencoder gives them back."""
-    reference, arrays = show(_fit(Workspace.open(folder)))
-    with writing_folder(folder / "reference") as partial:
+    workspace = Workspace.open(folder)
+    reference, arrays = show(_fit(workspace))
+    with writing_folder(workspace.path("reference")) as partial:
         save_reference(partial, reference, arrays)
     summary = {"bounds": len(reference.bounds), "expected_rejections": round(reference.expected_rejections, 3)}
-    return {"digest": digest_file(folder / "reference" / "reference.json"), "summary": summary}
+    return {"digest": digest_file(workspace.path("reference") / "reference.json"), "summary": summary}
 
 
 def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, ReferenceArrays]]:
@@ -42,14 +45,16 @@ def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, Ref
     train_features = yield from extract(extractor, train)
     validation_features = yield from extract(extractor, validation)
     copied_features = yield from extract(extractor, copies)
-    (train_keys, _), (_, validation_keys) = keys_of(train, contract), keys_of(validation, contract)
+    measured = yield from measure_all("measure train", train, contract)
+    measured += yield from measure_all("measure reconstructions", copies, contract)
+    measured_validation = yield from measure_all("measure validation", validation, contract)
     return fit_reference(
-        measurements(train, contract) + measurements(copies, contract),
-        measurements(validation, contract),
+        measured,
+        measured_validation,
         train_features,
         validation_features,
-        train_keys,
-        validation_keys,
+        keys_of(train, contract),
+        all_keys_of(validation, contract),
         workspace.study.screen,
         copied_features,
         dataset.subjects("train"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from meddiff_core.artefacts import Record, digest_file, digest_of
+from meddiff_core.artefacts import Record, digest_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import CHAIN, Workspace
@@ -48,7 +48,8 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise ConfigurationError(f"study {folder.name}: another meddiff is working on it; wait, or stop that one") from error
+        message = f"study {folder.name}: another meddiff is working on it; wait, or stop that one"
+        raise ConfigurationError(message) from error
     try:
         yield
     finally:
@@ -87,18 +88,16 @@ def _key(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
 
 def require(workspace: Workspace, name: str) -> None:
     """Stop with the command to run when an artefact of an earlier stage is missing or stale."""
-    behind = [state for state in workspace.states() if state.name == name]
-    if behind[0].condition != "done" and behind[0].reasons != ("fingerprint is stale",):
-        stage, reasons = CHAIN[name].stage, ", ".join(behind[0].reasons)
-        why = f"{behind[0].condition}{f' ({reasons})' if reasons else ''}"
-        raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {stage}` first")
+    state = next(state for state in workspace.states() if state.name == name)
+    if state.condition != "done":
+        why = f"{state.condition} ({', '.join(state.reasons)})" if state.reasons else state.condition
+        raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {CHAIN[name].stage}` first")
 
 
 def make_plan(workspace: Workspace, task: StageTask) -> Record:
     """`make` for the plan, which a person may have edited: an edited plan is used, never overwritten."""
     path, record = workspace.path("plan"), workspace.ledger.read("plan")
-    edited = path.exists() and record is not None and digest_file(path) != record.digest
-    if not edited or record is None:
+    if record is None or not path.exists() or workspace.plan_digest() == record.digest:
         return make(workspace, "plan", task)
     if workspace.state("plan").condition != "done":
         raise ConfigurationError(

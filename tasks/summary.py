@@ -7,6 +7,9 @@ from meddiff_core.errors import MeddiffError
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import CHAIN, State, Workspace
 
+PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
+"""What a person may want to open after a run."""
+
 
 def describe_status(study: Path) -> str:
     """A line per artefact, then what to run next."""
@@ -82,8 +85,8 @@ def describe_run(study: Path) -> str:
     """Where everything is after a run, whether it ended well or not."""
     workspace = Workspace.open(study)
     states = workspace.states()
-    places = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
-    lines = [f"{name:<8}{workspace.folder / path}" for name, path in places.items() if (workspace.folder / path).exists()]
+    places = {name: workspace.folder / path for name, path in PLACES.items()}
+    lines = [f"{name:<8}{path}" for name, path in places.items() if path.exists()]
     finished = states[-1].condition == "done"
     if finished and states[-1].record is not None:
         release = workspace.path("release") / str(states[-1].record.summary["folder"])

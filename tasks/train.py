@@ -28,43 +28,42 @@ from tasks.tracking import log_model, log_progress
 @task(retries=0)
 def train_autoencoder(folder: Path, *, key: str) -> dict[str, Any]:
     """Fit the autoencoder on the train side."""
-    study, plan, dataset = Workspace.open(folder).study, load_plan(folder / "plan.json"), Dataset.open(folder)
-    steps, resume = plan.autoencoder_training.steps, folder / STATE / "resume" / "autoencoder"
+    workspace, dataset = Workspace.open(folder), Dataset.open(folder)
+    study, plan = workspace.study, load_plan(workspace.path("plan"))
     training = AutoencoderTraining(
         plan.autoencoder,
         dataset.contract,
         study.train.autoencoder,
         dataset.volumes("train"),
         dataset.volumes("validation"),
-        steps,
+        plan.autoencoder_training.steps,
         plan.autoencoder_training.batch,
         study.seed,
         choose_device(study.runtime.device),
     )
-    metrics = show(run_training(training, steps, resume, key, study.train.checkpoint_every), on_metrics=log_progress)
-    facts = {"steps": steps, "metrics": metrics, "threads": torch.get_num_threads()}
-    save_autoencoder(folder / "models" / "autoencoder", training.average.network, dataset.contract, facts)
+    facts = _run(training, workspace, "autoencoder", key)
+    save_autoencoder(workspace.path("autoencoder"), training.average.network, dataset.contract, facts)
     draw_reconstructions(folder)
-    return _finished(folder, "autoencoder", resume, metrics)
+    return _finished(workspace, "autoencoder", facts)
 
 
 @task()
 def encode_dataset(folder: Path, *, key: str) -> dict[str, Any]:
     """Latents of the train and validation sides; the holdout stays sealed."""
-    dataset, device = Dataset.open(folder), choose_device(Workspace.open(folder).study.runtime.device)
-    network, contract = load_autoencoder(folder / "models" / "autoencoder", device)
+    workspace, dataset = Workspace.open(folder), Dataset.open(folder)
+    device = choose_device(workspace.study.runtime.device)
+    network, contract = load_autoencoder(workspace.path("autoencoder"), device)
     sides = {side: dataset.volumes(side) for side in ("train", "validation")}
-    digest = show(encode_latents(folder / "latents.zarr", network, sides, contract, device))
+    digest = show(encode_latents(workspace.path("latents"), network, sides, contract, device))
     return {"digest": digest, "summary": {side: len(volumes) for side, volumes in sides.items()}}
 
 
 @task(retries=0)
 def train_denoiser(folder: Path, *, key: str) -> dict[str, Any]:
     """Fit the denoiser on the latents of the train side."""
-    workspace, plan, dataset = Workspace.open(folder), load_plan(folder / "plan.json"), Dataset.open(folder)
-    study, specs = workspace.study, dataset.contract.conditions
-    steps, resume = plan.denoiser_training.steps, folder / STATE / "resume" / "denoiser"
-    latents = {side: LatentSet.open(folder / "latents.zarr", side) for side in ("train", "validation")}
+    workspace, dataset = Workspace.open(folder), Dataset.open(folder)
+    study, plan, specs = workspace.study, load_plan(workspace.path("plan")), dataset.contract.conditions
+    latents = {side: LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation")}
     conditions = {side: encode_conditions(dataset.conditions(side), specs) for side in ("train", "validation")}
     training = DenoiserTraining(
         plan.denoiser,
@@ -72,23 +71,34 @@ def train_denoiser(folder: Path, *, key: str) -> dict[str, Any]:
         study.train.denoiser,
         (latents["train"], conditions["train"]),
         (latents["validation"], conditions["validation"]),
-        steps,
+        plan.denoiser_training.steps,
         plan.denoiser_training.batch,
         study.seed,
         choose_device(study.runtime.device),
     )
-    metrics = show(run_training(training, steps, resume, key, study.train.checkpoint_every), on_metrics=log_progress)
-    facts = {"steps": steps, "metrics": metrics, "threads": torch.get_num_threads()}
+    facts = _run(training, workspace, "denoiser", key)
     autoencoder = workspace.inputs("latents")["autoencoder"]
     network, scale = training.average.network, training.scale
-    save_denoiser(folder / "models" / "denoiser", network, dataset.contract, scale, autoencoder, facts)
+    save_denoiser(workspace.path("denoiser"), network, dataset.contract, scale, autoencoder, facts)
     draw_samples(folder)
-    return _finished(folder, "denoiser", resume, metrics)
+    return _finished(workspace, "denoiser", facts)
 
 
-def _finished(folder: Path, name: str, resume: Path, metrics: dict[str, float]) -> dict[str, Any]:
+def _run(training: AutoencoderTraining | DenoiserTraining, workspace: Workspace, name: str, key: str) -> dict[str, Any]:
+    """Train to the end, and give what the checkpoint is to say of it."""
+    every, resume = workspace.study.train.checkpoint_every, _resume_point(workspace, name)
+    metrics = show(run_training(training, training.steps, resume, key, every), on_metrics=log_progress)
+    return {"steps": training.steps, "metrics": metrics, "threads": torch.get_num_threads()}
+
+
+def _resume_point(workspace: Workspace, name: str) -> Path:
+    return workspace.folder / STATE / "resume" / name
+
+
+def _finished(workspace: Workspace, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Digest, lineage and figures of a trained model; its resume point is of no use any more."""
-    forget_resume_point(resume)
-    digest = digest_of(digest_checkpoint(folder / "models" / name))
-    log_model(folder / "models" / name, name, digest)
-    return {"digest": digest, "summary": {key.removeprefix("validation/"): value for key, value in metrics.items()}}
+    forget_resume_point(_resume_point(workspace, name))
+    digest = digest_of(digest_checkpoint(workspace.path(name)))
+    log_model(workspace.path(name), name, digest)
+    metrics = {key.removeprefix("validation/"): value for key, value in facts["metrics"].items()}
+    return {"digest": digest, "summary": metrics}

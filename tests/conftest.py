@@ -2,14 +2,16 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from jaxtyping import install_import_hook
 
 from tasks.environment import prepare_environment
 
+Result = TypeVar("Result")
 _state = tempfile.TemporaryDirectory(prefix="meddiff-tests-", ignore_cleanup_errors=True)
 
 
@@ -23,6 +25,20 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     _state.cleanup()
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[[Generator[Any, None, Result]], Result]:
+    """Run a generator to its end, and give what it returns."""
+
+    def run(work: Generator[Any, None, Result]) -> Result:
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    return run
 
 
 @pytest.fixture(scope="session")

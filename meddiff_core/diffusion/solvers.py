@@ -45,6 +45,6 @@ def heun_evaluations(steps: int) -> int:
     return 2 * steps - 1
 
 
-def _slope(denoiser: DenoisedAt, x: Float[Tensor, "b z i j k"], sigma: Float[Tensor, ""]) -> Tensor:
+def _slope(denoiser: DenoisedAt, x: Float[Tensor, "b z u v w"], sigma: Float[Tensor, ""]) -> Tensor:
     levels = sigma.to(torch.float32).expand(len(x)).to(x.device)
     return (x - denoiser(x.float(), levels).double()) / sigma.to(x.device)

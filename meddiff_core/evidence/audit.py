@@ -35,7 +35,7 @@ from meddiff_core.evidence.distances import fit_projection
 from meddiff_core.evidence.features import Extractor, extract
 from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of
 from meddiff_core.evidence.intervals import Estimate, from_count
-from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.planting import PlantedCopies, caught_by_disguise, plant_copies
 from meddiff_core.evidence.similarity import ms_ssim_pairs
 from meddiff_core.study import AuditConfig
@@ -155,7 +155,7 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     diversity = yield from _diversity(audit, train, holdout, drawing)
     anatomy = yield from _anatomy(audit, train, holdout, drawing)
     screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
-    distinct = distinct_metric(audit.accepted, train, holdout, audit.contract, drawing)
+    distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
     metrics = (*evidence.metrics, distinct, *features.metrics, *diversity, *anatomy.metrics, _accepted_metric(screened))
     result = Audit(
         preset=audit.config.preset,
@@ -229,8 +229,8 @@ class _Anatomy:
 def _anatomy(
     audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
 ) -> Generator[Progress, None, _Anatomy]:
-    real = yield from _measure_all("measure train", train, audit.contract)
-    held = yield from _measure_all("measure holdout", holdout, audit.contract)
+    real = yield from measure_all("measure train", train, audit.contract)
+    held = yield from measure_all("measure holdout", holdout, audit.contract)
     metrics = volume_metrics(audit.measured, real, held, audit.contract, drawing)
     metrics += appearance_metrics(audit.measured, real, held, drawing)
     metrics += fidelity_metrics(audit.requested, audit.measured, audit.contract, drawing)
@@ -239,19 +239,11 @@ def _anatomy(
         histogram(f"volume of {group}", "mm3", volumes_of(real, group), volumes_of(audit.measured, group), subjects)
         for group in audit.contract.labels
     ]
-    intensities = [
+    shares = [
         np.stack([intensity_shares(volumes.image(index), audit.contract) for index in range(len(volumes))])
         for volumes in (train, audit.accepted)
     ]
-    return _Anatomy(metrics, (intensity_histogram(*intensities, subjects), *histograms))
-
-
-def _measure_all(label: str, volumes: Volumes, contract: Contract) -> Generator[Progress, None, list[dict[str, float]]]:
-    figures = []
-    for index in range(len(volumes)):
-        figures.append(measure(volumes.image(index), volumes.label(index), contract))
-        yield Progress(label, index + 1, len(volumes))
-    return figures
+    return _Anatomy(metrics, (intensity_histogram(shares[0], shares[1], subjects), *histograms))
 
 
 def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFindings:

@@ -94,6 +94,16 @@ def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
     return np.concatenate([_keys_at(view, contract, STEPS) for view in (image, image[::-1])])
 
 
+def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
+    """(n, p) `voxel_key` of every volume."""
+    return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
+
+
+def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
+    """(n, variants, p) `voxel_keys` of every volume."""
+    return np.stack([voxel_keys(volumes.image(index), contract) for index in range(len(volumes))])
+
+
 def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine = -(-max(contract.size) // FINE_SIDE)
@@ -107,7 +117,7 @@ def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> Fl
         shifted = [np.take(views, range(1 + step, 1 + step + inner), axis) for step in steps]
         views = _average(np.concatenate(shifted), axis, to_key)
     keys = views.reshape(len(views), -1)
-    return _to_length_one(keys - keys.mean(1, keepdims=True))
+    return to_length_one(keys - keys.mean(1, keepdims=True))
 
 
 def _pad_to(volume: FloatArray, multiple: int) -> FloatArray:
@@ -121,7 +131,8 @@ def _average(volume: FloatArray, axis: int, factor: int) -> FloatArray:
     return np.asarray(volume.reshape(shape).mean(axis + 1), dtype=np.float32)
 
 
-def _to_length_one(rows: FloatArray) -> FloatArray:
+def to_length_one(rows: FloatArray) -> FloatArray:
+    """Each row (..., p) divided by its length; one of zeros stays."""
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
 
@@ -134,10 +145,10 @@ def nearest_voxels(
     Keys are compared as deviations from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
     what sets one apart from the mean does not.
     """
-    anchors = _to_length_one(reference - centre).T
+    anchors = to_length_one(reference - centre).T
     parts = []
     for start in range(0, len(query), block):
-        views = _to_length_one(query[start : start + block] - centre)
+        views = to_length_one(query[start : start + block] - centre)
         correlation = (views.reshape(-1, views.shape[-1]) @ anchors).reshape(*views.shape[:2], -1).max(1)
         distance = np.clip(1 - correlation.astype(np.float64), 0, None)
         parts.append(_closest(distance, start if exclude_self else None))

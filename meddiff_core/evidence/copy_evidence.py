@@ -20,16 +20,16 @@ from meddiff_core.evidence.copies import (
     copy_test,
     expected_share,
     false_alarms,
+    keys_of,
     match_voxels,
     nearest,
     nearest_voxels,
-    voxel_key,
 )
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
 from meddiff_core.evidence.planting import PlantedCopies
 from meddiff_core.evidence.screening import near_duplicates, smallest_distance
-from meddiff_core.types import FloatArray, Progress, Volumes
+from meddiff_core.types import Progress, Volumes
 
 ALPHA = 0.05
 """Share of fresh volumes that the copy test may flag."""
@@ -52,30 +52,26 @@ def voxel_view(
     accepted: Volumes, train: Volumes, holdout: Volumes, planted: PlantedCopies, contract: Contract
 ) -> Generator[Progress, None, View]:
     """By keys of voxels, through flips and shifts."""
-    keys = _keys(train, contract)
+    keys = keys_of(train, contract)
     centre = keys.mean(0)
     return View(
         name="voxels",
         synthetic=(yield from match_voxels(accepted, keys, centre, contract)),
-        synthetic_to_holdout=(yield from match_voxels(accepted, _keys(holdout, contract), centre, contract)),
+        synthetic_to_holdout=(yield from match_voxels(accepted, keys_of(holdout, contract), centre, contract)),
         holdout=(yield from match_voxels(holdout, keys, centre, contract)),
         planted=(yield from match_voxels(planted, keys, centre, contract)),
         train=nearest_voxels(keys[:, None], keys, centre, exclude_self=True),
     )
 
 
-def _keys(volumes: Volumes, contract: Contract) -> FloatArray:
-    return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
-
-
 def distinct_metric(
-    accepted: Volumes, train: Volumes, holdout: Volumes, contract: Contract, drawing: Drawing
+    accepted: Volumes, train: Volumes, holdout: Volumes, subjects: Sequence[str], contract: Contract, drawing: Drawing
 ) -> Metric:
-    """Share of volumes that no earlier one is nearer to than two training volumes ever are."""
-    keys = _keys(train, contract)
+    """Share of volumes that no earlier one is nearer to than two training subjects ever are."""
+    keys = keys_of(train, contract)
     centre = keys.mean(0)
-    threshold = smallest_distance(keys, centre)
-    repeated = [len(near_duplicates(_keys(side, contract), centre, threshold)) for side in (accepted, holdout)]
+    threshold = smallest_distance(keys, centre, subjects)
+    repeated = [len(near_duplicates(keys_of(side, contract), centre, threshold)) for side in (accepted, holdout)]
     share = from_count(len(accepted) - repeated[0], len(accepted), drawing.confidence)
     return metric_of(
         "distinct_share", share, "higher is better, up to the floor", floor=1 - repeated[1] / len(holdout),

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from meddiff_core.contract import Condition, Contract
-from meddiff_core.evidence.copies import voxel_key, voxel_keys
+from meddiff_core.evidence.copies import keys_of, voxel_keys
 from meddiff_core.evidence.features import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.screening import judge, load_reference, near_duplicates
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.generation.shards import Candidates
-from meddiff_core.types import Mapper, Progress, Volumes
+from meddiff_core.types import Mapper, Progress
 
 Row = dict[str, Any]
 REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
@@ -80,7 +79,7 @@ def reject_duplicates(verdicts: pd.DataFrame, candidates: Path, reference: Path,
     volumes = accepted_volumes(verdicts, candidates)
     if len(volumes) < 2:
         return verdicts
-    keys = np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
+    keys = keys_of(volumes, contract)
     dropped = accepted[sorted(near_duplicates(keys, arrays.key_centre, bounds.duplicate_distance))]
     verdicts = verdicts.copy()
     verdicts.loc[dropped, "accepted"] = False
@@ -121,14 +120,3 @@ def _kind(reason: str) -> str:
 def requested_conditions(verdicts: pd.DataFrame) -> list[Condition]:
     """What was asked for, per row."""
     return columns_of(verdicts, REQUESTED)
-
-
-def measurements(volumes: Volumes, contract: Contract) -> list[dict[str, float]]:
-    """`measure` of every volume."""
-    return [measure(volumes.image(index), volumes.label(index), contract) for index in range(len(volumes))]
-
-
-def keys_of(volumes: Volumes, contract: Contract) -> tuple[Any, Any]:
-    """Voxel keys of every volume, (n, p), and of all its flips and shifts, (n, variants, p)."""
-    images = [volumes.image(index) for index in range(len(volumes))]
-    return np.stack([voxel_key(i, contract) for i in images]), np.stack([voxel_keys(i, contract) for i in images])

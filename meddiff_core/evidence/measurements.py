@@ -5,6 +5,7 @@ holds for the other. Every figure is finite, also for a broken volume: an absent
 and wholeness 0, and so lies outside every bound instead of passing unseen.
 """
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.contract import Contract
-from meddiff_core.types import FloatArray, LabelArray, StoredArray
+from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray, Volumes
 
 MEASURED_VOLUME = "volume_mm3:"
 """Prefix of the measurement that a condition `volume of GROUP` is compared with."""
@@ -34,6 +35,15 @@ def measure(image: StoredArray | FloatArray, label: LabelArray | None, contract:
     figures = {"finite": float(finite), **_intensities(unit, contract.spacing_mm)}
     if label is not None:
         figures |= _structures(label, contract)
+    return figures
+
+
+def measure_all(label: str, volumes: Volumes, contract: Contract) -> Generator[Progress, None, list[dict[str, float]]]:
+    """`measure` of every volume, in their order; `label` says whose on the way."""
+    figures = []
+    for index in range(len(volumes)):
+        figures.append(measure(volumes.image(index), volumes.label(index), contract))
+        yield Progress(label, index + 1, len(volumes))
     return figures
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 from meddiff_core.artefacts import write_bytes, write_json
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
-from meddiff_core.evidence.copies import nearest_voxels
+from meddiff_core.evidence.copies import nearest_voxels, to_length_one
 from meddiff_core.evidence.distances import fit_projection
 from meddiff_core.evidence.features import Features, require_same_extractor
 from meddiff_core.evidence.intervals import Matrix
@@ -226,8 +226,7 @@ def near_duplicates(keys: FloatArray, key_centre: FloatArray, threshold: float, 
     `keys` is (n, p), from `voxel_key`, in the order that decides; `threshold` the smallest distance between two
     training subjects.
     """
-    centred = keys - key_centre
-    units = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    units = to_length_one(keys - key_centre)
     dropped: set[int] = set()
     for start in range(0, len(units), block):
         alike = 1 - units[start : start + block] @ units.T < threshold

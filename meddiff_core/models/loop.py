@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ VALIDATIONS = 8
 """Points of a validation curve."""
 
 
+@runtime_checkable
 class Training(Protocol):
     """What the loop needs of a training."""
 

@@ -82,9 +82,9 @@ def check_content(content: ReleaseContent) -> None:
             f"name and release.version must be like head-mr and 1.0.0, are {content.name!r} and {content.version!r}"
         )
     if not content.gates:
-        raise GatesFailed("a release needs a gate that it passed, the audit has none")
+        raise GatesFailed("release refused: it needs a gate that it passed, the audit has none")
     if failed := [gate.message for gate in content.gates if not gate.passed]:
-        raise GatesFailed("; ".join(failed))
+        raise GatesFailed(f"release refused: {'; '.join(failed)}")
     if missing := [name for name in ("sample_id", "seed") if name not in content.table]:
         raise IntegrityError(f"the table of the release must have the columns sample_id and seed, lacks {missing}")
     rows, volumes = len(content.table), len(content.volumes)

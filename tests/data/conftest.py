@@ -1,6 +1,6 @@
 """Small cohorts on disk, and the contracts and figures that tests start from."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint
 from meddiff_core.study import DataConfig, Study
-from meddiff_core.types import Progress
 
 SHAPE = (16, 20, 24)
 GROUPS = {"left": [1], "right": [2]}
@@ -83,20 +82,6 @@ def study(data: Callable[..., DataConfig]) -> Callable[..., Study]:
         return Study(**({"name": "test", "data": data(**(data_changes or {}))} | changes))
 
     return _study
-
-
-@pytest.fixture
-def finish() -> Callable[[Generator[Progress, None, Any]], Any]:
-    """Run a generator of progress to its end and give its result."""
-
-    def _finish(work: Generator[Progress, None, Any]) -> Any:
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
-
-    return _finish
 
 
 @pytest.fixture(scope="session")

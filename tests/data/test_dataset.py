@@ -138,13 +138,14 @@ def test_a_table_of_another_build_is_told_apart(stand: Made, contract: Made) -> 
         made.open()
 
 
+def killed(function: Any, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """A mapper that dies after the first result."""
+    yield 0, function(items[0])
+    raise KeyboardInterrupt
+
+
 def test_a_restart_conforms_only_what_is_missing(stand: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     made = stand(9)
-
-    def killed(function: Any, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        yield 0, function(items[0])
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         made.build(killed)
     assert not (made.folder / "out" / "dataset.zarr").exists()

@@ -1,17 +1,16 @@
 """Small synthetic heads that differ as people do: in size, in structures, in smooth intensity."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from meddiff_core.contract import ContinuousCondition, Contract, IntensityMapping
-from meddiff_core.types import LabelArray, Progress, StoredArray
+from meddiff_core.types import LabelArray, StoredArray
 
-Result = TypeVar("Result")
 SIDE = 24
 
 
@@ -69,17 +68,3 @@ def contract() -> Contract:
         labels={"shell": (1,), "core": (2, 3)},
         conditions=(ContinuousCondition(name="core_volume", low=0, high=1e5, mean=1e3, std=1e2, group="core"),),
     )
-
-
-@pytest.fixture(scope="session")
-def finish() -> Callable[[Generator[Progress, None, Result]], Result]:
-    """Run a generator to its end, and give what it returns."""
-
-    def run(work: Generator[Progress, None, Result]) -> Result:
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-    return run

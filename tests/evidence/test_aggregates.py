@@ -49,7 +49,7 @@ def test_what_was_not_measured_is_in_no_bin():
     real = np.random.default_rng(0).normal(size=60)
     gaps = np.append(real, [np.nan, np.inf])
     assert histogram("x", "mm3", gaps, gaps) == histogram("x", "mm3", real, real)
-    assert histogram("x", "mm3", real, np.array([np.nan])).synthetic == (0.0,) * len(histogram("x", "", real, real).real)
+    assert set(histogram("x", "mm3", real, np.array([np.nan])).synthetic) == {0.0}
 
 
 def test_shares_that_do_not_fit_the_edges_are_refused():

@@ -216,14 +216,6 @@ def content_of(
     return replace(content, **changes)
 
 
-def run(generator: Any) -> Any:
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 @pytest.fixture
 def content() -> ReleaseContent:
     return content_of()
@@ -235,11 +227,11 @@ def make_content() -> Any:
 
 
 @pytest.fixture
-def build() -> Any:
-    return lambda content, releases, secrets=(): run(build_release(content, releases, secrets))
+def build(finish: Any) -> Any:
+    return lambda content, releases, secrets=(): finish(build_release(content, releases, secrets))
 
 
 @pytest.fixture(scope="session")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def released(tmp_path_factory: pytest.TempPathFactory, finish: Any) -> Path:
     """A release of three small heads. Read it only."""
-    return run(build_release(content_of(), tmp_path_factory.mktemp("releases")))  # type: ignore[no-any-return]
+    return finish(build_release(content_of(), tmp_path_factory.mktemp("releases")))  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from meddiff_core.release.pages import flat, number, percent
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.types import Refusal
 
-AGES = Histogram(name="age", unit="years", edges=(30, 40, 60), real=(0.2, 0.3, 0.4, 0.1), synthetic=(0.1, 0.4, 0.4, 0.1))
+AGES = Histogram(name="age", unit="years", edges=(30, 40, 60), real=(0.2, 0.3, 0.4, 0.1), synthetic=(0.1, 0.4, 0.5, 0))
 
 
 class Page(HTMLParser):

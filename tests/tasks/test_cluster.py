@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Mapper, in_turn
+from tasks import cluster
 from tasks.cluster import open_mapper
 
 
@@ -62,15 +64,28 @@ def mapper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapper]:
         yield opened
 
 
+@pytest.fixture
+def no_cluster_open(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the module's cluster were not there."""
+    monkeypatch.setattr(cluster, "_shared", ContextVar("mapper", default=None))
+
+
+@pytest.mark.usefixtures("no_cluster_open")
 def test_off_is_the_mapper_of_the_core(tmp_path: Path) -> None:
-    with open_mapper(RuntimeConfig(dask="off"), tmp_path) as mapper:
-        assert mapper is in_turn
+    with open_mapper(RuntimeConfig(dask="off"), tmp_path) as opened:
+        assert opened is in_turn
+
+
+def test_a_block_inside_another_uses_its_cluster(mapper: Mapper, tmp_path: Path) -> None:
+    with open_mapper(RuntimeConfig(dask="off"), tmp_path) as inner:
+        assert inner is mapper
 
 
 def test_every_position_comes_once_with_its_result(mapper: Mapper) -> None:
     assert sorted(mapper(square, range(40))) == [(n, n * n) for n in range(40)]
 
 
+@pytest.mark.usefixtures("no_cluster_open")
 def test_nothing_to_map_starts_no_cluster(tmp_path: Path) -> None:
     with open_mapper(RuntimeConfig(dask="tcp://127.0.0.1:1"), tmp_path) as mapper:
         assert list(mapper(square, [])) == []
@@ -99,6 +114,7 @@ def test_a_worker_that_dies_once_loses_nothing(mapper: Mapper, tmp_path: Path) -
     assert sorted(mapper(kill_worker_once, items)) == [(n, n) for n in range(12)]
 
 
+@pytest.mark.slow
 def test_an_item_that_kills_its_worker_twice_is_named_and_spares_its_neighbours(mapper: Mapper) -> None:
     results: list[tuple[int, int]] = []
     with pytest.raises(MeddiffError, match=r"items \[2\] killed it twice"):
@@ -106,6 +122,7 @@ def test_an_item_that_kills_its_worker_twice_is_named_and_spares_its_neighbours(
     assert sorted(results) == [(0, 0), (1, 1), (3, 3)]
 
 
+@pytest.mark.usefixtures("no_cluster_open")
 @pytest.mark.parametrize("dask", ["locla", "http://scheduler:8786"])
 def test_an_unknown_cluster_is_refused(dask: str, tmp_path: Path) -> None:
     with (
