@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -41,7 +42,7 @@ endif
 	$(BIN)/meddiff run $(STUDY) $(RUN_OPTIONS)
 
 test: $(READY)  ## The fast tests.
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, killed processes.
 	$(BIN)/python -m pytest -q -m "slow or server" --timeout 1200

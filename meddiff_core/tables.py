@@ -18,6 +18,6 @@ def as_parquet(table: pd.DataFrame | pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def write_table(path: Path, table: pd.DataFrame | pa.Table) -> None:
+def write_parquet(path: Path, table: pd.DataFrame | pa.Table) -> None:
     """Write a table atomically."""
     write_bytes(path, as_parquet(table))

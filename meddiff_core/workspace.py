@@ -202,6 +202,11 @@ class Workspace:
             found[name] = state
         return list(found.values())
 
+    def records(self) -> dict[str, Record]:
+        """Of every artefact that was ever finished, in the order of the chain."""
+        found = {name: self.ledger.read(name) for name in CHAIN}
+        return {name: record for name, record in found.items() if record is not None}
+
     def record(self, name: str, digest: str, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> Record:
         """Note a finished artefact, after its bytes are safe. `inputs` are those from before it was made."""
         return self.ledger.write(Record(name=name, inputs=dict(inputs), digest=digest, summary=dict(summary)))

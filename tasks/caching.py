@@ -24,7 +24,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def task(*, retries: int = 2, delays_s: tuple[float, ...] = (5, 60)) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def task(
+    *, retries: int = 2, delays_s: tuple[float, ...] = (5, 60), run_name: str = "{key:.8}"
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a Prefect task of a function `verb_object(folder: Path, ..., *, key: str)` that returns a small dict.
 
     A second call with the same `key` in the same study folder returns the first one's result. Whatever the
@@ -37,7 +39,7 @@ def task(*, retries: int = 2, delays_s: tuple[float, ...] = (5, 60)) -> Callable
             raise TypeError(f"a task must take folder and key, {function.__name__} lacks {sorted(missing)}")
         made: prefect.Task[P, R] = prefect.task(
             name=function.__name__,
-            task_run_name=f"{function.__name__}-{{key:.8}}",
+            task_run_name=f"{function.__name__}-{run_name}",
             retries=retries,
             retry_delay_seconds=list(delays_s),
             retry_condition_fn=_may_pass,

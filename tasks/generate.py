@@ -18,11 +18,13 @@ from tasks.device import choose_device
 from tasks.progress import show
 
 
-@task()
+@task(run_name="attempt-{attempt}-from-slot-{slots[0]}")
 def draw_shards(folder: Path, slots: list[int], attempt: int, *, key: str) -> dict[str, Any]:
     """One attempt at some slots of the cohort; shards that are there and whole are left as they are."""
     workspace = Workspace.open(folder)
     shards = shards_of(workspace, slots, attempt)
+    if attempt == 0:
+        workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
     with open_mapper(workspace.study.runtime, folder) as mapper:
         markers = show(_draw(workspace, shards, mapper))
     return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(slots)}}

@@ -59,8 +59,8 @@ def conform_scans(folder: Path, *, key: str) -> dict[str, Any]:
         refused = show(build_dataset(folder, inventory.cases, fingerprint, contract, study, mapper))
     write_refusals(folder / REFUSED, [*fingerprint.refused, *refused])
     dataset = Dataset.open(folder)
-    sides = {side: len(dataset.rows(side)) for side in ("train", "validation", "holdout")}
-    return {"digest": dataset.digest(), "summary": sides | {"refused": len(fingerprint.refused) + len(refused)}}
+    counts = dataset.sizes() | {"refused": len(fingerprint.refused) + len(refused)}
+    return {"digest": dataset.digest(), "summary": counts}
 
 
 def _read_fingerprint(workspace: Workspace) -> Fingerprint:

@@ -1,6 +1,5 @@
 """Audited volumes to a release, and to the study's own report."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.workspace import CHAIN, Workspace
+from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.caching import task
 from tasks.progress import show
@@ -57,8 +56,8 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,
-        methods=describe_methods(study, load_plan(workspace.path("plan")), _sides(dataset)),
-        parents={name: digest for name, digest in _digests(workspace).items() if name != "release"},
+        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes()),
+        parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions={package: version(package) for package in PACKAGES},
         preset=audit.preset,
@@ -77,15 +76,6 @@ def _public_table(accepted: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     for group in dataset.contract.labels:
         columns.setdefault(f"{group}_mm3", accepted[f"{MEASURED}{MEASURED_VOLUME}{group}"])
     return pd.DataFrame(columns).reset_index(drop=True)
-
-
-def _sides(dataset: Dataset) -> dict[str, int]:
-    return {side: len(dataset.rows(side)) for side in ("train", "validation", "holdout")}
-
-
-def _digests(workspace: Workspace) -> Mapping[str, str]:
-    records = {name: workspace.ledger.read(name) for name in CHAIN}
-    return {name: record.digest for name, record in records.items() if record is not None}
 
 
 def _shortfall(wanted: int, accepted: int, flagged: int) -> str | None:

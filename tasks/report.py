@@ -15,7 +15,7 @@ from meddiff_core.models.images import to_stored
 from meddiff_core.models.reconstruction import reconstructions
 from meddiff_core.release.internal import InternalContent, Suspect, write_internal_report
 from meddiff_core.types import Refusal, StoredArray, Volumes
-from meddiff_core.workspace import CHAIN, Workspace
+from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.tracking import read_curves
 
@@ -89,5 +89,4 @@ def _refused(folder: Path) -> list[Refusal]:
 
 def _minutes(workspace: Workspace) -> dict[str, float]:
     """Of each artefact's last making."""
-    records = {name: workspace.ledger.read(name) for name in CHAIN}
-    return {name: record.summary["minutes"] for name, record in records.items() if record}
+    return {name: record.summary["minutes"] for name, record in workspace.records().items()}

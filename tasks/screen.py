@@ -16,7 +16,7 @@ from meddiff_core.evidence.reconstructed import Reconstructed
 from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import load_autoencoder
-from meddiff_core.tables import write_table
+from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
@@ -67,6 +67,7 @@ def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
     workspace = Workspace.open(folder)
     cohort, budget = workspace.study.cohort, int(workspace.study.screen.budget * workspace.study.cohort.size)
     verdicts, lacking, attempt = pd.DataFrame(), list(range(cohort.size)), 0
+    workspace.ledger.forget("verdicts")  # new attempts are about to replace the shards that they speak of
     while lacking and len(verdicts) < budget:
         slots = lacking[: budget - len(verdicts)]
         if attempt:
@@ -78,7 +79,7 @@ def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
         )
         lacking = sorted(set(range(cohort.size)) - set(verdicts.loc[verdicts["accepted"], "slot"]))
         attempt += 1
-    write_table(workspace.path("verdicts"), verdicts)
+    write_parquet(workspace.path("verdicts"), verdicts)
     accepted = int(verdicts["accepted"].sum())
     summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": len(lacking)}
     return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}

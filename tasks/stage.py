@@ -4,21 +4,21 @@ The ledger beside the data decides whether an artefact is made; Prefect's cache 
 finished when the process died before the ledger was written.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from meddiff_core.artefacts import Record, digest_of
+from meddiff_core.artefacts import Record, digest_of, write_json
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import CHAIN, Workspace
 from tasks.caching import refreshing
 from tasks.cluster import open_mapper
 from tasks.environment import STATE
+from tasks.lock import held
 from tasks.progress import say
 from tasks.tracking import log_artefact, log_measurements, log_parameters, stage_run, study_run
 
@@ -31,29 +31,12 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
-        stack.enter_context(_held(workspace.folder))
+        stack.enter_context(held(workspace.folder))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         stack.enter_context(stage_run(stage, digest))
         log_parameters(workspace.study)
         yield workspace
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One process at a time; the same one may enter again."""
-    path = folder / STATE / "locks" / "study.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        message = f"study {folder.name}: another meddiff is working on it; wait, or stop that one"
-        raise ConfigurationError(message) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = None, **arguments: Any) -> Record:
@@ -69,7 +52,7 @@ def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = N
     inputs = workspace.inputs(name, scans)
     started = time.monotonic()
     with refreshing(not workspace.path(name).exists()):
-        result = task(folder=workspace.folder, key=_key(workspace, name, inputs), **arguments)
+        result = task(folder=workspace.folder, key=_attempt(workspace, name, inputs), **arguments)
     summary = result["summary"] | {"minutes": round((time.monotonic() - started) / 60, 2)}
     record = workspace.record(name, result["digest"], inputs, summary)
     log_artefact(name, record.digest, {parent: inputs[parent] for parent in CHAIN[name].parents})
@@ -77,13 +60,20 @@ def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = N
     return record
 
 
-def _key(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
-    """Digest of the inputs and of the moment the artefact was last recorded.
+def _attempt(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
+    """Key of the attempt at an artefact: the same after a restart, a new one once anything was made or lost since.
 
-    With the moment, a result from before another one took its place is never taken for the present one.
+    So a training goes on where it was, and a result from before is never taken for the present one.
     """
-    record = workspace.ledger.folder / f"{name}.json"
-    return digest_of([name, inputs, record.stat().st_mtime_ns if record.exists() else None])
+    note = workspace.folder / STATE / "attempts" / f"{name}.json"
+    last = json.loads(note.read_text()) if note.exists() else {}
+    lost = not workspace.path(name).exists() and workspace.ledger.read(name) is not None
+    if lost or last.get("inputs") != digest_of(inputs):
+        last = {"artefact": name, "inputs": digest_of(inputs), "since_ns": time.time_ns()}
+        write_json(note, last)
+    if lost:
+        workspace.ledger.forget(name)
+    return digest_of(last)
 
 
 def require(workspace: Workspace, name: str) -> None:

@@ -88,6 +88,7 @@ def _run(training: AutoencoderTraining | DenoiserTraining, workspace: Workspace,
     """Train to the end, and give what the checkpoint is to say of it."""
     every, resume = workspace.study.train.checkpoint_every, _resume_point(workspace, name)
     metrics = show(run_training(training, training.steps, resume, key, every), on_metrics=log_progress)
+    workspace.ledger.forget(name)  # the recorded model is about to be replaced
     return {"steps": training.steps, "metrics": metrics, "threads": torch.get_num_threads()}
 
 

@@ -20,6 +20,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "DASK_"))]:
         del os.environ[name]
     prepare_environment(Path(_state.name))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads of torch that wait for a core spin
     install_import_hook("meddiff_core", "beartype.beartype")
 
 

@@ -26,7 +26,7 @@ from meddiff_core.artefacts import digest_of, publish_folder, write_text
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, Contract
 from meddiff_core.data.conform import conform_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
-from meddiff_core.data.split import Side, side_of
+from meddiff_core.data.split import SIDES, Side, side_of
 from meddiff_core.data.store import (
     StoredVolumes,
     chunk_path,
@@ -38,7 +38,7 @@ from meddiff_core.data.store import (
 )
 from meddiff_core.errors import CaseRefused, DataRefused, IntegrityError, MeddiffError
 from meddiff_core.study import DataConfig, Study
-from meddiff_core.tables import write_table
+from meddiff_core.tables import write_parquet
 from meddiff_core.types import CaseRef, Mapper, Progress, Refusal
 
 STORE = "dataset.zarr"
@@ -86,7 +86,7 @@ def build_dataset(
         whole = staged if len(written) == len(jobs) else _without_holes(staged, written, contract)
         _finish(whole, written, contract)
         rows = [(jobs[one.row], one) for one in written]
-        write_table(folder / TABLE, _table(folder, rows, fingerprint, study))
+        write_parquet(folder / TABLE, _table(folder, rows, fingerprint, study))
         publish_folder(whole, folder / STORE)  # last: until here all that was conformed can be picked up again
         shutil.rmtree(staged, ignore_errors=True)
     return refused
@@ -273,6 +273,10 @@ class Dataset:
         """Rows of one side, or all."""
         chosen = self.table if side is None else self.table[self.table["side"] == side]
         return [int(row) for row in chosen["row"]]
+
+    def sizes(self) -> dict[str, int]:
+        """Volumes on each side."""
+        return {side: len(self.rows(side)) for side in SIDES}
 
     def subjects(self, side: Side | None) -> list[str]:
         """Whose each volume of one side, or of all, is, in the order of `rows`."""

@@ -3,11 +3,12 @@ a scan that was in the sealed holdout yesterday can never be trained on tomorrow
 """
 
 import hashlib
-from typing import Literal
+from typing import Literal, get_args
 
 from meddiff_core.study import SplitConfig
 
 Side = Literal["train", "validation", "holdout"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 def side_of(subject: str, seed: int, split: SplitConfig) -> Side:

@@ -6,11 +6,12 @@ that a release may carry, and `InternalFindings` that name rows of the training 
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from meddiff_core.contract import Condition, Contract, Frozen
+from meddiff_core.data.split import Side
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
 from meddiff_core.evidence.comparison import (
@@ -62,10 +63,10 @@ CAVEATS = (
 class AuditData(Protocol):
     """The real data set."""
 
-    def volumes(self, side: Literal["train", "validation", "holdout"]) -> Volumes:
+    def volumes(self, side: Side) -> Volumes:
         """The stored volumes of one side."""
 
-    def subjects(self, side: Literal["train", "validation", "holdout"]) -> list[str]:
+    def subjects(self, side: Side) -> list[str]:
         """Whose each of them is."""
 
 

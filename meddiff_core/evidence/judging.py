@@ -4,6 +4,7 @@ Rejected volumes stay where they are, with the reason beside them: nobody can ju
 are gone.
 """
 
+import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,12 +110,9 @@ def count_reasons(verdicts: pd.DataFrame) -> dict[str, int]:
 
 
 def _kind(reason: str) -> str:
-    """A reason without its figures: `volume_mm3:ventricles is below the training range`."""
-    name, _, rest = reason.partition(" ")
-    for direction in ("below", "above"):
-        if f" {direction} " in f" {rest} ":
-            return f"{name} {direction} the accepted range"
-    return reason
+    """A reason without its figures: of `mean 0.2 is below 0.3 (training range)`, `mean below the accepted range`."""
+    found = re.fullmatch(r"(.+) \S+ (?:is|are) (below|above) \S+ \(.+\)", reason)
+    return f"{found[1]} {found[2]} the accepted range" if found else reason
 
 
 def requested_conditions(verdicts: pd.DataFrame) -> list[Condition]:

@@ -13,19 +13,21 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release.content import ReleaseContent, check_content
 from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.guard import find_leaks
-from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files
+from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.release.tables import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.verify import verify_release
-from meddiff_core.tables import write_table
+from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress
 
+CARD = "README.md"
+"""For people and for hubs of data sets."""
 
 def build_release(
     content: ReleaseContent, releases: Path, secrets: Iterable[str] = ()
 ) -> Generator[Progress, None, Path]:
-    """Write `releases/<name>-<version>/` and return it.
+    """Write `releases/<name>-<version>/` and return it; the very same release, whole, is left as it is.
 
     Args:
         content: What the release says and holds.
@@ -33,13 +35,15 @@ def build_release(
         secrets: Real subject ids, case names, file names and paths: none may occur in any file.
 
     Raises:
-        ConfigurationError: that version exists; a release is never overwritten.
+        ConfigurationError: that version exists with other content; a release is never overwritten.
         GatesFailed: a gate failed, or there is none.
         IntegrityError: a real name was found in it, or it does not hold together. Nothing is published.
     """
     check_content(content)
     final = releases / content.folder
     if final.exists():
+        if _is_same(content, final):
+            return final
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
     with writing_folder(final) as partial:
         yield from _write(content, partial)
@@ -47,16 +51,25 @@ def build_release(
     return final
 
 
+def _is_same(content: ReleaseContent, folder: Path) -> bool:
+    """Whether a release that exists is whole and of this content: its maker may have been killed right after."""
+    try:
+        card = (folder / CARD).read_text()
+        return card == render_card(content) and read_manifest(folder) == _manifest(content, folder)
+    except (OSError, IntegrityError):
+        return False
+
+
 def _write(content: ReleaseContent, folder: Path) -> Generator[Progress, None, None]:
     table = public_table(content.table)
     yield from write_cohort(folder / COHORT, content.volumes, table, content.contract, content.title)
     write_text(folder / TEXT, as_tsv(table))
-    write_table(folder / TABLE, table)
+    write_parquet(folder / TABLE, table)
     write_json(folder / "participants.json", describe_columns(table.columns, content.contract))
     write_json(folder / "croissant.json", describe_release(content, table, {TABLE: describe_file(folder / TABLE)}))
     yield Progress("writing the report", 0, 1)
     write_text(folder / "report.html", render_report(content))
-    write_text(folder / "README.md", render_card(content))
+    write_text(folder / CARD, render_card(content))
     write_json(folder / MANIFEST, _manifest(content, folder))
     yield Progress("writing the report", 1, 1)
 

@@ -136,9 +136,14 @@ def test_a_kill_between_the_renames_leaves_no_mixture_and_no_rest(
 
 def test_a_folder_that_was_not_finished_does_not_appear(tmp_path: Path) -> None:
     final = filled(tmp_path / "final", {"old": b"1"})
-    with pytest.raises(RuntimeError, match="half"), writing_folder(final) as partial:
-        write_bytes(partial / "new", b"2")
-        raise RuntimeError("half way")
+
+    def fail_half_way() -> None:
+        with writing_folder(final) as partial:
+            write_bytes(partial / "new", b"2")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
     assert files(tmp_path) == {"final/old": b"1"}
 
 

@@ -22,7 +22,10 @@ def contract(**changes: object) -> Contract:
 
 @settings(deadline=None)
 @given(
-    st.floats(-2000, 1000), st.floats(1, 5000), st.sampled_from(["uint8", "uint16"]), st.lists(st.floats(0, 1), min_size=1)
+    st.floats(-2000, 1000),
+    st.floats(1, 5000),
+    st.sampled_from(["uint8", "uint16"]),
+    st.lists(st.floats(0, 1), min_size=1),
 )
 def test_storing_loses_at_most_half_a_level(low: float, span: float, storage: str, shares: list[float]) -> None:
     mapping = IntensityMapping.model_validate({"modality": "CT", "low": low, "high": low + span, "storage": storage})

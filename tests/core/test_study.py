@@ -80,7 +80,11 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
         ("data.images", None, "data.images: must be a valid string, is None"),
         ("name", "My Knees", "name: String must match pattern '^[a-z0-9][a-z0-9-]*$', is 'My Knees'"),
         ("release.version", "1.0", r"release.version: String must match pattern '^\d+\.\d+\.\d+$', is '1.0'"),
-        ("cohort.seed", "zero", "cohort.seed: must be a valid integer, unable to parse string as an integer, is 'zero'"),
+        (
+            "cohort.seed",
+            "zero",
+            "cohort.seed: must be a valid integer, unable to parse string as an integer, is 'zero'",
+        ),
         ("split.train", 0.9, "split: train + validation must leave at least 0.05 as holdout, is 1.05"),
         ("data.window_hu", [300, -100], "data: window_hu must be [low, high], is [300.0, -100.0]"),
         ("data.mask", "label", "data: labels must be given for `mask: label`, is null"),

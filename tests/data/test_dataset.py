@@ -164,11 +164,6 @@ def test_a_restart_conforms_only_what_is_missing(stand: Made, monkeypatch: pytes
 
 def test_a_restart_with_another_contract_keeps_nothing(stand: Made, contract: Made) -> None:
     made = stand(5)
-
-    def killed(function: Any, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        yield 0, function(items[0])
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         made.build(killed)
     made.contract = contract(spacing_mm=3.0)
@@ -179,11 +174,6 @@ def test_a_restart_with_another_contract_keeps_nothing(stand: Made, contract: Ma
 
 def test_a_chunk_that_a_kill_left_broken_is_made_again(stand: Made) -> None:
     made = stand(5)
-
-    def killed(function: Any, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        yield 0, function(items[0])
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         made.build(killed)
     chunk = chunk_path(open_array(made.folder / "out" / ".dataset.zarr.partial", "image"), 1)

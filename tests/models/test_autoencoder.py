@@ -74,6 +74,11 @@ def test_a_loaded_autoencoder_gives_the_same_bits(
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path, network: Autoencoder, contract: Contract) -> None:
-    save_autoencoder(tmp_path / "autoencoder", network, contract, {"shape": {**network.shape.model_dump(mode="json"), "latent_channels": 4}})
+    save_autoencoder(
+        tmp_path / "autoencoder",
+        network,
+        contract,
+        {"shape": {**network.shape.model_dump(mode="json"), "latent_channels": 4}},
+    )
     with pytest.raises(IntegrityError, match="weights do not fit Autoencoder"):
         load_autoencoder(tmp_path / "autoencoder")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     factors = [learning_rate_factor(step, 200) for step in range(200)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == pytest.approx(1)
-    assert all(later < earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(factors[10:]))
     assert factors[105] == pytest.approx(0.01 + 0.99 / 2)
     assert learning_rate_factor(200, 200) == pytest.approx(0.01)
 

@@ -105,6 +105,27 @@ def test_an_existing_release_is_never_overwritten(content: Any, build: Any, tmp_
     assert digest_tree(tmp_path / "heads-1.0.0") == before
 
 
+def test_the_very_same_release_is_left_as_it_is(content: Any, build: Any, tmp_path: Path) -> None:
+    """A run that was killed right after it had published goes on from there."""
+    release = build(content, tmp_path)
+    written = (release / "manifest.json").stat().st_mtime_ns
+    assert build(content, tmp_path) == release
+    assert (release / "manifest.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["other contact", "lost file", "changed file"])
+def test_a_release_of_other_content_is_not_the_same(content: Any, build: Any, tmp_path: Path, damage: str) -> None:
+    release = build(content, tmp_path)
+    if damage == "lost file":
+        (release / "croissant.json").unlink()
+    elif damage == "changed file":
+        (release / "participants.tsv").write_text("nobody\n")
+    else:
+        content = replace(content, contact="somebody else")
+    with pytest.raises(ConfigurationError, match="must be new"):
+        build(content, tmp_path)
+
+
 def test_what_an_interrupted_build_left_does_not_matter(
     content: Any, build: Any, released: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,58 @@
+"""Guidance goes from the unconditional through the conditional and beyond, at the cost that it says."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from meddiff_core.contract import Contract
+from meddiff_core.diffusion.guidance import guided
+from meddiff_core.diffusion.noise import karras_sigmas
+from meddiff_core.diffusion.solvers import heun_evaluations, solve_heun
+from meddiff_core.models.denoiser import Denoiser, DenoiserShape
+from meddiff_core.study import SamplingConfig
+
+CONDITIONS = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
+SIGMA = torch.tensor([0.5, 2.0])
+
+
+@pytest.fixture(scope="module")
+def denoiser(contract: Contract) -> Denoiser:
+    """With random weights everywhere: MONAI starts with zeros where a residual ends."""
+    torch.manual_seed(0)
+    network = Denoiser(DenoiserShape(latent_channels=2, channels=(32,)), contract.conditions).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> torch.Tensor:
+    return torch.randn((2, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_guidance_of_one_is_the_conditioned_denoiser(denoiser: Denoiser, noisy: torch.Tensor) -> None:
+    assert torch.equal(guided(denoiser, CONDITIONS, 1.0)(noisy, SIGMA), denoiser(noisy, SIGMA, CONDITIONS))
+
+
+def test_a_guidance_of_zero_is_the_unconditional_denoiser(denoiser: Denoiser, noisy: torch.Tensor) -> None:
+    absent = torch.full_like(CONDITIONS, torch.nan)
+    assert_close(guided(denoiser, CONDITIONS, 0.0)(noisy, SIGMA), denoiser(noisy, SIGMA, absent))
+
+
+def test_more_guidance_goes_further_along_the_same_line(denoiser: Denoiser, noisy: torch.Tensor) -> None:
+    at = {guidance: guided(denoiser, CONDITIONS, guidance)(noisy, SIGMA) for guidance in (0.0, 1.0, 2.5)}
+    assert (at[1.0] - at[0.0]).abs().max() > 1e-3
+    assert_close(at[2.5] - at[0.0], 2.5 * (at[1.0] - at[0.0]))
+
+
+@pytest.mark.parametrize(("guidance", "calls_each"), [(1.0, 1), (0.0, 2), (2.0, 2)])
+def test_evaluations_are_counted_right(
+    denoiser: Denoiser, noisy: torch.Tensor, guidance: float, calls_each: int
+) -> None:
+    calls = []
+    handle = denoiser.register_forward_hook(lambda *_: calls.append(1))
+    solve_heun(guided(denoiser, CONDITIONS, guidance), noisy, karras_sigmas(SamplingConfig(steps=4)))
+    handle.remove()
+    assert len(calls) == calls_each * heun_evaluations(4)

@@ -1,0 +1,120 @@
+"""The plan obeys what the study gives, and refuses what cannot work by the key to change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meddiff_core.contract import Contract
+from meddiff_core.diffusion import sizing
+from meddiff_core.diffusion.sizing import infer_plan
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.plan import Plan
+from meddiff_core.study import Study
+
+SMALL: dict[str, Any] = {
+    "train.autoencoder.channels": [8, 8, 8],
+    "train.denoiser.channels": [32, 32],
+    "train.denoiser.batch": 2,
+}
+
+
+@pytest.fixture
+def infer(contract: Contract) -> Callable[..., Plan]:
+    """The plan of a study with small networks, with changes by key."""
+
+    def run(changes: dict[str, Any] | None = None, contract: Contract = contract, cases: int = 10) -> Plan:
+        content: dict[str, Any] = {"name": "knees", "data": {"images": "scans"}}
+        for key, value in (SMALL | (changes or {})).items():
+            *sections, last = key.split(".")
+            section = content
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[last] = value
+        return infer_plan(contract, {"size": "because"}, Study.model_validate(content), cases, "cpu")
+
+    return run
+
+
+def test_what_the_study_gives_is_obeyed(infer: Callable[..., Plan], contract: Contract) -> None:
+    plan = infer(
+        {
+            "train.autoencoder.steps": 7,
+            "train.autoencoder.batch": 1,
+            "train.autoencoder.latent_channels": 3,
+            "train.denoiser.steps": 9,
+            "train.denoiser.batch": 3,
+        }
+    )
+    assert (plan.autoencoder_training.steps, plan.autoencoder_training.batch) == (7, 1)
+    assert (plan.denoiser_training.steps, plan.denoiser_training.batch) == (9, 3)
+    assert (plan.autoencoder.channels, plan.denoiser.channels) == ((8, 8, 8), (32, 32))
+    assert plan.autoencoder.in_channels == contract.channels
+    assert plan.autoencoder.latent_channels == plan.denoiser.latent_channels == 3
+    assert plan.contract == contract
+
+
+def test_what_was_measured_is_in_the_plan_with_its_reason(infer: Callable[..., Plan]) -> None:
+    plan = infer({"train.autoencoder.steps": 7})
+    for training in (plan.autoencoder_training, plan.denoiser_training):
+        assert training.seconds_per_step > 0
+        assert 0.0 < training.memory_gb < 1
+    assert plan.reasons["size"] == "because"
+    assert plan.reasons["autoencoder_training"].startswith("7 steps: given by the study")
+    assert "what fits the budget of 60 minutes" in plan.reasons["denoiser_training"]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "cases", "steps"),
+    [(1.0, 10_000, (330, 270)), (1e9, 10, (1500 * 10 // 2, 1500 * 10 // 2)), (1e-6, 10, (20, 20))],
+)
+def test_steps_fit_the_budget_but_do_not_learn_by_heart(
+    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, minutes: float, cases: int, steps: tuple[int, int]
+) -> None:
+    """At a tenth of a second a step: 55% of a minute, 1500 epochs, and never fewer than 20 steps."""
+    monkeypatch.setattr(sizing, "_measure", lambda training: (0.1, 0.0))
+    plan = infer({"plan.budget_minutes": minutes}, cases=cases)
+    assert (plan.autoencoder_training.steps, plan.denoiser_training.steps) == pytest.approx(steps, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "train.autoencoder.channels",
+            [8, 8],
+            r"train\.autoencoder\.channels: must be 3 multiples of 8 for a latent factor of 4, is \[8, 8\]",
+        ),
+        ("train.autoencoder.channels", [8, 8, 12], r"train\.autoencoder\.channels: must be .*, is \[8, 8, 12\]"),
+        ("plan.latent_factor", 2, r"train\.autoencoder\.channels: must be 2 multiples of 8 for a latent factor of 2"),
+        ("train.denoiser.channels", [48], r"train\.denoiser\.channels: must be multiples of 32, .*, is \[48\]"),
+        ("train.denoiser.channels", [32, 32, 32, 32], r"train\.denoiser\.channels: .* latents of \[4, 4, 4\]"),
+        ("plan.memory_gb", 1e-6, r"plan\.memory_gb: training needs .* GB, 0\.0 are free; raise plan\.spacing_mm"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_its_key(infer: Callable[..., Plan], key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        infer({key: value})
+
+
+def test_a_size_that_networks_cannot_halve_is_refused(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract]
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"plan\.size: must be multiples of 8, is 20 along one axis"):
+        infer(contract=make_contract(size=(16, 20, 16)))
+
+
+def test_a_study_without_labels_or_conditions_has_a_plan(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract]
+) -> None:
+    plan = infer(contract=make_contract(labels={}, conditions=()))
+    assert plan.autoencoder.in_channels == 1
+
+
+def test_the_latent_factor_decides_the_levels(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "_measure", lambda training: (0.1, 0.0))
+    plan = infer({"plan.latent_factor": 2, "train.autoencoder.channels": None}, make_contract(size=(8, 8, 8)))
+    assert plan.autoencoder.channels == (16, 32)
+    assert plan.latent_size == (4, 4, 4)

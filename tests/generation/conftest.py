@@ -1,0 +1,73 @@
+"""Models that were never trained, but answer to noise and conditions, and a contract that they share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape, save_autoencoder
+from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, save_denoiser
+from meddiff_core.study import SamplingConfig
+
+SAMPLING = SamplingConfig(steps=2, batch=3, shard=4, sigma_max=5.0, sigma_min=0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from more, and other tests may run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    return Contract(
+        spacing_mm=2.0,
+        size=(8, 8, 8),
+        intensity=IntensityMapping(modality="MR", low=0, high=100, percentiles=(1, 99), storage="uint16"),
+        mask="none",
+        labels={"left": (1,), "right": (2,)},
+        conditions=(
+            ContinuousCondition(name="age", low=20, high=80, mean=50, std=10),
+            CategoricalCondition(name="sex", categories=("F", "M")),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def sampling() -> Callable[..., SamplingConfig]:
+    """Settings of a very short walk, with changes."""
+
+    def make(**changes: Any) -> SamplingConfig:
+        return SAMPLING.model_copy(update=changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_models() -> Callable[..., Path]:
+    """(folder, contract, seed) to the folder, with both models in it."""
+
+    def save(folder: Path, contract: Contract, seed: int = 0) -> Path:
+        torch.manual_seed(seed)
+        shape = AutoencoderShape(in_channels=contract.channels, channels=(8, 8), latent_channels=2)
+        denoiser = Denoiser(DenoiserShape(latent_channels=2, channels=(32, 32)), contract.conditions)
+        for parameter in denoiser.parameters():  # MONAI starts with zeros where a residual ends
+            torch.nn.init.normal_(parameter, std=0.05)
+        save_autoencoder(folder / "autoencoder", Autoencoder(shape), contract, {})
+        scale = LatentScale(mean=(0.1, -0.2), std=(0.7, 1.3))
+        save_denoiser(folder / "denoiser", denoiser, contract, scale, "digest", {})
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, save_models: Callable[..., Path], contract: Contract) -> Path:
+    """A folder with both models."""
+    return save_models(tmp_path_factory.mktemp("models"), contract)

@@ -1,0 +1,136 @@
+"""A sample is a pure function of its seed, its condition, the models and the settings: bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from meddiff_core.contract import Contract
+from meddiff_core.errors import IntegrityError
+from meddiff_core.generation.engine import Engine, initial_noise, open_engine
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.study import SamplingConfig
+
+Sampling = Callable[..., SamplingConfig]
+
+
+def samples(count: int) -> list[SampleRequest]:
+    conditions = [{"age": 25.0 + 10 * n, "sex": "F"} if n % 2 else {"age": None, "sex": "M"} for n in range(count)]
+    return [SampleRequest(f"syn-{n:06d}-0", n, 0, 1000 + n, condition) for n, condition in enumerate(conditions)]
+
+
+@pytest.fixture
+def engine(models: Path, sampling: Sampling) -> Engine:
+    return open_engine(models, "digest", sampling(), "cpu")
+
+
+def same(one: tuple[np.ndarray, np.ndarray | None], image: np.ndarray, label: np.ndarray) -> bool:
+    return np.array_equal(one[0], image) and one[1] is not None and np.array_equal(one[1], label)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sample_depends_on_no_other_and_on_no_place(engine: Engine, threads: int) -> None:
+    """In full and padded batches of three, alone, and in another order."""
+    torch.set_num_threads(threads)
+    wanted = samples(5)
+    images, labels = engine.draw(wanted)
+    assert labels is not None
+    for n, sample in enumerate(wanted):
+        assert same(engine.draw([sample]), images[n : n + 1], labels[n : n + 1])
+    order = [4, 2, 0, 1, 3]
+    assert same(engine.draw([wanted[n] for n in order]), images[order], labels[order])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_latents_do_not_depend_on_batch_mates_in_their_last_bit(engine: Engine, threads: int) -> None:
+    """Stored voxels are rounded, and could hide a difference."""
+    torch.set_num_threads(threads)
+    wanted = samples(3)
+    with torch.inference_mode():
+        together = engine._solve(wanted)
+        rotated = engine._solve([wanted[2], wanted[0], wanted[1]])
+        padded = engine._solve([wanted[1]] * 3)
+    assert torch.equal(rotated, together[[2, 0, 1]])
+    assert torch.equal(padded, together[[1, 1, 1]])
+
+
+def test_volumes_do_not_depend_on_the_number_of_threads(engine: Engine) -> None:
+    one = engine.draw(samples(3))
+    torch.set_num_threads(2)
+    two = engine.draw(samples(3))
+    assert same(two, one[0], one[1])  # type: ignore[arg-type]
+
+
+def test_volumes_fit_the_contract(engine: Engine, contract: Contract) -> None:
+    images, labels = engine.draw(samples(4))
+    assert labels is not None
+    assert images.shape == labels.shape == (4, *contract.size)
+    assert (images.dtype, labels.dtype) == (np.uint16, np.uint8)
+    assert labels.max() <= len(contract.labels)
+
+
+def test_another_seed_or_condition_is_another_volume(engine: Engine) -> None:
+    base = SampleRequest("a", 0, 0, 1, {"age": 30.0, "sex": "F"})
+    others = [
+        SampleRequest("a", 0, 0, 2, {"age": 30.0, "sex": "F"}),
+        SampleRequest("a", 0, 0, 1, {"age": 60.0, "sex": "F"}),
+        SampleRequest("a", 0, 0, 1, {"age": 30.0, "sex": "M"}),
+        SampleRequest("a", 0, 0, 1, {"age": 30.0}),
+    ]
+    images, _ = engine.draw([base, *others])
+    assert not any(np.array_equal(images[0], image) for image in images[1:])
+
+
+def test_name_slot_and_attempt_are_only_names(engine: Engine) -> None:
+    condition = {"age": 30.0, "sex": "F"}
+    images, _ = engine.draw([SampleRequest("a", 0, 0, 1, condition), SampleRequest("b", 9, 3, 1, condition)])
+    assert np.array_equal(images[0], images[1])
+
+
+def test_no_global_generator_is_used_or_moved(engine: Engine) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = engine.draw(samples(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert np.array_equal(engine.draw(samples(1))[0], first[0])
+
+
+def test_noise_is_standard_normal_and_its_seed_alone_decides_it() -> None:
+    noise = initial_noise(5, (4, 16, 16, 16))
+    assert noise.shape == (1, 4, 16, 16, 16)
+    assert noise.mean().item() == pytest.approx(0, abs=0.03)
+    assert noise.std().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(initial_noise(5, (4, 16, 16, 16)), noise)
+    assert not torch.equal(initial_noise(6, (4, 16, 16, 16)), noise)
+
+
+def test_guidance_and_levels_are_part_of_the_identity(models: Path, engine: Engine, sampling: Sampling) -> None:
+    base, _ = engine.draw(samples(1))
+    for config in (sampling(guidance=3.0), sampling(steps=3), sampling(sigma_max=6.0)):
+        other, _ = open_engine(models, "digest", config, "cpu").draw(samples(1))
+        assert not np.array_equal(other, base)
+
+
+def test_the_engine_is_kept_until_the_models_are_others(
+    tmp_path: Path, models: Path, save_models: Callable[..., Path], contract: Contract, sampling: Sampling
+) -> None:
+    engine = open_engine(models, "digest", sampling(), "cpu")
+    assert open_engine(models, "digest", sampling(), "cpu") is engine
+    own = save_models(tmp_path / "models", contract)
+    before, _ = open_engine(own, "first", sampling(), "cpu").draw(samples(1))
+    save_models(own, contract, seed=1)
+    after, _ = open_engine(own, "second", sampling(), "cpu").draw(samples(1))
+    assert not np.array_equal(before, after)
+
+
+def test_models_of_two_contracts_are_refused_with_the_difference(
+    tmp_path: Path, save_models: Callable[..., Path], contract: Contract, sampling: Sampling
+) -> None:
+    folder = save_models(tmp_path / "models", contract)
+    save_models(tmp_path / "others", contract.model_copy(update={"spacing_mm": 3.0}))
+    (tmp_path / "others" / "denoiser" / "facts.json").replace(folder / "denoiser" / "facts.json")
+    with pytest.raises(IntegrityError, match=r"must share a contract; spacing_mm: 2\.0, not 3\.0"):
+        open_engine(folder, "digest", sampling(), "cpu")
