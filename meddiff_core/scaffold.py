@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from meddiff_core.artefacts import write_text
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import CohortConfig, DataConfig, PlanConfig, Study, describe_faults, render_study
+from meddiff_core.study import Study, describe_faults, render_study
 from meddiff_core.workspace import STUDY_FILE
 
 
@@ -31,7 +31,8 @@ def scaffold_study(
     `budget_minutes` the time for both trainings.
 
     Raises:
-        ConfigurationError: a path does not exist, or the folder has a study already.
+        ConfigurationError: a path does not exist, the folder has a study already, or a value fits no study.
+        DataRefused: `images` holds no scan.
     """
     path = folder / STUDY_FILE
     if path.exists():
@@ -43,20 +44,24 @@ def scaffold_study(
     data: dict[str, Any] = {name: str(source.absolute()) for name, source in given.items() if source is not None}
     if groups is not None:
         data |= _with_groups(groups, labels)
-    try:
-        config = DataConfig.model_validate(data)
-        measured = {f"{group}_mm3": f"volume of {group}" for group in volumes}
-        covariates = dict(discover(config, folder).kinds) | measured
-        study = Study(
-            name=_name(folder),
-            data=DataConfig.model_validate(data | {"covariates": covariates}),
-            cohort=CohortConfig(size=size) if size else CohortConfig(),
-            plan=PlanConfig(budget_minutes=budget_minutes) if budget_minutes else PlanConfig(),
-        )
-    except ValidationError as error:
-        raise ConfigurationError(f"--groups or --volume: {describe_faults(error)}") from error
+    settings = {
+        "name": _name(folder),
+        "data": data,
+        "plan": {} if budget_minutes is None else {"budget_minutes": budget_minutes},
+        "cohort": {} if size is None else {"size": size},
+    }
+    kinds = discover(_validated(settings).data, folder).kinds
+    measured = {f"{group}_mm3": f"volume of {group}" for group in volumes}
+    study = _validated(settings | {"data": data | {"covariates": {**kinds, **measured}}})
     write_text(path, render_study(study))
     return path
+
+
+def _validated(settings: dict[str, Any]) -> Study:
+    try:
+        return Study.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigurationError(describe_faults(error)) from error
 
 
 def _is_pattern(path: Path) -> bool:

@@ -47,6 +47,7 @@ def local_api(study_folder: Path) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: _wait_until_it_answers(process, port, log)
         finally:
+            _send_what_is_left()
             del os.environ["PREFECT_API_URL"]
 
 
@@ -78,6 +79,14 @@ def _server(log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         yield process, port
     finally:
         _stop(process)
+
+
+def _send_what_is_left() -> None:
+    """Prefect sends its logs every other second; at the end of the process nobody would be there to take them."""
+    if "prefect.logging.handlers" in sys.modules:
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=_GOODBYE_S)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

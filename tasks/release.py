@@ -1,6 +1,5 @@
 """Audited volumes to a release, and to the study's own report."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.caching import task
 from tasks.progress import show
-from tasks.tracking import log_file
+from tasks.tracking import installed_versions, log_file
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
 
@@ -59,7 +58,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes()),
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
-        versions={package: version(package) for package in PACKAGES},
+        versions=installed_versions(PACKAGES),
         preset=audit.preset,
         counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged)),

@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
+DATABASE = "mlflow.db"
 _DIGEST = 32
 """MLflow takes at most 36 characters as the digest of a data set; the full one is a tag."""
 _LONGEST_VALUE = 500
@@ -161,8 +162,23 @@ def _open_store(folder: Path, name: str) -> tuple[MlflowClient, str]:
     lock = folder / STATE / "locks" / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        client = MlflowClient(tracking_uri=remote or f"sqlite:///{folder / 'mlflow.db'}")
+        if not remote:
+            _make_database(folder)
+        client = MlflowClient(tracking_uri=remote or f"sqlite:///{folder / DATABASE}")
         return client, _experiment(client, name, None if remote else (folder / "mlruns").as_uri())
+
+
+def _make_database(folder: Path) -> None:
+    """MLflow's tables, made aside: half of them, after a kill, could neither be used nor completed."""
+    if (folder / DATABASE).exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = folder / STATE / DATABASE
+    for leftover in partial.parent.glob(f"{DATABASE}*"):
+        leftover.unlink()
+    SqlAlchemyStore(f"sqlite:///{partial}", (folder / "mlruns").as_uri()).engine.dispose()
+    partial.replace(folder / DATABASE)
 
 
 def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
@@ -233,8 +249,12 @@ def _short(value: Any) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    installed = {name: version for name in _PACKAGES if (version := _version(name))}
-    return {f"version.{name}": version for name, version in installed.items()}
+    return {f"version.{name}": version for name, version in installed_versions(_PACKAGES).items()}
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed; code that runs from a source tree has no version."""
+    return {name: version for name in packages if (version := _version(name))}
 
 
 def _version(package: str) -> str | None:

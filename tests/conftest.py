@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tasks.environment import prepare_environment
@@ -22,6 +23,8 @@ def pytest_configure() -> None:
     prepare_environment(Path(_state.name))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads of torch that wait for a core spin
     install_import_hook("meddiff_core", "beartype.beartype")
+    settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the law
+    settings.load_profile("any machine")
 
 
 def pytest_unconfigure() -> None:

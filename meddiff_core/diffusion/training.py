@@ -1,5 +1,7 @@
 """Training of the denoiser on standardised latents (Karras et al. 2022)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -70,12 +72,16 @@ class DenoiserTraining:
         generator = generator_for(self.seed, "denoiser", "validation")
         clean = self.scale.standardise(latents.draw(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
-        losses = {}
-        for level in VALIDATION_SIGMAS:
+        parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
+        return {f"validation/loss_sigma_{level}": self._loss_at(level, parts) for level in VALIDATION_SIGMAS}
+
+    def _loss_at(self, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
+        """Over parts of clean latents, noise and conditions, no larger than the batches that fit the memory."""
+        errors = []
+        for clean, noise, conditions in parts:
             sigma = torch.full((len(clean),), level)
-            errors = self._errors(self.average.network, clean, noise, sigma, conditions)
-            losses[f"validation/loss_sigma_{level}"] = float((loss_weight(sigma) * errors).mean())
-        return losses
+            errors.append(loss_weight(sigma) * self._errors(self.average.network, clean, noise, sigma, conditions))
+        return float(torch.cat(errors).mean())
 
     def state(self) -> Tensors:
         return {

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from meddiff_core.artefacts import digest_of, write_json, writing_folder
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.data.store import (
@@ -20,7 +18,6 @@ from meddiff_core.data.store import (
     open_array,
     read_volume,
 )
-from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.study import SamplingConfig
@@ -56,6 +53,11 @@ class ShardJob:
         return self.candidates / self.shard.name
 
     @property
+    def samples(self) -> tuple[str, ...]:
+        """Their ids."""
+        return tuple(sample.sample_id for sample in self.shard.samples)
+
+    @property
     def key(self) -> str:
         """Digest of everything that decides the shard's bytes."""
         samples = [[sample.sample_id, sample.seed, sample.condition] for sample in self.shard.samples]
@@ -77,21 +79,21 @@ def find_shard(job: ShardJob) -> ShardMarker | None:
     """The marker of a shard that is complete and holds the bytes that were written, or None."""
     try:
         marker = ShardMarker.model_validate_json((job.path / MARKER).read_bytes())
-        intact = marker.key == job.key and _digests(job.path, len(marker.samples)) == marker.digests
-    except (FileNotFoundError, ValidationError, IntegrityError):
+        asked_for = (marker.key, marker.samples) == (job.key, job.samples)
+        intact = asked_for and _digests(job.path, len(marker.samples)) == marker.digests
+    except Exception:  # harmed bytes end in any error of those who parse them, and the shard is made again
         return None
     return marker if intact else None
 
 
 def _write_shard(job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract) -> ShardMarker:
     arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
-    samples = tuple(sample.sample_id for sample in job.shard.samples)
     with writing_folder(job.path) as partial:
         group = create_store(partial, {"contract": contract.model_dump(mode="json")})
         for name, volumes in arrays:
             array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
             array[...] = volumes
-        marker = ShardMarker(key=job.key, samples=samples, digests=_digests(partial, len(samples)))
+        marker = ShardMarker(key=job.key, samples=job.samples, digests=_digests(partial, len(images)))
         write_json(partial / MARKER, marker)
     return marker
 

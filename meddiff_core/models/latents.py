@@ -18,13 +18,12 @@ from meddiff_core.data.store import create_store, create_volumes, digest_volume,
 from meddiff_core.models.autoencoder import Autoencoder
 from meddiff_core.models.denoiser import LatentScale
 from meddiff_core.models.images import load_images
-from meddiff_core.types import Latents, Progress, Volumes
+from meddiff_core.types import FloatArray, Images, Latents, Progress, Volumes
 
 ARRAYS = ("mean", "log_variance")
 AXES = ("sample", "channel", "i", "j", "k")
 
 
-@torch.inference_mode()
 def encode_latents(
     path: Path, network: Autoencoder, sides: Mapping[str, Volumes], contract: Contract, device: str = "cpu"
 ) -> Generator[Progress, None, str]:
@@ -37,13 +36,18 @@ def encode_latents(
             group = root.create_group(side)
             arrays = [create_volumes(group, name, len(volumes), shape, "float32", AXES) for name in ARRAYS]
             for index in range(len(volumes)):
-                posterior = network.encode(load_images(volumes, [index], contract).to(device))
-                for array, part in zip(arrays, posterior, strict=True):
-                    values = part.float().cpu().numpy()[0]
+                posterior = _posterior(network, load_images(volumes, [index], contract).to(device))
+                for array, values in zip(arrays, posterior, strict=True):
                     array[index] = values
                     digests.append(digest_volume(values))
                 yield Progress("encode latents", len(digests) // len(ARRAYS), total)
     return digest_of(digests)
+
+
+@torch.inference_mode()
+def _posterior(network: Autoencoder, images: Images) -> list[FloatArray]:
+    """Mean and log-variance (z, u, v, w) of one volume."""
+    return [part[0].float().cpu().numpy() for part in network.encode(images)]
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,18 @@ def reconstruction_metrics(
     return {f"validation/{name}": _mean([row[name] for row in rows if name in row]) for name in names}
 
 
-@torch.inference_mode()
 def reconstructions(
     network: Autoencoder, volumes: Volumes, indices: Sequence[int], contract: Contract, device: str = "cpu"
 ) -> Iterator[tuple[Images, Images]]:
     """Each volume as channels (1, c, i, j, k), and as the network gives it back."""
     for index in indices:
         images = load_images(volumes, [index], contract)
-        yield images, network.reconstruct(images.to(device)).float().cpu()
+        yield images, _reconstruct(network, images.to(device))
+
+
+@torch.inference_mode()
+def _reconstruct(network: Autoencoder, images: Images) -> Images:
+    return network.reconstruct(images).float().cpu()
 
 
 def _compare(real: Images, copy: Images, contract: Contract) -> dict[str, float]:

@@ -24,6 +24,7 @@ from meddiff_core.types import Progress
 CARD = "README.md"
 """For people and for hubs of data sets."""
 
+
 def build_release(
     content: ReleaseContent, releases: Path, secrets: Iterable[str] = ()
 ) -> Generator[Progress, None, Path]:

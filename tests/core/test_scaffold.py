@@ -1,18 +1,24 @@
 """A first study loads, and what cannot become one is refused before anything is written."""
 
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from meddiff_core.errors import ConfigurationError
+from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.scaffold import scaffold_study
 from meddiff_core.study import load_study
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
+    """Two scans that serve as their own label maps."""
     folder = tmp_path / "scans"
     folder.mkdir()
+    for name in ("s01", "s02"):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), folder / f"{name}.nii.gz")
     return folder
 
 
@@ -23,64 +29,87 @@ def groups(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_scaffolded_study_loads_with_what_was_given(tmp_path: Path, scans: Path, groups: Path) -> None:
-    table = tmp_path / "people.tsv"
-    table.touch()
-    study = load_study(scaffold_study(tmp_path / "My Study_2", scans, scans, table, groups))
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    path = tmp_path / "people.tsv"
+    path.write_text("participant_id\tage\tsex\ns01\t30\tF\ns02\t40\tM\n")
+    return path
+
+
+def test_a_scaffolded_study_loads_with_what_was_given(tmp_path: Path, scans: Path, people: Path, groups: Path) -> None:
+    study = load_study(scaffold_study(tmp_path / "My Study_2", scans, scans, people, groups, ["left"], 7, 2.5))
     assert study.name == "my-study-2"
-    assert (study.data.images, study.data.labels, study.data.participants) == (str(scans), str(scans), str(table))
+    assert (study.data.images, study.data.labels, study.data.participants) == (str(scans), str(scans), str(people))
     assert study.data.label_groups == {"left": [1, 2], "right": [3]}
     assert study.data.mask == "label"
+    assert (study.cohort.size, study.plan.budget_minutes) == (7, 2.5)
+
+
+def test_covariates_that_were_seen_and_volumes_that_were_asked_for_are_filled_in(
+    tmp_path: Path, scans: Path, people: Path, groups: Path
+) -> None:
+    study = load_study(scaffold_study(tmp_path / "study", scans, scans, people, groups, ["right"]))
+    kinds = {"age": "continuous", "sex": "categorical", "right_mm3": "volume of right"}
+    assert study.data.covariates == kinds
 
 
 def test_images_alone_are_enough(tmp_path: Path, scans: Path) -> None:
-    study = load_study(scaffold_study(tmp_path / "study", scans, None, None, None))
+    study = load_study(scaffold_study(tmp_path / "study", scans))
     assert (study.data.labels, study.data.label_groups, study.data.mask) == (None, {}, "none")
+    assert study.data.covariates == {}
 
 
 def test_a_relative_path_is_found_from_anywhere(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    study = load_study(scaffold_study(Path("study"), Path("scans"), None, None, None))
-    assert study.data.images == str(scans)
+    assert load_study(scaffold_study(Path("study"), Path("scans"))).data.images == str(scans)
 
 
 def test_a_folder_whose_name_has_no_letter_still_gets_a_study(tmp_path: Path, scans: Path) -> None:
-    assert load_study(scaffold_study(tmp_path / "数据", scans, None, None, None)).name == "study"
+    assert load_study(scaffold_study(tmp_path / "数据", scans)).name == "study"
 
 
 def test_a_pattern_need_not_exist_as_a_file(tmp_path: Path, scans: Path) -> None:
-    study = load_study(scaffold_study(tmp_path / "study", scans / "*" / "t1.nii.gz", None, None, None))
-    assert study.data.images.endswith("/*/t1.nii.gz")
+    study = load_study(scaffold_study(tmp_path / "study", scans / "s0*.nii.gz"))
+    assert study.data.images.endswith("/s0*.nii.gz")
 
 
 def test_an_existing_study_is_never_overwritten(tmp_path: Path, scans: Path) -> None:
-    path = scaffold_study(tmp_path / "study", scans, None, None, None)
+    path = scaffold_study(tmp_path / "study", scans)
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match="study must be new"):
-        scaffold_study(tmp_path / "study", scans, scans, None, None)
+        scaffold_study(tmp_path / "study", scans, scans)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("option", ["images", "labels", "participants"])
-def test_a_path_that_does_not_exist_is_refused_by_its_option(tmp_path: Path, scans: Path, option: str) -> None:
-    given = {"images": scans, "labels": scans, "participants": scans, option: tmp_path / "nowhere"}
+def test_a_path_that_does_not_exist_is_refused_by_its_option(
+    tmp_path: Path, scans: Path, people: Path, option: str
+) -> None:
+    given = {"images": scans, "labels": scans, "participants": people, option: tmp_path / "nowhere"}
     with pytest.raises(ConfigurationError, match=rf"--{option} must exist, .*nowhere does not"):
-        scaffold_study(tmp_path / "study", groups=None, **given)
+        scaffold_study(tmp_path / "study", **given)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_without_scans_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataRefused, match="no scans"):
+        scaffold_study(tmp_path / "study", tmp_path / "empty")
     assert not (tmp_path / "study").exists()
 
 
 def test_groups_need_labels(tmp_path: Path, scans: Path, groups: Path) -> None:
     with pytest.raises(ConfigurationError, match="--groups needs --labels"):
-        scaffold_study(tmp_path / "study", scans, None, None, groups)
+        scaffold_study(tmp_path / "study", scans, groups=groups)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("left: [1", "--groups must be YAML"),
-        ("- 1", r"--groups: label_groups: must be a valid dictionary, is \[1\]"),
-        ("left: [0]", "--groups: label_groups.left.0: must be greater than or equal to 1, is 0"),
-        ("left: [1]\nright: [1]", r"--groups: .*label_groups must not share values, shared is \[1\]"),
+        ("- 1", r"data\.label_groups: must be a valid dictionary, is \[1\]"),
+        ("left: [0]", r"data\.label_groups\.left\.0: must be greater than or equal to 1, is 0"),
+        ("left: [1]\nright: [1]", r"data: label_groups must not share values, shared is \[1\]"),
     ],
 )
 def test_a_file_that_holds_no_groups_is_refused_in_one_line(
@@ -88,11 +117,27 @@ def test_a_file_that_holds_no_groups_is_refused_in_one_line(
 ) -> None:
     groups.write_text(content)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        scaffold_study(tmp_path / "study", scans, scans, None, groups)
+        scaffold_study(tmp_path / "study", scans, scans, groups=groups)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "study").exists()
 
 
 def test_groups_must_be_a_file(tmp_path: Path, scans: Path) -> None:
     with pytest.raises(ConfigurationError, match="--groups must be a YAML file"):
-        scaffold_study(tmp_path / "study", scans, scans, None, tmp_path)
+        scaffold_study(tmp_path / "study", scans, scans, groups=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": 0}, r"cohort\.size: must be greater than or equal to 1, is 0"),
+        ({"budget_minutes": 0.0}, r"plan\.budget_minutes: must be greater than 0, is 0\.0"),
+        ({"volumes": ["liver"]}, r"covariates\.liver_mm3 must be the volume of one of \['left', 'right'\]"),
+    ],
+)
+def test_a_value_that_fits_no_study_is_refused_by_its_key(
+    tmp_path: Path, scans: Path, groups: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        scaffold_study(tmp_path / "study", scans, scans, groups=groups, **given)
+    assert not (tmp_path / "study").exists()

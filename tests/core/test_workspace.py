@@ -152,6 +152,21 @@ def test_an_edited_plan_makes_stale_what_obeys_it(
     assert set(TRAINED) <= found.keys()
 
 
+def test_the_digest_of_a_plan_is_that_of_its_decisions(workspace: Workspace) -> None:
+    before = workspace.plan_digest()
+    edit_plan(workspace, "denoiser_training", "seconds_per_step", 99)
+    edit_plan(workspace, "reasons", "size", "by hand")
+    assert workspace.plan_digest() == before
+    edit_plan(workspace, "denoiser_training", "steps", 99)
+    assert workspace.plan_digest() != before
+
+
+def test_records_are_those_of_what_was_finished(workspace: Workspace) -> None:
+    workspace.ledger.forget("audit")
+    assert list(workspace.records()) == [name for name in CHAIN if name != "audit"]
+    assert workspace.records()["plan"].digest == "digest of plan"
+
+
 def test_an_artefact_that_was_deleted_is_missing_and_its_children_stale(workspace: Workspace) -> None:
     workspace.path("latents").rmdir()
     found = behind(workspace)

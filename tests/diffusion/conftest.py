@@ -1,15 +1,12 @@
-"""A closed form to solve against, and latents small enough to train on."""
+"""The contract that networks of these tests stand on."""
 
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
-from meddiff_core.types import Progress
-
-Result = TypeVar("Result")
 
 
 @pytest.fixture(autouse=True)
@@ -45,17 +42,3 @@ def make_contract() -> Callable[..., Contract]:
 @pytest.fixture(scope="session")
 def contract(make_contract: Callable[..., Contract]) -> Contract:
     return make_contract()
-
-
-@pytest.fixture(scope="session")
-def finish() -> Callable[[Generator[Progress, None, Result]], Result]:
-    """Run a generator to its end, and give what it returns."""
-
-    def run(work: Generator[Progress, None, Result]) -> Result:
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-    return run

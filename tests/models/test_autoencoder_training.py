@@ -38,10 +38,9 @@ def same(one: AutoencoderTraining, other: AutoencoderTraining) -> bool:
     return states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("killed", [2, 5])
+@pytest.mark.parametrize(("killed", "threads"), [(3, 1), (5, 1), (5, 2)])
 def test_resumed_is_uninterrupted_bit_for_bit(
-    tmp_path: Path, start: Start, finish: Callable, threads: int, killed: int
+    tmp_path: Path, start: Start, finish: Callable, killed: int, threads: int
 ) -> None:
     """Killed before the adversarial part has begun, and within it."""
     torch.set_num_threads(threads)
@@ -50,7 +49,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     for progress in run_training(first, STEPS, tmp_path / "resume", "key", 2):
         if progress.done == killed:
             break
-    assert (tmp_path / "resume").exists() == (killed > 2)
+    assert (tmp_path / "resume").exists()
     found = finish(run_training(second, STEPS, tmp_path / "resume", "key", 2))
     assert same(whole, second)
     assert found == expected
@@ -77,8 +76,8 @@ def test_losses_of_the_discriminator_act_from_their_start(start: Start) -> None:
 
 
 def test_training_lowers_the_loss(start: Start) -> None:
-    training = start(steps=30, adversarial_start=1.0, learning_rate=1e-2)
-    losses = [float(training.step(step)["autoencoder/label"]) for step in range(30)]
+    training = start(steps=20, adversarial_start=1.0, learning_rate=1e-2)
+    losses = [float(training.step(step)["autoencoder/label"]) for step in range(20)]
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
 
 

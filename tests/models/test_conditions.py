@@ -21,7 +21,7 @@ def embedding(contract: Contract) -> ConditionEmbedding:
 
 
 def test_numbers_are_standardised_and_categories_counted(contract: Contract) -> None:
-    vectors = encode_conditions([{"age": 60, "sex": "M"}, {"sex": "F", "age": 50.0}], contract.conditions)
+    vectors = encode_conditions([{"age": 60.0, "sex": "M"}, {"sex": "F", "age": 50.0}], contract.conditions)
     assert_close(vectors, torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
 
 

@@ -1,0 +1,101 @@
+"""What the command answers before any engine starts: mistakes are told at once, by what has to be done about them."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+from tasks.lock import held
+
+Run = Callable[..., Any]
+GOLDEN = Path(__file__).parents[1] / "release" / "golden" / "heads-1.0.0.zip"
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one(meddiff: Run, new_study: Run) -> None:
+    done = meddiff("run", new_study("typing-error", cohort={"sise": 8}))
+    assert done.status == 2
+    assert done.err == "meddiff: cohort.sise: unknown key; did you mean size?\n"
+
+
+def test_a_folder_without_a_study_is_refused(meddiff: Run, tmp_path: Path) -> None:
+    done = meddiff("run", tmp_path)
+    assert done.status == 2
+    assert "does not exist; make one with `meddiff init`" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_is_refused_before_it_touches_anything(meddiff: Run, new_study: Run) -> None:
+    folder = new_study("held")
+    with held(folder):
+        started = time.monotonic()
+        done = meddiff("run", folder)
+    assert done.status == 2
+    assert done.err == "meddiff: study held: another meddiff is working on it; wait, or stop that one\n"
+    assert sorted(path.name for path in folder.iterdir()) == [".meddiff", "study.yaml"]
+    assert list((folder / ".meddiff" / "prefect").iterdir()) == [], f"engines started ({time.monotonic() - started} s)"
+
+
+def test_a_new_study_is_all_missing(meddiff: Run, new_study: Run) -> None:
+    folder = new_study("new")
+    done = meddiff("status", folder)
+    assert done.status == 0
+    table, _, following = done.out.rpartition("\n\n")
+    assert {line.split()[1] for line in table.splitlines()} == {"missing"}
+    assert following == f"next    meddiff run {folder}\n"
+    assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """The release that the first version of meddiff wrote."""
+    with ZipFile(GOLDEN) as archive:
+        archive.extractall(tmp_path)
+    return next(path.parent for path in tmp_path.rglob("manifest.json"))
+
+
+def test_a_release_as_it_was_released_is_confirmed(meddiff: Run, release: Path) -> None:
+    done = meddiff("verify", release)
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"{release}: every file is as it was released\n"
+
+
+def test_a_damaged_release_is_refused_with_the_files(meddiff: Run, release: Path) -> None:
+    table, card = release / "participants.tsv", release / "README.md"
+    table.write_bytes(table.read_bytes().replace(b"0", b"1", 1))
+    card.unlink()
+    done = meddiff("verify", release)
+    assert (done.status, done.out) == (1, "")
+    assert {line.split(":")[0] for line in done.err.splitlines()} == {"participants.tsv", "README.md"}
+
+
+def test_what_is_no_release_is_told_in_a_line(meddiff: Run, tmp_path: Path) -> None:
+    done = meddiff("verify", tmp_path)
+    assert done.status == 1
+    assert "manifest.json" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_help_is_instant(meddiff: Run) -> None:
+    """The best of three: the machine may be busy."""
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert meddiff("--help").status == 0
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 1.5
+
+
+def test_phantoms_and_a_study_of_them_are_two_commands(meddiff: Run, tmp_path: Path) -> None:
+    scans, study = tmp_path / "scans", tmp_path / "study"
+    assert meddiff("phantoms", scans, "--subjects", 2, "--spacing-mm", 12).status == 0
+    options = ["--images", scans / "images", "--labels", scans / "labels", "--groups", scans / "groups.yaml"]
+    done = meddiff("init", study, *options, "--volume", "ventricles", "--size", 9)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[1] == f"next    meddiff plan {study / 'study.yaml'}"
+    assert meddiff("status", study).status == 0
+    shutil.rmtree(scans / "images")
+    assert "the scans cannot be read" in meddiff("status", study).out

@@ -1,0 +1,118 @@
+"""A record never speaks of other bytes than lie beside it, wherever the run before was killed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import prefect
+import pytest
+
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.workspace import Workspace
+from tasks.caching import task
+from tasks.stage import make, open_stage, require
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+Run = Callable[..., Any]
+CALLS = "calls"
+
+
+@task(retries=0)
+def write_modality(folder: Path, *, key: str) -> dict[str, Any]:
+    """Stands for any task: makes an artefact from a setting, and dies half-way where it is told to."""
+    workspace = Workspace.open(folder)
+    modality = str(workspace.study.data.modality)
+    with (folder / CALLS).open("a") as file:
+        file.write(f"{modality} ")
+    workspace.ledger.forget("fingerprint")
+    workspace.path("fingerprint").write_text("half")
+    if (folder / "die").exists():
+        raise RuntimeError("killed")
+    workspace.path("fingerprint").write_text(modality)
+    return {"digest": modality, "summary": {}}
+
+
+@prefect.flow(name="stage")
+def make_one(study: str) -> str:
+    with open_stage(study, "prepare") as workspace:
+        return make(workspace, "fingerprint", write_modality, "scans").digest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A study in which one task makes one artefact."""
+
+    folder: Path
+    write_study: Run
+
+    def make(self, modality: str) -> tuple[str, str, str]:
+        """The recorded digest, the text on disk, and what all calls of the task so far were for."""
+        self.write_study(self.folder, data={"modality": modality})
+        digest = make_one(str(self.folder))
+        return digest, (self.folder / "fingerprint.json").read_text(), (self.folder / CALLS).read_text().strip()
+
+    def die(self, modality: str) -> None:
+        """The same, but the task does not end."""
+        (self.folder / "die").touch()
+        with pytest.raises(RuntimeError, match="killed"):
+            self.make(modality)
+        (self.folder / "die").unlink()
+
+
+@pytest.fixture(scope="module")
+def lineage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One MLflow for all: making its tables takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('lineage') / 'mlflow.db'}")
+        yield
+
+
+@pytest.fixture
+def stage(prefect_api: None, lineage: None, new_study: Run, write_study: Run, request: pytest.FixtureRequest) -> Stage:
+    return Stage(new_study(request.node.name), write_study)
+
+
+def test_what_is_up_to_date_is_not_made_again(stage: Stage) -> None:
+    stage.make("MR")
+    assert stage.make("MR") == ("MR", "MR", "MR")
+
+
+def test_a_finished_task_is_not_run_again_when_only_its_record_was_lost(stage: Stage) -> None:
+    stage.make("MR")
+    Workspace.open(stage.folder).ledger.forget("fingerprint")
+    assert stage.make("MR") == ("MR", "MR", "MR")
+
+
+def test_a_result_from_before_another_one_is_not_taken_for_the_present_one(stage: Stage) -> None:
+    stage.make("MR")
+    stage.make("CT")
+    assert stage.make("MR") == ("MR", "MR", "MR CT MR")
+
+
+def test_going_back_after_a_kill_makes_the_artefact_again(stage: Stage) -> None:
+    stage.make("MR")
+    stage.die("CT")
+    assert stage.make("MR") == ("MR", "MR", "MR CT MR")
+
+
+def test_an_older_result_does_not_stand_for_an_attempt_that_was_killed(stage: Stage) -> None:
+    stage.make("MR")
+    stage.make("CT")
+    stage.die("MR")
+    assert stage.make("MR") == ("MR", "MR", "MR CT MR MR")
+
+
+def test_what_was_deleted_is_made_again_even_after_a_kill(stage: Stage) -> None:
+    stage.make("MR")
+    (stage.folder / "fingerprint.json").unlink()
+    stage.die("MR")
+    assert stage.make("MR") == ("MR", "MR", "MR MR MR")
+
+
+def test_a_stage_without_what_it_needs_names_the_command(prefect_api: None, lineage: None, new_study: Run) -> None:
+    with (
+        open_stage(str(new_study("needs")), "train") as workspace,
+        pytest.raises(ConfigurationError, match=r"dataset must be up to date, is missing; run `meddiff prepare` first"),
+    ):
+        require(workspace, "dataset")
