@@ -1,7 +1,7 @@
 """What the command answers before any engine starts: mistakes are told at once, by what has to be done about them."""
 
 import shutil
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,11 @@ def test_a_folder_without_a_study_is_refused(meddiff: Run, tmp_path: Path) -> No
 def test_a_second_process_is_refused_before_it_touches_anything(meddiff: Run, new_study: Run) -> None:
     folder = new_study("held")
     with held(folder):
-        started = time.monotonic()
         done = meddiff("run", folder)
     assert done.status == 2
     assert done.err == "meddiff: study held: another meddiff is working on it; wait, or stop that one\n"
     assert sorted(path.name for path in folder.iterdir()) == [".meddiff", "study.yaml"]
-    assert list((folder / ".meddiff" / "prefect").iterdir()) == [], f"engines started ({time.monotonic() - started} s)"
+    assert list((folder / ".meddiff" / "prefect").iterdir()) == []
 
 
 def test_a_new_study_is_all_missing(meddiff: Run, new_study: Run) -> None:
@@ -79,14 +78,15 @@ def test_what_is_no_release_is_told_in_a_line(meddiff: Run, tmp_path: Path) -> N
     assert "Traceback" not in done.err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="asks Unix for the time of child processes")
 def test_help_is_instant(meddiff: Run) -> None:
-    """The best of three: the machine may be busy."""
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        assert meddiff("--help").status == 0
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 1.5
+    """In seconds of the processor, because the machine may be busy."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert meddiff("--help").status == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_phantoms_and_a_study_of_them_are_two_commands(meddiff: Run, tmp_path: Path) -> None:
