@@ -21,7 +21,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "DASK_"))]:
         del os.environ[name]
     prepare_environment(Path(_state.name))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads of torch that wait for a core spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads that wait for a core spin
     install_import_hook("meddiff_core", "beartype.beartype")
     settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the law
     settings.load_profile("any machine")
