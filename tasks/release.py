@@ -59,7 +59,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
-        preset=audit.preset,
+        preset=audit.preset + (" with gates changed by the study" if study.audit.gates else ""),
         counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged)),
     )
