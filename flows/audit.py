@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.audit import audit_cohort
-from tasks.report import write_report
+from tasks.report import REPORT, write_report
 from tasks.stage import make, open_stage, require
 
 
@@ -14,5 +14,10 @@ def audit(study: str) -> dict[str, Any]:
     """Measure the cohort against the sealed holdout, apply the gates, and write the study's own report."""
     with open_stage(study, "audit") as workspace:
         require(workspace, "verdicts")
+        report = workspace.folder / REPORT
+        if workspace.state("audit").condition != "done":
+            report.unlink(missing_ok=True)  # it tells of another audit
         summary = make(workspace, "audit", audit_cohort).summary
-        return summary | {"report": str(write_report(workspace))}
+        if not report.exists():
+            write_report(workspace)
+        return summary | {"report": str(report)}

@@ -19,6 +19,7 @@ from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.tracking import read_curves
 
+REPORT = "report.html"
 SHOWN = 8
 """Reconstructions, and rejected volumes."""
 
@@ -28,7 +29,7 @@ def write_report(workspace: Workspace) -> Path:
     dataset = Dataset.open(workspace.folder)
     verdicts = pd.read_parquet(workspace.path("verdicts"))
     audit, findings = read_audit(workspace)
-    path = workspace.folder / "report.html"
+    path = workspace.folder / REPORT
     content = InternalContent(
         title=workspace.study.release.title or workspace.study.name,
         contract=dataset.contract,

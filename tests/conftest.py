@@ -16,15 +16,22 @@ Result = TypeVar("Result")
 _state = tempfile.TemporaryDirectory(prefix="meddiff-tests-", ignore_cleanup_errors=True)
 
 
-def pytest_configure() -> None:
-    """Before any test module is imported, because Prefect reads its settings when it is."""
+# An int is a float, as PEP 484 has it.
+_TYPES = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+
+
+def _prepare() -> None:
+    """Before any other module of tests is imported: Prefect reads its settings, and types are woven in, on import."""
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "DASK_"))]:
         del os.environ[name]
     prepare_environment(Path(_state.name))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads that wait for a core spin
-    install_import_hook("meddiff_core", "beartype.beartype")
+    install_import_hook("meddiff_core", _TYPES)
     settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the law
     settings.load_profile("any machine")
+
+
+_prepare()
 
 
 def pytest_unconfigure() -> None:

@@ -104,7 +104,7 @@ def _draw(rule: Any, random: np.random.Generator) -> ConditionValue:
     if isinstance(rule, dict):
         shares = np.array(list(rule.values()), dtype=float)
         return str(list(rule)[int(random.choice(len(rule), p=shares / shares.sum()))])
-    low, high = rule
+    low, high = map(float, rule)
     return _significant(random.uniform(low, high), low, high)
 
 

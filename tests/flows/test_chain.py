@@ -91,8 +91,8 @@ def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, meddiff: Run,
     done = meddiff("run", finished)
     assert done.status == 0, done.err
     after = written(finished)
-    shards = {Path(path).relative_to(finished / "candidates.zarr").parts[0] for path in after if "candidates" in path}
-    assert shards == {"00-000000", "00-000004", "00-000008", "zarr.json"}
+    shards = sorted(path.name for path in (finished / "candidates.zarr").iterdir())
+    assert shards == ["00-000000", "00-000004", "00-000008", "zarr.json"]
     kept = ("candidates.zarr/00-000000", "candidates.zarr/00-000004", "dataset.zarr", "models", "latents.zarr")
     for path, moment in before.items():
         if path.startswith(tuple(str(finished / folder) for folder in (*kept, "releases/heads-1.0.0"))):
