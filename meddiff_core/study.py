@@ -191,8 +191,9 @@ class SamplingConfig(Config):
     """Highest noise level, where sampling starts."""
     rho: Positive = 7.0
     """Curvature of the noise levels (Karras et al. 2022, eq. 5)."""
-    batch: Count = 8
-    """Volumes a network call. Batches are padded to this size, so it is part of the identity."""
+    batch: Count = 1
+    """Volumes a network call. With 1 no volume depends on another in any bit; more may pay on a GPU, where kernels
+    may round by place in the batch. Batches are padded to this size, so it is part of the identity."""
     shard: Count = 16
     """Volumes a shard: the unit of work, of restart and of integrity."""
 

@@ -1,8 +1,8 @@
 """Sampling: a volume is a pure function of models, seed, condition and solver settings.
 
 Noise comes from a generator per sample, and every network call sees the same batch shape, padded if need
-be: on a CPU a batch of one takes other kernels than a batch of eight. So neither batch-mates, nor shards,
-nor workers, nor a restart change a single bit.
+be. With a batch of one, the default, no volume can depend on another; in larger ones some processors round
+by place in the batch. Neither workers nor a restart change a bit, whatever the batch.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """A first study loads, and what cannot become one is refused before anything is written."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def test_a_scaffolded_study_loads_with_what_was_given(tmp_path: Path, scans: Pat
 def test_covariates_that_were_seen_and_volumes_that_were_asked_for_are_filled_in(
     tmp_path: Path, scans: Path, people: Path, groups: Path
 ) -> None:
-    study = load_study(scaffold_study(tmp_path / "study", scans, scans, people, groups, ["right"]))
+    labels = shutil.copytree(scans, tmp_path / "labels")
+    study = load_study(scaffold_study(tmp_path / "study", scans, labels, people, groups, ["right"]))
     kinds = {"age": "continuous", "sex": "categorical", "right_mm3": "volume of right"}
     assert study.data.covariates == kinds
 

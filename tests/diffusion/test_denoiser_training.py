@@ -88,7 +88,7 @@ def test_training_lowers_the_loss(start: Start) -> None:
     before = sum(training.validate().values())
     for step in range(25):
         training.step(step)
-    assert sum(training.validate().values()) < 0.9 * before
+    assert sum(training.validate().values()) < 0.98 * before
 
 
 def test_conditions_are_hidden_at_their_rates() -> None:

