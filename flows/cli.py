@@ -45,11 +45,12 @@ def init(
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Volumes that the cohort shall have.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(min=0.1, help="Time for both trainings.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Gates: strict, research or trial.")] = None,
 ) -> None:
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
 
-    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes)
+    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset)
     print(f"study   {path}\nnext    meddiff plan {path}")
 
 

@@ -24,11 +24,12 @@ def scaffold_study(
     volumes: Sequence[str] = (),
     size: int | None = None,
     budget_minutes: float | None = None,
+    preset: str | None = None,
 ) -> Path:
     """Write `folder/study.yaml` and return its path.
 
     `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
-    `budget_minutes` the time for both trainings.
+    `budget_minutes` the time for both trainings, `preset` that of the gates.
 
     Raises:
         ConfigurationError: a path does not exist, the folder has a study already, or a value fits no study.
@@ -49,6 +50,7 @@ def scaffold_study(
         "data": data,
         "plan": {} if budget_minutes is None else {"budget_minutes": budget_minutes},
         "cohort": {} if size is None else {"size": size},
+        "audit": {} if preset is None else {"preset": preset},
     }
     kinds = discover(_validated(settings).data, folder).kinds
     measured = {f"{group}_mm3": f"volume of {group}" for group in volumes}

@@ -236,8 +236,8 @@ class GateConfig(Config):
 class AuditConfig(Config):
     """What is measured, and what a release must reach."""
 
-    preset: Literal["strict", "research"] = "research"
-    """Gates to start from; the card of a release names the preset."""
+    preset: Literal["strict", "research", "trial"] = "research"
+    """Gates to start from; the card of a release names the preset. `trial` is for phantoms and first attempts."""
     gates: list[GateConfig] = []
     """Gates that replace those of the same metric in the preset, or are added."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -91,6 +91,14 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         GateConfig(metric="accepted_share", min=0.50),
         GateConfig(metric="fidelity_r:*", min=0.70),
     ),
+    # A dozen held-out volumes and minutes of training: copies are still looked for with full power, but the
+    # intervals of everything else are too wide to say much. Not for scans of patients.
+    "trial": (
+        GateConfig(metric="copies_excess", max=0.40),
+        GateConfig(metric="copy_power", min=0.80),
+        GateConfig(metric="distinct_share", min=0.50),
+        GateConfig(metric="accepted_share", min=0.05),
+    ),
 }
 """Gates to start from. A name that ends in `:*` stands for every metric that begins so."""
 
