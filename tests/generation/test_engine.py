@@ -26,8 +26,11 @@ def engine(models: Path, sampling: Sampling) -> Engine:
     return open_engine(models, "digest", sampling(), "cpu")
 
 
-def same(one: tuple[np.ndarray, np.ndarray | None], image: np.ndarray, label: np.ndarray) -> bool:
-    return np.array_equal(one[0], image) and one[1] is not None and np.array_equal(one[1], label)
+def same(
+    one: tuple[np.ndarray, np.ndarray | None], image: np.ndarray, label: np.ndarray, first: int | None = None
+) -> bool:
+    """Whether what was drawn, or the first of it, are these images and labels."""
+    return one[1] is not None and np.array_equal(one[0][:first], image) and np.array_equal(one[1][:first], label)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -41,6 +44,16 @@ def test_a_sample_depends_on_no_other_and_on_no_place(engine: Engine, threads: i
         assert same(engine.draw([sample]), images[n : n + 1], labels[n : n + 1])
     order = [4, 2, 0, 1, 3]
     assert same(engine.draw([wanted[n] for n in order]), images[order], labels[order])
+
+
+def test_in_a_larger_batch_neither_batch_mates_nor_padding_change_a_bit(models: Path, sampling: Sampling) -> None:
+    """For samples that keep their place."""
+    engine = open_engine(models, "digest", sampling(batch=8), "cpu")
+    wanted = samples(10)
+    images, labels = engine.draw(wanted)
+    assert labels is not None
+    assert same(engine.draw(wanted[:3]), images[:3], labels[:3])
+    assert same(engine.draw([wanted[0], *reversed(wanted[1:8])]), images[:1], labels[:1], first=1)
 
 
 def test_volumes_do_not_depend_on_the_number_of_threads(engine: Engine) -> None:

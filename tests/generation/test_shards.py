@@ -1,7 +1,7 @@
 """A shard is whole, unaltered and the one that was asked for, or it is made again with the same bytes."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +99,30 @@ def test_a_flipped_bit_of_voxels_is_never_taken_for_whole(made: ShardJob) -> Non
     """A bit of a chunk's frame that no voxel depends on may go unseen; then the voxels are those that were written."""
     marker = find_shard(made)
     random = np.random.default_rng(0)
-    chunks = [path for path in sorted(made.path.rglob("c/*")) if path.is_file() or path.is_dir()]
-    seen = 0
-    for path in sorted(file for chunk in chunks for file in chunk.rglob("*") if file.is_file()):
-        content = path.read_bytes()
-        for place in random.integers(0, len(content), 10):
-            harmed = bytearray(content)
-            harmed[place] ^= 1 << int(random.integers(8))
-            path.write_bytes(harmed)
-            found = find_shard(made)
-            assert found in (None, marker)
-            seen += found is None
-        path.write_bytes(content)
-    assert seen > 0
+    found = [find_shard(made) for chunk in made.path.glob("*/c/**/0") if chunk.is_file() for _ in harm(chunk, random)]
+    assert all(one in (None, marker) for one in found)
+    assert found.count(None) > 0.9 * len(found) > 0
     assert find_shard(made) == marker
+
+
+def test_a_flipped_bit_of_marker_or_metadata_neither_deceives_nor_stops_the_work(made: ShardJob) -> None:
+    """What nothing that is read depends on may go unseen, as the attributes of an array."""
+    marker = find_shard(made)
+    random = np.random.default_rng(0)
+    for path in [*made.path.rglob("zarr.json"), made.path / MARKER]:
+        assert all(find_shard(made) in (None, marker) for _ in harm(path, random))
+    assert find_shard(made) == marker
+
+
+def harm(path: Path, random: np.random.Generator, times: int = 12) -> Iterator[None]:
+    """Flip one bit of a file at a time, and put the file right in the end."""
+    content = path.read_bytes()
+    for place in random.integers(0, len(content), times):
+        harmed = bytearray(content)
+        harmed[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(harmed)
+        yield
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("gone", ["image", "label", "label/zarr.json", "zarr.json", MARKER])
