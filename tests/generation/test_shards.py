@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meddiff_core.artefacts import digest_tree
+from meddiff_core.artefacts import digest_tree, write_json
 from meddiff_core.contract import Contract
 from meddiff_core.data.store import chunk_path, open_array
 from meddiff_core.errors import IntegrityError
@@ -112,6 +112,14 @@ def test_a_flipped_bit_of_marker_or_metadata_neither_deceives_nor_stops_the_work
     for path in [*made.path.rglob("zarr.json"), made.path / MARKER]:
         assert all(find_shard(made) in (None, marker) for _ in harm(path, random))
     assert find_shard(made) == marker
+
+
+def test_a_marker_that_names_other_samples_is_not_believed(made: ShardJob) -> None:
+    marker = find_shard(made)
+    assert marker is not None
+    write_json(made.path / MARKER, marker.model_copy(update={"samples": ("syn-000000-0", "syn-000009-0")}))
+    assert find_shard(made) is None
+    assert make_shard(made) == marker
 
 
 def harm(path: Path, random: np.random.Generator, times: int = 12) -> Iterator[None]:
