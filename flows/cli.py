@@ -108,6 +108,35 @@ _stage_command("release", "Write the release, or refuse and say which gate faile
 
 
 @app.command()
+def import_model(
+    study: StudyPath,
+    description: Annotated[Path, typer.Argument(help="YAML file that describes the models.", show_default=False)],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take MONAI-trained weights as the study's models, to generate with or to train on from.
+
+    The description names two files of weights (safetensors, or torch files that hold tensors alone) and says what
+    they do not: for the `autoencoder` the `network` arguments and the `image_range` it was shown; for the `denoiser`
+    its `network`, its `kind` (epsilon, v_prediction or rectified_flow), the noise `schedule`, and the `scale_factor`
+    of the latents; and the `contract`: spacing_mm, size, intensity, mask, labels and conditions, as in a plan.json.
+    With `bundle`, the networks and the schedule are read from a MONAI bundle's configs, of which nothing is run.
+
+    The study's plan follows the models. They are used as they are, unless study.yaml gives train.denoiser.steps (or
+    train.autoencoder.steps as well): so many steps are then trained on from them.
+    """
+    from meddiff_core.models.imported.description import read_description
+
+    read_description(description)
+    with _engines(study, verbose, quiet):
+        from flows.import_model import import_model as flow
+        from tasks.summary import describe_stage
+
+        flow(str(study), str(description.absolute()))
+        print(describe_stage(study, "train"))
+
+
+@app.command()
 def verify(release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]) -> None:
     """Re-hash every file of a release and check its schema."""
     from meddiff_core.release.verify import verify_release

@@ -33,6 +33,10 @@ class IntegrityError(MeddiffError):
     """Stored bytes are missing or are not those that were written."""
 
 
+class TrainingFailed(MeddiffError):
+    """A training cannot go on: names what was seen, and what to change."""
+
+
 class CaseRefused(MeddiffError):
     """One case cannot be used. Never stops a run: it is caught and listed with its reason."""
 

@@ -8,7 +8,7 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -117,12 +117,24 @@ class AutoencoderConfig(Config):
     """Peak rate of Adam; warm-up, then cosine decay."""
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     """Weight of the Kullback-Leibler term, per latent element."""
+    perceptual: Literal["discriminator", "fft", "both", "none"] = "discriminator"
+    """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
+    first step on), both, or nothing."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Weight of the distance between discriminator features of real and reconstruction."""
-    adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
-    """Weight of the patch-adversarial term."""
+    """Weight of the perceptual distance between real and reconstruction."""
+    adversarial_adaptive: bool = True
+    """Weigh the patch-adversarial term anew at each step, such that its gradient at the decoder's last layer is in
+    proportion to that of the others, instead of by a fixed weight."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.5
+    """That proportion, or the fixed weight; as such, 0.02 is a place to start."""
     adversarial_start: Fraction = 0.3
     """Share of the steps after which discriminator terms act."""
+    gradient_checkpointing: bool | None = None
+    """Compute activations again for the gradients instead of keeping them: less memory, a third more time. Null: from
+    the memory."""
+    patch: tuple[Count, Count, Count] | None = None
+    """Voxels along i, j, k of random crops to train on, where whole volumes do not fit the memory; multiples of the
+    latent factor. Null: whole volumes."""
 
 
 class DenoiserConfig(Config):
@@ -138,12 +150,24 @@ class DenoiserConfig(Config):
     """Peak rate of Adam; warm-up, then cosine decay."""
     condition_dropout: Fraction = 0.1
     """How often each condition is hidden, so that the model also knows the case without it."""
-    sigma_mean: float = -0.4
-    """Mean of ln(sigma) of the training noise, for latents of unit deviation."""
-    sigma_std: Positive = 1.2
-    """Deviation of ln(sigma) of the training noise."""
-    ema_share: Annotated[float, Field(gt=0, le=0.28)] = 0.1
-    """Length of the moving average of weights, as a share of the steps done; 0.28 weighs nearly all alike."""
+    sigma_mean: float | None = None
+    """Mean of ln(sigma) of the training noise, for latents of unit deviation. Null: from the latents' spectrum."""
+    sigma_std: Positive | None = None
+    """Deviation of ln(sigma) of the training noise. Null: from the latents' spectrum."""
+    uncertainty_weighting: bool = True
+    """Divide the error at each noise level by the one to be expected there, which is learned along."""
+    augmentations: tuple[Literal["mirror", "shift"], ...] = ("mirror", "shift")
+    """How training volumes may also be seen: mirrored left to right, shifted by up to 2 voxels. The network is told,
+    so that no moved volume is ever drawn. [] where a moved volume would teach nothing true."""
+    augmented_share: Fraction = 0.3
+    """Share of training volumes that are seen moved."""
+    ema_shares: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
+    """Lengths of the moving averages of weights, as shares of the steps done; 0.28 weighs nearly all alike. The one
+    whose samples are best is kept."""
+    gradient_checkpointing: bool | None = None
+    """As for the autoencoder."""
+    patience: Count = 6
+    """Validations without better samples, of about 8 in all, after which training ends early."""
 
 
 class TrainConfig(Config):
@@ -155,6 +179,12 @@ class TrainConfig(Config):
     """The diffusion model on latents."""
     checkpoint_every: Count = 100
     """Steps between resume points; a kill loses at most so many."""
+    checkpoints_kept: Count = 2
+    """Newest resume points that are kept while a training runs."""
+    checkpoint_hourly: bool = False
+    """Keep one resume point for each hour before those, too, until the training is finished."""
+    deterministic: bool = True
+    """The same bits at each run on a GPU too, at some cost in speed. On a CPU they always are."""
 
 
 class CohortConfig(Config):
@@ -262,7 +292,7 @@ class ReleaseConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Where it runs. Changes no result."""
+    """Where it runs. Changes no result, but for the last digits of trained weights."""
 
     dask: str = "local"
     """`local`, `off`, or a scheduler's address (tcp://host:port)."""
@@ -270,6 +300,8 @@ class RuntimeConfig(Config):
     """Local Dask workers. Null: the processor's cores."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
+    processes: Count | None = None
+    """Processes that train a network together, each on its part of every batch. Null: one for each GPU."""
 
 
 class Study(Config):
@@ -324,15 +356,15 @@ def load_study(path: Path) -> Study:
         raise ConfigurationError(describe_faults(error)) from error
 
 
-def describe_faults(error: ValidationError) -> str:
-    """One line per fault: the key, what it must be, what it is."""
-    return "\n".join(_describe(fault) for fault in error.errors())
+def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> str:
+    """One line per fault of a `root`: the key, what it must be, what it is."""
+    return "\n".join(_describe(fault, root) for fault in error.errors())
 
 
-def _describe(fault: Any) -> str:
+def _describe(fault: Any, root: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = _keys_beside(fault["loc"])
+        known = _keys_beside(fault["loc"], root)
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.4)
         advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
         return f"{key}: unknown key; {advice}"
@@ -342,16 +374,15 @@ def _describe(fault: Any) -> str:
     return f"{key}: {message}" if fault["type"] == "value_error" else f"{key}: {message}, is {fault['input']!r}"
 
 
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Study
+def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
+    model = root
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
         if field is None:  # inside a list of gates
             continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-        elif part == "gates":
-            model = GateConfig
+        possible = (field.annotation, *get_args(field.annotation))
+        models = [kind for kind in possible if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = models[0] if models else model
     return list(model.model_fields)
 
 

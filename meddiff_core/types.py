@@ -74,6 +74,8 @@ class Progress:
     total: int
     metrics: dict[str, float] = field(default_factory=dict)
     """Figures worth a curve at this step."""
+    note: str = ""
+    """What a person should read now: something went wrong, and what was done about it."""
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ def _fingerprint_settings(w: "Workspace") -> Mapping[str, Any]:
 
 def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
     study = w.study
-    training = study.train.model_dump(mode="json", exclude={"checkpoint_every"})
+    training = study.train.model_dump(mode="json", include={"autoencoder", "denoiser"})
     # Networks are sized by the plan; rates and weights concern the trainings alone.
     sizes = {name: {key: part[key] for key in ("steps", "batch", "channels")} for name, part in training.items()}
     widths = {"latent_channels": study.train.autoencoder.latent_channels}
@@ -59,19 +59,32 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
     }
 
 
+FIGURES = ("seconds_per_step", "seconds_besides", "memory_gb")
+"""What was measured when the plan was made; decides nothing."""
+
+
 def _planned(w: "Workspace", *keys: str) -> Any:
     """The named parts of plan.json as it stands, edited or not; timings and reasons decide nothing."""
     content = w.plan_content()
-    return {key: _without_figures(content.get(key)) for key in keys}
+    return {key: _without_figures(content[key]) for key in keys if content.get(key) is not None}
 
 
 def _without_figures(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    return {key: value for key, value in part.items() if key not in ("seconds_per_step", "memory_gb")}
+    return {key: value for key, value in part.items() if key not in FIGURES}
 
 
-DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "denoiser_training")
+def _start(w: "Workspace", name: str) -> dict[str, Any]:
+    """The checkpoint that a training starts from, by what it says of itself; nothing if it starts from none."""
+    start = w.start(name)
+    if start is None:
+        return {}
+    facts = start / "facts.json"
+    return {"start_from": digest_file(facts) if facts.is_file() else "missing"}
+
+
+DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "denoiser_training", "start_from")
 """The parts of plan.json that later stages follow."""
 
 CHAIN: dict[str, Artefact] = {
@@ -91,9 +104,18 @@ CHAIN: dict[str, Artefact] = {
             "plan": _planned(w, "autoencoder", "autoencoder_training"),
             "study.train.autoencoder": w.study.train.autoencoder,
             "study.seed": w.study.seed,
+            **_start(w, "autoencoder"),
         },
     ),
-    "latents": Artefact("train", "latents.zarr", ("dataset", "autoencoder"), lambda w: {}),
+    "latents": Artefact(
+        "train",
+        "latents.zarr",
+        ("dataset", "autoencoder"),
+        lambda w: {
+            "study.train.denoiser.augmentations": w.study.train.denoiser.augmentations,
+            "study.seed": w.study.seed,
+        },
+    ),
     "denoiser": Artefact(
         "train",
         "models/denoiser",
@@ -102,6 +124,7 @@ CHAIN: dict[str, Artefact] = {
             "plan": _planned(w, "denoiser", "denoiser_training"),
             "study.train.denoiser": w.study.train.denoiser,
             "study.seed": w.study.seed,
+            **_start(w, "denoiser"),
         },
     ),
     "candidates": Artefact(
@@ -156,6 +179,11 @@ class Workspace:
         """plan.json as plain values, or nothing before it is made."""
         path = self.path("plan")
         return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def start(self, name: str) -> Path | None:
+        """The checkpoint whose weights the training of a model starts from, or None for random ones."""
+        start_from = self.plan_content().get("start_from")
+        return None if start_from is None else self.folder / str(start_from) / name
 
     def plan_digest(self) -> str:
         """Of what the plan decides, without its reasons and what it measured of this machine."""

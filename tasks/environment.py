@@ -20,6 +20,9 @@ _OFFLINE = {
 _HARMLESS = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # its default is pickle, which runs whatever it reads
 }
+_REPEATABLE = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it no product of matrices on a GPU may call itself deterministic
+}
 _PATIENT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its default of 20 is too short on a busy machine
     "GIT_PYTHON_REFRESH": "quiet",  # MLflow warns where git is not installed
@@ -37,7 +40,7 @@ def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
 
     With PREFECT_API_URL set, Prefect's own home and profiles are used as they are.
     """
-    chosen = _OFFLINE | _HARMLESS | _PATIENT | ({} if verbose else _QUIET)
+    chosen = _OFFLINE | _HARMLESS | _REPEATABLE | _PATIENT | ({} if verbose else _QUIET)
     if "PREFECT_API_URL" not in os.environ:
         home = study_folder.absolute() / STATE / "prefect"
         home.mkdir(parents=True, exist_ok=True)

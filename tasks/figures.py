@@ -1,9 +1,10 @@
-"""Pictures that a training leaves in the study and in the lineage. They show patients: internal only."""
+"""Pictures that a training leaves in the study and in the lineage. Most show patients: internal only."""
 
 from pathlib import Path
 
 from meddiff_core.artefacts import digest_of, write_bytes
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.generation.design import CohortDesign
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import request
@@ -41,6 +42,12 @@ def draw_samples(folder: Path) -> None:
     _keep(folder, "samples", figures.mosaic(units, columns=SHOWN, kind="png"))
     if labels is not None:
         _keep(folder, "sample-labels", figures.mosaic(units, list(labels), columns=SHOWN, kind="png"))
+
+
+def draw_choice(folder: Path) -> None:
+    """How the weights of the denoiser that was just trained were chosen, if they were."""
+    if record := read_choice(Workspace.open(folder).path("denoiser")):
+        _keep(folder, "choice", figures.choice(record, "png"))
 
 
 def _keep(folder: Path, name: str, picture: bytes) -> None:

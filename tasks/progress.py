@@ -85,7 +85,7 @@ def _watchers(console: Console, on_metrics: MetricSink | None, stack: ExitStack)
     if not console.quiet:
         watchers.append(_bars(stack) if console.bars else _lines(console.line_every_s))
     if _runs_in_prefect():
-        watchers.append(_artifacts(console.artifact_every_s))
+        watchers += [_artifacts(console.artifact_every_s), _log]
     if on_metrics is not None:
         watchers.append(_batches(on_metrics, console.metrics_every_s, stack))
     return watchers
@@ -110,6 +110,8 @@ def _bars(stack: ExitStack) -> Watcher:
     tasks: dict[str, TaskID] = {}
 
     def watch(progress: Progress) -> None:
+        if progress.note:
+            bars.console.print(_note(progress), markup=False, highlight=False)
         if progress.label not in tasks:
             tasks[progress.label] = bars.add_task(progress.label, total=progress.total or None, completed=progress.done)
         bars.update(tasks[progress.label], completed=progress.done, total=progress.total or None)
@@ -123,6 +125,8 @@ def _lines(every_s: float) -> Watcher:
     due = _Pace(every_s)
 
     def watch(progress: Progress) -> None:
+        if progress.note:
+            print(_note(progress), file=sys.stderr, flush=True)
         begins = progress.label not in started
         since, first = started.setdefault(progress.label, (time.monotonic(), progress.done))
         if due.now(at_once=begins or _is_complete(progress)):
@@ -150,6 +154,14 @@ def _artifacts(every_s: float) -> Watcher:
                 update_progress_artifact(made[label], percent)
 
     return watch
+
+
+def _log(progress: Progress) -> None:
+    """A note, in Prefect's log of the run."""
+    if progress.note:
+        from prefect.logging import get_run_logger
+
+        get_run_logger().warning(_note(progress))
 
 
 def _batches(sink: MetricSink, every_s: float, stack: ExitStack) -> Watcher:
@@ -184,6 +196,10 @@ class _Pace:
             return False
         self.last = time.monotonic()
         return True
+
+
+def _note(progress: Progress) -> str:
+    return f"{progress.label}: {progress.note}"
 
 
 def _is_complete(progress: Progress) -> bool:

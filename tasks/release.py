@@ -8,6 +8,7 @@ import pandas as pd
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.ingest import discover
+from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.judging import MEASURED, REQUESTED, accepted_volumes, count_reasons
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
@@ -41,7 +42,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     verdicts = pd.read_parquet(workspace.path("verdicts"))
     kept = verdicts.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
-    accepted = int(verdicts["accepted"].sum())
+    accepted, choice = int(verdicts["accepted"].sum()), read_choice(workspace.path("denoiser"))
     return ReleaseContent(
         title=study.release.title or study.name,
         name=study.name,
@@ -55,12 +56,13 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,
-        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes()),
+        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), choice),
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
         preset=audit.preset + (" with gates changed by the study" if study.audit.gates else ""),
         counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
+        choice=choice,
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged)),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit, InternalFindings
 from meddiff_core.evidence.judging import accepted_volumes
 from meddiff_core.generation.shards import Candidates
@@ -36,7 +37,8 @@ def write_report(workspace: Workspace) -> Path:
         real=dataset.volumes("train"),
         synthetic=accepted_volumes(verdicts, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
-        curves=read_curves(workspace.folder, workspace.study.name),
+        curves=_curves(workspace),
+        choice=read_choice(workspace.path("denoiser")),
         suspects=[*_flagged(workspace, dataset, verdicts, audit, findings), *_rejected(workspace, verdicts)],
         refused=_refused(workspace.folder),
         minutes=_minutes(workspace),
@@ -45,6 +47,12 @@ def write_report(workspace: Workspace) -> Path:
     )
     write_internal_report(path, content)
     return path
+
+
+def _curves(workspace: Workspace) -> dict[str, list[tuple[int, float]]]:
+    """Of both trainings, without what the figure of the choice of weights shows."""
+    curves = read_curves(workspace.folder, workspace.study.name)
+    return {name: points for name, points in curves.items() if not name.startswith("choice/")}
 
 
 def _reconstructions(workspace: Workspace, volumes: Volumes) -> list[tuple[StoredArray, StoredArray]]:

@@ -71,3 +71,9 @@ def test_the_core_needs_no_engine() -> None:
 def test_what_is_called_before_the_engines_imports_none(module: str) -> None:
     loaded = json.loads(run(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_a_process_that_trains_imports_no_engine() -> None:
+    loaded = json.loads(run("import json, sys, tasks.worker; print(json.dumps(sorted(sys.modules)))"))
+    assert "torch" in loaded
+    assert set(ENGINES).isdisjoint(loaded)

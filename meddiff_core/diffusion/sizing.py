@@ -1,11 +1,14 @@
 """Networks, batches and steps that fit the volumes, the device and the budget.
 
-Time is measured, not guessed: each training runs two real steps on random volumes when the plan is made.
-The plan keeps what came out, so that everything after it no longer depends on how fast the machine was.
+Time and memory are measured, not guessed: each training runs two real steps on random volumes when the plan is
+made, and is made smaller until it fits. The plan keeps what came out, so that everything after it no longer
+depends on how fast or how large the machine was.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +17,12 @@ from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.autoencoder_training import AutoencoderTraining
+from meddiff_core.models.autoencoder_training import SMALLEST_PATCH, AutoencoderTraining
 from meddiff_core.models.denoiser import DenoiserShape
+from meddiff_core.models.guards import is_out_of_memory
 from meddiff_core.models.latents import LatentSet
-from meddiff_core.models.loop import Training
 from meddiff_core.models.plan import Plan, TrainingPlan
-from meddiff_core.study import Study
+from meddiff_core.study import AutoencoderConfig, Study
 from meddiff_core.types import LabelArray, StoredArray
 
 AUTOENCODER_SHARE = 0.55
@@ -37,21 +40,23 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     denoiser_shape = _denoiser_shape(shape.latent_channels, latent_size, study, device)
     config = study.train
     budget_s = study.plan.budget_minutes * 60
+    free_gb = study.plan.memory_gb or _free_memory_gb(device)
     autoencoder = _fit(
-        lambda batch: _autoencoder_probe(shape, contract, study, batch, device),
+        lambda way: _autoencoder_probe(shape, contract, study, way, device),
+        _autoencoder_ways(shape, contract, config.autoencoder, device),
+        free_gb,
         config.autoencoder.steps,
-        config.autoencoder.batch or (2 if device == "cpu" else 4),
         budget_s * AUTOENCODER_SHARE,
         train_cases,
     )
     denoiser = _fit(
-        lambda batch: _denoiser_probe(denoiser_shape, contract, latent_size, study, batch, device),
+        lambda way: _denoiser_probe(denoiser_shape, contract, latent_size, study, way, device),
+        _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
+        free_gb,
         config.denoiser.steps,
-        config.denoiser.batch or (8 if device == "cpu" else 32),
         budget_s * (1 - AUTOENCODER_SHARE),
         train_cases,
     )
-    _require_memory(max(autoencoder.memory_gb, denoiser.memory_gb), study, device)
     reasons = reasons | _training_reasons(study, autoencoder, denoiser, device)
     return Plan(
         contract=contract,
@@ -86,30 +91,113 @@ def _denoiser_shape(latent_channels: int, latent_size: tuple[int, ...], study: S
     return DenoiserShape(latent_channels=latent_channels, channels=channels)
 
 
+class Way(NamedTuple):
+    """How a step is fitted into the memory."""
+
+    batch: int
+    gradient_checkpointing: bool = False
+    patch: tuple[int, int, int] | None = None
+
+
+class Cost(NamedTuple):
+    """What a training takes."""
+
+    seconds_per_step: float
+    seconds_besides: float
+    memory_gb: float
+
+
+def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way]:
+    """From the fastest to the one that needs least memory, with what the study gives in all of them."""
+    batch = given or usual
+    halved = [] if given else [batch // 2**n for n in range(1, batch.bit_length())]
+    if checkpointing is not None:
+        return [Way(size, checkpointing) for size in (batch, *halved)]
+    return [Way(batch), *(Way(size, True) for size in (batch, *halved))]
+
+
+def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, config: AutoencoderConfig, device: str) -> list[Way]:
+    """As `_ways`, and then patches of half the volume's sides, and of a quarter."""
+    ways = _ways(config.batch, 2 if device == "cpu" else 4, config.gradient_checkpointing)
+    if config.patch is not None:
+        return [way._replace(patch=config.patch) for way in ways]
+    grid, patches = shape.factor, []
+    for part in (2, 4):
+        i, j, k = (min(side, max(SMALLEST_PATCH, side // part // grid * grid)) for side in contract.size)
+        patches.append((i, j, k))
+    return [*ways, *(ways[-1]._replace(patch=patch) for patch in patches if patch != contract.size)]
+
+
 def _fit(
-    probe: Callable[[int], Training], steps: int | None, batch: int, budget_s: float, train_cases: int
+    probe: Callable[[Way], AutoencoderTraining | DenoiserTraining],
+    ways: Sequence[Way],
+    free_gb: float,
+    steps: int | None,
+    budget_s: float,
+    train_cases: int,
 ) -> TrainingPlan:
-    seconds, memory_gb = _measure(probe(batch))
-    affordable = min(int(budget_s / seconds), MOST_EPOCHS * train_cases // batch)
-    steps = steps or max(20, affordable)
-    return TrainingPlan(steps=steps, batch=batch, seconds_per_step=round(seconds, 3), memory_gb=round(memory_gb, 2))
+    """The first way that fits; steps as given, or as many as the budget allows.
+
+    Raises:
+        ConfigurationError: none fits.
+    """
+    costs = ((way, _measured(probe, way)) for way in ways)
+    fitting = ((way, cost) for way, cost in costs if cost.memory_gb <= free_gb)
+    way, cost = next(fitting, (None, None))
+    if way is None or cost is None:
+        advice = "raise plan.spacing_mm, or lower train.autoencoder.channels or train.denoiser.channels"
+        raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
+    affordable = min(
+        int((budget_s - cost.seconds_besides) / cost.seconds_per_step), MOST_EPOCHS * train_cases // way.batch
+    )
+    return TrainingPlan(
+        steps=steps or max(20, affordable),
+        batch=way.batch,
+        seconds_per_step=round(cost.seconds_per_step, 3),
+        seconds_besides=round(cost.seconds_besides, 1),
+        memory_gb=round(cost.memory_gb, 2),
+        gradient_checkpointing=way.gradient_checkpointing,
+        patch=way.patch,
+    )
 
 
-def _measure(training: Training) -> tuple[float, float]:
-    """Seconds of the second of two steps, and GB of weights, optimiser state and kept activations."""
+def _measured(probe: Callable[[Way], AutoencoderTraining | DenoiserTraining], way: Way) -> Cost:
+    """Infinite memory if a step cannot be done at all."""
+    try:
+        return _measure(probe(way))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return Cost(float("inf"), float("inf"), float("inf"))
+
+
+def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
+    """Of the second of two steps, on the device that it will run on."""
     training.step(1)
+    cuda = training.device != "cpu"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(training.device)
+    started = time.perf_counter()
+    with _kept_for_gradients() as kept:
+        float(next(iter(training.step(1).values())))  # waits for the device
+    seconds = time.perf_counter() - started
+    if cuda:
+        return Cost(seconds, training.validation_seconds(), torch.cuda.max_memory_allocated(training.device) / 2**30)
+    own = sum(tensor.untyped_storage().nbytes() for tensor in training.state().values())
+    return Cost(seconds, training.validation_seconds(), (sum(kept.values()) + own) / 2**30)
+
+
+@contextmanager
+def _kept_for_gradients() -> Iterator[dict[int, int]]:
+    """Bytes of each storage that is kept for a backward pass within the block."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    started = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        float(next(iter(training.step(1).values())))  # waits for the device
-    seconds = time.perf_counter() - started
-    state = sum(tensor.untyped_storage().nbytes() for tensor in training.state().values())
-    return seconds, (sum(kept.values()) + state) / 2**30
+        yield kept
 
 
 class _RandomVolumes:
@@ -132,28 +220,23 @@ class _RandomVolumes:
 
 
 def _autoencoder_probe(
-    shape: AutoencoderShape, contract: Contract, study: Study, batch: int, device: str
+    shape: AutoencoderShape, contract: Contract, study: Study, way: Way, device: str
 ) -> AutoencoderTraining:
-    config = study.train.autoencoder.model_copy(update={"adversarial_start": 0.0})
+    changes = {"adversarial_start": 0.0, "gradient_checkpointing": way.gradient_checkpointing, "patch": way.patch}
+    config = study.train.autoencoder.model_copy(update=changes)
     volumes = _RandomVolumes(contract)
-    return AutoencoderTraining(shape, contract, config, volumes, volumes, 10, batch, seed=0, device=device)
+    return AutoencoderTraining(shape, contract, config, volumes, volumes, 10, way.batch, seed=0, device=device)
 
 
 def _denoiser_probe(
-    shape: DenoiserShape, contract: Contract, latent_size: tuple[int, ...], study: Study, batch: int, device: str
+    shape: DenoiserShape, contract: Contract, latent_size: tuple[int, ...], study: Study, way: Way, device: str
 ) -> DenoiserTraining:
     mean = torch.randn(2, shape.latent_channels, *latent_size)
     latents = LatentSet(mean, torch.full_like(mean, 0.1))
     zeros = torch.tensor([[0.0 if isinstance(s, CategoricalCondition) else 0.5 for s in contract.conditions]])
     side = (latents, zeros.repeat(2, 1))
-    return DenoiserTraining(shape, contract.conditions, study.train.denoiser, side, side, 10, batch, 0, device)
-
-
-def _require_memory(needed_gb: float, study: Study, device: str) -> None:
-    free_gb = study.plan.memory_gb or _free_memory_gb(device)
-    if needed_gb > free_gb:
-        advice = "raise plan.spacing_mm, or lower train.autoencoder.batch or channels"
-        raise ConfigurationError(f"plan.memory_gb: training needs {needed_gb:.1f} GB, {free_gb:.1f} are free; {advice}")
+    config = study.train.denoiser.model_copy(update={"gradient_checkpointing": way.gradient_checkpointing})
+    return DenoiserTraining(shape, contract.conditions, config, side, side, 10, way.batch, 0, device)
 
 
 def _free_memory_gb(device: str) -> float:
@@ -172,5 +255,7 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
     ):
         cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {device}"
         why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
-        reasons[name] = f"{plan.steps} steps: {why}; {cost}, so about {plan.minutes:.1f} minutes."
+        fits = ", with patches" if plan.patch else ", activations computed again to save memory"
+        how = fits if plan.patch or plan.gradient_checkpointing else ""
+        reasons[name] = f"{plan.steps} steps{how}: {why}; {cost}, so about {plan.minutes:.1f} minutes."
     return reasons

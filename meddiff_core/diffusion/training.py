@@ -1,31 +1,57 @@
-"""Training of the denoiser on standardised latents (Karras et al. 2022)."""
+"""Training of the denoiser on standardised latents (Karras et al. 2022, 2024).
 
+Weights are averaged over more than one length while they train. At each validation a few samples are drawn
+with every average and judged against real latents, so that the weights which are kept were chosen by what
+they generate and not by a loss, which says little of it.
+"""
+
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec
-from meddiff_core.diffusion.noise import loss_weight, training_sigmas
-from meddiff_core.models.checkpoint import Tensors, optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from meddiff_core.models.conditions import ConditionVectors
+from meddiff_core.diffusion.choice import Choice, Judge
+from meddiff_core.diffusion.guidance import guided
+from meddiff_core.diffusion.noise import fit_noise, karras_sigmas, loss_weight, training_sigmas
+from meddiff_core.diffusion.solvers import solve_heun
+from meddiff_core.models.checkpoint import (
+    Tensors,
+    load_initial,
+    optimizer_tensors,
+    prefixed,
+    restore_optimizer,
+    unprefixed,
+)
+from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatures
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
 from meddiff_core.models.ema import PowerAverage
-from meddiff_core.models.latents import LatentSet
-from meddiff_core.models.loop import learning_rate_factor, set_learning_rate
+from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
+from meddiff_core.models.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
-from meddiff_core.study import DenoiserConfig
+from meddiff_core.models.ranks import Ranks, add_losses
+from meddiff_core.study import DenoiserConfig, SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels of the validation curves, from texture to overall shape."""
+JUDGED = 24
+"""Samples that are drawn to judge weights."""
+JUDGED_WITH = SamplingConfig(steps=6)
+"""Coarse, since only differences between weights matter; 11 network evaluations."""
+JUDGED_FROM = 0.3
+"""Share of the steps before which samples are not worth a look."""
 
 
 class DenoiserTraining:
-    """A `Training` (see models/loop.py) of a denoiser and its average."""
+    """A `Training` (see models/loop.py) of a denoiser and its averages."""
 
     label = "train denoiser"
+    watched = "denoiser/loss"
+    relief = "set train.denoiser.gradient_checkpointing, or lower train.denoiser.channels"
 
     def __init__(
         self,
@@ -38,72 +64,194 @@ class DenoiserTraining:
         batch: int,
         seed: int,
         device: str = "cpu",
+        *,
+        moved: MovedLatents | None = None,
+        judge: Judge | None = None,
+        ranks: Ranks = Ranks(),
+        initial: Path | None = None,
     ) -> None:
         torch.manual_seed(derive_seed(seed, "denoiser", "weights"))
         self.network = Denoiser(shape, specs).to(device)
-        self.average = PowerAverage(self.network, config.ema_share)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=0.01)
         self.scale: LatentScale = train[0].scale()
+        if initial is not None:
+            self.scale = LatentScale.model_validate(load_initial(self.network, initial)["scale"])
+        require_scale(self.scale, train[0])
+        self.uncertainty = Uncertainty().to(device)
+        self.averages = {f"{share:g}": PowerAverage(self.network, share) for share in config.ema_shares}
+        if config.gradient_checkpointing:
+            self.network.recompute_activations()
+        decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
+        free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
+        self.noise = fit_noise(self.scale.standardise(train[0].mean), config.sigma_mean, config.sigma_std)
         self.config, self.device = config, device
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.moved = train, validation, moved
         self.steps, self.batch, self.seed = steps, batch, seed
+        self.ranks, self.parts, self.rate = ranks, 1, 1.0
+        self.judge, self.choice = judge, Choice(steps, config.patience)
+
+    @property
+    def finished(self) -> bool:
+        """Whether going on would not find better weights."""
+        return self.choice.finished
 
     def step(self, step: int) -> dict[str, Tensor]:
+        rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        whole, losses = self._batch(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
+        for piece in self.ranks.slices(self.batch, self.parts):
+            parts = [tensor[piece] for tensor in whole]
+            share = len(parts[0]) / self.batch
+            loss, weighted = self._losses(*parts)
+            (share * loss).backward()
+            losses.append((share, {"denoiser/loss": weighted}))
+        for network in (self.network, self.uncertainty):
+            self.ranks.sum_gradients(network)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        for average in self.averages.values():
+            average.update(self.network, step + 1)
+        return self.ranks.sum_losses(add_losses(losses))
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Weighted loss of the averages per noise level, on the same noise each time; samples are judged."""
+        metrics = self._validation_losses()
+        if self.judge is None or step < JUDGED_FROM * self.steps:
+            return metrics
+        for name, average in self.averages.items():
+            judgement = self.judge(self.draw_samples(average.network))
+            self.choice.consider(step, name, judgement, average.network.state_dict())
+            metrics |= {f"choice/{name}/{key}": value for key, value in judgement.model_dump().items()}
+        return metrics
+
+    def validation_seconds(self) -> float:
+        """Time that all validations of a whole training take; nearly all of it goes into samples to judge."""
+        started = time.perf_counter()
+        self.draw_samples(self.network, self.batch)
+        rounds = (1 - JUDGED_FROM) * VALIDATIONS * len(self.averages)
+        return (time.perf_counter() - started) * rounds * JUDGED / self.batch
+
+    def health(self) -> list[str]:
+        """Troubles that no loss shows."""
+        return []
+
+    def result(self) -> tuple[Denoiser, dict[str, object]]:
+        """The chosen weights, and what the checkpoint is to say of them; the longest average if nothing judged."""
+        network = self.averages[max(self.averages, key=float)].network
+        facts: dict[str, object] = {"noise": {"mean": self.noise[0], "std": self.noise[1]}}
+        if self.choice.curve:
+            step, average, weights = self.choice.chosen
+            network.load_state_dict(weights)
+            facts["choice"] = {"step": step, "average": average, "curve": self.choice.curve}
+        return network, facts
+
+    def state(self) -> Tensors:
+        averages = [prefixed(f"average.{name}", a.network.state_dict()) for name, a in self.averages.items()]
+        return {
+            **prefixed("network", self.network.state_dict()),
+            **prefixed("uncertainty", self.uncertainty.state_dict()),
+            **{name: tensor for average in averages for name, tensor in average.items()},
+            **prefixed("optimizer", optimizer_tensors(self.optimizer)),
+            **prefixed("choice", self.choice.state()),
+        }
+
+    def restore(self, state: Tensors) -> None:
+        self.network.load_state_dict(unprefixed("network", state))
+        self.uncertainty.load_state_dict(unprefixed("uncertainty", state))
+        for name, average in self.averages.items():
+            average.network.load_state_dict(unprefixed(f"average.{name}", state))
+        restore_optimizer(self.optimizer, unprefixed("optimizer", state))
+        self.choice.restore(unprefixed("choice", state))
+
+    def _batch(self, step: int) -> tuple[Tensor, ...]:
+        """Clean latents, noise, noise levels and conditions of the whole batch, moves among the conditions."""
         latents, conditions = self.train
         chosen = batch_indices(len(latents), self.batch, step, self.seed, "denoiser")
         generator = generator_for(self.seed, "denoiser", "noise", step)
-        clean = self.scale.standardise(latents.draw(chosen, generator))
-        sigma = training_sigmas(self.batch, self.config.sigma_mean, self.config.sigma_std, generator)
+        clean, moves = latents.draw(chosen, generator), torch.zeros(self.batch, MOVES)
+        if self.moved is not None:
+            other, told = self.moved.draw(chosen, generator)
+            moving = torch.rand(self.batch, generator=generator) < self.config.augmented_share
+            clean = torch.where(moving[:, None, None, None, None], other, clean)
+            moves = torch.where(moving[:, None], told, moves)
+        sigma = training_sigmas(self.batch, *self.noise, generator)
         noise = torch.randn(clean.shape, generator=generator)
         kept = hide_conditions(conditions[chosen], self.config.condition_dropout, generator)
-        set_learning_rate(self.optimizer, self.config.learning_rate * learning_rate_factor(step, self.steps))
-        loss = (loss_weight(sigma) * self._errors(self.network, clean, noise, sigma, kept)).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.average.update(self.network, step + 1)
-        return {"denoiser/loss": loss.detach()}
+        return self.scale.standardise(clean), noise, sigma, torch.cat([kept, moves], dim=1)
+
+    def _losses(self, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors) -> tuple[Tensor, Tensor]:
+        """The loss that is minimised (Karras et al. 2024, eq. 21), and the weighted error that people compare."""
+        weight = self.network.loss_weight(sigma.to(self.device))
+        errors = weight * self._errors(self.network, clean, noise, sigma, told)
+        if not self.config.uncertainty_weighting:
+            return errors.mean(), errors.mean()
+        doubt = self.uncertainty(sigma.to(self.device))
+        return (errors / doubt.exp() + doubt).mean(), errors.mean()
 
     @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """Weighted loss of the averaged weights per noise level, on the same noise each time."""
+    def _validation_losses(self) -> dict[str, float]:
         latents, conditions = self.validation
         generator = generator_for(self.seed, "denoiser", "validation")
         clean = self.scale.standardise(latents.draw(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
         parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
-        return {f"validation/loss_sigma_{level}": self._loss_at(level, parts) for level in VALIDATION_SIGMAS}
+        longest = self.averages[max(self.averages, key=float)].network
+        return {f"validation/loss_sigma_{level}": self._loss_at(longest, level, parts) for level in VALIDATION_SIGMAS}
 
-    def _loss_at(self, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
+    def _loss_at(self, network: Denoiser, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
         """Over parts of clean latents, noise and conditions, no larger than the batches that fit the memory."""
         errors = []
         for clean, noise, conditions in parts:
             sigma = torch.full((len(clean),), level)
-            errors.append(loss_weight(sigma) * self._errors(self.average.network, clean, noise, sigma, conditions))
+            errors.append(loss_weight(sigma) * self._errors(network, clean, noise, sigma, conditions).cpu())
         return float(torch.cat(errors).mean())
 
-    def state(self) -> Tensors:
-        return {
-            **prefixed("network", self.network.state_dict()),
-            **prefixed("average", self.average.network.state_dict()),
-            **prefixed("optimizer", optimizer_tensors(self.optimizer)),
-        }
+    @torch.inference_mode()
+    def draw_samples(self, network: Denoiser, count: int = JUDGED) -> Latents:
+        """From the same noise and the conditions of the same real subjects each time, standardised.
 
-    def restore(self, state: Tensors) -> None:
-        self.network.load_state_dict(unprefixed("network", state))
-        self.average.network.load_state_dict(unprefixed("average", state))
-        restore_optimizer(self.optimizer, unprefixed("optimizer", state))
+        Subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to them.
+        """
+        conditions = torch.cat([self.train[1], self.validation[1]])
+        generator = generator_for(self.seed, "denoiser", "judged")
+        chosen = torch.randint(len(conditions), (count,), generator=generator)
+        start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * JUDGED_WITH.sigma_max
+        drawn = []
+        for noise, told in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
+            denoiser = guided(network, told.to(self.device), guidance=1.0)
+            drawn.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(JUDGED_WITH)))
+        return torch.cat(drawn).float().cpu()
 
     def _errors(
-        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, conditions: ConditionVectors
+        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors
     ) -> Float[Tensor, " b"]:
-        """Mean squared error of each sample's denoised latents."""
+        """Mean squared error of each sample's denoised latents, on the device."""
+        clean, noise, sigma, told = (tensor.to(self.device) for tensor in (clean, noise, sigma, told))
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
-            denoised = network(noisy.to(self.device), sigma.to(self.device), conditions.to(self.device))
-        errors: Tensor = (denoised.float().cpu() - clean).square()
+            denoised = network(noisy, sigma, told)
+        errors: Tensor = (denoised.float() - clean).square()
         return errors.flatten(1).mean(dim=1)
+
+
+class Uncertainty(nn.Module):
+    """Log-variance of the error that is to be expected at a noise level, learned beside the denoiser.
+
+    Dividing by it gives every noise level the same say in the gradient all through the training (Karras et al.
+    2024, section 2.2). It is of no use afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(NumberFeatures.width, 1)
+        self.features = NumberFeatures()
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Sigma) -> Float[Tensor, " b"]:
+        log_variance: Tensor = self.linear(self.features(sigma.log() / 2))
+        return log_variance[:, 0]
 
 
 def hide_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:

@@ -22,6 +22,7 @@ from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
 from meddiff_core.models.images import to_stored
+from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
 
@@ -38,6 +39,7 @@ class Engine:
         config: SamplingConfig,
         device: str = "cpu",
     ) -> None:
+        check_sampling(config, denoiser.clock.sigma_range)
         self.autoencoder, self.denoiser, self.scale = autoencoder, denoiser, scale
         self.contract, self.config, self.device = contract, config, device
 

@@ -13,7 +13,23 @@ from torch.nn import functional
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from meddiff_core.models.equivalents import recomputed, replace_slow_layers
 from meddiff_core.types import Images, Latents
+
+
+class AutoencoderArguments(Frozen):
+    """Arguments of MONAI's network besides its widths, by their names there."""
+
+    num_res_blocks: tuple[int, ...]
+    attention_levels: tuple[bool, ...]
+    norm_num_groups: int
+    norm_eps: float = 1e-6
+    with_encoder_nonlocal_attn: bool = False
+    with_decoder_nonlocal_attn: bool = False
+    use_convtranspose: bool = False
+    include_fc: bool = True
+    use_combined_linear: bool = False
+    use_flash_attention: bool = False
 
 
 class AutoencoderShape(Frozen):
@@ -22,6 +38,18 @@ class AutoencoderShape(Frozen):
     in_channels: int
     channels: tuple[int, ...]
     latent_channels: int
+    arguments: AutoencoderArguments | None = None
+    """Of a network that was trained elsewhere. Null: ours, without attention."""
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    """What the network was shown for the darkest and the brightest voxel."""
+
+    @property
+    def network(self) -> AutoencoderArguments:
+        """The arguments that hold."""
+        levels = len(self.channels)
+        return self.arguments or AutoencoderArguments(
+            num_res_blocks=(1,) * levels, attention_levels=(False,) * levels, norm_num_groups=8
+        )
 
     @property
     def factor(self) -> int:
@@ -46,26 +74,36 @@ class Autoencoder(nn.Module):
             spatial_dims=3,
             in_channels=shape.in_channels,
             out_channels=shape.in_channels,
-            num_res_blocks=(1,) * len(shape.channels),
             channels=shape.channels,
-            attention_levels=(False,) * len(shape.channels),
             latent_channels=shape.latent_channels,
-            norm_num_groups=8,
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
+            **shape.network.model_dump(),
         )
+        replace_slow_layers(self.network)
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
+    def recompute_activations(self) -> None:
+        """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
+        for part in (self.network.encoder, self.network.decoder):
+            for block in part.get_submodule("blocks").children():
+                block.forward = recomputed(block.forward)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the decoder's last layer."""
+        *_, weight = (weight for name, weight in self.network.decoder.named_parameters() if name.endswith("weight"))
+        return weight
+
     def encode(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log-variance of the latents."""
-        mean, std = self.network.encode(images.contiguous(memory_format=torch.channels_last_3d))
+        shown = rescale_image(images, (-1.0, 1.0), self.shape.image_range)
+        mean, std = self.network.encode(shown.contiguous(memory_format=torch.channels_last_3d))
         return mean, 2 * std.log()
 
     def decode_logits(self, latents: Latents) -> Images:
         """Image in channel 0, label logits in the others."""
         decoded: Tensor = self.network.decode(latents.contiguous(memory_format=torch.channels_last_3d))
-        return decoded
+        return rescale_image(decoded, self.shape.image_range, (-1.0, 1.0))
 
     def decode(self, latents: Latents) -> Images:
         """Image in channel 0, label probabilities in the others."""
@@ -75,6 +113,14 @@ class Autoencoder(nn.Module):
     def reconstruct(self, images: Images) -> Images:
         """Decode the mean of the latents."""
         return self.decode(self.encode(images)[0])
+
+
+def rescale_image(images: Images, old: tuple[float, float], new: tuple[float, float]) -> Images:
+    """Channel 0 from one range to another, linearly; the other channels as they are."""
+    if old == new:
+        return images
+    image = (images[:, :1] - old[0]) * ((new[1] - new[0]) / (old[1] - old[0])) + new[0]
+    return torch.cat([image, images[:, 1:]], dim=1)
 
 
 def save_autoencoder(folder: Path, network: Autoencoder, contract: Contract, facts: dict[str, Any]) -> None:

@@ -33,10 +33,15 @@ def load_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
         IntegrityError: it is incomplete or not readable.
     """
     try:
-        return load_file(folder / "tensors.safetensors"), json.loads((folder / "facts.json").read_text())
+        return load_file(folder / "tensors.safetensors"), load_facts(folder)
     except Exception as error:  # safetensors raises its own, json and the file system theirs
         what = f"checkpoint {folder.name} must hold tensors.safetensors and facts.json"
         raise IntegrityError(f"{what}: {error}") from error
+
+
+def load_facts(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, without its tensors."""
+    return dict(json.loads((folder / "facts.json").read_text()))
 
 
 def digest_checkpoint(folder: Path) -> dict[str, str]:
@@ -83,3 +88,13 @@ def load_weights(network: nn.Module, tensors: Tensors) -> None:
     except RuntimeError as error:
         difference = str(error).splitlines()[-1].strip()
         raise IntegrityError(f"weights do not fit {type(network).__name__}: {difference}") from error
+
+
+def load_initial(network: nn.Module, folder: Path) -> dict[str, Any]:
+    """Fill a network with the weights of a finished checkpoint, to train on from; returns the checkpoint's facts.
+
+    A denoiser goes on with the latent scale in those facts (`scale`): its weights know no other.
+    """
+    tensors, facts = load_checkpoint(folder)
+    load_weights(network, tensors)
+    return facts

@@ -1,7 +1,8 @@
 """Conditions as vectors, and the layer that embeds them.
 
 A value that is not known and one that is hidden for guidance are the same thing to the network: absent.
-So a table with gaps needs no imputation, and guidance needs no second model.
+So a table with gaps needs no imputation, and guidance needs no second model. Moves of a training volume
+(mirrored, shifted) are told to the network beside its conditions, so that what is drawn is never moved.
 """
 
 from collections.abc import Sequence
@@ -42,16 +43,26 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
     return (value - spec.mean) / spec.std
 
 
+MOVES = 4
+"""Numbers that describe how a training volume was moved: mirrored, and shifted along i, j, k. 0 for not at all."""
+
+
 class ConditionEmbedding(nn.Module):
-    """Sum of one embedding per condition; an absent one contributes a learned vector of its own."""
+    """Sum of one embedding per condition; an absent one contributes a learned vector of its own.
+
+    Vectors may carry `MOVES` more numbers after the conditions; without them nothing was moved.
+    """
 
     def __init__(self, specs: Sequence[ConditionSpec], width: int) -> None:
         super().__init__()
+        self.moves = nn.Linear(MOVES, width, bias=False)
         self.embeddings = nn.ModuleList(_embedding(spec, width) for spec in specs)
         self.absent = nn.Parameter(torch.zeros(len(specs), width))
 
-    def forward(self, vectors: ConditionVectors) -> Float[Tensor, "b width"]:
-        total = vectors.new_zeros(len(vectors), self.absent.shape[1])
+    def forward(self, vectors: Float[Tensor, "b n"]) -> Float[Tensor, "b width"]:
+        count = len(self.embeddings)
+        moves = vectors[:, count:] if vectors.shape[1] > count else vectors.new_zeros(len(vectors), MOVES)
+        total: Tensor = self.moves(moves)
         for position, embedding in enumerate(self.embeddings):
             value = vectors[:, position]
             known = ~value.isnan()

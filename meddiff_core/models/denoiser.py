@@ -1,7 +1,8 @@
-"""The denoiser: MONAI's `DiffusionModelUNet` behind EDM preconditioning.
+"""The denoiser: MONAI's `DiffusionModelUNet` behind its preconditioning.
 
 `denoised(noisy, sigma, conditions)` is the whole interface: the noise level is the only clock, and no
-solver or loss ever sees a timestep. Latents enter standardised, by the scale that the checkpoint carries.
+solver or loss ever sees a timestep, not even of a network that was trained with one (see preconditioning.py).
+Latents enter standardised, by the scale that the checkpoint carries.
 """
 
 from collections.abc import Sequence
@@ -9,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec, Contract, Frozen
-from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from meddiff_core.models.checkpoint import load_checkpoint, load_facts, load_weights, save_checkpoint
 from meddiff_core.models.conditions import ConditionEmbedding, ConditionVectors
+from meddiff_core.models.equivalents import recomputed, replace_slow_layers
+from meddiff_core.models.preconditioning import Edm, Parametrisation, clock_of
 from meddiff_core.types import Latents, Sigma
-
-NOISE_TO_TIME = 100.0
-"""ln(sigma) times this enters MONAI's sinusoidal embedding, which resolves steps of about 1."""
 
 
 class LatentScale(Frozen):
@@ -40,11 +39,41 @@ def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1, 1)
 
 
+class DenoiserArguments(Frozen):
+    """Arguments of MONAI's network besides its widths, by their names there."""
+
+    num_res_blocks: tuple[int, ...]
+    attention_levels: tuple[bool, ...]
+    num_head_channels: tuple[int, ...]
+    norm_num_groups: int
+    norm_eps: float = 1e-6
+    resblock_updown: bool = False
+    upcast_attention: bool = False
+    include_fc: bool = True
+    use_combined_linear: bool = False
+    use_flash_attention: bool = False
+
+
 class DenoiserShape(Frozen):
     """What is needed to build the network again."""
 
     latent_channels: int
     channels: tuple[int, ...]
+    arguments: DenoiserArguments | None = None
+    """Of a network that was trained elsewhere. Null: ours, with attention at the coarsest level."""
+    parametrisation: Parametrisation = Edm()
+    """What the network is shown and what it predicts."""
+
+    @property
+    def network(self) -> DenoiserArguments:
+        """The arguments that hold."""
+        levels = len(self.channels)
+        return self.arguments or DenoiserArguments(
+            num_res_blocks=(1,) * levels,
+            attention_levels=(False,) * (levels - 1) + (True,),
+            num_head_channels=(32,) * levels,
+            norm_num_groups=16,
+        )
 
 
 class Denoiser(nn.Module):
@@ -56,39 +85,38 @@ class Denoiser(nn.Module):
 
         self.shape = shape
         self.specs = tuple(specs)
-        levels = len(shape.channels)
+        self.clock = clock_of(shape.parametrisation)
         self.network = DiffusionModelUNet(
             spatial_dims=3,
             in_channels=shape.latent_channels,
             out_channels=shape.latent_channels,
-            num_res_blocks=(1,) * levels,
             channels=shape.channels,
-            attention_levels=(False,) * (levels - 1) + (True,),
-            norm_num_groups=16,
-            num_head_channels=32,
             num_class_embeds=1,
+            **shape.network.model_dump(),
         )
         # MONAI adds this module's output to the time embedding; ours reads condition vectors.
         embedding = ConditionEmbedding(specs, 4 * shape.channels[0])
         self.network.class_embedding = embedding  # type: ignore[assignment]
+        replace_slow_layers(self.network)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
+    def recompute_activations(self) -> None:
+        """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
+        for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
+            block.forward = recomputed(block.forward)
+
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
-        """Karras et al. 2022, eq. 7 and table 1, for data of unit deviation."""
-        c_skip, c_out, c_in = preconditioning(sigma)
-        scaled = (c_in * noisy).contiguous(memory_format=torch.channels_last_3d)
-        residual: Tensor = self.network(scaled, NOISE_TO_TIME * sigma.log(), class_labels=conditions)
-        return c_skip * noisy + c_out * residual.to(noisy.dtype)
+        """Karras et al. 2022, eq. 7."""
+        row = self.clock(sigma)
+        scaled = (row.c_in * noisy).contiguous(memory_format=torch.channels_last_3d)
+        answer: Tensor = self.network(scaled, row.time, class_labels=conditions)
+        denoised: Tensor = row.c_skip * noisy + row.c_out * answer.to(noisy.dtype)
+        return denoised
 
-
-Coefficient = Float[Tensor, "b 1 1 1 1"]
-
-
-def preconditioning(sigma: Sigma, sigma_data: float = 1.0) -> tuple[Coefficient, Coefficient, Coefficient]:
-    """`c_skip, c_out, c_in` of Karras et al. 2022, table 1."""
-    sigma = sigma.reshape(-1, 1, 1, 1, 1)
-    total = sigma**2 + sigma_data**2
-    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
+    def loss_weight(self, sigma: Sigma) -> Sigma:
+        """Of the squared error of `denoised`, so that the network's own answer is weighted alike everywhere."""
+        weight: Tensor = self.clock(sigma).c_out.flatten() ** -2
+        return weight
 
 
 def save_denoiser(
@@ -98,6 +126,11 @@ def save_denoiser(
     own = {"kind": "denoiser", "shape": network.shape.model_dump(mode="json"), "scale": scale.model_dump(mode="json")}
     context = {"contract": contract.model_dump(mode="json"), "autoencoder": autoencoder}
     save_checkpoint(folder, network.state_dict(), {**own, **context, **facts})
+
+
+def load_scale(folder: Path) -> LatentScale:
+    """The latent scale of a checkpoint, without its weights."""
+    return LatentScale.model_validate(load_facts(folder)["scale"])
 
 
 def load_denoiser(folder: Path, device: str = "cpu") -> tuple[Denoiser, LatentScale, Contract]:

@@ -24,8 +24,7 @@ class PowerAverage(Generic[Network]):
     def update(self, network: Network, step: int) -> None:
         """Take in the weights after step `step`, counted from 1."""
         keep = (1 - 1 / step) ** (self.exponent + 1)
-        for average, current in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(current, 1 - keep)
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - keep)
         for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)
 

@@ -1,25 +1,35 @@
-"""The training loop that both networks share: steps, validation, and resume points.
+"""The training loop that both networks share: steps, validation, guards, and resume points.
 
 A training is a pure function of its step number (randomness is derived, not carried), so a killed run
-that goes on from its last resume point ends with the same weights as one that was never killed.
+that goes on from a resume point ends with the same weights as one that was never killed. The loop waits for
+the device at reports alone, about 200 times, and never for a single step.
 """
 
 import math
-import shutil
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from meddiff_core.models.checkpoint import Tensors, load_checkpoint, save_checkpoint
+from meddiff_core.errors import TrainingFailed
+from meddiff_core.models.checkpoint import Tensors
+from meddiff_core.models.guards import LossGuard, is_finite, is_out_of_memory
+from meddiff_core.models.processes import require_agreement
+from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.resume import Keep, Point, ResumePoints
 from meddiff_core.types import Progress
 
 REPORTS = 200
 """Points of a training curve."""
 VALIDATIONS = 8
 """Points of a validation curve."""
+ROLLBACKS = 3
+"""How often a training may go back before it is given up."""
 
 
 @runtime_checkable
@@ -27,12 +37,33 @@ class Training(Protocol):
     """What the loop needs of a training."""
 
     label: str
+    steps: int
+    batch: int
+    watched: str
+    """The loss that shows whether the training diverges; positive by its nature, and not an adversarial one."""
+    relief: str
+    """What to change where a single item of a batch does not fit the memory."""
+    ranks: Ranks
+    parts: int
+    """Slices that a process cuts its share of a batch into. The loop doubles it when memory runs out."""
+    rate: float
+    """Factor on the learning rate. The loop halves it after a divergence."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether to stop before the last step. Asked after each validation."""
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Optimise once; `step` counts from 0. Losses stay on the device."""
+        """Optimise once; `step` counts from 0. Losses are those of the whole batch, and stay on the device.
 
-    def validate(self) -> dict[str, float]:
-        """Measure the averaged weights on validation data."""
+        All gradients are computed before any weight changes, so that a step that ran out of memory can be repeated.
+        """
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Measure the averaged weights on validation data after `step` steps."""
+
+    def health(self) -> list[str]:
+        """Troubles that the last validation saw, each in words that do not change while it lasts."""
 
     def state(self) -> Tensors:
         """Everything that the next step depends on."""
@@ -41,45 +72,214 @@ class Training(Protocol):
         """Put back what `state` gave."""
 
 
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a training ended."""
+
+    metrics: dict[str, float]
+    """Of the last validation."""
+    notes: tuple[str, ...]
+    """What happened on the way that a person should know."""
+    steps: int
+    """Steps done; fewer than planned if it stopped early."""
+
+
+@dataclass
+class _Course:
+    """Where the loop stands: beside the state of the training, all that a resume point holds."""
+
+    done: int = 0
+    rollbacks: int = 0
+    notes: list[str] = field(default_factory=list)
+    guard: LossGuard = field(default_factory=LossGuard)
+    began: float = field(default_factory=time.monotonic)
+
+
 def run_training(
-    training: Training, steps: int, resume: Path, key: str, every: int
-) -> Generator[Progress, None, dict[str, float]]:
-    """Train to `steps`, from the resume point if it is of the same training. Returns the last validation.
+    training: Training, resume: Path, key: str, every: int, keep: Keep = Keep()
+) -> Generator[Progress, None, TrainingOutcome]:
+    """Train to the end, from the newest resume point that is of the same training, with one `every` so many steps.
 
     `key` is the digest of everything that the training was made from: a resume point of another is ignored.
+    If a loss or a weight is not finite, or the loss diverges, it goes back to the newest resume point with half
+    the learning rate; if memory runs out, the batch is cut in smaller slices. Either is told as a note.
+
+    Raises:
+        TrainingFailed: it diverged again after it went back three times, or a single item does not fit the memory.
     """
-    start = _restore(training, resume, key)
-    validations: dict[str, float] = {}
-    report_every, validate_every = max(1, steps // REPORTS), max(1, math.ceil(steps / VALIDATIONS))
-    for step in range(start, steps):
-        losses = training.step(step)
-        done = step + 1
-        validated = done % validate_every == 0 or done == steps
-        if validated:
-            validations = training.validate()
-        if done % every == 0 and done < steps:
-            save_checkpoint(resume, training.state(), {"key": key, "step": done})
-        if done % report_every == 0 or validated:
-            metrics = {name: float(loss) for name, loss in losses.items()}
-            if not all(math.isfinite(value) for value in metrics.values()):
-                raise FloatingPointError(f"{training.label}: loss must be finite, is {metrics} at step {done}")
-            yield Progress(training.label, done, steps, metrics | (validations if validated else {}))
-    return validations
+    points = ResumePoints(resume, key, keep)
+    course, note = _begin(training, points)
+    if note:
+        yield _told(training, course, note)
+    report_every, validate_every = max(1, training.steps // REPORTS), max(1, math.ceil(training.steps / VALIDATIONS))
+    means, validation = _Means(), dict[str, float]()
+    while course.done < training.steps:
+        try:
+            means.add(training.step(course.done))
+        except RuntimeError as error:
+            course.notes.append(note := _cut_finer(training, points, error))
+            yield _told(training, course, note)
+            continue
+        course.done += 1
+        validates = course.done % validate_every == 0 or course.done == training.steps
+        saves = course.done % every == 0 and course.done < training.steps
+        if not (validates or saves or course.done % report_every == 0):
+            continue
+        losses = means.fetch()
+        wrong = course.guard.judge(losses, training.watched)
+        if not wrong and (validates or saves) and not is_finite(training.state()):
+            wrong = "weights are not finite"
+        if wrong:
+            course, note = _go_back(training, points, course, wrong)
+            yield _told(training, course, note)
+            continue
+        if validates:
+            validation = training.validate(course.done)
+        troubles = [trouble for trouble in training.health() if trouble not in course.notes] if validates else []
+        course.notes += troubles
+        if saves and course.guard.calm:
+            _save(training, points, course)
+        metrics = losses | (validation if validates else {})
+        yield Progress(training.label, course.done, training.steps, metrics, note="; ".join(troubles))
+        if validates and _any_finished(training):
+            break
+    return TrainingOutcome(validation, tuple(course.notes), course.done)
 
 
-def forget_resume_point(resume: Path) -> None:
-    """Drop the resume point of a finished training."""
-    shutil.rmtree(resume, ignore_errors=True)
+class _Means:
+    """Losses since the last report, added up on the device: nothing waits for them until they are fetched."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums[name] + loss if name in self.sums else loss.detach().float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def fetch(self) -> dict[str, float]:
+        """Mean of each loss, in one transfer; then begins anew."""
+        values = torch.stack(list(self.sums.values())).tolist()
+        means = {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
+        self.sums, self.counts = {}, {}
+        return means
 
 
-def _restore(training: Training, resume: Path, key: str) -> int:
-    if not resume.exists():
-        return 0
-    state, facts = load_checkpoint(resume)
-    if facts["key"] != key:
-        return 0
-    training.restore(state)
-    return int(facts["step"])
+def _begin(training: Training, points: ResumePoints) -> tuple[_Course, str]:
+    """Take up the newest resume point, or make one of the start, to which a divergence may have to go back."""
+    point, broken = points.newest()
+    if point is None:
+        if training.ranks.first:
+            points.forget()
+        course = _Course()
+        _save(training, points, course)
+        return course, ""
+    course = _restore(training, points, point)
+    course.rollbacks, course.notes = point.facts["rollbacks"], list(point.facts["notes"])
+    course.began -= point.facts["seconds"]
+    training.rate, training.parts = point.facts["rate"], point.facts["parts"]
+    told = [f"cannot read {', '.join(broken)}; going on from step {course.done}"] if broken else []
+    if points.noted_parts() > training.parts:
+        training.parts = points.noted_parts()
+        course.notes.append(_slices(training))
+        told.append(_slices(training))
+    return course, "; ".join(told)
+
+
+def _restore(training: Training, points: ResumePoints, point: Point) -> _Course:
+    training.restore(point.tensors)
+    if training.ranks.first:
+        points.drop_after(point.facts["step"])  # those that cannot be read
+    return _Course(done=point.facts["step"], guard=LossGuard(point.facts["good"]))
+
+
+def _save(training: Training, points: ResumePoints, course: _Course) -> None:
+    state = training.state()
+    require_agreement(training.ranks, training.label, state)
+    if training.ranks.first:
+        facts = {
+            "rate": training.rate,
+            "parts": training.parts,
+            "rollbacks": course.rollbacks,
+            "notes": course.notes,
+            "good": course.guard.good,
+            "seconds": round(time.monotonic() - course.began, 1),
+        }
+        points.write(course.done, state, facts)
+
+
+def _go_back(training: Training, points: ResumePoints, course: _Course, wrong: str) -> tuple[_Course, str]:
+    """To the newest resume point, with half the learning rate.
+
+    What the point says of rate and rollbacks is not taken: it was written before them. A run that is killed now
+    will come here again by the same steps.
+    """
+    what = f"{wrong} within step {course.done}"
+    point, _ = points.newest()
+    if course.rollbacks == ROLLBACKS or point is None:
+        advice = "lower its learning rate, or look for a volume that is unlike the others"
+        raise TrainingFailed(
+            f"{training.label}: went back {course.rollbacks} times and diverges again: {what}; {advice}"
+        )
+    training.rate /= 2
+    back = _restore(training, points, point)
+    note = f"{what}; went back to step {back.done}, learning rate now {training.rate:g} of the planned one"
+    back.rollbacks, back.notes, back.began = course.rollbacks + 1, [*course.notes, note], course.began
+    return back, note
+
+
+def _cut_finer(training: Training, points: ResumePoints, error: RuntimeError) -> str:
+    """Cut a batch into twice as many slices after memory ran out; gradients add up to the same batch.
+
+    Other processes wait within the step for this one, which cannot go on: there, all have to start again.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if training.parts * training.ranks.count >= training.batch:
+        what = f"{training.label}: one item of a batch must fit the memory, it does not"
+        raise TrainingFailed(f"{what}; {training.relief}") from error
+    if training.ranks.count > 1:
+        points.note_parts(2 * training.parts)
+        raise error
+    training.parts *= 2
+    return _slices(training)
+
+
+def _slices(training: Training) -> str:
+    where = "" if training.ranks.count == 1 else " in each process"
+    return f"out of memory: each batch of {training.batch} is now worked on in {training.parts} slices{where}"
+
+
+def _told(training: Training, course: _Course, note: str) -> Progress:
+    return Progress(training.label, course.done, training.steps, note=note)
+
+
+def _any_finished(training: Training) -> bool:
+    """Whether any process wants to stop; they could differ by rounding, and one cannot go on without the others."""
+    finished = torch.tensor(float(training.finished))
+    return bool(training.ranks.sum_losses({"finished": finished})["finished"] > 0)
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """In this block a GPU too gives the same bits each time, or says which operation cannot.
+
+    cuBLAS also needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before its first use.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    if enabled:
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        torch.backends.cudnn.benchmark = False
+        memory.fill_uninitialized_memory = False  # costs time, and no operation here reads such
+    try:
+        yield
+    finally:
+        algorithms, torch.backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(algorithms)
+        memory.fill_uninitialized_memory = fills
 
 
 def learning_rate_factor(step: int, steps: int) -> float:

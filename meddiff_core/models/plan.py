@@ -14,16 +14,23 @@ class TrainingPlan(Frozen):
     """How long and how wide one training is."""
 
     steps: int
+    """0 keeps the weights that the plan starts from as they are."""
     batch: int
     seconds_per_step: float
     """Measured on this machine when the plan was made."""
+    seconds_besides: float = 0.0
+    """For all validations together, measured likewise."""
     memory_gb: float
-    """Predicted peak of weights, optimiser and activations."""
+    """Peak of weights, optimiser and activations, measured likewise."""
+    gradient_checkpointing: bool = False
+    """Compute activations again instead of keeping them."""
+    patch: tuple[int, int, int] | None = None
+    """Voxels of random crops; null for whole volumes."""
 
     @property
     def minutes(self) -> float:
         """Predicted duration."""
-        return self.steps * self.seconds_per_step / 60
+        return (self.steps * self.seconds_per_step + self.seconds_besides) / 60
 
 
 class Plan(Frozen):
@@ -36,6 +43,9 @@ class Plan(Frozen):
     denoiser_training: TrainingPlan
     device: str
     """Where training runs."""
+    start_from: str | None = None
+    """Folder of the checkpoints `autoencoder` and `denoiser` that training starts from, relative to this file:
+    `imported` after `meddiff import-model`. Null: from random weights."""
     reasons: dict[str, str]
     """Why each decision came out as it did."""
 
@@ -56,10 +66,25 @@ def load_plan(path: Path) -> Plan:
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigurationError(f"plan.json {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+    check_plan(plan)
+    return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse, with ConfigurationError, decisions that do not go together."""
     if any(side % plan.autoencoder.factor for side in plan.contract.size):
         factor, size = plan.autoencoder.factor, plan.contract.size
         raise ConfigurationError(f"plan.json contract.size: must be multiples of the latent factor {factor}, is {size}")
     if plan.autoencoder.in_channels != plan.contract.channels:
         expected, found = plan.contract.channels, plan.autoencoder.in_channels
         raise ConfigurationError(f"plan.json autoencoder.in_channels: must be {expected} for this contract, is {found}")
-    return plan
+    _check_steps(plan)
+
+
+def _check_steps(plan: Plan) -> None:
+    for name in ("autoencoder_training", "denoiser_training"):
+        if plan.start_from is None and getattr(plan, name).steps < 1:
+            raise ConfigurationError(f"plan.json {name}.steps: must be at least 1 without start_from, is 0")
+    if plan.autoencoder_training.steps and not plan.denoiser_training.steps:
+        why = "since the autoencoder's latents change as it trains"
+        raise ConfigurationError(f"plan.json denoiser_training.steps: must be at least 1 {why}, is 0")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.contract import Contract
+from meddiff_core.diffusion.choice import ChoiceRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
@@ -60,6 +61,8 @@ class ReleaseContent:
     versions: Mapping[str, str]
     preset: str
     counts: Counts
+    choice: ChoiceRecord | None = None
+    """How the denoiser's weights were chosen; distances between sets, nothing of a single case."""
     shortfall: str | None = None
     """Why the cohort is smaller than, or differs from, the one that was asked for."""
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from meddiff_core.diffusion.choice import ChoiceRecord, Point
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
@@ -36,6 +37,7 @@ LINE = "#d5dbe1"
 REAL = "#9aa5b1"
 SYNTHETIC = "#0b6e75"
 SERIES = (SYNTHETIC, "#c2703d", "#5b6fae", "#8a5a9e", "#6b7d2f", "#b0475c")
+NUMBERS = FuncFormatter(lambda value, _: number(float(value)))
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "meddiff",
@@ -176,17 +178,69 @@ def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name:
     return _svg(figure, f"Training curve: {name}")
 
 
+def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
+    """How the denoiser's weights were chosen: distances above, copies below, the kept step across.
+
+    The kept average is drawn strongly, others faintly. Samples of early weights are farther by powers of ten, so
+    distances are logarithmic beyond 1.
+    """
+    figure, (distances, copies) = _figures(3.5, 3.9, 2)
+    distances.set_yscale("symlog", linthresh=1.0)
+    distances.yaxis.set_major_formatter(NUMBERS)
+    for average in dict.fromkeys(point.average for point in record.curve):
+        points = [point for point in record.curve if point.average == average]
+        _draw_judged(distances, copies, points, average == record.average)
+    copies.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
+    late = record.step > (record.curve[0].step + record.curve[-1].step) / 2
+    place: Any = {"xytext": (-3 if late else 3, 3), "textcoords": "offset points", "ha": "right" if late else "left"}
+    copies.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
+    copies.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
+    distances.set_ylabel("kernel distance")
+    distances.legend(frameon=False, fontsize=8)
+    for axes in (distances, copies):
+        axes.axvline(record.step, color=INK, linewidth=0.8)
+        axes.grid(True, axis="y")
+    return _svg(figure, "Choice of the denoiser's weights by samples") if kind == "svg" else _picture(figure, kind)
+
+
+def _draw_judged(distances: Axes, copies: Axes, points: Sequence[Point], kept: bool) -> None:
+    """The judgements of one average; a line below its copy curve is the lower bound."""
+    steps = [point.step for point in points]
+    for side, colour in (("validation", SYNTHETIC), ("train", SERIES[1])):
+        values = [getattr(point, f"{side}_distance") for point in points]
+        label = f"to {side}" if kept else None
+        distances.plot(steps, values, ".-", color=colour, linewidth=1.4, alpha=1 if kept else 0.3, label=label)
+    values, low = [p.nearer_train for p in points], [p.nearer_train_low for p in points]
+    copies.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
+    copies.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = _figures(width, height, 1)
+    return figure, axes
+
+
+def _figures(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]]:
+    """Empty axes below each other, over one another's steps."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
-    axes.tick_params(length=0)
-    axes.set_axisbelow(True)
-    return figure, axes
+        column: list[Axes] = list(figure.subplots(rows, sharex=True, squeeze=False)[:, 0])
+    for axes in column:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(NUMBERS)
+        axes.yaxis.set_major_formatter(NUMBERS)
+        axes.tick_params(length=0)
+        axes.set_axisbelow(True)
+    return figure, column
+
+
+def _picture(figure: Figure, kind: str) -> bytes:
+    """The figure as pixels on white, for viewers that show no SVG."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=200, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _svg(figure: Figure, description: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
+from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.release import figures
 from meddiff_core.release.pages import render, spoken
@@ -49,6 +50,8 @@ class InternalContent:
     """Real volume, and what the autoencoder makes of it."""
     curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     """(step, value) by name. `autoencoder/train` and `autoencoder/validation` share a figure."""
+    choice: ChoiceRecord | None = None
+    """How the denoiser's weights were chosen."""
     suspects: Sequence[Suspect] = ()
     refused: Sequence[Refusal] = ()
     minutes: Mapping[str, float | int] = field(default_factory=dict)
@@ -78,6 +81,8 @@ def render_internal(content: InternalContent) -> str:
         pairs=_pairs(content),
         reconstructions=_reconstructions(content),
         curves=[(spoken(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
+        choice=figures.choice(content.choice).decode() if content.choice else None,
+        chosen=describe_choice(content.choice) if content.choice else None,
         suspects=list(_suspects(content)),
         refused=content.refused,
         minutes=content.minutes,

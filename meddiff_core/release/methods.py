@@ -2,27 +2,37 @@
 
 from collections.abc import Mapping
 
-from meddiff_core.models.plan import Plan
+from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import Study
 
+_PREDICTS = {
+    "edm": "EDM preconditioning",
+    "epsilon": "noise prediction",
+    "v_prediction": "velocity prediction",
+    "rectified_flow": "the velocity of a rectified flow",
+}
 
-def describe_methods(study: Study, plan: Plan, sides: Mapping[str, int]) -> list[str]:
+_ELSEWHERE = (
+    "The models had been trained elsewhere before; whether scans of this study were among those that they saw is not "
+    "known here, and a held-out scan that they saw is not held out from them."
+)
+
+
+def describe_methods(
+    study: Study, plan: Plan, sides: Mapping[str, int], choice: ChoiceRecord | None = None
+) -> list[str]:
     """Sentences for a methods section, in the order of the stages."""
     contract, sampling = plan.contract, study.sampling
     size = " x ".join(map(str, contract.size))
-    latent = " x ".join(map(str, plan.latent_size))
-    conditions = ", ".join(spec.name for spec in contract.conditions) or "nothing"
     return [
         f"Scans of {sum(sides.values())} cases were brought to {size} voxels of {contract.spacing_mm:g} mm in RAS+ "
         f"orientation and split by subject into {sides['train']} for training, {sides['validation']} for validation "
         f"and {sides['holdout']} held out until the audit.",
-        f"An autoencoder (MONAI AutoencoderKL, {plan.autoencoder_training.steps} steps of "
-        f"{plan.autoencoder_training.batch} volumes) was trained over the image and {len(contract.labels)} label "
-        f"groups with reconstruction, Kullback-Leibler, patch-adversarial and feature-matching terms; its latents "
-        f"have {plan.autoencoder.latent_channels} channels of {latent}.",
-        f"A denoiser (MONAI DiffusionModelUNet with EDM preconditioning, {plan.denoiser_training.steps} steps of "
-        f"{plan.denoiser_training.batch} latents) was trained on them, conditioned on {conditions}, each hidden from "
-        f"it {study.train.denoiser.condition_dropout:.0%} of the time.",
+        _autoencoder(plan),
+        _denoiser(plan, study),
+        *([_ELSEWHERE] if plan.start_from else []),
+        *([describe_choice(choice)] if choice else []),
         f"Volumes were drawn with Heun's method over {sampling.steps} noise levels ({2 * sampling.steps - 1} "
         f"evaluations), guidance {sampling.guidance:g}, each from a seed of its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
@@ -31,3 +41,32 @@ def describe_methods(study: Study, plan: Plan, sides: Mapping[str, int]) -> list
         f"and the real-against-real value beside each distance; the gates are those of the preset "
         f"{study.audit.preset}{' as changed by the study' if study.audit.gates else ''}.",
     ]
+
+
+def _autoencoder(plan: Plan) -> str:
+    latents = (
+        f"its latents have {plan.autoencoder.latent_channels} channels of {' x '.join(map(str, plan.latent_size))}"
+    )
+    if not plan.autoencoder_training.steps:
+        return f"An autoencoder (MONAI AutoencoderKL) was used as it had been trained elsewhere; {latents}."
+    return (
+        f"An autoencoder (MONAI AutoencoderKL, {_training(plan, plan.autoencoder_training)} volumes) was trained over "
+        f"the image and {len(plan.contract.labels)} label groups with reconstruction, Kullback-Leibler, "
+        f"patch-adversarial and feature-matching terms; {latents}."
+    )
+
+
+def _denoiser(plan: Plan, study: Study) -> str:
+    conditions = ", ".join(spec.name for spec in plan.contract.conditions) or "nothing"
+    network = f"MONAI DiffusionModelUNet with {_PREDICTS[plan.denoiser.parametrisation.kind]}"
+    if not plan.denoiser_training.steps:
+        return f"A denoiser ({network}) was used as it had been trained elsewhere, conditioned on {conditions}."
+    return (
+        f"A denoiser ({network}, {_training(plan, plan.denoiser_training)} latents) was trained on them, conditioned "
+        f"on {conditions}, each hidden from it {study.train.denoiser.condition_dropout:.0%} of the time."
+    )
+
+
+def _training(plan: Plan, training: TrainingPlan) -> str:
+    start = " on from imported weights" if plan.start_from else ""
+    return f"{training.steps} steps{start} of {training.batch}"

@@ -117,6 +117,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
+        "choice": figures.choice(content.choice).decode() if content.choice else None,
         "parents": sorted(content.parents.items()),
         "study": flat(dict(content.study)),
         "versions": sorted(content.versions.items()),

@@ -73,7 +73,7 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
         ("sampling.rho", -1.5, "sampling.rho: must be greater than 0, is -1.5"),
         ("sampling.sigma_max", float("inf"), "sampling.sigma_max: must be a finite number, is inf"),
         ("train.denoiser.sigma_mean", float("nan"), "train.denoiser.sigma_mean: must be a finite number, is nan"),
-        ("train.denoiser.ema_share", 0.4, "train.denoiser.ema_share: must be less than or equal to 0.28, is 0.4"),
+        ("train.denoiser.ema_shares", [0.4], "train.denoiser.ema_shares.0: must be less than or equal to 0.28, is 0.4"),
         ("plan.latent_factor", 3, "plan.latent_factor: must be 2, 4 or 8, is 3"),
         ("plan", "small", "plan: must be a valid dictionary or instance of PlanConfig, is 'small'"),
         ("data.mask", "skull", "data.mask: must be 'none', 'label' or 'brain', is 'skull'"),

@@ -90,6 +90,8 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
         ("runtime.workers", 7, []),
         ("runtime.device", "cuda", []),
         ("train.checkpoint_every", 7, []),
+        ("train.checkpoints_kept", 7, []),
+        ("train.deterministic", False, []),
     ],
 )
 def test_a_setting_makes_stale_only_what_descends_from_it(

@@ -9,12 +9,16 @@ import torch
 from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
+from meddiff_core.diffusion.choice import Judgement
 from meddiff_core.diffusion.training import DenoiserTraining, hide_conditions
+from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.latents import LatentSet
+from meddiff_core.models.latents import LatentSet, MovedLatents
 from meddiff_core.models.loop import run_training
+from meddiff_core.models.ranks import Ranks
 from meddiff_core.study import DenoiserConfig
+from meddiff_core.types import Latents
 
 Start = Callable[..., DenoiserTraining]
 STEPS = 5
@@ -24,17 +28,27 @@ STEPS = 5
 def start(contract: Contract) -> Start:
     """A fresh training on five latents, with changes of its settings."""
 
-    def make(steps: int = STEPS, seed: int = 0, batch: int = 2, **changes: Any) -> DenoiserTraining:
+    def make(
+        steps: int = STEPS, seed: int = 0, batch: int = 2, ranks: Ranks = Ranks(), **changes: Any
+    ) -> DenoiserTraining:
         mean = 3 + 2 * torch.randn((5, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
         latents = LatentSet(mean, torch.full_like(mean, 0.2))
         ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
         side = (latents, encode_conditions(ages, contract.conditions))
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
+        moved = MovedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
+        config = DenoiserConfig(**changes)
         return DenoiserTraining(
-            shape, contract.conditions, DenoiserConfig(**changes), side, side, steps, batch=batch, seed=seed
+            shape, contract.conditions, config, side, side, steps, batch, seed, moved=moved, judge=judge, ranks=ranks
         )
 
     return make
+
+
+def judge(samples: Latents) -> Judgement:
+    """Of the samples' spread, so that any other weights are judged otherwise."""
+    far = float(samples.std())
+    return Judgement(validation_distance=far, train_distance=far, nearer_train=0.5, nearer_train_low=0.4)
 
 
 def same(one: DenoiserTraining, other: DenoiserTraining) -> bool:
@@ -46,12 +60,12 @@ def same(one: DenoiserTraining, other: DenoiserTraining) -> bool:
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, start: Start, finish: Callable, threads: int) -> None:
     torch.set_num_threads(threads)
     whole, first, second = start(), start(), start()
-    expected = finish(run_training(whole, STEPS, tmp_path / "whole", "key", 100))
-    for progress in run_training(first, STEPS, tmp_path / "resume", "key", 2):
+    expected = finish(run_training(whole, tmp_path / "whole", "key", 100))
+    for progress in run_training(first, tmp_path / "resume", "key", 2):
         if progress.done == 3:
             break
     assert (tmp_path / "resume").exists()
-    found = finish(run_training(second, STEPS, tmp_path / "resume", "key", 2))
+    found = finish(run_training(second, tmp_path / "resume", "key", 2))
     assert same(whole, second)
     assert found == expected
 
@@ -74,21 +88,108 @@ def test_latents_reach_the_network_standardised(start: Start) -> None:
 
 def test_an_untrained_network_has_a_loss_of_about_one_at_every_level(start: Start) -> None:
     """The weights of table 1 are made for that; latents that were not standardised would show here."""
-    for name, loss in start().validate().items():
+    for name, loss in start().validate(0).items():
         assert loss == pytest.approx(1, abs=0.35), name
 
 
 def test_validation_is_the_same_whenever_it_is_asked_for(start: Start) -> None:
     training = start()
-    assert training.validate() == training.validate()
+    assert training.validate(0) == training.validate(0)
 
 
 def test_training_lowers_the_loss(start: Start) -> None:
-    training = start(steps=25, learning_rate=2e-3)
-    before = sum(training.validate().values())
-    for step in range(25):
+    training = start(steps=40, learning_rate=5e-3, augmented_share=0.0)
+    before = sum(training.validate(0).values())
+    for step in range(40):
         training.step(step)
-    assert sum(training.validate().values()) < 0.98 * before
+    assert sum(training.validate(0).values()) < 0.98 * before
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_slices_of_a_batch_give_the_gradients_of_the_whole(start: Start, parts: int) -> None:
+    whole, cut = start(batch=5), start(batch=5)
+    cut.parts = parts
+    losses = [float(training.step(0)["denoiser/loss"]) for training in (whole, cut)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for one, other in zip(whole.network.parameters(), cut.network.parameters(), strict=True):
+        assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_slices_of_two_processes_add_up_to_the_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without clipping: that needs the sum."""
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: None)
+    monkeypatch.setattr(Ranks, "sum_gradients", lambda self, network: None)
+    monkeypatch.setattr(Ranks, "sum_losses", lambda self, losses: losses)
+    whole, *ranks = start(batch=3), start(batch=3, ranks=Ranks(0, 2)), start(batch=3, ranks=Ranks(1, 2))
+    losses = [float(training.step(0)["denoiser/loss"]) for training in (whole, *ranks)]
+    assert losses[1] + losses[2] == pytest.approx(losses[0], rel=1e-5)
+    for one, *parts in zip(*(training.network.parameters() for training in (whole, *ranks)), strict=True):
+        assert_close(parts[0].grad + parts[1].grad, one.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_recomputed_activations_change_no_gradient(start: Start) -> None:
+    kept, recomputed = start(), start(gradient_checkpointing=True)
+    for training in (kept, recomputed):
+        training.step(0)
+    for one, other in zip(kept.network.parameters(), recomputed.network.parameters(), strict=True):
+        assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
+    training = start(steps=8, ema_shares=(0.05, 0.2))
+    for step in range(8):
+        training.step(step)
+        training.validate(step + 1)
+    network, facts = training.result()
+    points = facts["choice"]["curve"]
+    assert {point["average"] for point in points} == {"0.05", "0.2"}
+    assert {point["step"] for point in points} == {3, 4, 5, 6, 7, 8}
+    best = min(points, key=lambda point: point["validation_distance"])
+    assert (facts["choice"]["step"], facts["choice"]["average"]) == (best["step"], best["average"])
+    assert judge(training.draw_samples(network)).validation_distance == best["validation_distance"]
+
+
+def test_moved_volumes_are_seen_at_their_rate_and_the_network_is_told(start: Start) -> None:
+    for share in (0.0, 0.3, 1.0):
+        training = start(batch=2000, augmented_share=share, condition_dropout=0.0)
+        clean, _, _, told = training._batch(0)
+        moved = told[:, 2:].any(dim=1)
+        assert moved.float().mean().item() == pytest.approx(share, abs=0.04)
+        means = training.scale.standardise(training.train[0].mean)
+        plain = torch.cdist(clean.flatten(1), means.flatten(1)).min(dim=1).values
+        mirrored = torch.cdist(clean.flatten(1), means.flip(2).flatten(1)).min(dim=1).values
+        assert ((mirrored < plain) == moved).all()
+
+
+def test_the_noise_levels_of_the_study_are_used(start: Start) -> None:
+    _, _, sigma, _ = start(batch=4000, sigma_mean=0.7, sigma_std=0.3)._batch(0)
+    assert sigma.log().mean().item() == pytest.approx(0.7, abs=0.02)
+    assert sigma.log().std().item() == pytest.approx(0.3, abs=0.02)
+
+
+def test_uncertainty_weighting_trains_the_expected_error_of_each_level(start: Start) -> None:
+    training = start(steps=60, batch=4, learning_rate=5e-3)
+    for step in range(60):
+        training.step(step)
+    low, high = training.uncertainty(torch.tensor([0.02, 20.0])).tolist()
+    assert abs(low - high) > 0.05
+    before = [parameter.clone() for parameter in start(uncertainty_weighting=False).uncertainty.parameters()]
+    without = start(uncertainty_weighting=False)
+    without.step(0)
+    assert all(torch.equal(one, other) for one, other in zip(before, without.uncertainty.parameters(), strict=True))
+
+
+def test_latents_of_another_scale_are_refused_by_channel(start: Start) -> None:
+    from meddiff_core.models.latents import require_scale
+
+    training = start()
+    latents = training.train[0]
+    wide = latents.mean.clone()
+    wide[:, 1] = 3 + 4 * (wide[:, 1] - 3)
+    with pytest.raises(ConfigurationError, match=r"latent channel 1 must have about mean .* and deviation 2"):
+        require_scale(training.scale, LatentSet(wide, latents.std))
+    with pytest.raises(ConfigurationError, match="latent channel 0 must have about"):
+        require_scale(LatentSet(torch.ones_like(latents.mean), torch.zeros_like(latents.std)).scale(), latents)
 
 
 def test_conditions_are_hidden_at_their_rates() -> None:

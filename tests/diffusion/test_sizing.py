@@ -7,7 +7,7 @@ import pytest
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import sizing
-from meddiff_core.diffusion.sizing import infer_plan
+from meddiff_core.diffusion.sizing import Cost, infer_plan
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import Plan
 from meddiff_core.study import Study
@@ -72,7 +72,7 @@ def test_steps_fit_the_budget_but_do_not_learn_by_heart(
     infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, minutes: float, cases: int, steps: tuple[int, int]
 ) -> None:
     """At a tenth of a second a step: 55% of a minute, 1500 epochs, and never fewer than 20 steps."""
-    monkeypatch.setattr(sizing, "_measure", lambda training: (0.1, 0.0))
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 0.0, 0.0))
     plan = infer({"plan.budget_minutes": minutes}, cases=cases)
     assert (plan.autoencoder_training.steps, plan.denoiser_training.steps) == pytest.approx(steps, abs=1)
 
@@ -89,7 +89,7 @@ def test_steps_fit_the_budget_but_do_not_learn_by_heart(
         ("plan.latent_factor", 2, r"train\.autoencoder\.channels: must be 2 multiples of 8 for a latent factor of 2"),
         ("train.denoiser.channels", [48], r"train\.denoiser\.channels: must be multiples of 32, .*, is \[48\]"),
         ("train.denoiser.channels", [32, 32, 32, 32], r"train\.denoiser\.channels: .* latents of \[4, 4, 4\]"),
-        ("plan.memory_gb", 1e-6, r"plan\.memory_gb: training needs .* GB, 0\.0 are free; raise plan\.spacing_mm"),
+        ("plan.memory_gb", 1e-6, r"plan\.memory_gb: training must fit 0\.0 GB, it does not; raise plan\.spacing_mm"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_key(infer: Callable[..., Plan], key: str, value: Any, message: str) -> None:
@@ -114,7 +114,68 @@ def test_a_study_without_labels_or_conditions_has_a_plan(
 def test_the_latent_factor_decides_the_levels(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizing, "_measure", lambda training: (0.1, 0.0))
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 0.0, 0.0))
     plan = infer({"plan.latent_factor": 2, "train.autoencoder.channels": None}, make_contract(size=(8, 8, 8)))
     assert plan.autoencoder.channels == (16, 32)
     assert plan.latent_size == (4, 4, 4)
+
+
+def test_time_beside_the_steps_comes_out_of_the_budget(
+    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 10.0, 0.0))
+    plan = infer({"plan.budget_minutes": 1}, cases=10_000)
+    assert plan.autoencoder_training.steps == pytest.approx(230, abs=1)
+    assert plan.autoencoder_training.minutes == pytest.approx(0.55, abs=0.01)
+
+
+def cost_of(training: Any) -> Cost:
+    """A GB for each thousand voxels of a batch, half of it with activations computed again."""
+    size = getattr(training, "size", (10, 10, 10))
+    needed = training.batch * size[0] * size[1] * size[2] / 1000
+    return Cost(0.1, 0.0, needed / 2 if training.config.gradient_checkpointing else needed)
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "batch", "checkpointing", "patch"),
+    [
+        (70.0, 2, False, None),
+        (60.0, 2, True, None),
+        (20.0, 1, True, None),
+        (3.0, 1, True, (16, 16, 16)),
+    ],
+)
+def test_a_training_is_made_smaller_until_it_fits(
+    infer: Callable[..., Plan],
+    make_contract: Callable[..., Contract],
+    monkeypatch: pytest.MonkeyPatch,
+    memory_gb: float,
+    batch: int,
+    checkpointing: bool,
+    patch: tuple[int, int, int] | None,
+) -> None:
+    monkeypatch.setattr(sizing, "_measure", cost_of)
+    plan = infer({"plan.memory_gb": memory_gb}, make_contract(size=(32, 32, 32))).autoencoder_training
+    assert (plan.batch, plan.gradient_checkpointing, plan.patch) == (batch, checkpointing, patch)
+
+
+def test_what_the_study_gives_is_not_made_smaller(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "_measure", cost_of)
+    given = {"train.autoencoder.batch": 4, "train.autoencoder.gradient_checkpointing": False, "plan.memory_gb": 20.0}
+    plan = infer(given, make_contract(size=(32, 32, 32))).autoencoder_training
+    assert (plan.batch, plan.gradient_checkpointing, plan.patch) == (4, False, (16, 16, 16))
+
+
+def test_a_step_that_runs_out_of_memory_does_not_fit(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(training: Any) -> Cost:
+        if training.batch == 2 and not training.config.gradient_checkpointing:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return Cost(0.1, 0.0, 0.0)
+
+    monkeypatch.setattr(sizing, "_measure", measure)
+    plan = infer({"train.denoiser.batch": 3}, make_contract(size=(32, 32, 32))).autoencoder_training
+    assert (plan.batch, plan.gradient_checkpointing) == (2, True)

@@ -82,3 +82,8 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path, network: Autoencod
     )
     with pytest.raises(IntegrityError, match="weights do not fit Autoencoder"):
         load_autoencoder(tmp_path / "autoencoder")
+
+
+def test_the_last_weight_is_that_of_the_layer_that_makes_the_channels(network: Autoencoder) -> None:
+    assert network.last_weight is network.network.decoder.blocks[-1].conv.weight
+    assert network.last_weight.shape == (4, 8, 3, 3, 3)

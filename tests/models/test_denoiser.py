@@ -8,15 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
-from meddiff_core.models.denoiser import (
-    NOISE_TO_TIME,
-    Denoiser,
-    DenoiserShape,
-    LatentScale,
-    load_denoiser,
-    preconditioning,
-    save_denoiser,
-)
+from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, load_denoiser, save_denoiser
+from meddiff_core.models.preconditioning import NOISE_TO_TIME, preconditioning
 
 CONDITIONS = torch.tensor([[0.3, 1.0], [math.nan, 0.0], [-1.0, math.nan]])
 SIGMA = torch.tensor([0.02, 0.7, 30.0])

@@ -51,6 +51,15 @@ def test_the_exponent_for_a_tenth_is_that_of_the_paper() -> None:
     assert PowerAverage(network(1), 0.1).exponent == pytest.approx(6.94, abs=0.005)
 
 
+def test_parameters_of_all_shapes_are_averaged_at_once() -> None:
+    one, other = (nn.Sequential(nn.Conv3d(2, 3, 3), nn.Linear(4, 5)) for _ in range(2))
+    average = PowerAverage(one, 0.1)
+    average.update(other, 4)
+    keep = (1 - 1 / 4) ** (average.exponent + 1)
+    for found, first, second in zip(average.network.parameters(), one.parameters(), other.parameters(), strict=True):
+        assert_close(found, keep * first.detach() + (1 - keep) * second.detach())
+
+
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.28])
 def test_the_deviation_of_the_steps_that_count_is_the_share(share: float) -> None:
     """The average is linear in the weights, so the weight of each step can be read off."""

@@ -12,7 +12,7 @@ from meddiff_core.data.store import chunk_path, open_array
 from meddiff_core.errors import IntegrityError
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images
-from meddiff_core.models.latents import LatentSet, encode_latents
+from meddiff_core.models.latents import LatentSet, MovedLatents, draw_moves, encode_latents, moved
 from meddiff_core.models.randomness import generator_for
 
 SHAPE = AutoencoderShape(in_channels=4, channels=(8, 8, 8), latent_channels=2)
@@ -119,3 +119,53 @@ def test_each_draw_is_another_one_with_the_spread_of_the_posterior(latents: Late
 def test_the_same_generator_draws_the_same(latents: LatentSet) -> None:
     draws = [latents.draw(torch.arange(6), generator_for("x", 1)) for _ in range(2)]
     assert torch.equal(*draws)
+
+
+def test_moves_are_of_the_declared_kinds() -> None:
+    assert draw_moves(5, (), 0) is None
+    mirrored, shifted = draw_moves(50, ("mirror",), 0), draw_moves(50, ("shift",), 0)
+    assert mirrored is not None
+    assert shifted is not None
+    assert mirrored[:, 0].unique().tolist() == [0, 1]
+    assert not mirrored[:, 1:].any()
+    assert not shifted[:, 0].any()
+    assert shifted[:, 1:].unique().tolist() == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_a_moved_image_is_mirrored_along_i_and_shifted_towards_higher_indices() -> None:
+    images = torch.zeros(1, 1, 6, 6, 6)
+    images[0, 0, 1, 2, 3] = 1
+    assert moved(images, torch.tensor([0.0, 0.5, 1.0, -1.0]))[0, 0].nonzero().tolist() == [[2, 4, 1]]
+    assert moved(images, torch.tensor([1.0, 0.0, 0.0, 0.0]))[0, 0].nonzero().tolist() == [[4, 2, 3]]
+    assert torch.equal(moved(images, torch.zeros(4)), images)
+
+
+def test_what_a_shift_uncovers_repeats_the_border() -> None:
+    images = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
+    assert moved(images, torch.tensor([0, 1.0, 0, 0])).flatten().tolist() == [0, 0, 0, 1]
+
+
+def test_moved_latents_are_those_of_the_moved_volume(
+    tmp_path: Path, network: Autoencoder, contract: Contract, make_volumes: Callable, finish: Callable
+) -> None:
+    volumes, moves = make_volumes(3), draw_moves(3, ("mirror", "shift"), 1)
+    assert moves is not None
+    finish(encode_latents(tmp_path / "a", network, {"train": volumes}, contract, moves=moves))
+    latents = MovedLatents.open(tmp_path / "a")
+    assert latents is not None
+    assert torch.equal(latents.moves, moves)
+    for row in (0, 4, 11):
+        images = moved(load_images(volumes, [row % 3], contract), moves[row])
+        with torch.inference_mode():
+            torch.testing.assert_close(latents.latents.mean[row], network.encode(images)[0][0])
+    drawn, told = latents.draw(torch.tensor([2, 2, 1, 0]), torch.Generator().manual_seed(0))
+    rows = [int(torch.cdist(one.flatten()[None], latents.latents.mean.flatten(1)).argmin()) for one in drawn]
+    assert [row % 3 for row in rows] == [2, 2, 1, 0]
+    assert torch.equal(told, moves[rows])
+
+
+def test_a_study_without_moves_has_no_moved_latents(
+    tmp_path: Path, network: Autoencoder, contract: Contract, make_volumes: Callable, finish: Callable
+) -> None:
+    finish(encode_latents(tmp_path / "a", network, {"train": make_volumes(2)}, contract))
+    assert MovedLatents.open(tmp_path / "a") is None

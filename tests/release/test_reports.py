@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
@@ -20,6 +21,22 @@ from meddiff_core.release.pages import flat, number, percent
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.types import Refusal
 
+CHOICE = ChoiceRecord(
+    step=200,
+    average="0.05",
+    curve=tuple(
+        Point(
+            step=step,
+            average=average,
+            validation_distance=40.0 / step,
+            train_distance=30.0 / step,
+            nearer_train=0.5 + step / 1000,
+            nearer_train_low=0.2 + step / 1000,
+        )
+        for step in (100, 200)
+        for average in ("0.05", "0.15")
+    ),
+)
 AGES = Histogram(name="age", unit="years", edges=(30, 40, 60), real=(0.2, 0.3, 0.4, 0.1), synthetic=(0.1, 0.4, 0.5, 0))
 
 
@@ -158,6 +175,21 @@ def test_an_internal_report_can_be_written_before_there_is_anything_synthetic(co
     assert "Contains patient data" in text
 
 
+def test_both_reports_show_how_the_weights_were_chosen(content: Any, internal: InternalContent) -> None:
+    shown = 'aria-label="Choice of the denoiser\'s weights by samples"'
+    pages = render_report(replace(content, choice=CHOICE)), render_internal(replace(internal, choice=CHOICE))
+    for page, plain in zip(pages, (render_report(content), render_internal(internal)), strict=True):
+        assert page.count(shown) == 1
+        assert shown not in plain
+        assert Page(page).missing_alt == 0
+    assert describe_choice(CHOICE) in pages[1]
+
+
+def test_the_figure_of_a_choice_can_be_a_png() -> None:
+    assert figures.choice(CHOICE, "png").startswith(b"\x89PNG")
+    assert figures.choice(CHOICE, "png") == figures.choice(CHOICE, "png")
+
+
 def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) -> None:
     gate = internal.gates[0].model_copy(update={"value": None, "bound": None, "passed": False, "verdict": "block"})
     text = render_internal(replace(internal, gates=[gate], metrics=[]))
@@ -169,6 +201,7 @@ def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) ->
     lambda: figures.histogram(AGES),
     lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
     lambda: figures.scatter([np.nan], [np.nan], "volume"),
+    lambda: figures.choice(CHOICE),
     lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
     lambda: figures.mosaic([np.eye(8)[:, :, None].repeat(8, 2).astype(np.float32)] * 3),
 ])  # fmt: skip

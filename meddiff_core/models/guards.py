@@ -1,0 +1,117 @@
+"""What goes wrong in a training, seen early and called by its name.
+
+A loss that diverged, latents that say nothing, a discriminator that has given up: each leaves a training
+that runs to its end and a model that is of no use, and no single figure shows it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from meddiff_core.types import Latents
+
+HIGH = 4.0
+"""How many times its own median a loss may rise. A new term in the loss may well double the others."""
+STRIKES = 3
+"""Reports in a row that must be high: single batches are hard without any fault."""
+RECENT = 20
+"""Good reports that the median is taken over."""
+FEWEST = 5
+"""Good reports before a median means something."""
+
+SILENT_KL = 0.01
+"""Nats per element below which a latent channel tells nothing of its volume."""
+SILENT_RATIO = 0.1
+"""Deviation of a channel's means, in units of its posterior deviation, below which noise drowns them."""
+DOMINANT = 0.95
+"""Share of the variance of all latent channels."""
+
+UNDECIDED = 0.25
+"""The discriminator's loss if it answers 1/2 to everything."""
+BLIND = 0.5
+"""The discriminator's loss if it answers 0 to everything, or 1."""
+CONSTANT = 0.01
+"""How near the loss of a discriminator must stay to a constant to be taken for it."""
+LONG = 20
+"""Steps below which nothing is said of a discriminator."""
+
+
+class LossGuard:
+    """Says when losses are not finite, and when the one that is watched has diverged.
+
+    It has diverged when its mean between two reports was more than `HIGH` times the median of the last good
+    reports, `STRIKES` times in a row. A high report is not a good one, so the median does not follow it.
+    """
+
+    def __init__(self, good: Sequence[float] = ()) -> None:
+        self.good = list(good)
+        self.strikes = 0
+
+    @property
+    def calm(self) -> bool:
+        """Whether the newest report was good: weights that may be about to diverge are not worth keeping."""
+        return self.strikes == 0
+
+    def judge(self, losses: Mapping[str, float], watched: str) -> str:
+        """Take in a report; gives what is wrong, or nothing. `watched` names a loss that is positive by its nature."""
+        if wrong := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
+            return ", ".join(wrong)
+        value, usual = losses[watched], median(self.good) if self.good else math.inf
+        if len(self.good) < FEWEST or value <= HIGH * usual:
+            self.good, self.strikes = [*self.good, value][-RECENT:], 0
+            return ""
+        self.strikes += 1
+        return f"{watched} rose from {usual:.3g} to {value:.3g}" if self.strikes >= STRIKES else ""
+
+
+def latent_troubles(mean: Latents, log_variance: Latents) -> list[str]:
+    """Posterior collapse and dominance, of the posteriors of several volumes (n, z, u, v, w)."""
+    mean, log_variance = (part.double().movedim(1, 0).flatten(1) for part in (mean, log_variance))
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=1)
+    variance = mean.var(dim=1, correction=0)
+    drowned = variance.sqrt() < SILENT_RATIO * log_variance.exp().mean(dim=1).sqrt()
+    return _collapse((divergence < SILENT_KL) | drowned) + _dominance(variance)
+
+
+def _collapse(silent: Tensor) -> list[str]:
+    if not silent.any():
+        return []
+    channels = ", ".join(str(channel) for channel in silent.nonzero().flatten().tolist())
+    advice = "lower train.autoencoder.kl_weight, or latent_channels if all detail is there without"
+    return [f"posterior collapse: of {len(silent)} latent channels these tell nothing: {channels}; {advice}"]
+
+
+def _dominance(variance: Tensor) -> list[str]:
+    if len(variance) == 1 or variance.max() <= DOMINANT * variance.sum():
+        return []
+    what = f"latent channel {int(variance.argmax())} of {len(variance)} holds over {DOMINANT:.0%} of the variance"
+    return [f"dominant channel: {what}; the others hardly count: raise train.autoencoder.kl_weight a little"]
+
+
+def discriminator_troubles(losses: Tensor) -> list[str]:
+    """Of (number, sum, sum of squares) of a least-squares discriminator's losses over the last stretch of steps."""
+    count, total, squares = losses.tolist()
+    if count < LONG:
+        return []
+    mean = total / count
+    constant = math.sqrt(max(0.0, squares / count - mean**2)) < CONSTANT
+    if mean < CONSTANT:
+        how = "its loss is near 0: it tells every reconstruction, and teaches nothing any more"
+        return [f"dead discriminator: {how}; start it later (train.autoencoder.adversarial_start)"]
+    if constant and min(abs(mean - UNDECIDED), abs(mean - BLIND)) < CONSTANT:
+        how = "its loss stays where it answers the same to everything"
+        return [f"dead discriminator: {how}; the adversarial and perceptual terms are of no use as they are"]
+    return []
+
+
+def is_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no floating-point tensor holds NaN or infinity."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """A GPU raises a class of its own; the allocator of the processor a RuntimeError that its text alone tells."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

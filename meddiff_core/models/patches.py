@@ -1,0 +1,66 @@
+"""Crops of volumes that do not fit the memory as a whole, more of the subject than of the air around it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meddiff_core.contract import Contract
+from meddiff_core.models.images import to_images
+from meddiff_core.types import Images, LabelArray, StoredArray, Volumes
+
+DRAWS = 5
+"""Random numbers in [0, 1) that place one crop."""
+ON_SUBJECT = 0.7
+"""Share of crops around a voxel of the subject; the others lie anywhere, so that air is learned as well."""
+SPARSE = slice(None, None, 4)
+"""The subject is looked for on every fourth voxel along each axis."""
+
+Box = tuple[slice, slice, slice]
+
+
+def load_patches(
+    volumes: Volumes,
+    indices: Sequence[int],
+    contract: Contract,
+    size: tuple[int, int, int],
+    grid: int,
+    draws: Tensor,
+) -> Images:
+    """One crop of each volume as channels, on the voxels of a `grid`. Row n of `draws` places that of index n."""
+    images, labels = [], []
+    for index, numbers in zip(indices, draws.tolist(), strict=True):
+        image, label = volumes.image(index), volumes.label(index)
+        box = place_patch(image, label, size, grid, numbers)
+        images.append(image[box])
+        labels += [] if label is None else [label[box]]
+    return to_images(np.stack(images), np.stack(labels) if labels else None, contract)
+
+
+def place_patch(
+    image: StoredArray, label: LabelArray | None, size: tuple[int, int, int], grid: int, draws: Sequence[float]
+) -> Box:
+    """Where to cut, by `DRAWS` random numbers in [0, 1): starts are multiples of `grid`, and all of it lies inside."""
+    rooms = [(side - length) // grid for side, length in zip(image.shape, size, strict=True)]
+    steps = [int(draw * (room + 1)) for draw, room in zip(draws[2:], rooms, strict=True)]
+    subject = _subject(image, label)
+    if draws[0] < ON_SUBJECT and len(subject):
+        centre = subject[int(draws[1] * len(subject))]
+        steps = [
+            min(max(round((middle - length / 2) / grid), 0), room)
+            for middle, length, room in zip(centre.tolist(), size, rooms, strict=True)
+        ]
+    i, j, k = (slice(step * grid, step * grid + length) for step, length in zip(steps, size, strict=True))
+    return i, j, k
+
+
+def _subject(image: StoredArray, label: LabelArray | None) -> np.ndarray:
+    """Voxels with a label, or without labels those above the mean, (n, 3)."""
+    sparse = image[SPARSE, SPARSE, SPARSE] if label is None else label[SPARSE, SPARSE, SPARSE]
+    return np.argwhere(sparse > (sparse.mean() if label is None else 0)) * SPARSE.step
+
+
+def random_places(count: int, generator: torch.Generator) -> Tensor:
+    """Numbers for `load_patches`, (count, DRAWS)."""
+    return torch.rand(count, DRAWS, generator=generator)

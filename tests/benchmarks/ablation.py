@@ -1,0 +1,118 @@
+"""What each part of the recipe is worth, on the prepared data of a study: short trainings that differ in one thing.
+
+    python -m tests.benchmarks.ablation STUDY_FOLDER autoencoder --steps 400 [NAME ...]
+    python -m tests.benchmarks.ablation STUDY_FOLDER denoiser --steps 400 [NAME ...]
+
+Prints a row of a Markdown table as each variant ends. All start from the same seed and see the same volumes in the
+same order; one seed says little about differences in the last digit.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.training import DenoiserTraining
+from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.models.autoencoder import AutoencoderShape
+from meddiff_core.models.autoencoder_training import AutoencoderTraining
+from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.plan import load_plan
+from meddiff_core.models.reconstruction import reconstruction_metrics
+from meddiff_core.study import AutoencoderConfig, DenoiserConfig
+
+Variant = dict[str, Any]
+AUTOENCODERS: dict[str, Variant] = {
+    "as it is": {},
+    "8 latent channels": {"latent_channels": 8},
+    "wider inside": {"channels": (16, 48, 96)},
+    "no adversarial term": {"adversarial_start": 1.0},
+    "fixed adversarial weight": {"adversarial_adaptive": False, "adversarial_weight": 0.02},
+    "spectrum": {"perceptual": "fft"},
+    "features and spectrum": {"perceptual": "both"},
+    "KL x 10": {"kl_weight": 1e-3},
+    "KL x 0.1": {"kl_weight": 1e-5},
+    "half the rate": {"learning_rate": 5e-4},
+    "twice the rate": {"learning_rate": 2e-3},
+}
+DENOISERS: dict[str, Variant] = {
+    "as it is": {},
+    "noise of EDM": {"sigma_mean": -0.4, "sigma_std": 1.2},
+    "no uncertainty weighting": {"uncertainty_weighting": False},
+    "no augmentation": {"augmented_share": 0.0},
+    "half the rate": {"learning_rate": 2.5e-4},
+    "twice the rate": {"learning_rate": 1e-3},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("network", choices=("autoencoder", "denoiser"))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    variants, measure = {
+        "autoencoder": (AUTOENCODERS, measure_autoencoder),
+        "denoiser": (DENOISERS, measure_denoiser),
+    }[options.network]
+    for name in options.names or variants:
+        started = time.perf_counter()
+        figures = measure(options.study, variants[name], options.steps)
+        seconds = (time.perf_counter() - started) / options.steps
+        cells = " | ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        print(f"| {name} | {cells} | {seconds:.2f} s a step |", flush=True)
+
+
+def measure_autoencoder(folder: Path, variant: Variant, steps: int) -> dict[str, float]:
+    """Reconstruction of the whole validation side by the averaged weights."""
+    dataset = Dataset.open(folder)
+    shape = load_plan(folder / "plan.json").autoencoder
+    config = AutoencoderConfig().model_copy(update=variant)
+    shape = AutoencoderShape(
+        in_channels=shape.in_channels,
+        channels=config.channels or shape.channels,
+        latent_channels=config.latent_channels,
+    )
+    train, validation = dataset.volumes("train"), dataset.volumes("validation")
+    training = AutoencoderTraining(shape, dataset.contract, config, train, validation, steps, 2, 0)
+    for step in range(steps):
+        training.step(step)
+    network = training.result()[0]
+    found = reconstruction_metrics(network, validation, range(len(validation)), dataset.contract)
+    return {name.removeprefix("validation/"): value for name, value in found.items()}
+
+
+def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, float]:
+    """Validation losses, and what the judge of checkpoints says of samples at the end."""
+    plan, dataset = load_plan(folder / "plan.json"), Dataset.open(folder)
+    sides = {}
+    for side in ("train", "validation"):
+        conditions = encode_conditions(dataset.conditions(side), dataset.contract.conditions)
+        sides[side] = (LatentSet.open(folder / "latents.zarr", side), conditions)
+    config = DenoiserConfig().model_copy(update=variant)
+    train, validation = sides["train"], sides["validation"]
+    training = DenoiserTraining(
+        plan.denoiser,
+        dataset.contract.conditions,
+        config,
+        train,
+        validation,
+        steps,
+        8,
+        0,
+        moved=MovedLatents.open(folder / "latents.zarr"),
+        judge=LatentJudge(train[0], validation[0], train[0].scale(), 0),
+    )
+    for step in range(steps):
+        training.step(step)
+    return training.validate(steps)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
