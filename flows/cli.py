@@ -114,16 +114,20 @@ def import_model(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take MONAI-trained weights as the study's models, to generate with or to train on from.
+    """Take MONAI-trained weights as the study's models.
 
-    The description names two files of weights (safetensors, or torch files that hold tensors alone) and says what
-    they do not: for the `autoencoder` the `network` arguments and the `image_range` it was shown; for the `denoiser`
-    its `network`, its `kind` (epsilon, v_prediction or rectified_flow), the noise `schedule`, and the `scale_factor`
-    of the latents; and the `contract`: spacing_mm, size, intensity, mask, labels and conditions, as in a plan.json.
-    With `bundle`, the networks and the schedule are read from a MONAI bundle's configs, of which nothing is run.
+    The description is YAML. It names both files of weights (safetensors, or
+    torch files that hold tensors alone) and says what they do not. For the
+    `autoencoder`: its `network` arguments, and the `image_range` it was shown.
+    For the `denoiser`: `network`, `kind` (epsilon, v_prediction or
+    rectified_flow), the noise `schedule`, the `scale_factor` of the latents.
+    And the `contract`: spacing_mm, size, intensity, mask, labels, conditions,
+    as in a plan.json. `bundle` names a MONAI bundle, from whose configs networks
+    and schedule are read; nothing of it is run. README.md has an example.
 
-    The study's plan follows the models. They are used as they are, unless study.yaml gives train.denoiser.steps (or
-    train.autoencoder.steps as well): so many steps are then trained on from them.
+    The study's plan follows the models. They are used as they are, unless the
+    study gives train.denoiser.steps (and train.autoencoder.steps): so many
+    steps are then trained on from them.
     """
     from meddiff_core.models.imported.description import read_description
 

@@ -1,7 +1,7 @@
 """What each part of the recipe is worth, on the prepared data of a study: short trainings that differ in one thing.
 
-    python -m tests.benchmarks.ablation STUDY_FOLDER autoencoder --steps 400 [NAME ...]
-    python -m tests.benchmarks.ablation STUDY_FOLDER denoiser --steps 400 [NAME ...]
+    python tests/benchmarks/ablation.py STUDY_FOLDER autoencoder --steps 400 [NAME ...]
+    python tests/benchmarks/ablation.py STUDY_FOLDER denoiser --steps 400 [NAME ...]
 
 Prints a row of a Markdown table as each variant ends. All start from the same seed and see the same volumes in the
 same order; one seed says little about differences in the last digit.
