@@ -167,14 +167,14 @@ def scatter(requested: ArrayLike, measured: ArrayLike, name: str, unit: str = ""
 
 def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name: str) -> bytes:
     """Figures of a training by step, one line each."""
-    figure, axes = _figure(3.5, 2.3)
+    figure, axes = _figure(3.5, 2.3 + 0.12 * len(series))
     for (label, points), colour in zip(series.items(), SERIES * len(series), strict=False):
         steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
         axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
     axes.set_xlabel("step")
     axes.grid(True, axis="y")
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _svg(figure, f"Training curve: {name}")
 
 
@@ -185,8 +185,9 @@ def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
     distances are logarithmic beyond 1.
     """
     figure, (distances, copies) = _figures(3.5, 3.9, 2)
-    distances.set_yscale("symlog", linthresh=1.0)
-    distances.yaxis.set_major_formatter(NUMBERS)
+    if any(abs(far) > 1 for point in record.curve for far in (point.validation_distance, point.train_distance)):
+        distances.set_yscale("symlog", linthresh=1.0)
+        distances.yaxis.set_major_formatter(NUMBERS)
     for average in dict.fromkeys(point.average for point in record.curve):
         points = [point for point in record.curve if point.average == average]
         _draw_judged(distances, copies, points, average == record.average)

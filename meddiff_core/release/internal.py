@@ -93,10 +93,12 @@ def render_internal(content: InternalContent) -> str:
 
 
 def _grouped(curves: Mapping[str, Sequence[Point]]) -> list[tuple[str, dict[str, Sequence[Point]]]]:
-    """Lines by label, by figure, in the order given."""
+    """Lines by label, by figure, in the order given. Only what has one scale shares a figure."""
     figure: dict[str, dict[str, Sequence[Point]]] = {}
     for name, points in curves.items():
-        title, _, line = name.partition("/")
+        title, _, line = name.rpartition("_" if "_sigma_" in name else "/")
+        if title == "validation":
+            title = name
         figure.setdefault(title, {})[line] = points
     return list(figure.items())
 

@@ -68,5 +68,5 @@ def _denoiser(plan: Plan, study: Study) -> str:
 
 
 def _training(plan: Plan, training: TrainingPlan) -> str:
-    start = " on from imported weights" if plan.start_from else ""
-    return f"{training.steps} steps{start} of {training.batch}"
+    start = "on from imported weights, " if plan.start_from else ""
+    return f"{start}{training.steps} steps of {training.batch}"

@@ -69,6 +69,7 @@ def test_a_plan_says_how_long_and_how_large(plan: Plan) -> None:
         ("denoiser.channels", None, r"plan\.json denoiser\.channels: Field required"),
         ("contract.size", [16, 16, 18], r"contract\.size: must be multiples of the latent factor 4, is \(16, 16, 18\)"),
         ("autoencoder.in_channels", 3, r"autoencoder\.in_channels: must be 4 for this contract, is 3"),
+        ("denoiser_training.steps", 0, r"denoiser_training\.steps: must be at least 1 without start_from, is 0"),
         ("contract.labels", {}, r"autoencoder\.in_channels: must be 1 for this contract, is 4"),
     ],
 )

@@ -1,38 +1,63 @@
-"""The methods text says what was done, and only that."""
-
-from typing import Any
+"""The methods text says where the models come from and how they were chosen, and only that."""
 
 import pytest
 
+from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.plan import Plan, TrainingPlan
+from meddiff_core.models.preconditioning import RectifiedFlow
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.study import Study
+from meddiff_core.study import DataConfig, Study
+
+SIDES = {"train": 6, "validation": 2, "holdout": 2}
 
 
 @pytest.fixture
-def plan(content: Any) -> Plan:
-    training = TrainingPlan(steps=90, batch=2, seconds_per_step=2.0, memory_gb=0.1)
+def plan() -> Plan:
+    training = TrainingPlan(steps=70, batch=2, seconds_per_step=1.0, memory_gb=1.0)
+    intensity = IntensityMapping(modality="MR", low=0, high=100, percentiles=(0.5, 99.5))
     return Plan(
-        contract=content.contract.model_copy(update={"size": (16, 24, 16)}),
-        autoencoder=AutoencoderShape(in_channels=5, channels=(8, 8, 8), latent_channels=2),
+        contract=Contract(
+            spacing_mm=2.0, size=(16, 16, 16), intensity=intensity, mask="none", labels={}, conditions=()
+        ),
+        autoencoder=AutoencoderShape(in_channels=1, channels=(8, 8), latent_channels=3),
         autoencoder_training=training,
-        denoiser=DenoiserShape(latent_channels=2, channels=(32, 32)),
+        denoiser=DenoiserShape(latent_channels=3, channels=(32,)),
         denoiser_training=training,
         device="cpu",
         reasons={},
     )
 
 
+def methods(plan: Plan) -> str:
+    return " ".join(describe_methods(Study(name="heads", data=DataConfig(images="scans")), plan, SIDES))
+
+
+def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
+    text = methods(plan)
+    assert "AutoencoderKL, 70 steps of 2 volumes) was trained" in text
+    assert "EDM preconditioning, 70 steps of 2 latents) was trained" in text
+    assert "elsewhere" not in text
+
+
+def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan: Plan) -> None:
+    kept = TrainingPlan(steps=0, batch=2, seconds_per_step=0.0, memory_gb=0.0)
+    shape = plan.denoiser.model_copy(update={"parametrisation": RectifiedFlow()})
+    changes = {"autoencoder_training": kept, "denoiser": shape, "start_from": "imported"}
+    text = methods(plan.model_copy(update=changes))
+    assert "An autoencoder (MONAI AutoencoderKL) was used as it had been trained elsewhere" in text
+    assert "velocity of a rectified flow, on from imported weights, 70 steps of 2 latents) was trained" in text
+    assert "a held-out scan that they saw is not held out from them" in text
+
+
 def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) -> None:
-    study = Study.model_validate({"name": "heads", "data": {"images": "scans"}})
-    sides = {"train": 7, "validation": 2, "holdout": 3}
+    study = Study(name="heads", data=DataConfig(images="scans"))
     point = Point(
         step=60, average="0.1", validation_distance=1.0, train_distance=1.0, nearer_train=0.5, nearer_train_low=0.2
     )
     choice = ChoiceRecord(step=60, average="0.1", curve=(point,))
-    without, told = describe_methods(study, plan, sides), describe_methods(study, plan, sides, choice)
+    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, choice)
     assert [sentence for sentence in told if sentence not in without] == [describe_choice(choice)]
     assert "after 60 steps" in " ".join(told)
