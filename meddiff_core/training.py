@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from meddiff_core.data.dataset import Dataset
@@ -19,6 +20,7 @@ from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
 from meddiff_core.models.imported.adoption import adopt_model
 from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.loading import Remembered
 from meddiff_core.models.loop import Training, deterministic, run_training
 from meddiff_core.models.plan import TrainingPlan, load_plan
 from meddiff_core.models.ranks import Ranks
@@ -88,8 +90,7 @@ def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tu
         plan.autoencoder,
         dataset.contract,
         study.train.autoencoder.model_copy(update=_fitted(plan.autoencoder_training) | {"patch": patch}),
-        dataset.volumes("train"),
-        dataset.volumes("validation"),
+        *(Remembered(dataset.volumes(side), _spare_memory()) for side in ("train", "validation")),
         plan.autoencoder_training.steps,
         plan.autoencoder_training.batch,
         study.seed,
@@ -133,6 +134,11 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen)
 
     return training, save
+
+
+def _spare_memory() -> int:
+    """Bytes that volumes of one side may take: an eighth of what is free."""
+    return int(psutil.virtual_memory().available // 8)
 
 
 def _fitted(plan: TrainingPlan) -> dict[str, Any]:

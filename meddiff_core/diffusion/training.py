@@ -30,6 +30,7 @@ from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatur
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
 from meddiff_core.models.ema import PowerAverage
 from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
+from meddiff_core.models.loading import Ahead
 from meddiff_core.models.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.ranks import Ranks, add_losses
@@ -88,6 +89,7 @@ class DenoiserTraining:
         self.train, self.validation, self.moved = train, validation, moved
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.parts, self.rate = ranks, 1, 1.0
+        self._batches = Ahead(self._batch, enabled=device != "cpu")
         self.judge, self.choice = judge, Choice(steps, config.patience)
 
     @property
@@ -99,7 +101,7 @@ class DenoiserTraining:
         rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        whole, losses = self._batch(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
+        whole, losses = self._batches(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
         for piece in self.ranks.slices(self.batch, self.parts):
             parts = [tensor[piece] for tensor in whole]
             share = len(parts[0]) / self.batch

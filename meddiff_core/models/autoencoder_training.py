@@ -27,6 +27,7 @@ from meddiff_core.models.checkpoint import (
 from meddiff_core.models.ema import PowerAverage
 from meddiff_core.models.guards import discriminator_troubles, latent_troubles
 from meddiff_core.models.images import load_images
+from meddiff_core.models.loading import Ahead
 from meddiff_core.models.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.patches import load_patches, random_places
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
@@ -97,6 +98,7 @@ class AutoencoderTraining:
         self.train, self.validation = train, validation
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.parts, self.rate = ranks, 1, 1.0
+        self._batches = Ahead(self._make_batch, enabled=device != "cpu")
         self.balance = torch.zeros((), device=device)
         """Adaptive weight of the adversarial term, from the gradients of the step before."""
         self.verdicts = torch.zeros(3, device=device)
@@ -107,11 +109,10 @@ class AutoencoderTraining:
         judged = step >= self.config.adversarial_start * self.steps
         self.optimizer.zero_grad()
         self.critic.zero_grad()
-        draws, losses, edges = self._draw(step), [], []
-        for piece in self.ranks.slices(self.batch, self.parts):
-            part = Draws(*(rows[piece] for rows in draws))
-            share = len(part.indices) / self.batch
-            found, edge = self._backward(self._load(part), part.noise, share, judged)
+        losses, edges = [], []
+        for images, noise in self._batches(step):
+            share = len(images) / self.batch
+            found, edge = self._backward(images.to(self.device, non_blocking=True), noise, share, judged)
             losses.append((share, found))
             edges.append((share, edge))
         self._sum_gradients(judged)
@@ -186,6 +187,12 @@ class AutoencoderTraining:
             torch.randn(latents, generator=noise),
         )
 
+    def _make_batch(self, step: int) -> list[tuple[Images, Latents]]:
+        """Images and noise of each slice that this process works on."""
+        draws = self._draw(step)
+        slices = (Draws(*(rows[piece] for rows in draws)) for piece in self.ranks.slices(self.batch, self.parts))
+        return [(self._load(part), part.noise) for part in slices]
+
     def _load(self, draws: Draws) -> Images:
         indices = draws.indices.tolist()
         if self.config.patch is None:
@@ -194,7 +201,7 @@ class AutoencoderTraining:
             grid = self.network.shape.factor
             images = load_patches(self.train, indices, self.contract, self.size, grid, draws.places)
         mirrored = torch.where(draws.mirrored[:, None, None, None, None], images.flip(2), images)
-        return mirrored.to(self.device, non_blocking=True)
+        return mirrored if self.device == "cpu" else mirrored.pin_memory()
 
     def _backward(self, images: Images, noise: Latents, share: float, judged: bool) -> tuple[Tensors, Tensors]:
         """Add the gradients of a slice, which is a share of the batch, to both networks; gives its losses.

@@ -16,13 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 def replace_slow_layers(network: nn.Module) -> None:
     """Exchange, in place, every layer that has a faster equivalent."""
-    from monai.networks.blocks import UpSample  # type: ignore[attr-defined]
+    from monai.networks.blocks import SABlock, UpSample  # type: ignore[attr-defined]
 
     for name, layer in list(network.named_modules()):
         if isinstance(layer, UpSample) and _doubles_and_convolves(layer):
             network.set_submodule(name, DoublingConvolution(layer.get_submodule("postconv")))
         elif isinstance(layer, nn.Conv3d) and layer.kernel_size == (1, 1, 1) and layer.groups == 1:
             network.set_submodule(name, PointwiseConvolution(layer))
+        elif isinstance(layer, SABlock) and layer.rel_positional_embedding is None and not layer.save_attn:
+            layer.use_flash_attention = True  # torch's own attention, which never holds the matrix of all pairs
 
 
 def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

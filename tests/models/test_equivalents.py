@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.networks.blocks import SABlock
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ def test_network_and_gradients_stay_the_same(build: Callable[[], nn.Module]) -> 
     faster = copy.deepcopy(own)
     replace_slow_layers(faster)
     assert {type(layer) for layer in faster.modules()} >= {DoublingConvolution, PointwiseConvolution}
+    assert all(layer.use_flash_attention for layer in faster.modules() if isinstance(layer, SABlock))
     inputs = torch.randn(2, 2, 8, 12, 8, dtype=torch.float64, requires_grad=True)
     for one, other in zip(outcome(own, inputs), outcome(faster, inputs), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-10)
