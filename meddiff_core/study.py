@@ -122,12 +122,13 @@ class AutoencoderConfig(Config):
     first step on), both, or nothing."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the perceptual distance between real and reconstruction."""
-    adversarial_adaptive: bool = True
+    adversarial_adaptive: bool = False
     """Weigh the patch-adversarial term anew at each step, such that its gradient at the decoder's last layer is in
-    proportion to that of the others, instead of by a fixed weight."""
-    adversarial_weight: Annotated[float, Field(ge=0)] = 0.5
-    """That proportion, or the fixed weight; as such, 0.02 is a place to start."""
-    adversarial_start: Fraction = 0.3
+    proportion to that of the others, instead of by a fixed weight. It also blows up what a discriminator says that
+    has learned nothing yet."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
+    """The fixed weight, or that proportion; as such, 0.5 is a place to start."""
+    adversarial_start: Fraction = 0.5
     """Share of the steps after which discriminator terms act."""
     gradient_checkpointing: bool | None = None
     """Compute activations again for the gradients instead of keeping them: less memory, a third more time. Null: from
@@ -211,10 +212,15 @@ class CohortConfig(Config):
 class SamplingConfig(Config):
     """How volumes are drawn. Part of the identity of every sample."""
 
+    solver: Literal["heun", "dpmpp_2m", "adams", "euler"] = "heun"
+    """Heun's method takes 2 * steps - 1 network evaluations, the others one a step: dpmpp_2m is DPM-Solver++(2M),
+    adams the exponential Adams-Bashforth method of third order."""
     steps: Count = 18
-    """Noise levels of Heun's method; it costs 2 * steps - 1 network evaluations."""
+    """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Classifier-free guidance: 1 follows the conditions as trained, more exaggerates them."""
+    guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
+    """Lowest and highest noise level at which guidance acts. Null: at all of them."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0
@@ -231,6 +237,8 @@ class SamplingConfig(Config):
     def _falling(self) -> "SamplingConfig":
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min must be below sigma_max, {self.sigma_max:g}, is {self.sigma_min:g}")
+        if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval must be [low, high], is {list(self.guidance_interval)}")
         return self
 
 

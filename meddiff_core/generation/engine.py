@@ -5,6 +5,7 @@ be. With a batch of one, the default, no volume can depend on another; in larger
 by place in the batch. Neither workers nor a restart change a bit, whatever the batch.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas
-from meddiff_core.diffusion.solvers import solve_heun
+from meddiff_core.diffusion.solvers import SOLVERS
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
@@ -63,7 +64,9 @@ class Engine:
         sigmas = karras_sigmas(self.config)
         noise = torch.cat([initial_noise(sample.seed, self._latent_shape()) for sample in samples])
         start = (noise * float(sigmas[0])).to(self.device)
-        return solve_heun(guided(self.denoiser, conditions.to(self.device), self.config.guidance), start, sigmas)
+        interval = self.config.guidance_interval or (0.0, math.inf)
+        denoiser = guided(self.denoiser, conditions.to(self.device), self.config.guidance, interval)
+        return SOLVERS[self.config.solver](denoiser, start, sigmas)
 
     def _latent_shape(self) -> tuple[int, ...]:
         shape = self.autoencoder.shape

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import Study
 
@@ -17,6 +18,13 @@ _ELSEWHERE = (
     "The models had been trained elsewhere before; whether scans of this study were among those that they saw is not "
     "known here, and a held-out scan that they saw is not held out from them."
 )
+
+_SOLVERS = {
+    "heun": "Heun's method",
+    "dpmpp_2m": "DPM-Solver++(2M)",
+    "adams": "an exponential Adams-Bashforth method of third order",
+    "euler": "Euler's method",
+}
 
 
 def describe_methods(
@@ -33,8 +41,9 @@ def describe_methods(
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_choice(choice)] if choice else []),
-        f"Volumes were drawn with Heun's method over {sampling.steps} noise levels ({2 * sampling.steps - 1} "
-        f"evaluations), guidance {sampling.guidance:g}, each from a seed of its own.",
+        f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.steps} noise levels "
+        f"({evaluations(sampling.solver, sampling.steps)} evaluations), guidance {sampling.guidance:g}, each from a "
+        "seed of its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new draws of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "

@@ -31,7 +31,7 @@ AUTOENCODERS: dict[str, Variant] = {
     "8 latent channels": {"latent_channels": 8},
     "wider inside": {"channels": (16, 48, 96)},
     "no adversarial term": {"adversarial_start": 1.0},
-    "fixed adversarial weight": {"adversarial_adaptive": False, "adversarial_weight": 0.02},
+    "adaptive adversarial weight": {"adversarial_adaptive": True, "adversarial_weight": 0.5},
     "spectrum": {"perceptual": "fft"},
     "features and spectrum": {"perceptual": "both"},
     "KL x 10": {"kl_weight": 1e-3},

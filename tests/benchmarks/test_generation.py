@@ -14,7 +14,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler
 
 from meddiff_core.contract import Contract, IntensityMapping
-from meddiff_core.diffusion.solvers import heun_evaluations
+from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
@@ -69,7 +69,7 @@ def _monai(autoencoder: Autoencoder, denoiser: Denoiser, batch: int) -> Callable
     own = denoiser.network.state_dict().items()
     network.load_state_dict({name: t.contiguous() for name, t in own if not name.startswith("class_embedding")})
     scheduler = DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(heun_evaluations(STEPS))
+    scheduler.set_timesteps(evaluations("heun", STEPS))
     inferer = LatentDiffusionInferer(scheduler)
 
     def draw() -> None:

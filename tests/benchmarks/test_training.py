@@ -87,7 +87,7 @@ def _tutorial_autoencoder(volumes: RandomVolumes, batch: int) -> Callable[[], ob
         attention_levels=(False,) * 3, latent_channels=4, norm_num_groups=8,
         with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
     ).to(DEVICE)  # fmt: skip
-    critic = PatchDiscriminator(3, channels=16, in_channels=1, num_layers_d=2, norm="INSTANCE").to(DEVICE)
+    critic = PatchDiscriminator(3, channels=16, in_channels=1, num_layers_d=2, norm=None).to(DEVICE)
     adversarial = PatchAdversarialLoss(criterion="least_squares")
     optimizers = [torch.optim.Adam(part.parameters(), 1e-4) for part in (network, critic)]
     images = _endless([torch.from_numpy(volumes.image(n))[None].float() / 127.5 - 1 for n in range(8)], batch)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas
-from meddiff_core.diffusion.solvers import heun_evaluations, solve_heun
+from meddiff_core.diffusion.solvers import evaluations, solve_heun
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
 from meddiff_core.study import SamplingConfig
 
@@ -55,4 +55,15 @@ def test_evaluations_are_counted_right(
     handle = denoiser.register_forward_hook(lambda *_: calls.append(1))
     solve_heun(guided(denoiser, CONDITIONS, guidance), noisy, karras_sigmas(SamplingConfig(steps=4)))
     handle.remove()
-    assert len(calls) == calls_each * heun_evaluations(4)
+    assert len(calls) == calls_each * evaluations("heun", 4)
+
+
+@pytest.mark.parametrize(("level", "acts"), [(0.4, False), (0.5, True), (1.0, True), (2.0, True), (2.1, False)])
+def test_guidance_acts_within_its_interval_alone(
+    denoiser: Denoiser, noisy: torch.Tensor, level: float, acts: bool
+) -> None:
+    sigma = torch.full((2,), level)
+    found = guided(denoiser, CONDITIONS, 3.0, (0.5, 2.0))(noisy, sigma)
+    same = guided(denoiser, CONDITIONS, 3.0 if acts else 1.0)(noisy, sigma)
+    assert torch.equal(found, same)
+    assert not torch.equal(found, guided(denoiser, CONDITIONS, 1.0 if acts else 3.0)(noisy, sigma))

@@ -151,7 +151,10 @@ def test_recomputed_activations_are_not_kept(start: Start) -> None:
 
 def test_a_step_that_ran_out_of_memory_changed_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whatever point of it, until the optimisers have begun."""
-    training, undisturbed = start(adversarial_start=0.0), start(adversarial_start=0.0)
+    training, undisturbed = (
+        start(adversarial_start=0.0, adversarial_adaptive=True),
+        start(adversarial_start=0.0, adversarial_adaptive=True),
+    )
     for name in ("_load", "_reconstruct", "_oppose", "_judge", "_at_the_edge", "_sum_gradients"):
         with monkeypatch.context() as patch:
             patch.setattr(training, name, run_out_of_memory)
@@ -196,7 +199,10 @@ def test_the_factor_on_the_rate_acts_on_both_optimisers(start: Start) -> None:
 
 def test_the_adaptive_weight_balances_the_gradients_at_the_last_layer(start: Start) -> None:
     """Esser et al. 2021, eq. 7, by the plain gradients of the two terms."""
-    training, reference = start(adversarial_start=0.0), start(adversarial_start=0.0)
+    training, reference = (
+        start(adversarial_start=0.0, adversarial_adaptive=True),
+        start(adversarial_start=0.0, adversarial_adaptive=True),
+    )
     part = reference._draw(0)
     images = reference._load(part)
     decoded, _ = reference._reconstruct(images, part.noise)
