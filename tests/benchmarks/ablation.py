@@ -26,19 +26,21 @@ from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.study import AutoencoderConfig, DenoiserConfig
 
 Variant = dict[str, Any]
+PLAIN: Variant = {"adversarial_start": 1.0}
 AUTOENCODERS: dict[str, Variant] = {
     "as it is": {},
-    "8 latent channels": {"latent_channels": 8},
-    "wider inside": {"channels": (16, 48, 96)},
-    "no adversarial term": {"adversarial_start": 1.0},
+    "plain": PLAIN,
+    "plain, 8 latent channels": PLAIN | {"latent_channels": 8},
+    "plain, wider inside": PLAIN | {"channels": (16, 64, 128)},
+    "plain, both": PLAIN | {"latent_channels": 8, "channels": (16, 64, 128)},
+    "plain, half the rate": PLAIN | {"learning_rate": 5e-4},
+    "plain, twice the rate": PLAIN | {"learning_rate": 2e-3},
+    "plain, KL x 0.1": PLAIN | {"kl_weight": 1e-5},
+    "plain and spectrum": PLAIN | {"perceptual": "fft"},
     "adaptive adversarial weight": {"adversarial_adaptive": True, "adversarial_weight": 0.5},
-    "spectrum": {"perceptual": "fft"},
     "features and spectrum": {"perceptual": "both"},
-    "KL x 10": {"kl_weight": 1e-3},
-    "KL x 0.1": {"kl_weight": 1e-5},
-    "half the rate": {"learning_rate": 5e-4},
-    "twice the rate": {"learning_rate": 2e-3},
 }
+"""`plain` is without discriminator: reconstruction and KL alone."""
 DENOISERS: dict[str, Variant] = {
     "as it is": {},
     "noise of EDM": {"sigma_mean": -0.4, "sigma_std": 1.2},

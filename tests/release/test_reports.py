@@ -28,8 +28,8 @@ CHOICE = ChoiceRecord(
         Point(
             step=step,
             average=average,
-            validation_distance=40.0 / step,
-            train_distance=30.0 / step,
+            validation_distance=150.0 / step,
+            train_distance=100.0 / step,
             nearer_train=0.5 + step / 1000,
             nearer_train_low=0.2 + step / 1000,
         )
@@ -202,6 +202,7 @@ def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) ->
     lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
     lambda: figures.scatter([np.nan], [np.nan], "volume"),
     lambda: figures.choice(CHOICE),
+    lambda: figures.choice(CHOICE.model_copy(update={"curve": CHOICE.curve[-1:]})),  # near enough for a linear scale
     lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
     lambda: figures.mosaic([np.eye(8)[:, :, None].repeat(8, 2).astype(np.float32)] * 3),
 ])  # fmt: skip
