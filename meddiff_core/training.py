@@ -86,11 +86,13 @@ def resume_points(folder: Path, name: str) -> Path:
 def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple[AutoencoderTraining, Save]:
     study, plan, dataset = workspace.study, load_plan(workspace.path("plan")), Dataset.open(workspace.folder)
     patch = plan.autoencoder_training.patch
+    train, validation = (Remembered(dataset.volumes(side), _spare_memory()) for side in ("train", "validation"))
     training = AutoencoderTraining(
         plan.autoencoder,
         dataset.contract,
         study.train.autoencoder.model_copy(update=_fitted(plan.autoencoder_training) | {"patch": patch}),
-        *(Remembered(dataset.volumes(side), _spare_memory()) for side in ("train", "validation")),
+        train,
+        validation,
         plan.autoencoder_training.steps,
         plan.autoencoder_training.batch,
         study.seed,
