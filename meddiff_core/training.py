@@ -125,7 +125,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         study.seed,
         device,
         moved=MovedLatents.open(latents),
-        judge=open_judge(train, validation, scale, study.seed),
+        judge=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.judged else None,
         ranks=ranks,
         initial=start,
     )

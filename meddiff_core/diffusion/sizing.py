@@ -27,6 +27,8 @@ from meddiff_core.types import LabelArray, StoredArray
 
 AUTOENCODER_SHARE = 0.55
 """Of the budget; detail that the autoencoder loses no denoiser can bring back."""
+MOST_BESIDES = 0.15
+"""Of the budget, for validations with samples to judge."""
 MOST_EPOCHS = 1500
 """Beyond that a small training set is learned by heart."""
 
@@ -147,6 +149,8 @@ def _fit(
     if way is None or cost is None:
         advice = "raise plan.spacing_mm, or lower train.autoencoder.channels or train.denoiser.channels"
         raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
+    judged = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
+    cost = cost if judged else cost._replace(seconds_besides=0.0)
     affordable = min(
         int((budget_s - cost.seconds_besides) / cost.seconds_per_step), MOST_EPOCHS * train_cases // way.batch
     )
@@ -158,6 +162,7 @@ def _fit(
         memory_gb=round(cost.memory_gb, 2),
         gradient_checkpointing=way.gradient_checkpointing,
         patch=way.patch,
+        judged=judged,
     )
 
 
@@ -181,10 +186,11 @@ def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
     with _kept_for_gradients() as kept:
         float(next(iter(training.step(1).values())))  # waits for the device
     seconds = time.perf_counter() - started
+    besides = min(training.validation_seconds() for _ in range(2))  # the first time, libraries are loaded
     if cuda:
-        return Cost(seconds, training.validation_seconds(), torch.cuda.max_memory_allocated(training.device) / 2**30)
+        return Cost(seconds, besides, torch.cuda.max_memory_allocated(training.device) / 2**30)
     own = sum(tensor.untyped_storage().nbytes() for tensor in training.state().values())
-    return Cost(seconds, training.validation_seconds(), (sum(kept.values()) + own) / 2**30)
+    return Cost(seconds, besides, (sum(kept.values()) + own) / 2**30)
 
 
 @contextmanager

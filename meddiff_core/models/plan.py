@@ -26,6 +26,8 @@ class TrainingPlan(Frozen):
     """Compute activations again instead of keeping them."""
     patch: tuple[int, int, int] | None = None
     """Voxels of random crops; null for whole volumes."""
+    judged: bool = True
+    """Whether samples are drawn along the way to choose the denoiser's weights by; too dear for a short training."""
 
     @property
     def minutes(self) -> float:

@@ -181,11 +181,11 @@ def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name:
 def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
     """How the denoiser's weights were chosen: distances above, copies below, the kept step across.
 
-    The kept average is drawn strongly, others faintly. Samples of early weights are farther by powers of ten, so
-    distances are logarithmic beyond 1.
+    The kept average is drawn strongly, others faintly. Samples of early weights may be farther by powers of ten;
+    then distances are logarithmic beyond 1.
     """
     figure, (distances, copies) = _figures(3.5, 3.9, 2)
-    if any(abs(far) > 1 for point in record.curve for far in (point.validation_distance, point.train_distance)):
+    if _span_decades([far for point in record.curve for far in (point.validation_distance, point.train_distance)]):
         distances.set_yscale("symlog", linthresh=1.0)
         distances.yaxis.set_major_formatter(NUMBERS)
     for average in dict.fromkeys(point.average for point in record.curve):
@@ -202,6 +202,12 @@ def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
     return _svg(figure, "Choice of the denoiser's weights by samples") if kind == "svg" else _picture(figure, kind)
+
+
+def _span_decades(distances: Sequence[float]) -> bool:
+    """Whether a power of ten lies among them, beyond 1: a logarithmic scale has its numbers there alone."""
+    sizes = [max(1.0, abs(distance)) for distance in distances]
+    return max(sizes) > 10 * min(sizes)
 
 
 def _draw_judged(distances: Axes, copies: Axes, points: Sequence[Point], kept: bool) -> None:

@@ -123,10 +123,21 @@ def test_the_latent_factor_decides_the_levels(
 def test_time_beside_the_steps_comes_out_of_the_budget(
     infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 10.0, 0.0))
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 3.0, 0.0))
     plan = infer({"plan.budget_minutes": 1}, cases=10_000)
-    assert plan.autoencoder_training.steps == pytest.approx(230, abs=1)
+    assert plan.autoencoder_training.steps == pytest.approx(300, abs=1)
     assert plan.autoencoder_training.minutes == pytest.approx(0.55, abs=0.01)
+
+
+def test_a_short_training_is_not_spent_on_samples_to_judge(
+    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 10.0, 0.0))
+    short, long = (infer({"plan.budget_minutes": minutes}, cases=10_000) for minutes in (1, 10))
+    given = infer({"plan.budget_minutes": 1, "train.denoiser.steps": 50})
+    assert (short.denoiser_training.judged, short.denoiser_training.steps) == (False, pytest.approx(270, abs=1))
+    assert long.denoiser_training.judged
+    assert given.denoiser_training.judged
 
 
 def cost_of(training: Any) -> Cost:
