@@ -213,7 +213,7 @@ def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) ->
     lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
     lambda: figures.scatter([np.nan], [np.nan], "volume"),
     lambda: figures.choice(CHOICE),
-    lambda: figures.choice(CHOICE.model_copy(update={"curve": CHOICE.curve[-1:]})),  # near enough for a linear scale
+    lambda: figures.choice(CHOICE.model_copy(update={"curve": CHOICE.curve[-2:]})),  # near enough for a linear scale
     lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
     lambda: figures.mosaic([np.eye(8)[:, :, None].repeat(8, 2).astype(np.float32)] * 3),
 ])  # fmt: skip
