@@ -138,6 +138,9 @@ class AutoencoderConfig(Config):
     latent factor. Null: whole volumes."""
 
 
+Augmentation = Literal["mirror", "shift"]
+
+
 class DenoiserConfig(Config):
     """Training of the latent denoiser with EDM preconditioning."""
 
@@ -151,15 +154,16 @@ class DenoiserConfig(Config):
     """Peak rate of Adam; warm-up, then cosine decay."""
     condition_dropout: Fraction = 0.1
     """How often each condition is hidden, so that the model also knows the case without it."""
-    sigma_mean: float | None = None
-    """Mean of ln(sigma) of the training noise, for latents of unit deviation. Null: from the latents' spectrum."""
-    sigma_std: Positive | None = None
-    """Deviation of ln(sigma) of the training noise. Null: from the latents' spectrum."""
+    sigma_mean: float = -0.4
+    """Mean of ln(sigma) of the training noise, in deviations of the latents."""
+    sigma_std: Positive = 1.2
+    """Deviation of ln(sigma) of the training noise."""
     uncertainty_weighting: bool = True
     """Divide the error at each noise level by the one to be expected there, which is learned along."""
-    augmentations: tuple[Literal["mirror", "shift"], ...] = ("mirror", "shift")
+    augmentations: tuple[Augmentation, ...] | None = None
     """How training volumes may also be seen: mirrored left to right, shifted by up to 2 voxels. The network is told,
-    so that no moved volume is ever drawn. [] where a moved volume would teach nothing true."""
+    so that no moved volume is ever drawn. [] where a moved volume would teach nothing true. Null: both, if the
+    training is so long that it would learn the volumes by heart."""
     augmented_share: Fraction = 0.3
     """Share of training volumes that are seen moved."""
     ema_shares: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
@@ -212,10 +216,10 @@ class CohortConfig(Config):
 class SamplingConfig(Config):
     """How volumes are drawn. Part of the identity of every sample."""
 
-    solver: Literal["heun", "dpmpp_2m", "adams", "euler"] = "heun"
+    solver: Literal["heun", "dpmpp_2m", "adams", "euler"] = "adams"
     """Heun's method takes 2 * steps - 1 network evaluations, the others one a step: dpmpp_2m is DPM-Solver++(2M),
     adams the exponential Adams-Bashforth method of third order."""
-    steps: Count = 18
+    steps: Count = 15
     """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Classifier-free guidance: 1 follows the conditions as trained, more exaggerates them."""
@@ -227,9 +231,9 @@ class SamplingConfig(Config):
     """Highest noise level, where sampling starts."""
     rho: Positive = 7.0
     """Curvature of the noise levels (Karras et al. 2022, eq. 5)."""
-    batch: Count = 1
-    """Volumes a network call. With 1 no volume depends on another in any bit; more may pay on a GPU, where kernels
-    may round by place in the batch. Batches are padded to this size, so it is part of the identity."""
+    batch: Count = 8
+    """Volumes a network call. On a CPU it changes no bit of a volume; on a GPU, where kernels may round by the shape
+    of a batch, it is part of the identity."""
     shard: Count = 16
     """Volumes a shard: the unit of work, of restart and of integrity."""
 

@@ -112,7 +112,7 @@ CHAIN: dict[str, Artefact] = {
         "latents.zarr",
         ("dataset", "autoencoder"),
         lambda w: {
-            "study.train.denoiser.augmentations": w.study.train.denoiser.augmentations,
+            "plan.augmentations": _planned(w, "augmentations"),
             "study.seed": w.study.seed,
         },
     ),

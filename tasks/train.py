@@ -36,7 +36,7 @@ def encode_dataset(folder: Path, *, key: str) -> dict[str, Any]:
     study, device = workspace.study, choose_device(workspace.study.runtime.device)
     network, contract = load_autoencoder(workspace.path("autoencoder"), device)
     sides = {side: dataset.volumes(side) for side in ("train", "validation")}
-    moves = draw_moves(len(sides["train"]), study.train.denoiser.augmentations, study.seed)
+    moves = draw_moves(len(sides["train"]), load_plan(workspace.path("plan")).augmentations, study.seed)
     digest = show(encode_latents(workspace.path("latents"), network, sides, contract, device, moves))
     return {"digest": digest, "summary": {side: len(volumes) for side, volumes in sides.items()}}
 

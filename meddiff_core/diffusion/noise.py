@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meddiff_core.study import SamplingConfig
-from meddiff_core.types import Latents, Sigma
+from meddiff_core.types import Sigma
 
 
 def karras_sigmas(config: SamplingConfig) -> Float[Tensor, " steps_and_0"]:
@@ -13,22 +13,6 @@ def karras_sigmas(config: SamplingConfig) -> Float[Tensor, " steps_and_0"]:
     ramp = torch.linspace(0, 1, config.steps, dtype=torch.float64)
     high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
     return torch.cat([(high + ramp * (low - high)) ** config.rho, torch.zeros(1, dtype=torch.float64)])
-
-
-def fit_noise(standardised: Latents, mean: float | None, std: float | None) -> tuple[float, float]:
-    """Mean and deviation of ln(sigma) for training, where not given, from the spectrum of the latents.
-
-    A wave of variance v is decided while sigma passes sqrt(v): above it the noise hides it, below it is plain.
-    So the levels worth most are those of the waves that hold most of the variance. For white latents of unit
-    deviation the mean is 0; smooth ones, which medical volumes give, need more noise than that. The decision
-    takes a stretch of about one unit of ln(sigma) around each wave's own level.
-    """
-    waves = torch.fft.fftn(standardised.double() - standardised.double().mean(0), dim=(-3, -2, -1), norm="ortho")
-    variance = waves.abs().square().mean(0).flatten().clamp_min(1e-12)
-    share, level = variance / variance.sum(), variance.log() / 2
-    centre = (share * level).sum()
-    spread = (1 + (share * (level - centre).square()).sum()).sqrt()
-    return float(centre) if mean is None else mean, float(spread) if std is None else std
 
 
 def training_sigmas(count: int, mean: float, std: float, generator: torch.Generator) -> Sigma:

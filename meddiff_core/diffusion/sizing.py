@@ -22,7 +22,7 @@ from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.guards import is_out_of_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
-from meddiff_core.study import AutoencoderConfig, Study
+from meddiff_core.study import Augmentation, AutoencoderConfig, Study
 from meddiff_core.types import LabelArray, StoredArray
 
 AUTOENCODER_SHARE = 0.55
@@ -31,6 +31,8 @@ MOST_BESIDES = 0.15
 """Of the budget, for validations with samples to judge."""
 MOST_EPOCHS = 1500
 """Beyond that a small training set is learned by heart."""
+MOVED_FROM_EPOCHS = 50
+"""Sights of each volume from which moved ones are worth more than the steps that they take from the others."""
 
 
 def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str) -> Plan:
@@ -59,13 +61,16 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
         budget_s * (1 - AUTOENCODER_SHARE),
         train_cases,
     )
-    reasons = reasons | _training_reasons(study, autoencoder, denoiser, device)
+    epochs = denoiser.steps * denoiser.batch / train_cases
+    augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
+    reasons = reasons | _training_reasons(study, autoencoder, denoiser, device) | {"augmentations": why}
     return Plan(
         contract=contract,
         autoencoder=shape,
         autoencoder_training=autoencoder,
         denoiser=denoiser_shape,
         denoiser_training=denoiser,
+        augmentations=augmentations,
         device=device,
         reasons=reasons,
     )
@@ -243,6 +248,14 @@ def _denoiser_probe(
     side = (latents, zeros.repeat(2, 1))
     config = study.train.denoiser.model_copy(update={"gradient_checkpointing": way.gradient_checkpointing})
     return DenoiserTraining(shape, contract.conditions, config, side, side, 10, way.batch, 0, device)
+
+
+def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tuple[tuple[Augmentation, ...], str]:
+    """The kinds of moves, and why."""
+    if given is not None:
+        return given, "Given by the study."
+    seen = f"the denoiser sees each training volume about {epochs:.0f} times; moved ones pay from {MOVED_FROM_EPOCHS}"
+    return ("mirror", "shift") if epochs >= MOVED_FROM_EPOCHS else (), f"By the length of the training: {seen} on."
 
 
 def _free_memory_gb(device: str) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from meddiff_core.contract import ConditionSpec
 from meddiff_core.diffusion.choice import Choice, Judge
 from meddiff_core.diffusion.guidance import guided
-from meddiff_core.diffusion.noise import fit_noise, karras_sigmas, loss_weight, training_sigmas
+from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
 from meddiff_core.diffusion.solvers import solve_heun
 from meddiff_core.models.checkpoint import (
     Tensors,
@@ -84,7 +84,6 @@ class DenoiserTraining:
         decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
-        self.noise = fit_noise(self.scale.standardise(train[0].mean), config.sigma_mean, config.sigma_std)
         self.config, self.device = config, device
         self.train, self.validation, self.moved = train, validation, moved
         self.steps, self.batch, self.seed = steps, batch, seed
@@ -139,9 +138,11 @@ class DenoiserTraining:
         return []
 
     def result(self) -> tuple[Denoiser, dict[str, object]]:
-        """The chosen weights, and what the checkpoint is to say of them; the longest average if nothing judged."""
-        network = self.averages[max(self.averages, key=float)].network
-        facts: dict[str, object] = {"noise": {"mean": self.noise[0], "std": self.noise[1]}}
+        """The chosen weights, and what the checkpoint is to say of them; the shortest average if nothing judged,
+        since a training too short to be judged still moves fast.
+        """
+        network = self.averages[min(self.averages, key=float)].network
+        facts: dict[str, object] = {}
         if self.choice.curve:
             step, average, weights = self.choice.chosen
             network.load_state_dict(weights)
@@ -177,7 +178,7 @@ class DenoiserTraining:
             moving = torch.rand(self.batch, generator=generator) < self.config.augmented_share
             clean = torch.where(moving[:, None, None, None, None], other, clean)
             moves = torch.where(moving[:, None], told, moves)
-        sigma = training_sigmas(self.batch, *self.noise, generator)
+        sigma = training_sigmas(self.batch, self.config.sigma_mean, self.config.sigma_std, generator)
         noise = torch.randn(clean.shape, generator=generator)
         kept = hide_conditions(conditions[chosen], self.config.condition_dropout, generator)
         return self.scale.standardise(clean), noise, sigma, torch.cat([kept, moves], dim=1)

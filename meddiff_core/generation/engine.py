@@ -1,12 +1,13 @@
 """Sampling: a volume is a pure function of models, seed, condition and solver settings.
 
-Noise comes from a generator per sample, and every network call sees the same batch shape, padded if need
-be. With a batch of one, the default, no volume can depend on another; in larger ones some processors round
-by place in the batch. Neither workers nor a restart change a bit, whatever the batch.
+Noise comes from a generator per sample. On a CPU one thread draws, from networks that compute each sample by
+itself: batch, place, neighbours, workers and restarts change no bit. On a GPU, where kernels may round by
+the shape of a batch, all batches have one shape, padded if need be.
 """
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
 from meddiff_core.models.images import to_stored
+from meddiff_core.models.packed import one_thread, packed
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
@@ -41,23 +43,27 @@ class Engine:
         device: str = "cpu",
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
-        self.autoencoder, self.denoiser, self.scale = autoencoder, denoiser, scale
-        self.contract, self.config, self.device = contract, config, device
+        self._cpu = device == "cpu"
+        self.autoencoder = packed(autoencoder) if self._cpu else autoencoder
+        self.denoiser = packed(denoiser) if self._cpu else denoiser
+        self.scale, self.contract, self.config, self.device = scale, contract, config, device
 
     def draw(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
         """Stored images (n, i, j, k) and label values of the samples, in their order."""
         size = self.config.batch
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-        drawn = [self._draw_batch(batch) for batch in batches]
+        with one_thread() if self._cpu else nullcontext():
+            drawn = [self._draw_batch(batch) for batch in batches]
         labels = [label for _, label in drawn if label is not None]
         return np.concatenate([image for image, _ in drawn]), np.concatenate(labels) if labels else None
 
     @torch.inference_mode()
     def _draw_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
-        padded = [*samples, *[samples[-1]] * (self.config.batch - len(samples))]
-        latents = self.scale.restore(self._solve(padded))
-        stored, labels = to_stored(self.autoencoder.decode(latents).float(), self.contract)
-        return stored[: len(samples)], None if labels is None else labels[: len(samples)]
+        missing = 0 if self._cpu else self.config.batch - len(samples)
+        latents = self.scale.restore(self._solve([*samples, *[samples[-1]] * missing]))[: len(samples)]
+        together = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
+        volumes = torch.cat([self.autoencoder.decode(part) for part in latents.split(together)])
+        return to_stored(volumes.float(), self.contract)
 
     def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
         conditions = encode_conditions([sample.condition for sample in samples], self.contract.conditions)

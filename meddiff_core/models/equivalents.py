@@ -6,7 +6,7 @@ by rounding alone.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +51,27 @@ class DoublingConvolution(nn.Module):
         super().__init__()
         self.postconv = postconv
 
+    @property
+    def convolution(self) -> nn.Conv3d:
+        """The one after doubling."""
+        return cast(nn.Conv3d, self.postconv.get_submodule("conv"))
+
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """`emb` is what MONAI's own layer ignores too."""
-        convolution: Any = self.postconv.get_submodule("conv")
         if x.is_cuda:
             doubled: Tensor = self.postconv(functional.interpolate(x, scale_factor=2.0))
             return doubled
-        kernel = convolution.weight.flip(2, 3, 4).transpose(0, 1)
-        for axis in (2, 3, 4):
-            before = [0, 0] * (4 - axis)
-            kernel = functional.pad(kernel, [*before, 0, 1]) + functional.pad(kernel, [*before, 1, 0])
-        kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
-        return functional.conv_transpose3d(x, kernel, convolution.bias, stride=2, padding=1)
+        kernel = doubling_kernel(self.convolution.weight).contiguous(memory_format=torch.channels_last_3d)
+        return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=2, padding=1)
+
+
+def doubling_kernel(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3, 3) of a convolution after doubling, to (in, out, 4, 4, 4) of the transposed one of stride 2."""
+    kernel = weight.flip(2, 3, 4).transpose(0, 1)
+    for axis in (2, 3, 4):
+        before = [0, 0] * (4 - axis)
+        kernel = functional.pad(kernel, [*before, 0, 1]) + functional.pad(kernel, [*before, 1, 0])
+    return kernel
 
 
 class PointwiseConvolution(nn.Module):

@@ -8,6 +8,7 @@ from meddiff_core.contract import Contract, Frozen
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
+from meddiff_core.study import Augmentation
 
 
 class TrainingPlan(Frozen):
@@ -43,6 +44,8 @@ class Plan(Frozen):
     autoencoder_training: TrainingPlan
     denoiser: DenoiserShape
     denoiser_training: TrainingPlan
+    augmentations: tuple[Augmentation, ...] = ()
+    """How the denoiser may also see training volumes."""
     device: str
     """Where training runs."""
     start_from: str | None = None

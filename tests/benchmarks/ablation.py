@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("network", choices=("autoencoder", "denoiser"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", type=int, default=400)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     variants, measure = {
         "autoencoder": (AUTOENCODERS, measure_autoencoder),
         "denoiser": (DENOISERS, measure_denoiser),

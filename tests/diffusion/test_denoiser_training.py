@@ -168,7 +168,7 @@ def test_the_noise_levels_of_the_study_are_used(start: Start) -> None:
 
 
 def test_uncertainty_weighting_trains_the_expected_error_of_each_level(start: Start) -> None:
-    training = start(steps=60, batch=4, learning_rate=5e-3)
+    training = start(steps=60, batch=4, learning_rate=5e-3, sigma_std=2.0)
     for step in range(60):
         training.step(step)
     low, high = training.uncertainty(torch.tensor([0.02, 20.0])).tolist()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from meddiff_core.diffusion.noise import fit_noise, karras_sigmas, loss_weight, training_sigmas
+from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
 from meddiff_core.study import SamplingConfig
 
 
@@ -71,23 +71,3 @@ def test_the_weight_makes_every_level_count_alike_before_training() -> None:
     for data in (0.5, 1.0):
         error = (data * sigma) ** 2 / (sigma**2 + data**2)
         assert_close(loss_weight(sigma, data) * error, torch.ones(9))
-
-
-def test_white_latents_are_decided_around_their_own_deviation() -> None:
-    mean, std = fit_noise(torch.randn(200, 2, 8, 8, 8, generator=generator()), None, None)
-    assert mean == pytest.approx(0, abs=0.02)
-    assert std == pytest.approx(1, abs=0.02)
-
-
-def test_smooth_latents_need_more_noise() -> None:
-    """One wave of all n voxels holds its variance n times over."""
-    flat = torch.randn(2000, 1, 1, 1, 1, generator=generator()).expand(-1, 1, 8, 8, 8)
-    mean, std = fit_noise(flat, None, None)
-    assert mean == pytest.approx(0.5 * torch.tensor(512.0).log().item(), abs=0.05)
-    assert std == pytest.approx(1, abs=0.02)
-
-
-def test_what_the_study_gives_is_not_fitted() -> None:
-    latents = torch.randn(4, 1, 4, 4, 4, generator=generator())
-    assert fit_noise(latents, -0.4, 1.2) == (-0.4, 1.2)
-    assert fit_noise(latents, -0.4, None)[0] == -0.4

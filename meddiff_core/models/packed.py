@@ -1,0 +1,122 @@
+"""Networks in the form in which a CPU draws from them: weights laid out once, and each sample computed by itself.
+
+PyTorch lays the weights of a convolution out anew at each call, which for a single small volume takes longer than
+the convolution, and products over all rows of a batch round by a row's place in it. Here the weights stay as oneDNN
+wants them, and every sample has products of its own. On one thread a sample then has the same bits alone, in any
+batch, and at any place in it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import product
+from typing import TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from meddiff_core.models.equivalents import DoublingConvolution, PointwiseConvolution, doubling_kernel
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def packed(network: Network) -> Network:
+    """A copy of a float32 network that computes the same, without gradients; it gives no weights away any more."""
+    copied = deepcopy(network).eval().requires_grad_(False)
+    for name, layer in list(copied.named_modules()):
+        if isinstance(layer, DoublingConvolution):
+            copied.set_submodule(name, PackedDoubling(layer))
+    for name, layer in list(copied.named_modules()):
+        if isinstance(layer, nn.Conv3d) and _can_be_packed(layer):
+            copied.set_submodule(name, PackedConvolution(layer))
+        elif isinstance(layer, nn.Linear):
+            copied.set_submodule(name, SampleProduct(layer.weight, layer.bias))
+        elif isinstance(layer, PointwiseConvolution):
+            copied.set_submodule(name, PointwiseProduct(layer.weight, layer.bias))
+    return copied
+
+
+def _can_be_packed(layer: nn.Conv3d) -> bool:
+    known = torch.backends.mkldnn.is_available() and layer.weight.dtype == torch.float32
+    return bool(known and layer.groups == 1 and layer.padding_mode == "zeros")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """How many threads share a sum decides how it is rounded; more cores are better used by more processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class PackedConvolution(nn.Module):
+    """A convolution whose weights are laid out for inputs of the last shape that it saw."""
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self._weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last_3d)
+        self._bias = convolution.bias
+        self._how = list(map(int, convolution.padding)), list(convolution.stride), list(convolution.dilation)
+        self._shape: Size | None = None
+        self._packed = self._weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._shape != x.shape:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._how, 1, list(x.shape))
+            self._shape = x.shape
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, self._bias, *self._how, 1, "none", [], ""
+        )
+        return convolved
+
+
+class PackedDoubling(nn.Module):
+    """Doubling and convolution as one convolution of 2x2x2 that gives all eight voxels of each doubled one."""
+
+    def __init__(self, layer: DoublingConvolution) -> None:
+        super().__init__()
+        kernel = doubling_kernel(layer.convolution.weight.detach()).transpose(0, 1)
+        out, given = kernel.shape[:2]
+        taps = [3, 1], [2, 0]  # of the even and of the odd voxels along an axis
+        eight = [kernel[:, :, taps[p]][:, :, :, taps[q]][:, :, :, :, taps[r]] for p, q, r in product((0, 1), repeat=3)]
+        convolution = nn.Conv3d(given, 8 * out, 2, padding=1)
+        convolution.weight = nn.Parameter(torch.cat(eight), requires_grad=False)
+        bias = layer.convolution.bias
+        convolution.bias = None if bias is None else nn.Parameter(bias.detach().repeat(8), requires_grad=False)
+        self.convolution = PackedConvolution(convolution)
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """`emb` is what MONAI's own layer ignores too."""
+        eighths = self.convolution(x).chunk(8, dim=1)
+        i, j, k = x.shape[2:]
+        size = len(x), eighths[0].shape[1], 2 * i, 2 * j, 2 * k
+        doubled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
+        for eighth, (p, q, r) in zip(eighths, product((0, 1), repeat=3), strict=True):
+            doubled[:, :, p::2, q::2, r::2] = eighth[:, :, p : p + i, q : q + j, r : r + k]
+        return doubled
+
+
+class SampleProduct(nn.Module):
+    """A linear layer (b, ..., n) to (b, ..., m), as one matrix product per sample."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self._columns = weight.detach().flatten(1).t().contiguous()
+        self._bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        columns = self._columns.expand(len(x), -1, -1)
+        mapped = torch.bmm(rows, columns) if self._bias is None else torch.baddbmm(self._bias, rows, columns)
+        return mapped.reshape(*x.shape[:-1], -1)
+
+
+class PointwiseProduct(SampleProduct):
+    """A convolution of 1x1x1 likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped: Tensor = super().forward(x.movedim(1, -1))
+        return mapped.movedim(-1, 1)
