@@ -152,6 +152,26 @@ def verify(release: Annotated[Path, typer.Argument(help="Folder of a release.", 
 
 
 @app.command()
+def regenerate(
+    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
+    sample: Annotated[list[str], typer.Option(help="Id of a volume; may be given more than once.")],
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of the models; that of the study around the release if not given.")
+    ] = None,
+) -> None:
+    """Draw volumes of a release again, and say whether they are the released ones."""
+    from meddiff_core.release.regenerate import regenerate as draw_again
+    from tasks.device import choose_device
+
+    unlike = False
+    for volume in draw_again(release, sample, models or release.absolute().parents[1] / "models", choose_device(None)):
+        print(volume.describe())
+        unlike |= not volume.alike
+    if unlike:
+        raise typer.Exit(1)
+
+
+@app.command()
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="How many brains.")] = 100,

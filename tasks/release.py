@@ -1,5 +1,6 @@
 """Audited volumes to a release, and to the study's own report."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
+from meddiff_core.release.regenerate import draw_few, regenerate
 from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.caching import task
-from tasks.progress import show
+from tasks.device import choose_device
+from tasks.progress import say, show
 from tasks.tracking import installed_versions, log_file
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+DRAWN_AGAIN = 3
+"""Volumes of each release that are drawn again before it is published."""
 
 
 @task(retries=0)
@@ -32,9 +37,20 @@ def package_release(folder: Path, *, key: str) -> dict[str, Any]:
     workspace = Workspace.open(folder)
     audit, _ = read_audit(workspace)
     content = _content(workspace, audit)
-    path = show(build_release(content, workspace.path("release"), _secrets(workspace)))
+    prove = partial(
+        _draw_again, models=workspace.folder / "models", device=choose_device(workspace.study.runtime.device)
+    )
+    path = show(build_release(content, workspace.path("release"), _secrets(workspace), prove))
     log_file(path / MANIFEST)
     return {"digest": digest_file(path / MANIFEST), "summary": {"volumes": len(content.table), "folder": path.name}}
+
+
+def _draw_again(release: Path, models: Path, device: str) -> list[str]:
+    """What a few volumes have become that were drawn again from the release's own record; nothing if it is them."""
+    found = list(regenerate(release, draw_few(release, DRAWN_AGAIN), models, device))
+    for volume in found:
+        say(f"drawn again, {volume.describe()}")
+    return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
 
 
 def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:

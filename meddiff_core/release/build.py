@@ -4,7 +4,7 @@ A reader finds a whole release or none. The same content gives the same bytes: n
 random id goes in. Before the move the folder is searched for real names, and refused if one is found.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +25,12 @@ CARD = "README.md"
 """For people and for hubs of data sets."""
 
 
+def _nothing(folder: Path) -> list[str]:
+    return []
+
+
 def build_release(
-    content: ReleaseContent, releases: Path, secrets: Iterable[str] = ()
+    content: ReleaseContent, releases: Path, secrets: Iterable[str] = (), prove: Callable[[Path], list[str]] = _nothing
 ) -> Generator[Progress, None, Path]:
     """Write `releases/<name>-<version>/` and return it; the very same release, whole, is left as it is.
 
@@ -34,6 +38,7 @@ def build_release(
         content: What the release says and holds.
         releases: Folder of all releases of the study.
         secrets: Real subject ids, case names, file names and paths: none may occur in any file.
+        prove: Looks at the written folder before it is published, and says what is wrong with it.
 
     Raises:
         ConfigurationError: that version exists with other content; a release is never overwritten.
@@ -48,7 +53,7 @@ def build_release(
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
     with writing_folder(final) as partial:
         yield from _write(content, partial)
-        _refuse_faults(partial, secrets)
+        _refuse_faults(partial, secrets, prove)
     return final
 
 
@@ -92,11 +97,11 @@ def _manifest(content: ReleaseContent, folder: Path) -> Manifest:
     )
 
 
-def _refuse_faults(folder: Path, secrets: Iterable[str]) -> None:
+def _refuse_faults(folder: Path, secrets: Iterable[str], prove: Callable[[Path], list[str]]) -> None:
     if leaks := find_leaks(folder, secrets):
         more = f" and {len(leaks) - 5} more" if len(leaks) > 5 else ""
         raise IntegrityError(
             f"a release must name nothing real, found {'; '.join(leaks[:5])}{more}; nothing was published"
         )
-    if faults := verify_release(folder):
+    if faults := verify_release(folder) or prove(folder):
         raise IntegrityError(f"the release does not hold together: {'; '.join(faults[:5])}")

@@ -1,93 +1,160 @@
 """Volumes a minute of our engine and of MONAI's inferer: same weights, same evaluations, one run, in turns.
 
-MONAI's tutorials draw one volume at a time in PyTorch's default memory format; that is the rival here, and a
-second one that is given our batches. Ratios are printed; absolute times mean little on a shared machine.
+Each contender lives in processes of its own, which build their networks once and then draw when told to. Ours draws
+on one thread, so two cores are two of its processes; MONAI's has both threads to itself. Ratios are printed, with the
+memory that the processes grew to; absolute times mean little on a shared machine.
 """
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from statistics import median
 
+import pytest
 import torch
-from monai.inferers import LatentDiffusionInferer
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
-from monai.networks.schedulers import DDIMScheduler
+from torch import Tensor
 
 from meddiff_core.contract import Contract, IntensityMapping
-from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
+from meddiff_core.models.packed import packed
 from meddiff_core.study import SamplingConfig
 
-VOLUMES = 8
-STEPS = 6
-CONTRACT = Contract(
-    spacing_mm=4.0,
-    size=(40, 48, 40),
-    intensity=IntensityMapping(modality="MR", low=0, high=1, percentiles=(0.5, 99.5)),
-    mask="none",
-    labels={},
-    conditions=(),
-)
+Draw = Callable[[], object]
+Size = tuple[int, int, int]
+EVALUATIONS, ROUNDS = 12, 3
+SAMPLES = 8
+"""Volumes a round of the small size; of the large one a quarter."""
 
 
-def test_engine_beside_monai_inferer() -> None:
+def _networks() -> tuple[Autoencoder, Denoiser]:
     torch.manual_seed(0)
-    autoencoder = Autoencoder(AutoencoderShape(in_channels=1, channels=(16, 32, 64), latent_channels=4)).eval()
-    denoiser = Denoiser(DenoiserShape(latent_channels=4, channels=(64, 128)), ()).eval()
-    ours = _ours(autoencoder, denoiser)
-    one_by_one, batched = (_monai(autoencoder, denoiser, batch) for batch in (1, VOLUMES))
-    times = _in_turns([ours, one_by_one, batched], rounds=3)
-    for name, seconds in zip(("meddiff", "MONAI, one by one", "MONAI, same batch"), times, strict=True):
-        pace, ratio = 60 * VOLUMES / seconds, seconds / times[0]
-        print(f"\n{name:<20} {pace:6.1f} volumes a minute, {ratio:.2f} x our time", end="")
-    assert times[0] < times[1]
+    autoencoder = Autoencoder(AutoencoderShape(in_channels=1, channels=(16, 32, 64), latent_channels=4))
+    denoiser = Denoiser(DenoiserShape(latent_channels=4, channels=(64, 128)), ())
+    for parameter in denoiser.parameters():  # MONAI starts with zeros where a residual ends
+        torch.nn.init.normal_(parameter, std=0.02)
+    return autoencoder.eval(), denoiser.eval()
 
 
-def _ours(autoencoder: Autoencoder, denoiser: Denoiser) -> Callable[[], object]:
-    scale = LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4)
-    engine = Engine(autoencoder, denoiser, scale, CONTRACT, SamplingConfig(steps=STEPS, batch=VOLUMES))
-    samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(VOLUMES)]
+def _ours(latent: Size, volumes: int) -> Draw:
+    """What one process draws of `volumes` that two share."""
+    i, j, k = (4 * side for side in latent)
+    contract = Contract(
+        spacing_mm=4.0,
+        size=(i, j, k),
+        intensity=IntensityMapping(modality="MR", low=0, high=1, percentiles=(0.5, 99.5)),
+        mask="none",
+        labels={},
+        conditions=(),
+    )
+    config = SamplingConfig(steps=EVALUATIONS, solver="adams")
+    engine = Engine(*_networks(), LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4), contract, config)
+    samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(volumes // 2)]
     return lambda: engine.draw(samples)
 
 
-def _monai(autoencoder: Autoencoder, denoiser: Denoiser, batch: int) -> Callable[[], object]:
+def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, half: bool = False) -> Draw:
     """MONAI's networks with our weights, in the memory format that they come in."""
-    first = autoencoder.network
+    from monai.inferers import LatentDiffusionInferer
+    from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+    from monai.networks.schedulers import DDIMScheduler
+
+    autoencoder, denoiser = _networks()
     decoder = AutoencoderKL(
         spatial_dims=3, in_channels=1, out_channels=1, num_res_blocks=(1, 1, 1), channels=(16, 32, 64),
         attention_levels=(False,) * 3, latent_channels=4, norm_num_groups=8,
         with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
-    )  # fmt: skip
-    decoder.load_state_dict({name: tensor.contiguous() for name, tensor in first.state_dict().items()})
+    ).eval()  # fmt: skip
+    decoder.load_state_dict({name: tensor.contiguous() for name, tensor in autoencoder.network.state_dict().items()})
     network = DiffusionModelUNet(
         spatial_dims=3, in_channels=4, out_channels=4, num_res_blocks=(1, 1), channels=(64, 128),
-        attention_levels=(False, True), norm_num_groups=16, num_head_channels=32,
-    )  # fmt: skip
+        attention_levels=(False, True), norm_num_groups=16, num_head_channels=32, use_flash_attention=flash,
+    ).eval()  # fmt: skip
     own = denoiser.network.state_dict().items()
     network.load_state_dict({name: t.contiguous() for name, t in own if not name.startswith("class_embedding")})
     scheduler = DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(evaluations("heun", STEPS))
+    scheduler.set_timesteps(EVALUATIONS)
     inferer = LatentDiffusionInferer(scheduler)
 
     def draw() -> None:
-        for _ in range(VOLUMES // batch):
-            noise = torch.randn(batch, 4, 10, 12, 10)
-            with torch.no_grad():
-                inferer.sample(noise, decoder.eval(), network.eval(), scheduler, verbose=False)
+        for _ in range(volumes // batch):
+            noise = torch.randn(batch, 4, *latent)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+                inferer.sample(noise, decoder, network, scheduler, verbose=False)
 
     return draw
 
 
-def _in_turns(programs: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each, run A B C A B C after a warm-up, so that a slow spell hits all."""
-    times: list[list[float]] = [[] for _ in programs]
-    for turn in range(rounds + 1):
-        for program, taken in zip(programs, times, strict=True):
-            started = time.perf_counter()
-            program()
-            if turn:
-                taken.append(time.perf_counter() - started)
-    return [median(taken) for taken in times]
+CONTENDERS: dict[str, tuple[int, Callable[[Size, int], Draw]]] = {
+    "meddiff": (2, _ours),
+    "MONAI, default": (1, _monai),
+    "MONAI, flash attention": (1, lambda latent, volumes: _monai(latent, volumes, flash=True)),
+    "MONAI, flash and bf16": (1, lambda latent, volumes: _monai(latent, volumes, flash=True, half=True)),
+    "MONAI, all in a batch": (1, lambda latent, volumes: _monai(latent, volumes, batch=volumes, flash=True)),
+}
+"""Processes of each, and what they draw with."""
+
+
+def _serve(name: str, latent: Size, volumes: int, pipe: Connection) -> None:
+    """Draw once per message, and answer with this process's largest memory in MB."""
+    processes, build = CONTENDERS[name]
+    torch.set_num_threads(2 // processes)
+    draw = build(latent, volumes)
+    while pipe.recv():
+        draw()
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+@pytest.mark.parametrize(("latent", "volumes"), [((10, 12, 10), SAMPLES), ((20, 28, 20), SAMPLES // 4)])
+def test_engine_beside_monai_inferer(latent: Size, volumes: int) -> None:
+    context, pipes = get_context("spawn"), dict[str, list[Connection]]()
+    for name, (processes, _) in CONTENDERS.items():
+        for _ in range(processes):
+            here, there = context.Pipe()
+            context.Process(target=_serve, args=(name, latent, volumes, there), daemon=True).start()
+            pipes.setdefault(name, []).append(here)
+    taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    memory = dict[str, float]()
+    for turn in range(ROUNDS + 1):
+        for name, ends in pipes.items():
+            seconds, memory[name] = _timed(ends)
+            if turn:  # the first one warms up
+                taken[name].append(seconds)
+    for ends in pipes.values():
+        for end in ends:
+            end.send(False)
+    times = {name: median(seconds) for name, seconds in taken.items()}
+    print(f"\n{EVALUATIONS} evaluations, latents {latent}")
+    for name, seconds in times.items():
+        pace, ratio = 60 * volumes / seconds, seconds / times["meddiff"]
+        print(f"{name:<24} {pace:6.1f} volumes a minute, {ratio:5.2f} x our time, {memory[name]:6.0f} MB in all")
+    assert times["meddiff"] < times["MONAI, default"]
+
+
+def _timed(ends: Sequence[Connection]) -> tuple[float, float]:
+    started = time.perf_counter()
+    for end in ends:
+        end.send(True)
+    memory = sum(end.recv() for end in ends)
+    return time.perf_counter() - started, memory
+
+
+def test_difference_from_the_plain_network() -> None:
+    """Of one evaluation of a packed network from the same one in float64, beside that of the plain float32 one."""
+    _, denoiser = _networks()
+    x, sigma, nothing = torch.randn(4, 4, 10, 12, 10), torch.tensor([0.05, 0.5, 3.0, 20.0]), torch.zeros(4, 0)
+    with torch.inference_mode():
+        plain = denoiser(x, sigma, nothing)
+        ours = packed(denoiser)(x, sigma, nothing)
+        exact = denoiser.double()(x.double(), sigma.double(), nothing.double())
+
+    def far(found: Tensor) -> float:
+        return float((found - exact).abs().max() / exact.abs().max())
+
+    print(f"\nlargest difference from float64: {far(ours):.1e} packed, {far(plain):.1e} plain", end="")
+    assert far(ours) < 1e-5

@@ -1,0 +1,122 @@
+"""A volume of a release, drawn again from what the release says of it and the models that it names.
+
+Whoever holds the models can so prove where a volume came from, and find it again when its bytes are lost. On the
+kind of machine that drew it every voxel is the same; another kind may round some of them the other way.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from meddiff_core.artefacts import digest_file, digest_of
+from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue
+from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.generation.engine import Engine, open_engine
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.release.manifest import MANIFEST, Manifest
+from meddiff_core.release.ome import intensity_range, released_image
+from meddiff_core.release.reader import Release
+from meddiff_core.release.tables import IDENTIFIER
+from meddiff_core.study import SamplingConfig
+
+MODELS = ("autoencoder", "denoiser")
+FEW = 1e-3
+"""Share of voxels, or of the range, that rounding may change. Another model changes nearly all."""
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """How a volume that was drawn again compares with the released one."""
+
+    sample: str
+    image_share: float
+    """Of voxels whose intensity differs."""
+    image_largest: float
+    """Largest difference of an intensity, as a share of the released range."""
+    label_share: float
+    """Of voxels whose label differs; 0 without label maps."""
+
+    @property
+    def equal(self) -> bool:
+        """Every voxel is the same."""
+        return self.image_share == self.label_share == 0
+
+    @property
+    def alike(self) -> bool:
+        """The same volume, up to what another kind of machine may round otherwise."""
+        return min(self.image_share, self.image_largest) < FEW and self.label_share < FEW
+
+    def describe(self) -> str:
+        """One line for a person."""
+        if self.equal:
+            return f"{self.sample}: every voxel is the released one"
+        off = f"{self.image_share:.2%} of voxels differ, by up to {self.image_largest:.2%} of the range"
+        return f"{self.sample}: {off}; {self.label_share:.2%} of labels differ"
+
+
+def regenerate(path: Path, samples: Sequence[str], models: Path, device: str = "cpu") -> Iterator[Regenerated]:
+    """Draw samples of the release at `path` again, with the models below `models`, one by one.
+
+    Raises:
+        ConfigurationError: the release has no such sample, or there are no models.
+        IntegrityError: the models are not those that the release names.
+    """
+    release = Release(path)
+    rows = [_row(release.table, sample) for sample in samples]
+    engine = _engine(release.manifest, models, device)
+    for row in rows:
+        yield _compare(release, row, engine)
+
+
+def _row(table: pd.DataFrame, sample: str) -> int:
+    known = list(table[IDENTIFIER])
+    if sample not in known:
+        raise ConfigurationError(f"sample must be one of {known[0]} to {known[-1]}, is {sample!r}")
+    return known.index(sample)
+
+
+def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
+    for name in MODELS:
+        if not (models / name).is_dir():
+            raise ConfigurationError(f"models must be a folder with {' and '.join(MODELS)}, {name} is not there")
+        if digest_of(digest_checkpoint(models / name)) != manifest.parents.get(name):
+            raise IntegrityError(f"{name} must be the one that the release was made from, it is another")
+    digest = digest_of([manifest.parents[name] for name in MODELS])
+    return open_engine(models, digest, SamplingConfig.model_validate(manifest.study["sampling"]), device)
+
+
+def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
+    sample, seed = str(release.table[IDENTIFIER].iloc[row]), int(release.table["seed"].iloc[row])
+    condition = _condition(release.table.iloc[row], engine.contract.conditions)
+    image, label = engine.draw([SampleRequest(sample, 0, 0, seed, condition)])
+    low, high = intensity_range(engine.contract)
+    apart = np.abs(released_image(image[0], engine.contract).T - release.image(row))
+    known = release.label(row)
+    return Regenerated(
+        sample=sample,
+        image_share=float((apart > 0).mean()),
+        image_largest=float(apart.max() / (high - low)),
+        label_share=0.0 if label is None or known is None else float((label[0] != known).mean()),
+    )
+
+
+def _condition(row: "pd.Series[Any]", specs: Sequence[ConditionSpec]) -> Condition:
+    return {spec.name: _value(row[spec.name], spec) for spec in specs}
+
+
+def _value(cell: object, spec: ConditionSpec) -> ConditionValue:
+    if pd.isna(cell):  # type: ignore[call-overload]  # its stub knows fewer types than the function
+        return None
+    return str(cell) if isinstance(spec, CategoricalCondition) else float(str(cell))
+
+
+def draw_few(path: Path, count: int) -> list[str]:
+    """A few samples of a release, the same ones each time: chosen by its own digest."""
+    known = list(Release(path).table[IDENTIFIER])
+    random = np.random.default_rng(int(digest_file(path / MANIFEST)[:16], 16))
+    return [known[place] for place in sorted(random.choice(len(known), min(count, len(known)), replace=False))]
