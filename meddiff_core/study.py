@@ -234,7 +234,7 @@ class SamplingConfig(Config):
     batch: Count = 8
     """Volumes a network call. On a CPU it changes no bit of a volume; on a GPU, where kernels may round by the shape
     of a batch, it is part of the identity."""
-    shard: Count = 16
+    shard: Count = 8
     """Volumes a shard: the unit of work, of restart and of integrity."""
 
     @model_validator(mode="after")

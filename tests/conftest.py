@@ -53,6 +53,32 @@ def finish() -> Callable[[Generator[Any, None, Result]], Result]:
 
 
 @pytest.fixture(scope="session")
+def save_models() -> Callable[..., Path]:
+    """(folder, contract, seed) to the folder, with both models in it: never trained, but they answer to conditions."""
+
+    def save(folder: Path, contract: Any, seed: int = 0) -> Path:
+        import torch
+
+        from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape, save_autoencoder
+        from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, save_denoiser
+
+        torch.manual_seed(seed)
+        shape = AutoencoderShape(in_channels=contract.channels, channels=(8, 8), latent_channels=2)
+        denoiser = Denoiser(DenoiserShape(latent_channels=2, channels=(32, 32)), contract.conditions)
+        for parameter in denoiser.parameters():  # MONAI starts with zeros where a residual ends
+            torch.nn.init.normal_(parameter, std=0.05)
+        autoencoder = Autoencoder(shape)
+        for parameter in autoencoder.parameters():  # so that no two volumes are rounded to the same
+            torch.nn.init.normal_(parameter, std=0.2)
+        save_autoencoder(folder / "autoencoder", autoencoder, contract, {})
+        scale = LatentScale(mean=(0.1, -0.2), std=(0.7, 1.3))
+        save_denoiser(folder / "denoiser", denoiser, contract, scale, "digest", {})
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real scans, which the project does not ship."""
     default = Path(__file__).parents[2] / "shared" / "data"

@@ -4,7 +4,6 @@ A slot is a place in the cohort; each attempt to fill it is a sample with a seed
 sample is replaced by the next attempt with the same condition, so the accepted table matches the design.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,13 +37,8 @@ def request(slot: int, attempt: int, seed: int, design: CohortDesign) -> SampleR
     return SampleRequest(sample_id, slot, attempt, derive_seed(seed, "sample", slot, attempt), design.condition(slot))
 
 
-FEWEST_SHARDS = 8
-"""Of a round, if it has so many samples: work for several hands in small cohorts and late rounds too."""
-
-
 def plan_shards(slots: Iterable[int], attempt: int, size: int, seed: int, design: CohortDesign) -> list[Shard]:
-    """The shards of one round of attempts at some slots, at most `size` samples each."""
+    """The shards of one round of attempts at some slots, `size` samples each."""
     samples = [request(slot, attempt, seed, design) for slot in slots]
-    size = min(size, max(1, math.ceil(len(samples) / FEWEST_SHARDS)))
     chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
     return [Shard(f"{attempt:02d}-{chunk[0].slot:06d}", tuple(chunk)) for chunk in chunks]

@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "split": {"train": 0.5, "validation": 0.25},
     "train": {
         "autoencoder": {"steps": 6, "channels": [8, 8, 8]},
-        "denoiser": {"steps": 6, "channels": [32]},
+        "denoiser": {"steps": 6, "channels": [32], "augmentations": ["mirror", "shift"]},
         "checkpoint_every": 2,
     },
     "cohort": {"size": 8},

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
-from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape, save_autoencoder
-from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, save_denoiser
 from meddiff_core.study import SamplingConfig
 
 SAMPLING = SamplingConfig(steps=2, batch=1, shard=4, sigma_max=5.0, sigma_min=0.1)
@@ -47,24 +45,6 @@ def sampling() -> Callable[..., SamplingConfig]:
         return SAMPLING.model_copy(update=changes)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def save_models() -> Callable[..., Path]:
-    """(folder, contract, seed) to the folder, with both models in it."""
-
-    def save(folder: Path, contract: Contract, seed: int = 0) -> Path:
-        torch.manual_seed(seed)
-        shape = AutoencoderShape(in_channels=contract.channels, channels=(8, 8), latent_channels=2)
-        denoiser = Denoiser(DenoiserShape(latent_channels=2, channels=(32, 32)), contract.conditions)
-        for parameter in denoiser.parameters():  # MONAI starts with zeros where a residual ends
-            torch.nn.init.normal_(parameter, std=0.05)
-        save_autoencoder(folder / "autoencoder", Autoencoder(shape), contract, {})
-        scale = LatentScale(mean=(0.1, -0.2), std=(0.7, 1.3))
-        save_denoiser(folder / "denoiser", denoiser, contract, scale, "digest", {})
-        return folder
-
-    return save
 
 
 @pytest.fixture(scope="session")

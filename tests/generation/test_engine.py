@@ -102,7 +102,8 @@ def test_noise_is_standard_normal_and_its_seed_alone_decides_it() -> None:
     assert noise.mean().item() == pytest.approx(0, abs=0.03)
     assert noise.std().item() == pytest.approx(1, abs=0.03)
     assert torch.equal(initial_noise(5, (4, 16, 16, 16)), noise)
-    assert not torch.equal(initial_noise(6, (4, 16, 16, 16)), noise)
+    for other in (6, 5 + 2**32, 5 + 2**62):  # every bit of it
+        assert not torch.equal(initial_noise(other, (4, 16, 16, 16)), noise)
 
 
 def test_guidance_and_levels_are_part_of_the_identity(models: Path, engine: Engine, sampling: Sampling) -> None:

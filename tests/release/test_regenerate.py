@@ -1,0 +1,119 @@
+"""A volume of a release can be drawn again from what the release says, and another one is told from it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from meddiff_core.artefacts import digest_of
+from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.generation.engine import open_engine
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.release.build import build_release
+from meddiff_core.release.regenerate import Regenerated, draw_few, regenerate
+from meddiff_core.study import SamplingConfig
+
+SAMPLING = SamplingConfig(steps=2, sigma_max=5.0, sigma_min=0.1)
+CONDITIONS = [
+    {"age": 41.5, "sex": "F", "ventricles": 20000.0},
+    {"age": None, "sex": "M", "ventricles": 9000.0},
+    {"age": 60.0, "sex": None, "ventricles": 50000.0},
+]
+
+
+class Drawn:
+    """What an engine drew, as a `Volumes` set."""
+
+    def __init__(self, images: Any, labels: Any) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> Any:
+        return self.images[index]
+
+    def label(self, index: int) -> Any:
+        return self.labels[index]
+
+
+@pytest.fixture
+def models(tmp_path: Path, make_content: Any, save_models: Callable[..., Path]) -> Path:
+    return save_models(tmp_path / "models", make_content(size=(8, 8, 8)).contract)
+
+
+@pytest.fixture
+def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path:
+    """Three volumes that the models drew, with gaps among their conditions."""
+    engine = open_engine(models, "first", SAMPLING, "cpu")
+    samples = [SampleRequest(f"syn-{n}", n, 0, 2**62 + n, condition) for n, condition in enumerate(CONDITIONS)]
+    table = pd.DataFrame({"sample_id": [s.sample_id for s in samples], "seed": [s.seed for s in samples]})
+    content = make_content(size=(8, 8, 8))
+    content = replace(
+        content,
+        volumes=Drawn(*engine.draw(samples)),
+        table=pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1),
+        parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser")},
+        study={"sampling": SAMPLING.model_dump(mode="json")},
+    )
+    return Path(build(content, tmp_path / "releases"))
+
+
+def test_every_volume_comes_out_as_released(release: Path, models: Path) -> None:
+    found = list(regenerate(release, ["syn-2", "syn-0", "syn-1"], models))
+    assert [volume.sample for volume in found] == ["syn-2", "syn-0", "syn-1"]
+    assert all(volume.equal and volume.alike for volume in found)
+    assert found[0].describe() == "syn-2: every voxel is the released one"
+
+
+def test_a_volume_of_another_seed_or_condition_is_told_apart(
+    release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pd.read_parquet
+    for column, value in (("seed", 1), ("sex", "F")):
+        changed = lambda path, column=column, value=value: read(path).assign(**{column: value})  # noqa: E731
+        monkeypatch.setattr(pd, "read_parquet", changed)
+        found = next(regenerate(release, ["syn-1"], models))
+        assert not found.equal, (column, found)
+        assert not found.alike
+        assert "of voxels differ, by up to" in found.describe()
+
+
+def test_other_models_are_refused(
+    release: Path, tmp_path: Path, make_content: Any, save_models: Callable[..., Path]
+) -> None:
+    other = save_models(tmp_path / "other", make_content(size=(8, 8, 8)).contract, seed=1)
+    with pytest.raises(IntegrityError, match="autoencoder must be the one that the release was made from"):
+        next(regenerate(release, ["syn-0"], other))
+    with pytest.raises(ConfigurationError, match="autoencoder is not there"):
+        next(regenerate(release, ["syn-0"], tmp_path))
+
+
+def test_an_unknown_sample_is_refused_with_the_known_ones(release: Path, models: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"sample must be one of syn-0 to syn-2, is 'syn-9'"):
+        next(regenerate(release, ["syn-9"], models))
+
+
+def test_few_are_drawn_without_repeats_and_the_same_ones_each_time(release: Path) -> None:
+    few = draw_few(release, 2)
+    assert len(set(few)) == 2
+    assert draw_few(release, 2) == few
+    assert draw_few(release, 10) == ["syn-0", "syn-1", "syn-2"]
+
+
+def test_what_cannot_be_proven_is_not_published(tmp_path: Path, make_content: Any, finish: Any) -> None:
+    releases = tmp_path / "releases"
+    with pytest.raises(IntegrityError, match="does not hold together: drawn otherwise"):
+        finish(build_release(make_content(), releases, prove=lambda folder: [f"drawn otherwise: {folder.is_dir()}"]))
+    assert not list(releases.glob("heads*"))
+
+
+def test_rounding_is_forgiven_and_nothing_else() -> None:
+    assert Regenerated("a", 0.5, 0.0005, 0.0).alike
+    assert Regenerated("a", 0.0005, 0.4, 0.0005).alike
+    assert not Regenerated("a", 0.5, 0.4, 0.0).alike
+    assert not Regenerated("a", 0.0, 0.0, 0.01).alike
