@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow
 
+from meddiff_core.generation.schedule import write_slots
 from tasks.generate import draw_shards
 from tasks.stage import make, open_stage, require
 
@@ -13,5 +14,5 @@ def generate(study: str) -> dict[str, Any]:
     """A first candidate for every slot of the cohort."""
     with open_stage(study, "generate") as workspace:
         require(workspace, "denoiser")
-        slots = list(range(workspace.study.cohort.size))
+        slots = write_slots(range(workspace.study.cohort.size))
         return make(workspace, "candidates", draw_shards, slots=slots, attempt=0).summary

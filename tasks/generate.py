@@ -8,7 +8,7 @@ from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.store import create_store
 from meddiff_core.generation.design import CohortDesign
-from meddiff_core.generation.schedule import Shard, plan_shards
+from meddiff_core.generation.schedule import Shard, plan_shards, read_slots
 from meddiff_core.generation.shards import ShardJob, ShardMarker, make_shard
 from meddiff_core.types import Mapper, Progress
 from meddiff_core.workspace import Workspace
@@ -18,16 +18,16 @@ from tasks.device import choose_device
 from tasks.progress import show
 
 
-@task(run_name="attempt-{attempt}-from-slot-{slots[0]}")
-def draw_shards(folder: Path, slots: list[int], attempt: int, *, key: str) -> dict[str, Any]:
-    """One attempt at some slots of the cohort; shards that are there and whole are left as they are."""
-    workspace = Workspace.open(folder)
-    shards = shards_of(workspace, slots, attempt)
+@task(run_name="attempt-{attempt}-slots-{slots:.40}")
+def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str, Any]:
+    """One attempt at some slots of the cohort, in ranges; shards that are there and whole are left as they are."""
+    workspace, wanted = Workspace.open(folder), read_slots(slots)
+    shards = shards_of(workspace, wanted, attempt)
     if attempt == 0:
         workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
     with open_mapper(workspace.study.runtime, folder) as mapper:
         markers = show(_draw(workspace, shards, mapper))
-    return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(slots)}}
+    return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(wanted)}}
 
 
 def shards_of(workspace: Workspace, slots: Sequence[int], attempt: int) -> list[Shard]:

@@ -14,7 +14,7 @@ from meddiff_core.evidence.judging import judge_shards, reject_duplicates
 from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.reconstructed import Reconstructed
 from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
-from meddiff_core.generation.schedule import Shard
+from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress
@@ -72,7 +72,7 @@ def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
         slots = lacking[: budget - len(verdicts)]
         if attempt:
             say(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
-            draw_shards(folder=folder, slots=slots, attempt=attempt, key=f"{attempt}-{key}")
+            draw_shards(folder=folder, slots=write_slots(slots), attempt=attempt, key=f"{attempt}-{key}")
         verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
         verdicts = reject_duplicates(
             verdicts, workspace.path("candidates"), workspace.path("reference"), Dataset.open(folder).contract
