@@ -141,6 +141,27 @@ def import_model(
 
 
 @app.command()
+def tune_solver(
+    study: StudyPath,
+    samples: Annotated[int, typer.Option(min=8, help="Latents to draw each time; more tell smaller differences.")] = 64,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the solver and noise levels that need fewest evaluations.
+
+    Every solver draws the same latents from the trained denoiser, with Karras's
+    levels and with levels fitted to it. tuning.json and figures/solver.png hold
+    what was measured; the lines for study.yaml are printed. Nothing is changed.
+    """
+    with _engines(study, verbose, quiet):
+        from flows.tune_solver import tune_solver as flow
+        from tasks.tune import describe_solvers
+
+        flow(str(study), samples)
+        print(describe_solvers(study))
+
+
+@app.command()
 def verify(release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]) -> None:
     """Re-hash every file of a release and check its schema."""
     from meddiff_core.release.verify import verify_release

@@ -7,11 +7,13 @@ knows is refused with the nearest one that exists, so that a typing error never 
 import difflib
 import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from meddiff_core.errors import ConfigurationError
 
@@ -192,33 +194,107 @@ class TrainConfig(Config):
     """The same bits at each run on a GPU too, at some cost in speed. On a CPU they always are."""
 
 
+class CellConfig(Config):
+    """Some of a cohort's volumes, and where their conditions lie."""
+
+    where: dict[str, Any] = {}
+    """As `cohort.where`; {} is anywhere."""
+    count: Count | None = None
+    """Volumes in it."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Instead: its share of `cohort.size`."""
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "CellConfig":
+        if (self.count is None) == (self.share is None):
+            given = "neither" if self.count is None else "both"
+            raise ValueError(f"exactly one of count and share must be given, is {given}")
+        return self
+
+
 class CohortConfig(Config):
     """Which volumes are wanted."""
 
     size: Count = 200
-    """Accepted volumes that the release shall hold."""
+    """Accepted volumes that the release shall hold. Null or left out beside cells that all have a count: their sum."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Changes every volume of the cohort, and nothing else."""
     like: Literal["train"] | None = "train"
     """Conditions from a smoothed joint distribution of the training covariates, never an exact row."""
+    where: dict[str, Any] = {}
+    """Of that distribution only this part: `{age: [60, 90], sex: F}`. Per condition a range, where null is the end
+    of the training range, one number, a category, or a list of them."""
+    shares: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = {}
+    """Its categories in other shares: `{sex: {F: 0.5, M: 0.5}}`. How conditions go together stays as in training."""
+    cells: list[CellConfig] = []
+    """Or so many from each of several parts: `[{where: {sex: F, age: [60, 90]}, count: 30}, {where: {sex: M}, share:
+    0.5}]`. Counts and shares must add up to the size. A part with fewer than 10 training volumes is drawn evenly.
+    Growing the size under shares, or all counts alike, keeps the conditions of the first volumes."""
     distributions: dict[str, Any] | None = None
     """Instead: per condition a range `[low, high]` (uniform) or shares `{M: 0.5, F: 0.5}`."""
     requests: str | None = None
     """Instead: a CSV/TSV table with a row per volume and a column per condition."""
+    extrapolation: Literal["refuse", "allow"] = "refuse"
+    """Whether numbers outside the training range may be asked for. The release marks such volumes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_give_the_size(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("size") is not None:
+            return content
+        total = _sum_of_counts(content.get("cells"))
+        return content if total is None else content | {"size": total}
 
     @model_validator(mode="after")
     def _one_source(self) -> "CohortConfig":
-        if self.distributions is not None and self.requests is not None:
+        others = [name for name in ("distributions", "requests") if getattr(self, name) is not None]
+        narrowed = [name for name in ("where", "shares", "cells") if getattr(self, name)]
+        if len(others) > 1:
             raise ValueError("only one of distributions and requests must be given, is both")
+        if not others and self.like is None:
+            raise ValueError("one of like, distributions and requests must be given, is none")
+        if narrowed and others:
+            raise ValueError(f"{narrowed[0]} must go with `like: train`, goes with {others[0]}")
+        if self.shares and self.cells:
+            raise ValueError("only one of shares and cells must be given, is both")
         return self
+
+    @model_validator(mode="after")
+    def _cells_fill_the_cohort(self) -> "CohortConfig":
+        if not self.cells:
+            return self
+        counts = sum(cell.count or 0 for cell in self.cells)
+        shared = sum(cell.share or 0 for cell in self.cells)
+        # Shares may be rounded (0.33, 0.33, 0.33); what the counts leave is divided among them.
+        off = abs(counts + shared * self.size - self.size)
+        if off > (0.01 * self.size if shared else 0) or (shared and counts >= self.size):
+            total = f"{counts + shared * self.size:g}"
+            raise ValueError(f"counts and shares of cells must add up to size, {self.size}, add up to {total}")
+        return self
+
+
+def _sum_of_counts(cells: Any) -> int | None:
+    """Of cells that all have one; what is no such list is refused later, by its key."""
+    if not isinstance(cells, list):
+        return None
+    counts = [cell.get("count") if isinstance(cell, dict) else getattr(cell, "count", None) for cell in cells]
+    whole = [count for count in counts if isinstance(count, int)]
+    return sum(whole) if whole and len(whole) == len(counts) else None
+
+
+def _falling(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if len(levels) < 2 or any(lower >= sigma for sigma, lower in pairwise(levels)):
+        raise ValueError(f"must be two or more levels, each below the one before, is {list(levels)}")
+    return levels
 
 
 class SamplingConfig(Config):
     """How volumes are drawn. Part of the identity of every sample."""
 
-    solver: Literal["heun", "dpmpp_2m", "adams", "euler"] = "adams"
+    solver: Literal["heun", "dpmpp_2m", "adams", "euler", "ancestral"] = "adams"
     """Heun's method takes 2 * steps - 1 network evaluations, the others one a step: dpmpp_2m is DPM-Solver++(2M),
-    adams the exponential Adams-Bashforth method of third order."""
+    adams the exponential Adams-Bashforth method of third order, ancestral Euler's method with fresh noise at each
+    level, which needs many. `meddiff tune-solver` measures them on the trained study."""
     steps: Count = 15
     """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
@@ -231,6 +307,9 @@ class SamplingConfig(Config):
     """Highest noise level, where sampling starts."""
     rho: Positive = 7.0
     """Curvature of the noise levels (Karras et al. 2022, eq. 5)."""
+    sigmas: Annotated[tuple[Positive, ...], AfterValidator(_falling)] | None = None
+    """The noise levels themselves, from the highest to the lowest before 0, as `meddiff tune-solver` fits them. Where
+    given, they hold instead of steps, sigma_min, sigma_max and rho."""
     batch: Count = 8
     """Volumes a network call. On a CPU it changes no bit of a volume; on a GPU, where kernels may round by the shape
     of a batch, it is part of the identity."""
@@ -238,12 +317,22 @@ class SamplingConfig(Config):
     """Volumes a shard: the unit of work, of restart and of integrity."""
 
     @model_validator(mode="after")
-    def _falling(self) -> "SamplingConfig":
+    def _ordered(self) -> "SamplingConfig":
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min must be below sigma_max, {self.sigma_max:g}, is {self.sigma_min:g}")
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             raise ValueError(f"guidance_interval must be [low, high], is {list(self.guidance_interval)}")
         return self
+
+    @property
+    def levels(self) -> int:
+        """Noise levels above 0."""
+        return self.steps if self.sigmas is None else len(self.sigmas)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest of them."""
+        return (self.sigma_min, self.sigma_max) if self.sigmas is None else (self.sigmas[-1], self.sigmas[0])
 
 
 class ScreenConfig(Config):
@@ -376,14 +465,17 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
 def _describe(fault: Any, root: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = _keys_beside(fault["loc"], root)
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.4)
-        advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"{key}: unknown key; {advice}"
+        return f"{key}: unknown key; {advise(str(fault['loc'][-1]), _keys_beside(fault['loc'], root))}"
     if fault["type"] == "missing":
         return f"{key}: must be given, is missing"
     message = re.sub(r"^(Value error, |Input )", "", fault["msg"]).replace("should", "must", 1)
     return f"{key}: {message}" if fault["type"] == "value_error" else f"{key}: {message}, is {fault['input']!r}"
+
+
+def advise(name: str, known: Sequence[str], what: str = "keys") -> str:
+    """Which of the known names was meant, or all of them if none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else f"known {what}: {', '.join(known)}"
 
 
 def _keys_beside(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from meddiff_core.artefacts import digest_of, write_bytes
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.choice import read_choice
+from meddiff_core.evidence.tuning import Tuning
 from meddiff_core.generation.design import CohortDesign
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import request
@@ -48,6 +49,11 @@ def draw_choice(folder: Path) -> None:
     """How the weights of the denoiser that was just trained were chosen, if they were."""
     if record := read_choice(Workspace.open(folder).path("denoiser")):
         _keep(folder, "choice", figures.choice(record, "png"))
+
+
+def draw_tuning(folder: Path, tuning: Tuning) -> None:
+    """What each solver needs to draw as well as a fine walk."""
+    _keep(folder, "solver", figures.tuning(tuning, "png"))
 
 
 def _keep(folder: Path, name: str, picture: bytes) -> None:

@@ -15,7 +15,7 @@ from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.device import choose_device
-from tasks.progress import show
+from tasks.progress import say, show
 
 
 @task(run_name="attempt-{attempt}-slots-{slots:.40}")
@@ -25,6 +25,8 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
     shards = shards_of(workspace, wanted, attempt)
     if attempt == 0:
         workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
+        for note in design_of(workspace).notes():
+            say(note)
     with open_mapper(workspace.study.runtime, folder) as mapper:
         markers = show(_draw(workspace, shards, mapper))
     return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(wanted)}}
@@ -32,10 +34,15 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
 
 def shards_of(workspace: Workspace, slots: Sequence[int], attempt: int) -> list[Shard]:
     """The shards of one attempt at some slots."""
-    study, dataset = workspace.study, Dataset.open(workspace.folder)
+    study = workspace.study
+    return plan_shards(slots, attempt, study.sampling.shard, study.cohort.seed, design_of(workspace))
+
+
+def design_of(workspace: Workspace) -> CohortDesign:
+    """The cohort that the study asks for; ConfigurationError if there is no such cohort."""
+    dataset = Dataset.open(workspace.folder)
     specs, conditions = dataset.contract.conditions, dataset.conditions("train")
-    design = CohortDesign(study.cohort, specs, conditions, workspace.folder)
-    return plan_shards(slots, attempt, study.sampling.shard, study.cohort.seed, design)
+    return CohortDesign(workspace.study.cohort, specs, conditions, workspace.folder)
 
 
 def _draw(

@@ -1,5 +1,6 @@
 """Audited volumes to a release, and to the study's own report."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.ingest import discover
 from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit
-from meddiff_core.evidence.judging import MEASURED, REQUESTED, accepted_volumes, count_reasons
+from meddiff_core.evidence.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.generation.cells import CellCount
 from meddiff_core.models.plan import load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
@@ -23,6 +25,7 @@ from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.caching import task
 from tasks.device import choose_device
+from tasks.generate import design_of
 from tasks.progress import say, show
 from tasks.tracking import installed_versions, log_file
 
@@ -59,6 +62,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     kept = verdicts.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
     accepted, choice = int(verdicts["accepted"].sum()), read_choice(workspace.path("denoiser"))
+    cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
     return ReleaseContent(
         title=study.release.title or study.name,
         name=study.name,
@@ -68,7 +72,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         source=study.release.source,
         contract=dataset.contract,
         volumes=accepted_volumes(kept, workspace.path("candidates")),
-        table=_public_table(kept[kept["accepted"]], dataset),
+        table=_public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow"),
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,
@@ -79,11 +83,12 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         preset=audit.preset + (" with gates changed by the study" if study.audit.gates else ""),
         counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
         choice=choice,
-        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged)),
+        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells),
+        cells=cells,
     )
 
 
-def _public_table(accepted: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+def _public_table(accepted: pd.DataFrame, dataset: Dataset, extrapolated: bool) -> pd.DataFrame:
     """What was asked for and what was measured, per volume; names as a reader expects them."""
     columns: dict[str, Any] = {"sample_id": accepted["sample_id"], "seed": accepted["seed"]}
     for spec in dataset.contract.conditions:
@@ -92,15 +97,20 @@ def _public_table(accepted: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
             columns[f"measured_{spec.name}"] = accepted[f"{MEASURED}{MEASURED_VOLUME}{spec.group}"]
     for group in dataset.contract.labels:
         columns.setdefault(f"{group}_mm3", accepted[f"{MEASURED}{MEASURED_VOLUME}{group}"])
+    if extrapolated:
+        columns[EXTRAPOLATED] = accepted[EXTRAPOLATED]
     return pd.DataFrame(columns).reset_index(drop=True)
 
 
-def _shortfall(wanted: int, accepted: int, flagged: int) -> str | None:
+def _shortfall(wanted: int, accepted: int, flagged: int, cells: Sequence[CellCount]) -> str | None:
     parts = []
     if accepted < wanted:
         parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when the budget was spent.")
     if flagged:
         parts.append(f"{flagged} accepted volumes were left out as suspected copies of real scans.")
+    short = [f"{cell.accepted} of {cell.wanted} in “{cell.name}”" for cell in cells if cell.accepted < cell.wanted]
+    if short and len(cells) > 1:
+        parts.append(f"The release holds {', '.join(short)}.")
     return " ".join(parts) or None
 
 

@@ -18,6 +18,7 @@ from meddiff_core.release.internal import InternalContent, Suspect, write_intern
 from meddiff_core.types import Refusal, StoredArray, Volumes
 from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
+from tasks.generate import design_of
 from tasks.tracking import read_curves
 
 REPORT = "report.html"
@@ -42,6 +43,7 @@ def write_report(workspace: Workspace) -> Path:
         suspects=[*_flagged(workspace, dataset, verdicts, audit, findings), *_rejected(workspace, verdicts)],
         refused=_refused(workspace.folder),
         minutes=_minutes(workspace),
+        cells=design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]),
         gates=audit.gates,
         metrics=audit.metrics,
     )

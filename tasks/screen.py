@@ -21,7 +21,7 @@ from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import open_mapper
-from tasks.generate import draw_shards, shards_of
+from tasks.generate import design_of, draw_shards, shards_of
 from tasks.progress import say, show
 
 
@@ -81,6 +81,9 @@ def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
         attempt += 1
     write_parquet(workspace.path("verdicts"), verdicts)
     accepted = int(verdicts["accepted"].sum())
+    for cell in design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]):
+        if cell.accepted < cell.wanted:
+            say(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted when the budget was spent")
     summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": len(lacking)}
     return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}
 

@@ -15,6 +15,11 @@ def karras_sigmas(config: SamplingConfig) -> Float[Tensor, " steps_and_0"]:
     return torch.cat([(high + ramp * (low - high)) ** config.rho, torch.zeros(1, dtype=torch.float64)])
 
 
+def noise_levels(config: SamplingConfig) -> Float[Tensor, " levels_and_0"]:
+    """Those that a study gives, or Karras's, decreasing to 0, in float64."""
+    return karras_sigmas(config) if config.sigmas is None else torch.tensor([*config.sigmas, 0.0], dtype=torch.float64)
+
+
 def training_sigmas(count: int, mean: float, std: float, generator: torch.Generator) -> Sigma:
     """Log-normal noise levels, one stratum of the distribution each, so that a batch covers all of it."""
     strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddiff_core.evidence.features import Features
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]
 """A figure of (query rows, reference rows)."""
@@ -85,6 +85,25 @@ def kernel_distance(query: Matrix, reference: Matrix) -> float:
     first = (within_query.sum() - np.trace(within_query)) / (n * (n - 1))
     second = (within_reference.sum() - np.trace(within_reference)) / (m * (m - 1))
     return float(first + second - 2 * _cubic(query, reference).mean())
+
+
+def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: float, seed: int) -> Estimate:
+    """`kernel_distance` with the interval over bootstrap samples of the query; the reference stays as it is.
+
+    No row is ever paired with itself, so that the duplicates of a bootstrap sample do not bias its distance.
+    """
+    value, n = kernel_distance(query, reference), len(query)
+    weights = resample_weights(n, repeats, seed)
+    pairs, cross = _cubic(query, query), _cubic(query, reference).mean(1)
+    np.fill_diagonal(pairs, 0)
+
+    def varying(weights: Matrix) -> Matrix:
+        """The terms of eq. 3 that the query is in."""
+        within = ((weights @ pairs) * weights).sum(1) / (n**2 - np.square(weights).sum(1))
+        return np.asarray(within - 2 * weights @ cross / n)
+
+    draws = value + varying(weights) - varying(np.ones((1, n)))
+    return from_draws(value, draws, confidence, n)
 
 
 def _cubic(a: Matrix, b: Matrix) -> Matrix:

@@ -18,6 +18,7 @@ from meddiff_core.evidence.copies import keys_of, voxel_keys
 from meddiff_core.evidence.features import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.screening import judge, load_reference, near_duplicates
+from meddiff_core.generation.region import is_extrapolated
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.types import Mapper, Progress
@@ -25,6 +26,8 @@ from meddiff_core.types import Mapper, Progress
 Row = dict[str, Any]
 REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
 """Prefixes of the columns of a table of verdicts."""
+EXTRAPOLATED = "extrapolated"
+"""Column that says whether a condition lies outside what training saw."""
 DUPLICATE = "near duplicate of an earlier volume of the cohort"
 
 
@@ -52,8 +55,9 @@ def judge_shard(job: JudgeJob) -> list[Row]:
         identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
         place = {"shard": job.shard.name, "position": position}
         said = {"accepted": verdict.accepted, "reasons": "; ".join(verdict.reasons)}
+        asked = {EXTRAPOLATED: is_extrapolated(sample.condition, job.contract.conditions)}
         figures = _prefixed(MEASURED, measured) | _prefixed(SCORE, verdict.scores)
-        rows.append(identity | place | said | _prefixed(REQUESTED, sample.condition) | figures)
+        rows.append(identity | place | said | asked | _prefixed(REQUESTED, sample.condition) | figures)
     return rows
 
 

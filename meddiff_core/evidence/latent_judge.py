@@ -40,6 +40,11 @@ BLOCK = 64
 class LatentJudge:
     """A `Judge` (see diffusion/choice.py) that holds the real latents of both sides."""
 
+    train: Matrix
+    """(n, d) features of the real latents, in deviations of the train side."""
+    validation: Matrix
+    """Likewise."""
+
     def __init__(self, train: LatentSet, validation: LatentSet, scale: LatentScale, seed: int) -> None:
         """`seed` draws one volume from the posterior of each latent, as training does."""
         generator = generator_for(seed, "judge")
@@ -47,7 +52,7 @@ class LatentJudge:
         others, self._validation_keys = _views_of(validation, scale, generator)
         self._centre, deviation = features.mean(0), features.std(0)
         self._spread = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), deviation, np.inf)
-        self._train, self._validation = self._standardise(features), self._standardise(others)
+        self.train, self.validation = self._standardise(features), self._standardise(others)
 
     def __call__(self, samples: Latents) -> Judgement:
         """Judge standardised latents. The kernel distance is unbiased at any size, so all of train is taken.
@@ -55,18 +60,25 @@ class LatentJudge:
         Raises:
             TrainingFailed: a sample is not finite.
         """
+        drawn, keys = self._look_at(samples)
+        value, low = attraction(keys, self._train_keys, self._validation_keys)
+        return Judgement(
+            validation_distance=kernel_distance(drawn, self.validation),
+            train_distance=kernel_distance(drawn, self.train),
+            nearer_train=value,
+            nearer_train_low=low,
+        )
+
+    def features(self, samples: Latents) -> Matrix:
+        """Of standardised latents, as `train` and `validation` are. Raises what a judgement raises."""
+        return self._look_at(samples)[0]
+
+    def _look_at(self, samples: Latents) -> tuple[Matrix, Matrix]:
         if broken := int((~samples.isfinite()).flatten(1).any(1).sum()):
             what = f"samples of the denoiser must be finite, {broken} of {len(samples)} are not"
             raise TrainingFailed(f"{what}; lower train.denoiser.learning_rate")
         features, keys = _views(samples.float().cpu())
-        drawn = self._standardise(features)
-        value, low = attraction(keys, self._train_keys, self._validation_keys)
-        return Judgement(
-            validation_distance=kernel_distance(drawn, self._validation),
-            train_distance=kernel_distance(drawn, self._train),
-            nearer_train=value,
-            nearer_train_low=low,
-        )
+        return self._standardise(features), keys
 
     def _standardise(self, features: Matrix) -> Matrix:
         return np.asarray((features - self._centre) / self._spread)

@@ -5,31 +5,39 @@ training set is never a training row: that would hand out a real person's age, s
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, ContinuousCondition
+from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue
 from meddiff_core.data.tables import is_missing, read_table
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.generation.cells import CellCount, deal, read_cells
+from meddiff_core.generation.joint import SmoothedJoint, significant
+from meddiff_core.generation.region import ALLOW, find_spec, read_range
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.study import CohortConfig
 
-CATEGORY_SMOOTHING = 0.05
-"""How often a category is drawn from its marginal instead of with its row."""
+EVENLY = "drawn evenly, because too few training volumes lie there"
 
 
 class CohortDesign:
-    """Conditions per slot, from whichever of the three sources the study names."""
+    """Conditions per slot, from whichever source the study names."""
 
     def __init__(
         self, config: CohortConfig, specs: Sequence[ConditionSpec], train: Sequence[Condition], base: Path
     ) -> None:
-        self._seed, self._specs, self._train = config.seed, specs, train
-        self._distributions = None if config.distributions is None else _checked(config.distributions, specs)
-        self._requests = None if config.requests is None else read_requests(base / config.requests, specs)
+        extrapolate = config.extrapolation == "allow"
+        self._size, self._seed, self._specs = config.size, config.seed, specs
+        self._distributions = _read_distributions(config.distributions, specs, extrapolate)
+        table = config.requests
+        self._requests = None if table is None else read_requests(base / table, specs, extrapolate)
+        self._like_train = SmoothedJoint(specs, train)
+        self._cells = read_cells(config, specs, train)
+        self._dealer, self._dealt = deal([cell.share for cell in self._cells]), list[int]()
 
     def condition(self, slot: int) -> Condition:
         """What slot `slot` of the cohort asks for. A condition that nothing decides is None: the model decides."""
@@ -39,76 +47,62 @@ class CohortDesign:
         if self._distributions is not None:
             drawn = {name: _draw(rule, random) for name, rule in self._distributions.items()}
             return {spec.name: drawn.get(spec.name) for spec in self._specs}
-        return self._like_train(random)
+        joint = self._cells[self._cell(slot)].joint if self._cells else self._like_train
+        return joint.draw(random)
 
-    def _like_train(self, random: np.random.Generator) -> Condition:
-        """A smoothed bootstrap (Silverman & Young 1987): a random row, each number blurred by its bandwidth."""
-        for _ in range(100):
-            row = self._train[int(random.integers(len(self._train)))]
-            drawn = {spec.name: self._blur(row.get(spec.name), spec, random) for spec in self._specs}
-            if drawn not in self._train or all(isinstance(spec, CategoricalCondition) for spec in self._specs):
-                return drawn
-        raise ConfigurationError("cohort.like: every condition drawn was an exact training row; use distributions")
+    def tally(self, accepted: Iterable[int]) -> list[CellCount]:
+        """Wanted volumes per cell beside those at the accepted slots; nothing if the cohort has no cells."""
+        if not self._cells:
+            return []
+        wanted = Counter(map(self._cell, range(self._size)))
+        found = Counter(map(self._cell, accepted))
+        return [
+            CellCount(cell.name, wanted[number], found[number], cell.joint.even)
+            for number, cell in enumerate(self._cells)
+        ]
 
-    def _blur(self, value: ConditionValue, spec: ConditionSpec, random: np.random.Generator) -> ConditionValue:
-        known = [row[spec.name] for row in self._train if row.get(spec.name) is not None]
-        redraw = isinstance(spec, CategoricalCondition) and random.random() < CATEGORY_SMOOTHING
-        if value is None or redraw:
-            value = known[random.integers(len(known))]
-        if isinstance(spec, CategoricalCondition) or isinstance(value, str) or value is None:
-            return value
-        dimensions = sum(isinstance(other, ContinuousCondition) for other in self._specs)
-        bandwidth = spec.std * len(known) ** (-1 / (dimensions + 4))  # Scott's rule
-        blurred = _reflect(value + bandwidth * random.standard_normal(), spec.low, spec.high)
-        return _significant(blurred, spec.low, spec.high)
+    def notes(self) -> list[str]:
+        """What a person should know before the cohort is drawn."""
+        return [f"{cell.name}: {EVENLY}" for cell in self._cells if cell.joint.even]
 
-
-def _reflect(value: float, low: float, high: float) -> float:
-    """Fold a value that left the range back into it, so that no mass piles up at the ends."""
-    if high <= low:
-        return low
-    position = (value - low) % (2 * (high - low))
-    return low + min(position, 2 * (high - low) - position)
+    def _cell(self, slot: int) -> int:
+        while len(self._dealt) <= slot:
+            self._dealt.append(next(self._dealer))
+        return self._dealt[slot]
 
 
-def _significant(value: float, low: float, high: float) -> float:
-    """To four digits, unless that leaves the range."""
-    rounded = float(f"{value:.4g}")
-    return rounded if low <= rounded <= high else value
+def _read_distributions(
+    distributions: Mapping[str, Any] | None, specs: Sequence[ConditionSpec], extrapolate: bool
+) -> dict[str, Any] | None:
+    if distributions is None:
+        return None
+    return {
+        name: _read_rule(rule, find_spec(name, specs, "cohort.distributions"), extrapolate)
+        for name, rule in distributions.items()
+    }
 
 
-def _checked(distributions: dict[str, Any], specs: Sequence[ConditionSpec]) -> dict[str, Any]:
-    by_name = {spec.name: spec for spec in specs}
-    for name, rule in distributions.items():
-        if name not in by_name:
-            raise ConfigurationError(f"cohort.distributions.{name}: must be one of {sorted(by_name)}")
-        _check_rule(name, rule, by_name[name])
-    return distributions
-
-
-def _check_rule(name: str, rule: Any, spec: ConditionSpec) -> None:
-    key = f"cohort.distributions.{name}"
-    if isinstance(spec, CategoricalCondition):
-        if not isinstance(rule, dict) or not rule or not set(rule) <= set(spec.categories):
-            raise ConfigurationError(f"{key}: must be shares of {list(spec.categories)}, is {rule!r}")
-        shares = list(rule.values())
-        if not all(isinstance(share, int | float) and 0 <= share < math.inf for share in shares) or not sum(shares):
-            raise ConfigurationError(f"{key}: shares must be numbers above 0, is {rule!r}")
-        return
-    numbers = isinstance(rule, list) and len(rule) == 2 and all(isinstance(end, int | float) for end in rule)
-    if not numbers or not spec.low <= rule[0] <= rule[1] <= spec.high:
-        raise ConfigurationError(f"{key}: must be [low, high] within [{spec.low:g}, {spec.high:g}], is {rule!r}")
+def _read_rule(rule: Any, spec: ConditionSpec, extrapolate: bool) -> Any:
+    key = f"cohort.distributions.{spec.name}"
+    if not isinstance(spec, CategoricalCondition):
+        return read_range(rule, spec, key, extrapolate)
+    if not isinstance(rule, dict) or not rule or not set(rule) <= set(spec.categories):
+        raise ConfigurationError(f"{key}: must be shares of {list(spec.categories)}, is {rule!r}")
+    shares = list(rule.values())
+    if not all(isinstance(share, int | float) and 0 <= share < math.inf for share in shares) or not sum(shares):
+        raise ConfigurationError(f"{key}: shares must be numbers above 0, is {rule!r}")
+    return rule
 
 
 def _draw(rule: Any, random: np.random.Generator) -> ConditionValue:
     if isinstance(rule, dict):
         shares = np.array(list(rule.values()), dtype=float)
         return str(list(rule)[int(random.choice(len(rule), p=shares / shares.sum()))])
-    low, high = map(float, rule)
-    return _significant(random.uniform(low, high), low, high)
+    low, high = rule
+    return significant(random.uniform(low, high), low, high)
 
 
-def read_requests(path: Path, specs: Sequence[ConditionSpec]) -> list[Condition]:
+def read_requests(path: Path, specs: Sequence[ConditionSpec], extrapolate: bool = False) -> list[Condition]:
     """A table with a row per volume and a column per condition; an empty cell leaves it to the model.
 
     Raises:
@@ -122,12 +116,12 @@ def read_requests(path: Path, specs: Sequence[ConditionSpec]) -> list[Condition]
         raise ConfigurationError(f"cohort.requests: must hold a row per volume, {path.name} is empty")
     rows = table.to_dict("records")
     return [
-        {str(name): _parse(value, by_name[str(name)], number) for name, value in row.items()}
+        {str(name): _parse(value, by_name[str(name)], number, extrapolate) for name, value in row.items()}
         for number, row in enumerate(rows, start=1)
     ]
 
 
-def _parse(cell: str, spec: ConditionSpec, row: int) -> ConditionValue:
+def _parse(cell: str, spec: ConditionSpec, row: int, extrapolate: bool) -> ConditionValue:
     key = f"cohort.requests row {row}: {spec.name}"
     if is_missing(cell):
         return None
@@ -139,6 +133,9 @@ def _parse(cell: str, spec: ConditionSpec, row: int) -> ConditionValue:
         number = float(cell)
     except ValueError as error:
         raise ConfigurationError(f"{key} must be a number, is {cell!r}") from error
-    if not spec.low <= number <= spec.high:
-        raise ConfigurationError(f"{key} must be in [{spec.low:g}, {spec.high:g}], is {number:g}")
+    seen = f"[{spec.low:g}, {spec.high:g}]"
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{key} must be in {seen}, is {number:g}")
+    if not extrapolate and not spec.low <= number <= spec.high:
+        raise ConfigurationError(f"{key} must be in {seen}, is {number:g}{ALLOW}")
     return number

@@ -16,16 +16,18 @@ import torch
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.guidance import guided
-from meddiff_core.diffusion.noise import karras_sigmas
-from meddiff_core.diffusion.solvers import SOLVERS
+from meddiff_core.diffusion.noise import noise_levels
+from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
+from meddiff_core.models.footprint import needs_tiles
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.packed import one_thread, packed
 from meddiff_core.models.preconditioning import check_sampling
+from meddiff_core.models.tiled import decode_tiled
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
 
@@ -47,6 +49,7 @@ class Engine:
         self.autoencoder = packed(autoencoder) if self._cpu else autoencoder
         self.denoiser = packed(denoiser) if self._cpu else denoiser
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
+        self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
 
     def draw(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
         """Stored images (n, i, j, k) and label values of the samples, in their order."""
@@ -62,29 +65,36 @@ class Engine:
         missing = 0 if self._cpu else self.config.batch - len(samples)
         latents = self.scale.restore(self._solve([*samples, *[samples[-1]] * missing]))[: len(samples)]
         together = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
-        volumes = torch.cat([self.autoencoder.decode(part) for part in latents.split(together)])
+        decode = decode_tiled if self.tiled else Autoencoder.decode
+        volumes = torch.cat([decode(self.autoencoder, part) for part in latents.split(together)])
         return to_stored(volumes.float(), self.contract)
 
     def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
         conditions = encode_conditions([sample.condition for sample in samples], self.contract.conditions)
-        sigmas = karras_sigmas(self.config)
-        noise = torch.cat([initial_noise(sample.seed, self._latent_shape()) for sample in samples])
-        start = (noise * float(sigmas[0])).to(self.device)
+        sigmas = noise_levels(self.config)
+        start = (self._noise(samples) * float(sigmas[0])).to(self.device)
         interval = self.config.guidance_interval or (0.0, math.inf)
         denoiser = guided(self.denoiser, conditions.to(self.device), self.config.guidance, interval)
+        if self.config.solver == "ancestral":
+            return solve_ancestral(denoiser, start, sigmas, lambda level: self._noise(samples, level + 1))
         return SOLVERS[self.config.solver](denoiser, start, sigmas)
+
+    def _noise(self, samples: Sequence[SampleRequest], level: int = 0) -> Latents:
+        return torch.cat([sample_noise(sample.seed, self._latent_shape(), level) for sample in samples])
 
     def _latent_shape(self) -> tuple[int, ...]:
         shape = self.autoencoder.shape
         return shape.latent_channels, *shape.latent_size(self.contract.size)
 
 
-def initial_noise(seed: int, shape: tuple[int, ...]) -> Latents:
+def sample_noise(seed: int, shape: tuple[int, ...], level: int = 0) -> Latents:
     """Standard normal noise (1, *shape) of one sample, by a counter-based generator on the CPU.
 
-    PyTorch's own takes 32 bits of a seed alone: of 100,000 samples some two would begin with the same noise.
+    It starts from level 0; what a stochastic solver adds at its n-th level is level n + 1. They are far stretches
+    of one stream, so no level needs those before it. PyTorch's own generator takes 32 bits of a seed alone: of
+    100,000 samples some two would begin with the same noise.
     """
-    random = np.random.Generator(np.random.Philox(key=seed))
+    random = np.random.Generator(np.random.Philox(key=seed, counter=level << 192))
     return torch.from_numpy(random.standard_normal((1, *shape), dtype=np.float32))
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from meddiff_core.models.equivalents import recomputed, replace_slow_layers
+from meddiff_core.models.moments import use_exact_moments
 from meddiff_core.types import Images, Latents
 
 
@@ -79,6 +80,7 @@ class Autoencoder(nn.Module):
             **shape.network.model_dump(),
         )
         replace_slow_layers(self.network)
+        use_exact_moments(self.network.decoder)
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
@@ -107,12 +109,16 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Latents) -> Images:
         """Image in channel 0, label probabilities in the others."""
-        decoded = self.decode_logits(latents)
-        return torch.cat([decoded[:, :1], functional.softmax(decoded[:, 1:], dim=1)], dim=1)
+        return label_probabilities(self.decode_logits(latents))
 
     def reconstruct(self, images: Images) -> Images:
         """Decode the mean of the latents."""
         return self.decode(self.encode(images)[0])
+
+
+def label_probabilities(decoded: Images) -> Images:
+    """Logits in the channels after the image to probabilities."""
+    return torch.cat([decoded[:, :1], functional.softmax(decoded[:, 1:], dim=1)], dim=1)
 
 
 def rescale_image(images: Images, old: tuple[float, float], new: tuple[float, float]) -> Images:

@@ -56,13 +56,25 @@ class DoublingConvolution(nn.Module):
         """The one after doubling."""
         return cast(nn.Conv3d, self.postconv.get_submodule("conv"))
 
-    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """`emb` is what MONAI's own layer ignores too."""
+    def forward(self, x: Tensor, emb: Tensor | None = None, haloed: bool = False) -> Tensor:
+        """`emb` is what MONAI's own layer ignores too. `haloed`: the outermost slices along i are neighbours alone."""
         if x.is_cuda:
-            doubled: Tensor = self.postconv(functional.interpolate(x, scale_factor=2.0))
-            return doubled
+            return doubled_and_convolved(x, self.convolution, haloed)
         kernel = doubling_kernel(self.convolution.weight).contiguous(memory_format=torch.channels_last_3d)
-        return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=2, padding=1)
+        padding = (3 if haloed else 1, 1, 1)  # of what a transposed convolution leaves out at each end
+        return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=2, padding=padding)
+
+
+def doubled_and_convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
+    """One after the other."""
+    doubled = functional.interpolate(x, scale_factor=2.0)
+    return convolved(doubled[:, :, 1:-1] if haloed else doubled, convolution, haloed)
+
+
+def convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
+    """A convolution of 3x3x3; `haloed`: the outermost slices along i are neighbours, in the place of padding."""
+    padding = (0 if haloed else 1, 1, 1)
+    return functional.conv3d(x, convolution.weight, convolution.bias, padding=padding)
 
 
 def doubling_kernel(weight: Tensor) -> Tensor:

@@ -60,15 +60,18 @@ class PackedConvolution(nn.Module):
         self._weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last_3d)
         self._bias = convolution.bias
         self._how = list(map(int, convolution.padding)), list(convolution.stride), list(convolution.dilation)
-        self._shape: Size | None = None
+        self._seen: tuple[Size, bool] | None = None
         self._packed = self._weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self._shape != x.shape:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._how, 1, list(x.shape))
-            self._shape = x.shape
+    def forward(self, x: Tensor, haloed: bool = False) -> Tensor:
+        """`haloed`: the outermost slices along i are neighbours, in the place of padding."""
+        padding, *rest = self._how
+        how = [0 if haloed else padding[0], *padding[1:]], *rest
+        if self._seen != (x.shape, haloed):
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *how, 1, list(x.shape))
+            self._seen = x.shape, haloed
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, self._bias, *self._how, 1, "none", [], ""
+            x, self._packed, self._bias, *how, 1, "none", [], ""
         )
         return convolved
 
@@ -88,10 +91,10 @@ class PackedDoubling(nn.Module):
         convolution.bias = None if bias is None else nn.Parameter(bias.detach().repeat(8), requires_grad=False)
         self.convolution = PackedConvolution(convolution)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """`emb` is what MONAI's own layer ignores too."""
-        eighths = self.convolution(x).chunk(8, dim=1)
-        i, j, k = x.shape[2:]
+    def forward(self, x: Tensor, emb: Tensor | None = None, haloed: bool = False) -> Tensor:
+        """`emb` is what MONAI's own layer ignores too. `haloed`: the outermost slices along i are neighbours alone."""
+        eighths = self.convolution(x, haloed).chunk(8, dim=1)
+        i, j, k = (side - 1 for side in eighths[0].shape[2:])
         size = len(x), eighths[0].shape[1], 2 * i, 2 * j, 2 * k
         doubled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
         for eighth, (p, q, r) in zip(eighths, product((0, 1), repeat=3), strict=True):

@@ -176,12 +176,12 @@ def check_sampling(config: SamplingConfig, sigma_range: tuple[float, float]) -> 
     Raises:
         ConfigurationError: names the keys and the range that they must keep to.
     """
-    low, high = sigma_range
-    if low <= 1.01 * config.sigma_min and config.sigma_max <= high:  # a hundredth less noise is still the lowest step
+    (low, high), (lowest, highest) = sigma_range, config.span
+    if low <= 1.01 * lowest and highest <= high:  # a hundredth less noise is still the lowest step
         return
     fitting = f"[{_rounded(low, math.ceil):g}, {_rounded(high, math.floor):g}], the noise that this denoiser knows"
-    found = f"are {config.sigma_min:g} and {config.sigma_max:g}"
-    raise ConfigurationError(f"sampling.sigma_min and sampling.sigma_max: must be in {fitting}; {found}")
+    keys = "sampling.sigma_min and sampling.sigma_max" if config.sigmas is None else "ends of sampling.sigmas"
+    raise ConfigurationError(f"{keys}: must be in {fitting}; are {lowest:g} and {highest:g}")
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> float:

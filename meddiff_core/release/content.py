@@ -16,6 +16,7 @@ from meddiff_core.diffusion.choice import ChoiceRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.generation.cells import CellCount
 from meddiff_core.types import Volumes
 
 Table = pd.DataFrame
@@ -48,7 +49,8 @@ class ReleaseContent:
     volumes: Volumes
     """The accepted synthetic volumes, in stored form."""
     table: Table
-    """A row per volume: sample_id, seed, requested conditions, `measured_<name>`, `<group>_mm3`."""
+    """A row per volume: sample_id, seed, requested conditions, `measured_<name>`, `<group>_mm3`,
+    and `extrapolated` where requests outside the training range were allowed."""
     gates: Sequence[GateResult]
     metrics: Sequence[Metric]
     histograms: Sequence[Histogram]
@@ -61,6 +63,8 @@ class ReleaseContent:
     versions: Mapping[str, str]
     preset: str
     counts: Counts
+    cells: Sequence[CellCount] = ()
+    """Wanted volumes beside those in the release, where the cohort is made up of parts."""
     choice: ChoiceRecord | None = None
     """How the denoiser's weights were chosen; distances between sets, nothing of a single case."""
     shortfall: str | None = None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.diffusion.choice import ChoiceRecord, Point
 from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.evidence.tuning import Tuning, Walk
 from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
     TILE,
@@ -202,6 +203,38 @@ def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
     return _svg(figure, "Choice of the denoiser's weights by samples") if kind == "svg" else _picture(figure, kind)
+
+
+def tuning(measured: Tuning, kind: str = "svg") -> bytes:
+    """Distance and error of the solvers by evaluations: whole lines for fitted levels, dashes for Karras's.
+
+    The band is the noise of the reference's distance; the circle is the chosen walk.
+    """
+    figure, (distances, errors) = _figures(4.6, 4.6, 2)
+    distances.axhspan(measured.reference.low, measured.reference.high, color=REAL, alpha=0.25, linewidth=0)
+    distances.axhline(measured.floor.value, color=REAL, linewidth=1, dashes=(4, 3), label="train")
+    for colour, solver in zip(SERIES, dict.fromkeys(walk.solver for walk in measured.walks), strict=False):
+        walks = [walk for walk in measured.walks if walk.solver == solver]
+        _draw_solver(distances, errors, walks, colour)
+    chosen = measured.chosen
+    for axes, value in ((distances, chosen.distance.value), (errors, chosen.error)):
+        axes.plot(chosen.evaluations, value, "o", markersize=9, fillstyle="none", color=INK)
+        axes.grid(True, axis="y")
+    distances.set_yscale("symlog", linthresh=max(measured.reference.high, 1e-9))
+    errors.set_yscale("log")
+    errors.xaxis.set_major_locator(MaxNLocator(integer=True))
+    distances.set_ylabel("kernel distance")
+    errors.set(xlabel="evaluations", ylabel="error")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    return _svg(figure, "Solvers by network evaluations") if kind == "svg" else _picture(figure, kind)
+
+
+def _draw_solver(distances: Axes, errors: Axes, walks: Sequence[Walk], colour: str) -> None:
+    for schedule, style in (("fitted", ".-"), ("karras", ".--")):
+        own = [walk for walk in walks if walk.schedule == schedule]
+        counts, label = [walk.evaluations for walk in own], walks[0].solver if schedule == "fitted" else None
+        distances.plot(counts, [walk.distance.value for walk in own], style, color=colour, linewidth=1.2, label=label)
+        errors.plot(counts, [walk.error for walk in own], style, color=colour, linewidth=1.2)
 
 
 def _span_decades(distances: Sequence[float]) -> bool:

@@ -13,6 +13,7 @@ from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
 from meddiff_core.release.pages import render, spoken
 from meddiff_core.release.report import gate_rows, legend, metric_row, sheet_of, spread
@@ -56,6 +57,8 @@ class InternalContent:
     refused: Sequence[Refusal] = ()
     minutes: Mapping[str, float | int] = field(default_factory=dict)
     """By stage."""
+    cells: Sequence[CellCount] = ()
+    """Wanted and accepted volumes, where the cohort is made up of parts."""
     gates: Sequence[GateResult] = ()
     metrics: Sequence[Metric] = ()
 
@@ -86,6 +89,7 @@ def render_internal(content: InternalContent) -> str:
         suspects=list(_suspects(content)),
         refused=content.refused,
         minutes=content.minutes,
+        cells=content.cells,
         gates=gate_rows(content.gates, content.metrics),
         failed=[gate.message for gate in failed],
         metrics=[metric_row(metric) for metric in content.metrics],

@@ -24,6 +24,7 @@ _SOLVERS = {
     "dpmpp_2m": "DPM-Solver++(2M)",
     "adams": "an exponential Adams-Bashforth method of third order",
     "euler": "Euler's method",
+    "ancestral": "ancestral sampling",
 }
 
 
@@ -41,8 +42,8 @@ def describe_methods(
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_choice(choice)] if choice else []),
-        f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.steps} noise levels "
-        f"({evaluations(sampling.solver, sampling.steps)} evaluations), guidance {sampling.guidance:g}, each from a "
+        f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
+        f"({evaluations(sampling.solver, sampling.levels)} evaluations), guidance {sampling.guidance:g}, each from a "
         "seed of its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new draws of the same condition.",

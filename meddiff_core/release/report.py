@@ -14,6 +14,7 @@ import pandas as pd
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.judging import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent
@@ -95,7 +96,7 @@ def _shared(content: ReleaseContent) -> dict[str, Any]:
         "gates": gate_rows(content.gates, content.metrics),
         "privacy_shows": wording.PRIVACY_SHOWS,
         "privacy_does_not_show": wording.PRIVACY_DOES_NOT_SHOW,
-        "limitations": wording.LIMITATIONS,
+        "limitations": [*wording.LIMITATIONS, *_extrapolations(content)],
         "methods": content.methods,
         "acceptance": _acceptance(content),
         "reading": wording.READING.format(folder=content.folder),
@@ -117,6 +118,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
+        "cells": content.cells,
         "choice": figures.choice(content.choice).decode() if content.choice else None,
         "parents": sorted(content.parents.items()),
         "study": flat(dict(content.study)),
@@ -239,6 +241,11 @@ def _acceptance(content: ReleaseContent) -> str:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."
     return text
+
+
+def _extrapolations(content: ReleaseContent) -> list[str]:
+    count = int(content.table[EXTRAPOLATED].sum()) if EXTRAPOLATED in content.table else 0
+    return [wording.EXTRAPOLATION.format(count=number(count), total=number(len(content.table)))] if count else []
 
 
 def _samples(content: ReleaseContent, window: tuple[float, float]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.contract import CategoricalCondition, Contract
+from meddiff_core.evidence.judging import EXTRAPOLATED
 
 IDENTIFIER = "participant_id"
 TABLE = "participants.parquet"
@@ -22,8 +23,9 @@ def public_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_tsv(table: pd.DataFrame) -> str:
-    """Tab-separated, a missing value is `n/a` (BIDS)."""
-    return str(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    """Tab-separated, a missing value is `n/a`, a truth `true` or `false` (BIDS)."""
+    truths = table.select_dtypes("bool").replace({True: "true", False: "false"})
+    return str(table.assign(**truths).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
 def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:
@@ -37,6 +39,8 @@ def _describe(name: str, contract: Contract) -> dict[str, Any]:
         return {"Description": "Name of the synthetic volume. It stands for no person."}
     if name == "seed":
         return {"Description": "Seed of the noise that the volume was drawn from."}
+    if name == EXTRAPOLATED:
+        return {"Description": "Whether a requested condition lies outside the range that the models were trained on."}
     if condition := conditions.get(name):
         if isinstance(condition, CategoricalCondition):
             return {"Description": f"Requested {name}.", "Levels": {level: level for level in condition.categories}}

@@ -23,6 +23,10 @@ LIMITATIONS = (
     "Results obtained on this cohort should be confirmed on real scans before they are relied on.",
     "Do not try to link a volume to a person.",
 )
+EXTRAPOLATION = (
+    "{count} of {total} volumes were asked for with a condition outside the range that the models were trained on; what"
+    " they show there is a guess. The column `extrapolated` marks them."
+)
 READING = """from meddiff_core.release import open_release
 
 release = open_release("{folder}")

@@ -105,6 +105,17 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
         ),
         ("sampling.sigma_min", 40.0, "sampling: sigma_min must be below sigma_max, 40, is 40"),
         (
+            "sampling.sigmas",
+            [40.0, 1.0, 1.0],
+            "sampling.sigmas: must be two or more levels, each below the one before, is [40.0, 1.0, 1.0]",
+        ),
+        (
+            "sampling.sigmas",
+            [40.0],
+            "sampling.sigmas: must be two or more levels, each below the one before, is [40.0]",
+        ),
+        ("sampling.sigmas", [40.0, 0], "sampling.sigmas.1: must be greater than 0, is 0"),
+        (
             "cohort",
             {"distributions": {}, "requests": "wanted.csv"},
             "cohort: only one of distributions and requests must be given, is both",
@@ -124,6 +135,13 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
 )
 def test_a_fault_says_key_and_what_must_be_and_what_is(tmp_path: Path, key: str, value: Any, message: str) -> None:
     assert fault(tmp_path, (key, value)) == message
+
+
+def test_levels_that_are_given_hold_instead_of_those_that_would_be_made(tmp_path: Path) -> None:
+    made = load_study(save(tmp_path, ("sampling.steps", 9))).sampling
+    given = load_study(save(tmp_path, ("sampling", {"steps": 9, "sigmas": [30, 2.5, 0.02]}))).sampling
+    assert (made.levels, made.span) == (9, (0.01, 40.0))
+    assert (given.levels, given.span) == (3, (0.02, 30.0))
 
 
 def test_every_fault_has_a_line_of_its_own(tmp_path: Path) -> None:
@@ -186,6 +204,7 @@ sections = st.fixed_dictionaries(
             {},
             optional={"gates": st.lists(st.fixed_dictionaries({"metric": texts, "max": numbers}), max_size=2)},
         ),
+        "sampling": st.fixed_dictionaries({"sigmas": st.none() | st.just((40.0, 0.5, 1e-5))}),
         "release": st.fixed_dictionaries({}, optional={"title": texts, "source": texts}),
         "train": st.fixed_dictionaries(
             {}, optional={"denoiser": st.fixed_dictionaries({"channels": st.lists(st.integers(1, 99)).map(tuple)})}

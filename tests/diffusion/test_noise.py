@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
+from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, noise_levels, training_sigmas
 from meddiff_core.study import SamplingConfig
 
 
@@ -36,6 +36,14 @@ def test_levels_are_those_of_equation_5() -> None:
 
 def test_one_step_goes_from_the_highest_level_to_zero() -> None:
     assert karras_sigmas(SamplingConfig(steps=1)).tolist() == pytest.approx([40, 0])
+
+
+def test_levels_that_a_study_gives_are_taken_as_they_are() -> None:
+    config = SamplingConfig(steps=9, sigmas=(30.0, 1.1, 0.02))
+    assert noise_levels(config).tolist() == [30.0, 1.1, 0.02, 0.0]
+    assert noise_levels(config).dtype == torch.float64
+    without = config.model_copy(update={"sigmas": None})
+    assert torch.equal(noise_levels(without), karras_sigmas(without))
 
 
 def test_training_levels_are_log_normal() -> None:

@@ -11,6 +11,7 @@ from meddiff_core.evidence.distances import (
     fit_projection,
     frechet_distance,
     kernel_distance,
+    kernel_interval,
     ratio_to_floor,
     real_floor,
 )
@@ -111,6 +112,24 @@ def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
         found = estimate(difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, 100, 0.9, seed)
         hits += found.low <= 0 <= found.high
     assert 80 <= hits <= 99
+
+
+def test_a_bootstrap_interval_is_as_wide_as_fresh_queries_scatter():
+    reference = normal(40, 3, 0)
+    fresh = [kernel_distance(normal(30, 3, seed), reference) for seed in range(1, 300)]
+    found = [kernel_interval(normal(30, 3, seed), reference, 300, 0.95, seed) for seed in range(1, 40)]
+    width = np.mean([one.high - one.low for one in found]) / (2 * 1.96)
+    assert width == pytest.approx(np.std(fresh), rel=0.25)
+
+
+def test_a_bootstrap_interval_lies_around_its_value():
+    """Duplicates would raise every distance, by far where rows are few."""
+    for seed in range(20):
+        query, reference = normal(10, 4, seed), normal(30, 4, seed + 100)
+        found = kernel_interval(query, reference, 400, 0.9, seed)
+        assert found.value == kernel_distance(query, reference)
+        assert found.low < found.value < found.high
+        assert found.n == 10
 
 
 def test_projection_standardises_and_ignores_what_does_not_vary():

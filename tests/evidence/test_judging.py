@@ -1,6 +1,7 @@
 """The table of verdicts: who each candidate is, what it measures, and why it was rejected."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from meddiff_core.contract import Contract
+from meddiff_core.contract import ContinuousCondition, Contract
 from meddiff_core.data.store import create_store, create_volumes
 from meddiff_core.evidence.copies import all_keys_of, keys_of
 from meddiff_core.evidence.features import RandomConvFeatures, extract
 from meddiff_core.evidence.judging import (
     DUPLICATE,
+    EXTRAPOLATED,
     MEASURED,
     REQUESTED,
     SCORE,
@@ -69,7 +71,7 @@ def save_shard(tmp_path: Path) -> Callable[..., Shard]:
 def judged(tmp_path: Path, reference: Path, contract: Contract, finish: Callable) -> Callable[..., pd.DataFrame]:
     """Shards to their table."""
 
-    def run(*shards: Shard, mapper: Any = in_turn) -> pd.DataFrame:
+    def run(*shards: Shard, mapper: Any = in_turn, contract: Contract = contract) -> pd.DataFrame:
         table: pd.DataFrame = finish(judge_shards(shards, tmp_path / "candidates.zarr", reference, contract, mapper))
         return table
 
@@ -91,6 +93,20 @@ def test_a_row_says_who_what_was_asked_what_was_measured_and_the_verdict(
     assert good[f"{SCORE}copy_score"] > 0
     assert (good["accepted"], good["reasons"]) == (True, "")
     assert (empty["accepted"], empty["reasons"]) == (False, "all voxels are equal")
+
+
+def test_a_row_says_whether_it_was_asked_for_outside_the_training_range(
+    make_heads: Callable, save_shard: Callable, judged: Callable, contract: Contract
+) -> None:
+    spec = ContinuousCondition(name="age", low=20, high=80, mean=50, std=10)
+    shard = save_shard("00-000000", make_heads(2, 5))
+    inside, outside = (
+        replace(sample, condition={"age": age}) for sample, age in zip(shard.samples, (80.0, 81.0), strict=True)
+    )
+    table = judged(
+        replace(shard, samples=(inside, outside)), contract=contract.model_copy(update={"conditions": (spec,)})
+    )
+    assert table[EXTRAPOLATED].tolist() == [False, True]
 
 
 def test_every_reason_of_a_rejection_is_kept(make_heads: Callable, save_shard: Callable, judged: Callable) -> None:

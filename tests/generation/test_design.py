@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from meddiff_core.contract import CategoricalCondition, Condition, ContinuousCondition, Contract
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.generation.design import CohortDesign, read_requests
+from meddiff_core.generation.region import is_extrapolated
+from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.study import CohortConfig
 
 NOWHERE = Path("nowhere")
@@ -181,6 +183,27 @@ def test_requests_that_cannot_be_met_are_refused_by_their_row(
     (tmp_path / "wanted.csv").write_text(content)
     with pytest.raises(ConfigurationError, match=message):
         read_requests(tmp_path / "wanted.csv", contract.conditions)
+
+
+def test_requests_outside_the_training_range_name_the_way_to_allow_them(tmp_path: Path, contract: Contract) -> None:
+    (tmp_path / "wanted.csv").write_text("age\n30\n90\n")
+    with pytest.raises(ConfigurationError, match=r"row 2: age must be in \[20, 80\], is 90; `cohort.extrapol"):
+        read_requests(tmp_path / "wanted.csv", contract.conditions)
+
+
+def test_what_is_outside_the_training_range_may_be_asked_for(
+    tmp_path: Path, contract: Contract, design: Callable[..., CohortDesign]
+) -> None:
+    (tmp_path / "wanted.csv").write_text("age\n30\n90\n")
+    rows = draw(design(base=tmp_path, requests="wanted.csv", extrapolation="allow"), 2)
+    assert rows == [{"age": 30}, {"age": 90}]
+    assert [is_extrapolated(row, contract.conditions) for row in rows] == [False, True]
+    assert encode_conditions(rows, contract.conditions)[:, 0].tolist() == [-2, 4]
+    drawn = draw(design(distributions={"age": [85, 95]}, extrapolation="allow"), 20)
+    assert all(85 <= row["age"] <= 95 for row in drawn)  # type: ignore[operator]
+    (tmp_path / "wanted.csv").write_text("age\ninf\n")
+    with pytest.raises(ConfigurationError, match=r"row 1: age must be in \[20, 80\], is inf"):
+        read_requests(tmp_path / "wanted.csv", contract.conditions, extrapolate=True)
 
 
 def test_requests_must_exist(tmp_path: Path, contract: Contract) -> None:

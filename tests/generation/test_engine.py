@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from meddiff_core.contract import Contract
+from meddiff_core.diffusion.noise import noise_levels
+from meddiff_core.diffusion.solvers import solve_ancestral
 from meddiff_core.errors import IntegrityError
-from meddiff_core.generation.engine import Engine, initial_noise, open_engine
+from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models import footprint
 from meddiff_core.study import SamplingConfig
+from meddiff_core.types import Latents, Sigma
 
 Sampling = Callable[..., SamplingConfig]
+STEPPING = ("euler", "ancestral")
 
 
 def samples(count: int) -> list[SampleRequest]:
@@ -61,6 +66,16 @@ def test_volumes_do_not_depend_on_the_number_of_threads(engine: Engine) -> None:
     assert same(two, one[0], one[1])  # type: ignore[arg-type]
 
 
+def test_volumes_that_are_decoded_in_tiles_are_the_same(
+    models: Path, engine: Engine, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = engine.draw(samples(2))
+    monkeypatch.setattr(footprint, "AMPLE_BYTES", 0)
+    tiled = open_engine(models, "another digest", sampling(), "cpu")
+    assert (engine.tiled, tiled.tiled) == (False, True)
+    assert same(tiled.draw(samples(2)), wanted[0], wanted[1])  # type: ignore[arg-type]
+
+
 def test_volumes_fit_the_contract(engine: Engine, contract: Contract) -> None:
     images, labels = engine.draw(samples(4))
     assert labels is not None
@@ -97,13 +112,63 @@ def test_no_global_generator_is_used_or_moved(engine: Engine) -> None:
 
 
 def test_noise_is_standard_normal_and_its_seed_alone_decides_it() -> None:
-    noise = initial_noise(5, (4, 16, 16, 16))
+    noise = sample_noise(5, (4, 16, 16, 16))
     assert noise.shape == (1, 4, 16, 16, 16)
     assert noise.mean().item() == pytest.approx(0, abs=0.03)
     assert noise.std().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(initial_noise(5, (4, 16, 16, 16)), noise)
+    assert torch.equal(sample_noise(5, (4, 16, 16, 16)), noise)
     for other in (6, 5 + 2**32, 5 + 2**62):  # every bit of it
-        assert not torch.equal(initial_noise(other, (4, 16, 16, 16)), noise)
+        assert not torch.equal(sample_noise(other, (4, 16, 16, 16)), noise)
+
+
+def test_noise_of_a_level_is_none_that_the_sample_has_had_and_needs_none_before_it() -> None:
+    levels = torch.cat([sample_noise(5, (4, 16, 16, 16), level) for level in range(4)]).flatten(1)
+    assert torch.equal(sample_noise(5, (4, 16, 16, 16), 3).flatten(), levels[3])
+    assert torch.corrcoef(levels).sub(torch.eye(4)).abs().max() < 0.04
+    assert not torch.isin(levels[0], levels[1:].flatten()).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_stochastic_sample_is_the_same_alone_and_in_any_batch(models: Path, sampling: Sampling, batch: int) -> None:
+    config = sampling(solver="ancestral", steps=4, batch=batch)
+    engine, wanted = open_engine(models, "digest", config, "cpu"), samples(5)
+    images, labels = engine.draw(wanted)
+    assert labels is not None
+    for n, sample in enumerate(wanted):
+        assert same(engine.draw([sample]), images[n : n + 1], labels[n : n + 1])
+    order = [4, 2, 0, 1, 3]
+    assert same(engine.draw([wanted[n] for n in order]), images[order], labels[order])
+
+
+def test_the_noise_of_the_levels_reaches_the_sample(models: Path, sampling: Sampling) -> None:
+    """Euler's method is the same walk without it."""
+    drawn = [open_engine(models, "d", sampling(solver=name, steps=4), "cpu").draw(samples(1))[0] for name in STEPPING]
+    assert not np.array_equal(*drawn)
+
+
+def test_noise_of_the_levels_keeps_the_marginals_of_a_gaussian() -> None:
+    """As `Engine` adds it: the ends have the deviation of the data, and samples nothing in common."""
+
+    def gaussian(noisy: Latents, sigma: Sigma) -> Latents:
+        return noisy * 0.25 / (sigma.reshape(-1, 1, 1, 1, 1) ** 2 + 0.25)
+
+    def noise(level: int) -> Latents:
+        return torch.cat([sample_noise(seed, (2, 16, 16, 16), level) for seed in range(4)])
+
+    levels = noise_levels(SamplingConfig(steps=200, sigma_max=20, sigma_min=0.02))
+    drawn = solve_ancestral(gaussian, noise(0) * 20, levels, lambda level: noise(level + 1))
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
+    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
+    assert torch.corrcoef(drawn.flatten(1)).sub(torch.eye(4)).abs().max() < 0.06
+
+
+def test_given_levels_are_those_that_are_walked(models: Path, sampling: Sampling) -> None:
+    made = noise_levels(sampling(steps=3))[:-1].tolist()
+    base, _ = open_engine(models, "digest", sampling(steps=3), "cpu").draw(samples(2))
+    given, _ = open_engine(models, "digest", sampling(steps=9, sigmas=tuple(made)), "cpu").draw(samples(2))
+    assert np.array_equal(given, base)
+    other, _ = open_engine(models, "digest", sampling(sigmas=(made[0], 0.5, made[2])), "cpu").draw(samples(2))
+    assert not np.array_equal(other, base)
 
 
 def test_guidance_and_levels_are_part_of_the_identity(models: Path, engine: Engine, sampling: Sampling) -> None:

@@ -495,6 +495,9 @@ def test_sampling_keeps_to_the_noise_that_the_network_knows(describe: Callable[.
     for outside in (SamplingConfig(sigma_min=0.01), SamplingConfig(sigma_min=0.04, sigma_max=84.0)):
         with pytest.raises(ConfigurationError, match=r"must be in \[0\.0388, 83\.8\], the noise .* are "):
             check_sampling(outside, (low, high))
+    check_sampling(SamplingConfig(sigmas=(80.0, 1.0, 0.04)), (low, high))
+    with pytest.raises(ConfigurationError, match=r"ends of sampling\.sigmas: must be in .* are 0\.01 and 80"):
+        check_sampling(SamplingConfig(sigmas=(80.0, 0.01)), (low, high))
 
 
 # Bundles

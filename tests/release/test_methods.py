@@ -4,12 +4,13 @@ import pytest
 
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
+from meddiff_core.diffusion.solvers import SOLVERS
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.models.preconditioning import RectifiedFlow
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.study import DataConfig, Study
+from meddiff_core.study import DataConfig, SamplingConfig, Study
 
 SIDES = {"train": 6, "validation": 2, "holdout": 2}
 
@@ -61,3 +62,11 @@ def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) ->
     without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, choice)
     assert [sentence for sentence in told if sentence not in without] == [describe_choice(choice)]
     assert "after 60 steps" in " ".join(told)
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "ancestral"])
+def test_solver_and_levels_are_those_of_the_study(plan: Plan, solver: str) -> None:
+    sampling = SamplingConfig.model_validate({"solver": solver, "steps": 30, "sigmas": [40, 2.5, 0.3, 0.02]})
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=sampling)
+    text = " ".join(describe_methods(study, plan, SIDES))
+    assert f"over 4 noise levels ({7 if solver == 'heun' else 4} evaluations)" in text

@@ -1,0 +1,43 @@
+"""How much memory decoding takes, told from the network's widths before anything is decoded.
+
+A worker that finds out by trying is killed by the machine, and says nothing.
+"""
+
+import math
+
+import torch
+
+from meddiff_core.models.autoencoder import Autoencoder
+
+AMPLE_BYTES = 2**30
+"""What any machine that draws volumes can spare for one of them, beside its other workers."""
+
+
+def needs_tiles(autoencoder: Autoencoder, size: tuple[int, int, int], batch: int, device: str) -> bool:
+    """Whether volumes of a size are to be decoded in tiles.
+
+    It asks for nothing that changes while a study is drawn, such as free memory: a sample is computed in the same
+    way whenever, and beside whatever, it is drawn.
+    """
+    cpu = device == "cpu"
+    limit = AMPLE_BYTES if cpu else torch.cuda.get_device_properties(device).total_memory // 2
+    return untiled_bytes(autoencoder, size, 1 if cpu else batch) > limit
+
+
+def untiled_bytes(autoencoder: Autoencoder, size: tuple[int, int, int], batch: int = 1) -> int:
+    """Largest sum of activations that `autoencoder.decode` holds at one time, for float32 volumes (i, j, k)."""
+    shape, voxels = autoencoder.shape, math.prod(size)
+    most = 3 * shape.in_channels * voxels  # logits, probabilities, and both together with the image
+    given = shape.channels[-1]
+    for level, channels in reversed(list(enumerate(shape.channels))):
+        here = voxels // 8**level
+        most = max(most, here * _residual_values(given, channels), here * _residual_values(channels, channels))
+        if level:
+            most = max(most, here * channels * 17)  # 1 to double, 8 doubled, 8 before they are sorted
+        given = channels
+    return 4 * batch * most
+
+
+def _residual_values(given: int, channels: int) -> int:
+    """Per voxel: input, normed and activated; later input, inner result, shortcut and their sum."""
+    return max(3 * given, given + 3 * channels)

@@ -1,0 +1,66 @@
+"""`meddiff tune-solver` measures on a trained study, changes nothing in it, and prints what the study then takes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meddiff_core.artefacts import digest_tree
+from meddiff_core.evidence.tuning import Tuning
+from meddiff_core.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+Run = Callable[..., Any]
+NEW = {"tuning.json", "figures/solver.png"}
+
+
+def made(folder: Path) -> dict[str, str]:
+    """Digest by path of all but what the engines keep for themselves."""
+    engines = (".meddiff/prefect", ".meddiff/results", ".meddiff/locks", "mlruns/", "mlflow.db")
+    return {path: digest for path, digest in digest_tree(folder).items() if not path.startswith(engines)}
+
+
+@pytest.fixture(scope="module")
+def trained(meddiff: Run, new_study: Run) -> Path:
+    folder: Path = new_study("tuned")
+    for stage in ("prepare", "train"):
+        done = meddiff(stage, folder)
+        assert done.status == 0, done.err
+    return folder
+
+
+def test_a_study_without_a_denoiser_is_told_what_to_run(meddiff: Run, new_study: Run) -> None:
+    done = meddiff("tune-solver", new_study("untuned"))
+    assert done.status == 2
+    assert "denoiser must be up to date, is missing; run `meddiff train` first" in done.err
+
+
+def test_tuning_prints_what_the_study_then_takes(
+    meddiff: Run, trained: Path, write_study: Run, subjects: list[str]
+) -> None:
+    before = made(trained)
+    done = meddiff("tune-solver", trained, "--samples", 8)
+    assert (done.status, done.err.count("Traceback")) == (0, 0), done.err
+    after = made(trained)
+    assert after.keys() - before.keys() >= NEW
+    assert {path for path in before if before[path] != after[path]} == set()
+    tuning = Tuning.model_validate_json((trained / "tuning.json").read_bytes())
+    assert tuning.samples == 8
+    assert not any(subject in json.dumps(tuning.model_dump(mode="json")) for subject in subjects)
+    lines = yaml.safe_load(done.out.partition("# for study.yaml")[2])
+    write_study(trained, sampling=lines["sampling"] | {"batch": 4, "shard": 4})
+    sampling = Workspace.open(trained).study.sampling
+    assert (sampling.solver, sampling.levels) == (tuning.chosen.solver, len(tuning.chosen.sigmas))
+    done = meddiff("generate", trained)
+    assert done.status == 0, done.err
+
+
+def test_tuning_again_measures_the_same(meddiff: Run, trained: Path) -> None:
+    """Whatever settings the study has taken since."""
+    before = (trained / "tuning.json").read_bytes()
+    (trained / "tuning.json").unlink()
+    assert meddiff("tune-solver", trained, "--samples", 8).status == 0
+    assert (trained / "tuning.json").read_bytes() == before
