@@ -7,9 +7,18 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.evidence.audit import Audit, AuditInput, InternalFindings, ScreenSummary, run_audit
-from meddiff_core.evidence.features import Extractor, LatentFeatures, RandomConvFeatures
-from meddiff_core.evidence.judging import MEASURED, accepted_volumes, columns_of, count_reasons, requested_conditions
+from meddiff_core.evidence.audit import Audit, InternalFindings, run_audit
+from meddiff_core.evidence.features.latents import LatentFeatures
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import Extractor
+from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.screening.judging import (
+    MEASURED,
+    accepted_volumes,
+    columns_of,
+    count_reasons,
+    requested_conditions,
+)
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.workspace import Workspace
 from tasks.caching import task

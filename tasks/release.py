@@ -12,8 +12,8 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.ingest import discover
 from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit
-from meddiff_core.evidence.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.evidence.screening.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.models.plan import load_plan
 from meddiff_core.release.build import build_release

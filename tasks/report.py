@@ -9,7 +9,7 @@ import pandas as pd
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit, InternalFindings
-from meddiff_core.evidence.judging import accepted_volumes
+from meddiff_core.evidence.screening.judging import accepted_volumes
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.images import to_stored

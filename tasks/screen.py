@@ -8,12 +8,13 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file, writing_folder
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.evidence.copies import all_keys_of, keys_of
-from meddiff_core.evidence.features import RandomConvFeatures, extract
-from meddiff_core.evidence.judging import judge_shards, reject_duplicates
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.reconstructed import Reconstructed
-from meddiff_core.evidence.screening import Reference, ReferenceArrays, fit_reference, save_reference
+from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
+from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
+from meddiff_core.evidence.screening.judging import judge_shards, reject_duplicates
+from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.tables import write_parquet

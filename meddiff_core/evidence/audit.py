@@ -4,17 +4,29 @@ The sealed holdout is opened here, for the first time. What comes out is two thi
 that a release may carry, and `InternalFindings` that name rows of the training set and never leave the study.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from meddiff_core.contract import Condition, Contract, Frozen
-from meddiff_core.data.split import Side
+from meddiff_core.contract import Frozen
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
-from meddiff_core.evidence.comparison import (
+from meddiff_core.evidence.features.records import extract
+from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of
+from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.measurements import measure_all
+from meddiff_core.evidence.privacy.copy_evidence import (
+    CopyEvidence,
+    View,
+    copy_evidence,
+    distinct_metric,
+    feature_view,
+    voxel_view,
+)
+from meddiff_core.evidence.privacy.planting import PlantedCopies, caught_by_disguise, plant_copies
+from meddiff_core.evidence.quality.comparison import (
     Drawing,
     Sides,
     appearance_metrics,
@@ -24,22 +36,9 @@ from meddiff_core.evidence.comparison import (
     volume_metrics,
     volumes_of,
 )
-from meddiff_core.evidence.copy_evidence import (
-    CopyEvidence,
-    View,
-    copy_evidence,
-    distinct_metric,
-    feature_view,
-    voxel_view,
-)
-from meddiff_core.evidence.distances import fit_projection
-from meddiff_core.evidence.features import Extractor, extract
-from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of
-from meddiff_core.evidence.intervals import Estimate, from_count
-from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.planting import PlantedCopies, caught_by_disguise, plant_copies
-from meddiff_core.evidence.similarity import ms_ssim_pairs
-from meddiff_core.study import AuditConfig
+from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
+from meddiff_core.evidence.section import Curve, Section, Table
 from meddiff_core.types import Progress, Volumes
 
 FEWEST_VOLUMES = 8
@@ -59,41 +58,9 @@ CAVEATS = (
 )
 
 
-@runtime_checkable
-class AuditData(Protocol):
-    """The real data set."""
-
-    def volumes(self, side: Side) -> Volumes:
-        """The stored volumes of one side."""
-
-    def subjects(self, side: Side) -> list[str]:
-        """Whose each of them is."""
-
-
-class ScreenSummary(Frozen):
-    """What screening did, in counts."""
-
-    candidates: int
-    accepted: int
-    reasons: dict[str, int]
-    """Rejected candidates per kind of reason."""
-
-
-@dataclass(frozen=True)
-class AuditInput:
-    """What is audited, and how."""
-
-    dataset: AuditData
-    contract: Contract
-    accepted: Volumes
-    requested: Sequence[Condition]
-    measured: Sequence[Mapping[str, float]]
-    sample_ids: Sequence[str]
-    """These three have one entry per accepted volume, in its order."""
-    extractors: Sequence[Extractor]
-    screen: ScreenSummary
-    config: AuditConfig
-    seed: int = 0
+Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]
+PARTS: tuple[Part, ...] = ()
+"""What is measured beside features, copies and diversity, in the order of the report."""
 
 
 class Audit(Frozen):
@@ -112,6 +79,10 @@ class Audit(Frozen):
     power_by_disguise: dict[str, float]
     """Share of planted copies caught."""
     histograms: tuple[Histogram, ...]
+    tables: tuple[Table, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    statements: tuple[str, ...] = ()
+    """Plain sentences on what was found, and on what could not be measured."""
     screen: ScreenSummary
     caveats: tuple[str, ...]
 
@@ -157,7 +128,13 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     anatomy = yield from _anatomy(audit, train, holdout, drawing)
     screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
     distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
-    metrics = (*evidence.metrics, distinct, *features.metrics, *diversity, *anatomy.metrics, _accepted_metric(screened))
+    sections = []
+    for part in PARTS:
+        sections.append((yield from part(audit, drawing)))
+    metrics = (
+        *evidence.metrics, distinct, *features.metrics, *diversity, *anatomy.metrics,
+        *(metric for section in sections for metric in section.metrics), _accepted_metric(screened),
+    )  # fmt: skip
     result = Audit(
         preset=audit.config.preset,
         confidence=drawing.confidence,
@@ -167,7 +144,10 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         gates=apply_gates(metrics, audit.config),
         flagged=tuple(audit.sample_ids[row] for row in evidence.result.flagged),
         power_by_disguise=caught_by_disguise(planted, evidence.planted < evidence.result.threshold),
-        histograms=anatomy.histograms,
+        histograms=(*anatomy.histograms, *(found for section in sections for found in section.histograms)),
+        tables=tuple(table for section in sections for table in section.tables),
+        curves=tuple(curve for section in sections for curve in section.curves),
+        statements=tuple(said for section in sections for said in section.statements),
         screen=audit.screen,
         caveats=CAVEATS,
     )

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from meddiff_core.diffusion.choice import Judgement
 from meddiff_core.errors import TrainingFailed
-from meddiff_core.evidence.distances import kernel_distance
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.evidence.quality.distances import kernel_distance
 from meddiff_core.models.denoiser import LatentScale
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.randomness import generator_for

@@ -19,9 +19,9 @@ from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, DenoisedAt, evaluations
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.distances import kernel_interval
 from meddiff_core.evidence.intervals import Estimate, Matrix
 from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.denoiser import Denoiser

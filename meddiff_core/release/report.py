@@ -14,7 +14,7 @@ import pandas as pd
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
-from meddiff_core.evidence.judging import EXTRAPOLATED
+from meddiff_core.evidence.screening.judging import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent

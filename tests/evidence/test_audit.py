@@ -7,10 +7,12 @@ import pytest
 from torch.nn import functional
 
 from meddiff_core.errors import DataRefused
-from meddiff_core.evidence.audit import Audit, AuditInput, InternalFindings, ScreenSummary, run_audit
-from meddiff_core.evidence.features import LatentFeatures, RandomConvFeatures
+from meddiff_core.evidence.audit import Audit, InternalFindings, run_audit
+from meddiff_core.evidence.features.latents import LatentFeatures
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.planting import PlantedCopies
+from meddiff_core.evidence.privacy.planting import PlantedCopies
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Volumes
 

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save
 from meddiff_core.artefacts import write_bytes, write_json
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
-from meddiff_core.evidence.copies import nearest_voxels, to_length_one
-from meddiff_core.evidence.distances import fit_projection
-from meddiff_core.evidence.features import Features, require_same_extractor
+from meddiff_core.evidence.features.records import Features, require_same_extractor
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.evidence.privacy.copies import nearest_voxels, to_length_one
+from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import FloatArray
 

@@ -12,9 +12,12 @@ import torch
 
 from meddiff_core.contract import ContinuousCondition, Contract
 from meddiff_core.data.store import create_store, create_volumes
-from meddiff_core.evidence.copies import all_keys_of, keys_of
-from meddiff_core.evidence.features import RandomConvFeatures, extract
-from meddiff_core.evidence.judging import (
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import extract
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
+from meddiff_core.evidence.screening.bounds import fit_reference, save_reference
+from meddiff_core.evidence.screening.judging import (
     DUPLICATE,
     EXTRAPOLATED,
     MEASURED,
@@ -29,9 +32,7 @@ from meddiff_core.evidence.judging import (
     reject_duplicates,
     requested_conditions,
 )
-from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.reconstructed import Reconstructed
-from meddiff_core.evidence.screening import fit_reference, save_reference
+from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images, to_stored

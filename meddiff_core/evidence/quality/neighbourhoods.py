@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from meddiff_core.evidence.distances import Statistic
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.evidence.quality.distances import Statistic
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from meddiff_core.evidence.distances import (
+from meddiff_core.evidence.features.records import Features
+from meddiff_core.evidence.quality.distances import (
     estimate,
     fit_projection,
     frechet_distance,
@@ -15,7 +16,6 @@ from meddiff_core.evidence.distances import (
     ratio_to_floor,
     real_floor,
 )
-from meddiff_core.evidence.features import Features
 
 
 def normal(n, d, seed, shift=0.0):

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.contract import Condition, Contract
-from meddiff_core.evidence.copies import keys_of, voxel_keys
-from meddiff_core.evidence.features import RandomConvFeatures
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.screening import judge, load_reference, near_duplicates
+from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
+from meddiff_core.evidence.screening.bounds import judge, load_reference, near_duplicates
 from meddiff_core.generation.region import is_extrapolated
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.generation.shards import Candidates

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
-from meddiff_core.evidence.comparison import Drawing
-from meddiff_core.evidence.copies import (
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
+from meddiff_core.evidence.privacy.copies import (
     CopyResult,
     Neighbours,
     closer_to_train,
@@ -25,10 +26,9 @@ from meddiff_core.evidence.copies import (
     nearest,
     nearest_voxels,
 )
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
-from meddiff_core.evidence.planting import PlantedCopies
-from meddiff_core.evidence.screening import near_duplicates, smallest_distance
+from meddiff_core.evidence.privacy.planting import PlantedCopies
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.screening.bounds import near_duplicates, smallest_distance
 from meddiff_core.types import Progress, Volumes
 
 ALPHA = 0.05

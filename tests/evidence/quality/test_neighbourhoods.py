@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.neighbourhoods import neighbourhood_size, neighbourhoods
+from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size, neighbourhoods
 
 
 def normal(n, seed, shift=0.0):

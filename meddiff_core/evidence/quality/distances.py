@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meddiff_core.evidence.features import Features
+from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.intervals import magnitude
-from meddiff_core.evidence.similarity import (
+from meddiff_core.evidence.quality.similarity import (
     PairSimilarity,
     _random_pairs,
     _scale_weights,

@@ -11,7 +11,11 @@ import numpy as np
 from scipy import stats
 
 from meddiff_core.contract import Condition, ContinuousCondition, Contract
-from meddiff_core.evidence.distances import (
+from meddiff_core.evidence.features.records import Features
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
+from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.evidence.quality.distances import (
     Statistic,
     estimate,
     fit_projection,
@@ -20,13 +24,9 @@ from meddiff_core.evidence.distances import (
     ratio_to_floor,
     real_floor,
 )
-from meddiff_core.evidence.features import Features
-from meddiff_core.evidence.fidelity import fidelity
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
-from meddiff_core.evidence.measurements import MEASURED_VOLUME
-from meddiff_core.evidence.neighbourhoods import neighbourhood_size, neighbourhood_statistic
-from meddiff_core.evidence.similarity import PairSimilarity, mean_similarity, similarity_gap
+from meddiff_core.evidence.quality.fidelity import fidelity
+from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size, neighbourhood_statistic
+from meddiff_core.evidence.quality.similarity import PairSimilarity, mean_similarity, similarity_gap
 
 LARGEST_SAMPLE = 500
 """Volumes per side of one comparison; more makes it slower, not clearer."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meddiff_core.evidence.fidelity import fidelity
+from meddiff_core.evidence.quality.fidelity import fidelity
 
 
 def test_agrees_with_scipy():

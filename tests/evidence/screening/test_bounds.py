@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from meddiff_core.errors import IntegrityError
-from meddiff_core.evidence.copies import voxel_key, voxel_keys
-from meddiff_core.evidence.features import Features, RandomConvFeatures, extract
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import Features, extract
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.screening import (
+from meddiff_core.evidence.privacy.copies import voxel_key, voxel_keys
+from meddiff_core.evidence.screening.bounds import (
     fit_reference,
     judge,
     load_reference,

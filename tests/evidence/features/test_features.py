@@ -5,14 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from meddiff_core.evidence.distances import fit_projection
-from meddiff_core.evidence.features import (
-    Features,
-    LatentFeatures,
-    RandomConvFeatures,
-    extract,
-    require_same_extractor,
-)
+from meddiff_core.evidence.features.latents import LatentFeatures
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import Features, extract, require_same_extractor
+from meddiff_core.evidence.quality.distances import fit_projection
 
 
 def latents(contract, digest="ae"):

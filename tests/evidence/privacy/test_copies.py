@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.copies import (
+from meddiff_core.evidence.privacy.copies import (
     closer_to_train,
     combined_score,
     copy_test,
@@ -16,7 +16,7 @@ from meddiff_core.evidence.copies import (
     voxel_key,
     voxel_keys,
 )
-from meddiff_core.evidence.planting import DISGUISES, PlantedCopies, caught_by_disguise, plant_copies
+from meddiff_core.evidence.privacy.planting import DISGUISES, PlantedCopies, caught_by_disguise, plant_copies
 
 
 def normal(n, seed, d=16):

@@ -1,0 +1,30 @@
+"""Features from the autoencoder of the study itself, on a coarse grid."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional
+
+from meddiff_core.artefacts import digest_of
+from meddiff_core.contract import Contract
+from meddiff_core.models.images import load_images
+from meddiff_core.types import FloatArray, Images, Latents, Volumes
+
+
+class LatentFeatures:
+    """Posterior means of the study's autoencoder, averaged onto a coarse grid."""
+
+    name = "latents"
+
+    def __init__(self, encode: Callable[[Images], Latents], digest: str, contract: Contract, grid: int = 4) -> None:
+        self.encode = encode
+        self.contract = contract
+        self.grid = grid
+        self.digest = digest_of({"latents": digest, "grid": grid})
+
+    @torch.no_grad()
+    def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:
+        """(n, z * cells), with at most `grid` cells along each axis."""
+        latents = self.encode(load_images(volumes, indices, self.contract)).float()
+        i, j, k = (min(self.grid, side) for side in latents.shape[2:])
+        return functional.adaptive_avg_pool3d(latents, (i, j, k)).flatten(1).cpu().numpy()

@@ -1,0 +1,68 @@
+"""What is audited: the cohort, the real sides, the models, and how it is to be judged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from meddiff_core.contract import Condition, Contract, Frozen
+from meddiff_core.data.split import Side
+from meddiff_core.evidence.features.records import Extractor
+from meddiff_core.study import AuditConfig
+from meddiff_core.types import Volumes
+
+
+@runtime_checkable
+class AuditData(Protocol):
+    """The real data set."""
+
+    def volumes(self, side: Side) -> Volumes:
+        """The stored volumes of one side."""
+
+    def subjects(self, side: Side) -> list[str]:
+        """Whose each of them is."""
+
+    def conditions(self, side: Side) -> list[Condition]:
+        """The covariates of each of them."""
+
+
+class ScreenSummary(Frozen):
+    """What screening did, in counts."""
+
+    candidates: int
+    accepted: int
+    reasons: dict[str, int]
+    """Rejected candidates per kind of reason."""
+
+
+@dataclass(frozen=True)
+class FirstDraw:
+    """The first attempt at each volume of the cohort: what it would be without a screen."""
+
+    volumes: Volumes
+    accepted: Sequence[bool]
+    requested: Sequence[Condition]
+    measured: Sequence[Mapping[str, float]]
+    """These have one entry per volume, in its order."""
+
+
+@dataclass(frozen=True)
+class AuditInput:
+    """What is audited, and how."""
+
+    dataset: AuditData
+    contract: Contract
+    accepted: Volumes
+    requested: Sequence[Condition]
+    measured: Sequence[Mapping[str, float]]
+    sample_ids: Sequence[str]
+    """These three have one entry per accepted volume, in its order."""
+    extractors: Sequence[Extractor]
+    screen: ScreenSummary
+    config: AuditConfig
+    first_draw: FirstDraw | None = None
+    """What screening saw first; None where it is not kept."""
+    models: Path | None = None
+    """Folder of the checkpoints `autoencoder` and `denoiser`; None where only volumes are at hand."""
+    device: str = "cpu"
+    seed: int = 0
