@@ -8,12 +8,21 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from meddiff_core.errors import ConfigurationError
 
@@ -342,6 +351,9 @@ class ScreenConfig(Config):
     """Share of training volumes outside each bound on each side, before the margin."""
     margin: Annotated[float, Field(ge=0)] = 0.25
     """Widening of each bound, as a share of the range between them."""
+    outliers: bool = True
+    """Also reject volumes that the denoiser brings back worse from noise than training volumes: three evaluations a
+    volume."""
     budget: Annotated[float, Field(ge=1)] = 3.0
     """Most candidates per wanted volume before the shortfall is reported."""
 
@@ -350,11 +362,14 @@ class GateConfig(Config):
     """One condition for a release: the bound of the confidence interval that hurts must pass."""
 
     metric: str
-    """Name of a metric of the audit."""
+    """Name of a metric of the audit; one that ends in `:*` stands for every metric that begins so."""
     max: float | None = None
     """The upper confidence bound must not exceed this."""
     min: float | None = None
     """The lower confidence bound must not fall below this."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Of the bound; at most `audit.confidence`, at which intervals are drawn, and by normal approximation below it.
+    Null: that one."""
 
     @model_validator(mode="after")
     def _one_direction(self) -> "GateConfig":
@@ -364,17 +379,96 @@ class GateConfig(Config):
         return self
 
 
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class WaiverConfig(Config):
+    """A failed gate that a person answers for. It is printed on the card."""
+
+    metric: Words
+    """The gate, by the name that the audit gave it."""
+    name: Words
+    """Who answers for it."""
+    reason: Words
+    """Why the cohort may leave all the same."""
+
+
+PRIVACY_METRICS = (
+    "copies_*", "copy_*", "power*", "oracle_*", "closer_*", "nndr*", "authenticity*", "membership_*", "covariates_*",
+    "exact_*", "privacy_*",
+)  # fmt: skip
+"""Patterns of the metrics that privacy gates look at."""
+NEVER_WAIVED = ("copy_power*", "power*")
+"""Gates that nobody may waive: a search that would not have found copies has found none."""
+
+
+ExtractorNetwork = Literal["resnet10", "resnet18", "resnet50"]
+
+
+class UtilityConfig(Config):
+    """How usefulness is measured: networks and predictors trained on real, on synthetic and on both, tested on the
+    holdout."""
+
+    effort: Literal["full", "quick", "none"] | None = None
+    """`full`: three seeds, and half, just and twice as many synthetic volumes as real ones: 21 trainings of a small
+    segmentation network, about 10 minutes on two cores. `quick`: one seed, as many synthetic volumes as real ones,
+    half the steps: 3 trainings. Null: `quick` for the preset `trial`, `full` for the others."""
+    seeds: Count | None = None
+    """Trainings of each kind. Null: by the effort."""
+    steps: Count | None = None
+    """Steps of every training, whatever its volumes. Null: 3 for each real training volume, between 150 and 600; half
+    of it for `quick`."""
+    mirror: bool = False
+    """Whether the segmentation may see training volumes mirrored left to right. Not where a label group is of one
+    side."""
+
+
 class AuditConfig(Config):
     """What is measured, and what a release must reach."""
 
     preset: Literal["strict", "research", "trial"] = "research"
     """Gates to start from; the card of a release names the preset. `trial` is for phantoms and first attempts."""
     gates: list[GateConfig] = []
-    """Gates that replace those of the same metric in the preset, or are added."""
+    """Gates that replace those of the same metric in the preset, or are added; the card shows both thresholds."""
+    waivers: list[WaiverConfig] = []
+    """Failed gates that are let pass: `[{metric: ms_ssim_gap, name: A. Person, reason: ...}]`, one for each gate. The
+    card prints them. Not `copy_power`, and under `strict` no privacy gate."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of all intervals."""
     repeats: Count = 200
     """Bootstrap draws and equal-size subsamples per metric."""
+    utility: UtilityConfig = UtilityConfig()
+    """Whether the synthetic volumes can stand in for real ones."""
+    extractor: ExtractorNetwork | None = None
+    """Network of your own for one more set of features: `resnet10` and `resnet18` are 3D (MedicalNet), `resnet50` is
+    2D and sees slices in three planes (RadImageNet, ImageNet). Null: none."""
+    extractor_weights: str | None = None
+    """Its weights: a safetensors or torch file that holds tensors alone. Relative to this file."""
+
+    @model_validator(mode="after")
+    def _extractor_has_weights(self) -> "AuditConfig":
+        if (self.extractor is None) != (self.extractor_weights is None):
+            lacking = "extractor_weights" if self.extractor else "extractor"
+            raise ValueError(f"extractor and extractor_weights must be given together, {lacking} is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _intervals_reach(self) -> "AuditConfig":
+        for gate in self.gates:
+            if gate.confidence is not None and gate.confidence > self.confidence:
+                limit = f"audit.confidence, {self.confidence:g}, at which intervals are drawn"
+                raise ValueError(f"confidence of gate {gate.metric} must be at most {limit}; is {gate.confidence:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _may_be_waived(self) -> "AuditConfig":
+        names = [waiver.metric for waiver in self.waivers]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"waivers must name each gate once, {twice} has {names.count(twice)}")
+        barred = NEVER_WAIVED + (PRIVACY_METRICS if self.preset == "strict" else ())
+        if wrong := next((name for name in names if any(fnmatchcase(name, pattern) for pattern in barred)), None):
+            raise ValueError(f"waivers must not name {wrong}: under preset {self.preset} that gate cannot be waived")
+        return self
 
 
 class ReleaseConfig(Config):

@@ -134,13 +134,16 @@ CHAIN: dict[str, Artefact] = {
         lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.study.sampling, "requests": w.requests_digest()},
     ),
     "reference": Artefact(
-        "screen", "reference", ("dataset", "autoencoder"), lambda w: {"study.screen": w.study.screen}
+        "screen", "reference", ("dataset", "autoencoder", "denoiser"), lambda w: {"study.screen": w.study.screen}
     ),
     "verdicts": Artefact(
         "screen", "verdicts.parquet", ("candidates", "reference"), lambda w: {"study.screen": w.study.screen}
     ),
     "audit": Artefact(
-        "audit", "audit", ("dataset", "autoencoder", "verdicts"), lambda w: {"study.audit": w.study.audit}
+        "audit",
+        "audit",
+        ("dataset", "autoencoder", "verdicts"),
+        lambda w: {"study.audit": w.study.audit, **w.extractor_digest()},
     ),
     "release": Artefact(
         "release",
@@ -194,6 +197,16 @@ class Workspace:
         table = self.study.cohort.requests
         path = self.folder / table if table else None
         return digest_file(path) if path is not None and path.is_file() else None
+
+    def extractor_digest(self) -> dict[str, str]:
+        """Of the weights that the user brings for the audit's features, if any."""
+        path = self.extractor_weights()
+        return {} if path is None else {"extractor_weights": digest_file(path) if path.is_file() else "missing"}
+
+    def extractor_weights(self) -> Path | None:
+        """Where those weights lie."""
+        weights = self.study.audit.extractor_weights
+        return None if weights is None else self.folder / weights
 
     def inputs(self, name: str, scans: str | None = None) -> dict[str, str]:
         """Digest of everything that an artefact is made from today.

@@ -8,10 +8,8 @@ import pandas as pd
 from meddiff_core.artefacts import digest_file, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.audit import Audit, InternalFindings, run_audit
-from meddiff_core.evidence.features.latents import LatentFeatures
-from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import Extractor
-from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
+from meddiff_core.evidence.screening.bounds import load_reference
 from meddiff_core.evidence.screening.judging import (
     MEASURED,
     accepted_volumes,
@@ -19,10 +17,12 @@ from meddiff_core.evidence.screening.judging import (
     count_reasons,
     requested_conditions,
 )
-from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.generation.shards import Candidates
+from meddiff_core.types import Mapper
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
-from tasks.device import choose_device
+from tasks.cluster import open_mapper
+from tasks.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
 from tasks.progress import show
 from tasks.tracking import log_file, log_measurements
 
@@ -31,37 +31,58 @@ from tasks.tracking import log_file, log_measurements
 def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
     """Quality, fidelity and privacy of the accepted volumes, with gates."""
     workspace = Workspace.open(folder)
-    audit, findings = show(run_audit(_gather(workspace)))
+    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+        audit, findings = show(run_audit(_gather(workspace, mapper)))
     with writing_folder(workspace.path("audit")) as partial:
         write_json(partial / "audit.json", audit)
         write_json(partial / "findings.json", findings)
     log_measurements({f"audit/{metric.name}": metric.value for metric in audit.metrics})
     log_file(workspace.path("audit") / "audit.json")
-    failed = [gate.metric for gate in audit.gates if not gate.passed]
-    summary = {"gates": len(audit.gates), "failed": len(failed), "flagged": len(audit.flagged)}
+    summary = {
+        "gates": len(audit.gates),
+        "failed": sum(gate.holds_back for gate in audit.gates),
+        "waived": sum(gate.waiver is not None for gate in audit.gates),
+        "flagged": len(audit.flagged),
+    }
     return {"digest": digest_file(workspace.path("audit") / "audit.json"), "summary": summary}
 
 
-def _gather(workspace: Workspace) -> AuditInput:
-    dataset, verdicts = Dataset.open(workspace.folder), pd.read_parquet(workspace.path("verdicts"))
+def _gather(workspace: Workspace, mapper: Mapper) -> AuditInput:
+    opened, verdicts = Dataset.open(workspace.folder), pd.read_parquet(workspace.path("verdicts"))
+    dataset, contract = KeptDataset(opened), opened.contract
     accepted = verdicts[verdicts["accepted"]]
-    network, contract = load_autoencoder(workspace.path("autoencoder"), choose_device(workspace.study.runtime.device))
-    autoencoder = workspace.inputs("latents")["autoencoder"]
-    extractors: list[Extractor] = [
-        RandomConvFeatures(contract),
-        LatentFeatures(lambda images: network.encode(images)[0], autoencoder, contract),
-    ]
+    searched = copy_extractors(workspace, dataset, contract, mapper)
     return AuditInput(
         dataset=dataset,
         contract=contract,
-        accepted=accepted_volumes(verdicts, workspace.path("candidates")),
+        accepted=kept_cohort(workspace, "accepted", accepted_volumes(verdicts, workspace.path("candidates"))),
         requested=requested_conditions(accepted),
         measured=columns_of(accepted, MEASURED),
         sample_ids=list(accepted["sample_id"]),
-        extractors=extractors,
-        screen=ScreenSummary(candidates=len(verdicts), accepted=len(accepted), reasons=count_reasons(verdicts)),
+        extractors=set_extractors(workspace, contract, mapper),
+        screen=ScreenSummary(
+            candidates=len(verdicts),
+            accepted=len(accepted),
+            reasons=count_reasons(verdicts),
+            real=load_reference(workspace.path("reference"))[0].real,
+        ),
         config=workspace.study.audit,
         seed=workspace.study.seed,
+        copy_extractors=searched,
+        first_draw=_first_draw(verdicts, workspace),
+    )
+
+
+def _first_draw(verdicts: pd.DataFrame, workspace: Workspace) -> FirstDraw:
+    """What was drawn first for each place of the cohort, accepted or not."""
+    first = verdicts[verdicts["attempt"] == 0]
+    volumes = Candidates(workspace.path("candidates"), list(zip(first["shard"], first["position"], strict=True)))
+    return FirstDraw(
+        volumes=kept_cohort(workspace, "first-draw", volumes),
+        sample_ids=list(first["sample_id"]),
+        accepted=list(first["accepted"]),
+        requested=requested_conditions(first),
+        measured=columns_of(first, MEASURED),
     )
 
 

@@ -36,7 +36,7 @@ DRAWN_AGAIN = 3
 
 @task(retries=0)
 def package_release(folder: Path, *, key: str) -> dict[str, Any]:
-    """Write the release, unless a gate failed."""
+    """Write the release, unless a gate holds it back."""
     workspace = Workspace.open(folder)
     audit, _ = read_audit(workspace)
     content = _content(workspace, audit)
@@ -76,15 +76,26 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,
+        tables=audit.tables,
+        curves=audit.curves,
+        statements=audit.statements,
         methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), choice),
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
-        preset=audit.preset + (" with gates changed by the study" if study.audit.gates else ""),
+        preset=_preset(audit, changed=bool(study.audit.gates)),
         counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
         choice=choice,
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells),
         cells=cells,
+    )
+
+
+def _preset(audit: Audit, changed: bool) -> str:
+    """Name of the preset, with what was changed of it."""
+    waived = sum(gate.waiver is not None for gate in audit.gates)
+    return f"{audit.preset}{' with gates changed by the study' if changed else ''}" + (
+        f"; {waived} failed and waived" if waived else ""
     )
 
 

@@ -46,6 +46,9 @@ def write_report(workspace: Workspace) -> Path:
         cells=design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]),
         gates=audit.gates,
         metrics=audit.metrics,
+        tables=audit.tables,
+        evidence_curves=audit.curves,
+        statements=audit.statements,
     )
     write_internal_report(path, content)
     return path

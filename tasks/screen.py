@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from meddiff_core.artefacts import digest_file, writing_folder
+from meddiff_core.artefacts import digest_file, digest_of, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
@@ -14,14 +14,16 @@ from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
 from meddiff_core.evidence.screening.judging import judge_shards, reject_duplicates
+from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.tables import write_parquet
-from meddiff_core.types import Progress
+from meddiff_core.types import Progress, Volumes
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import open_mapper
+from tasks.device import choose_device
 from tasks.generate import design_of, draw_shards, shards_of
 from tasks.progress import say, show
 
@@ -59,7 +61,26 @@ def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, Ref
         workspace.study.screen,
         copied_features,
         dataset.subjects("train"),
+        (yield from _denoise(workspace, train, copies, validation)) if workspace.study.screen.outliers else None,
     )
+
+
+def _denoise(
+    workspace: Workspace, train: Volumes, copies: Volumes, validation: Volumes
+) -> Generator[Progress, None, DenoisingErrors]:
+    """How well the denoiser brings real volumes back from noise."""
+    probe = open_probe(_models(workspace))
+    return DenoisingErrors(
+        train=(yield from probe.all_errors("train", train, MOST_FITTED)),
+        reconstructed=(yield from probe.all_errors("reconstructions", copies, MOST_FITTED)),
+        validation=(yield from probe.all_errors("validation", validation)),
+    )
+
+
+def _models(workspace: Workspace) -> Models:
+    inputs = workspace.inputs("reference")
+    digest = digest_of([inputs["autoencoder"], inputs["denoiser"]])
+    return Models(workspace.folder / "models", digest, choose_device(workspace.study.runtime.device))
 
 
 @task()
@@ -91,5 +112,6 @@ def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
 
 def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:
     contract = Dataset.open(workspace.folder).contract
+    candidates, reference = workspace.path("candidates"), workspace.path("reference")
     with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-        return show(judge_shards(shards, workspace.path("candidates"), workspace.path("reference"), contract, mapper))
+        return show(judge_shards(shards, candidates, reference, contract, mapper, _models(workspace)))

@@ -7,51 +7,34 @@ that a release may carry, and `InternalFindings` that name rows of the training 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import DataRefused
-from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
-from meddiff_core.evidence.features.records import extract
-from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of
+from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.evidence.features.records import Features, extract
+from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Estimate, from_count
-from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.privacy.copy_evidence import (
-    CopyEvidence,
-    View,
-    copy_evidence,
-    distinct_metric,
-    feature_view,
-    voxel_view,
-)
-from meddiff_core.evidence.privacy.planting import PlantedCopies, caught_by_disguise, plant_copies
-from meddiff_core.evidence.quality.comparison import (
-    Drawing,
-    Sides,
-    appearance_metrics,
-    feature_metrics,
-    fidelity_metrics,
-    similarity_metrics,
-    volume_metrics,
-    volumes_of,
-)
-from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
+from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
+from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.drift import subgroups_and_drift
+from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
+from meddiff_core.evidence.screening.expected import expected_rejections
 from meddiff_core.evidence.section import Curve, Section, Table
+from meddiff_core.evidence.utility.usefulness import utility
 from meddiff_core.types import Progress, Volumes
 
 FEWEST_VOLUMES = 8
 """Of each set, below which no interval means anything."""
-MOST_PLANTED = 140
-"""Planted copies: enough that all of them caught puts the lower bound at 0.97."""
 MOST_PAIRS = 100
 """Pairs per set for MS-SSIM."""
 CAVEATS = (
     "Passing the copy test is necessary and not sufficient: it is no proof of anonymity, and membership may still "
     "be inferred.",
-    "Copies are searched as whole volumes, flipped, shifted by a voxel, blurred, noisy or with other intensities. "
-    "Copies of a part, and mixtures of two volumes, may go unseen.",
+    "Copies are searched as whole volumes and as halves, flipped, shifted by a voxel, blurred, noisy or with other "
+    "intensities. Copies of a smaller part, volumes that were turned or warped, and mixtures of several volumes may go "
+    "unseen.",
     "Distances depend on the extractor and on the sizes: compare them with the floor beside them, not with other "
     "studies.",
     "There is no formal guarantee of differential privacy.",
@@ -59,7 +42,9 @@ CAVEATS = (
 
 
 Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (
+    appearance_and_anatomy, fidelity_of_labels, subgroups_and_drift, utility, expected_rejections,
+)  # fmt: skip
 """What is measured beside features, copies and diversity, in the order of the report."""
 
 
@@ -91,6 +76,11 @@ class Audit(Frozen):
         """Whether every gate passed."""
         return all(gate.passed for gate in self.gates)
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether every gate passed, or a person answers for it."""
+        return not any(gate.holds_back for gate in self.gates)
+
 
 class SuspectedCopy(Frozen):
     """A flagged volume and the training volume that it resembles."""
@@ -120,34 +110,35 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     sizes = {"train": len(train), "holdout": len(holdout), "synthetic": len(audit.accepted)}
     _require_volumes(sizes)
     drawing = Drawing(audit.config.repeats, audit.config.confidence, audit.seed)
-    planted = plant_copies(train, MOST_PLANTED, audit.contract, audit.seed)
-    features = yield from _compare_features(audit, train, holdout, planted, drawing)
-    voxels = yield from voxel_view(audit.accepted, train, holdout, planted, audit.contract)
-    evidence = copy_evidence([voxels, *features.views], sizes, drawing)
+    features = yield from _compare_features(audit, train, holdout, drawing)
+    evidence = yield from find_copies(audit, features.known, drawing)
     diversity = yield from _diversity(audit, train, holdout, drawing)
-    anatomy = yield from _anatomy(audit, train, holdout, drawing)
     screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
     distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
-    sections = []
+    sections = [evidence.section]
     for part in PARTS:
         sections.append((yield from part(audit, drawing)))
     metrics = (
-        *evidence.metrics, distinct, *features.metrics, *diversity, *anatomy.metrics,
+        distinct, *features.metrics, *diversity,
         *(metric for section in sections for metric in section.metrics), _accepted_metric(screened),
     )  # fmt: skip
+    gates = apply_gates(metrics, audit.config, sizes)
     result = Audit(
         preset=audit.config.preset,
         confidence=drawing.confidence,
         sizes=sizes,
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
         metrics=metrics,
-        gates=apply_gates(metrics, audit.config),
+        gates=gates,
         flagged=tuple(audit.sample_ids[row] for row in evidence.result.flagged),
-        power_by_disguise=caught_by_disguise(planted, evidence.planted < evidence.result.threshold),
-        histograms=(*anatomy.histograms, *(found for section in sections for found in section.histograms)),
+        power_by_disguise=evidence.power_by_disguise,
+        histograms=tuple(found for section in sections for found in section.histograms),
         tables=tuple(table for section in sections for table in section.tables),
         curves=tuple(curve for section in sections for curve in section.curves),
-        statements=tuple(said for section in sections for said in section.statements),
+        statements=(
+            *unused_waivers(gates, audit.config),
+            *(said for section in sections for said in section.statements),
+        ),
         screen=audit.screen,
         caveats=CAVEATS,
     )
@@ -170,26 +161,24 @@ def _accepted_metric(share: Estimate) -> Metric:
 @dataclass(frozen=True)
 class _FeatureEvidence:
     metrics: list[Metric]
-    views: list[View]
+    known: dict[str, dict[str, Features]]
+    """What was extracted, by digest of the extractor and by set."""
 
 
 def _compare_features(
-    audit: AuditInput, train: Volumes, holdout: Volumes, planted: PlantedCopies, drawing: Drawing
+    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
 ) -> Generator[Progress, None, _FeatureEvidence]:
     metrics: list[Metric] = []
-    views = []
+    known = {}
     for extractor in audit.extractors:
         sides = Sides(
             synthetic=(yield from extract(extractor, audit.accepted)),
             train=(yield from extract(extractor, train)),
             holdout=(yield from extract(extractor, holdout)),
         )
-        disguised = yield from extract(extractor, planted)
-        scale = fit_projection(sides.train, 1).standardise
-        rows = [scale(side) for side in (sides.synthetic, sides.train, sides.holdout, disguised)]
         metrics += feature_metrics(sides, drawing)
-        views.append(feature_view(extractor.name, *rows))
-    return _FeatureEvidence(metrics, views)
+        known[extractor.digest] = {"synthetic": sides.synthetic, "train": sides.train, "holdout": sides.holdout}
+    return _FeatureEvidence(metrics, known)
 
 
 def _diversity(
@@ -199,32 +188,6 @@ def _diversity(
     for volumes in (audit.accepted, train, holdout):
         pairs.append((yield from ms_ssim_pairs(volumes, MOST_PAIRS, audit.seed, audit.contract)))
     return similarity_metrics(pairs[0], pairs[1], pairs[2], drawing)
-
-
-@dataclass(frozen=True)
-class _Anatomy:
-    metrics: list[Metric]
-    histograms: tuple[Histogram, ...]
-
-
-def _anatomy(
-    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
-) -> Generator[Progress, None, _Anatomy]:
-    real = yield from measure_all("measure train", train, audit.contract)
-    held = yield from measure_all("measure holdout", holdout, audit.contract)
-    metrics = volume_metrics(audit.measured, real, held, audit.contract, drawing)
-    metrics += appearance_metrics(audit.measured, real, held, drawing)
-    metrics += fidelity_metrics(audit.requested, audit.measured, audit.contract, drawing)
-    subjects = audit.dataset.subjects("train")
-    histograms = [
-        histogram(f"volume of {group}", "mm3", volumes_of(real, group), volumes_of(audit.measured, group), subjects)
-        for group in audit.contract.labels
-    ]
-    shares = [
-        np.stack([intensity_shares(volumes.image(index), audit.contract) for index in range(len(volumes))])
-        for volumes in (train, audit.accepted)
-    ]
-    return _Anatomy(metrics, (intensity_histogram(shares[0], shares[1], subjects), *histograms))
 
 
 def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFindings:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from meddiff_core.contract import Condition, Contract, Frozen
 from meddiff_core.data.split import Side
 from meddiff_core.evidence.features.records import Extractor
+from meddiff_core.evidence.screening.reasons import RealRejections
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Volumes
 
@@ -33,6 +34,8 @@ class ScreenSummary(Frozen):
     accepted: int
     reasons: dict[str, int]
     """Rejected candidates per kind of reason."""
+    real: RealRejections | None = None
+    """What the same bounds do to validation volumes; None where that is not kept."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class FirstDraw:
     """The first attempt at each volume of the cohort: what it would be without a screen."""
 
     volumes: Volumes
+    sample_ids: Sequence[str]
     accepted: Sequence[bool]
     requested: Sequence[Condition]
     measured: Sequence[Mapping[str, float]]
@@ -58,6 +62,7 @@ class AuditInput:
     sample_ids: Sequence[str]
     """These three have one entry per accepted volume, in its order."""
     extractors: Sequence[Extractor]
+    """What distances between sets are taken with."""
     screen: ScreenSummary
     config: AuditConfig
     first_draw: FirstDraw | None = None
@@ -66,3 +71,5 @@ class AuditInput:
     """Folder of the checkpoints `autoencoder` and `denoiser`; None where only volumes are at hand."""
     device: str = "cpu"
     seed: int = 0
+    copy_extractors: Sequence[Extractor] | None = None
+    """What copies are looked for with, beside voxels; None for `extractors`."""

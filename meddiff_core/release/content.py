@@ -14,6 +14,7 @@ import pandas as pd
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.choice import ChoiceRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
+from meddiff_core.evidence import section
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.generation.cells import CellCount
@@ -67,6 +68,10 @@ class ReleaseContent:
     """Wanted volumes beside those in the release, where the cohort is made up of parts."""
     choice: ChoiceRecord | None = None
     """How the denoiser's weights were chosen; distances between sets, nothing of a single case."""
+    tables: Sequence[section.Table] = ()
+    curves: Sequence[section.Curve] = ()
+    statements: Sequence[str] = ()
+    """What the audit says in sentences: what was found, and what could not be measured and why."""
     shortfall: str | None = None
     """Why the cohort is smaller than, or differs from, the one that was asked for."""
 
@@ -81,7 +86,7 @@ def check_content(content: ReleaseContent) -> None:
 
     Raises:
         ConfigurationError: name or version would not make a folder name.
-        GatesFailed: a gate failed, or there is none.
+        GatesFailed: a gate failed that nobody answers for, or there is none.
         IntegrityError: table and volumes do not belong together.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*-\d+\.\d+\.\d+", content.folder):
@@ -90,7 +95,7 @@ def check_content(content: ReleaseContent) -> None:
         )
     if not content.gates:
         raise GatesFailed("release refused: it needs a gate that it passed, the audit has none")
-    if failed := [gate.message for gate in content.gates if not gate.passed]:
+    if failed := [f"{gate.verdict}: {gate.message}" for gate in content.gates if gate.holds_back]:
         raise GatesFailed(f"release refused: {'; '.join(failed)}")
     if missing := [name for name in ("sample_id", "seed") if name not in content.table]:
         raise IntegrityError(f"the table of the release must have the columns sample_id and seed, lacks {missing}")

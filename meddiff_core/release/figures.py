@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.diffusion.choice import ChoiceRecord, Point
 from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
 from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
@@ -38,6 +39,8 @@ LINE = "#d5dbe1"
 REAL = "#9aa5b1"
 SYNTHETIC = "#0b6e75"
 SERIES = (SYNTHETIC, "#c2703d", "#5b6fae", "#8a5a9e", "#6b7d2f", "#b0475c")
+FEW_POINTS = 20
+"""Points up to which each is marked on its line."""
 NUMBERS = FuncFormatter(lambda value, _: number(float(value)))
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -177,6 +180,27 @@ def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name:
     if len(series) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _svg(figure, f"Training curve: {name}")
+
+
+def lines(found: Curve) -> bytes:
+    """The lines of one part of the audit, each with its confidence band where it has one."""
+    figure, axes = _figure(3.5, 2.5 + 0.16 * ((len(found.lines) + 1) // 2))
+    for position, line in enumerate(found.lines):
+        colour, style = SERIES[position % len(SERIES)], "--" if position >= len(SERIES) else "-"
+        marker = "." if len(line.x) <= FEW_POINTS else ""
+        axes.plot(line.x, line.y, style, marker=marker, color=colour, linewidth=1.6, label=_literal(line.name))
+        if line.low and line.high:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel=_literal(found.x), ylabel=_literal(found.y))
+    axes.grid(True, axis="y")
+    if len(found.lines) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=QUIET)
+    return _svg(figure, f"{spoken(found.title)}: {found.y} by {found.x}")
+
+
+def _literal(name: str) -> str:
+    """A name as words, of which nothing is taken for a formula."""
+    return spoken(name).replace("$", r"\$")
 
 
 def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:

@@ -12,11 +12,13 @@ from typing import Any
 from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.evidence import section
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
+from meddiff_core.release.evidence import PartView, gate_rows, part_views, verdict, waived
 from meddiff_core.release.pages import render, spoken
-from meddiff_core.release.report import gate_rows, legend, metric_row, sheet_of, spread
+from meddiff_core.release.report import legend, sheet_of, spread
 from meddiff_core.release.slices import data_uri, window_of
 from meddiff_core.types import FloatArray, Refusal, StoredArray, Volumes
 
@@ -61,6 +63,9 @@ class InternalContent:
     """Wanted and accepted volumes, where the cohort is made up of parts."""
     gates: Sequence[GateResult] = ()
     metrics: Sequence[Metric] = ()
+    tables: Sequence[section.Table] = ()
+    evidence_curves: Sequence[section.Curve] = ()
+    statements: Sequence[str] = ()
 
 
 def write_internal_report(path: Path, content: InternalContent) -> None:
@@ -72,7 +77,8 @@ def render_internal(content: InternalContent) -> str:
     """The page."""
     real = sheet_of(content.real, content.contract, ON_SHEET)
     synthetic = sheet_of(content.synthetic, content.contract, ON_SHEET) if content.synthetic else []
-    failed = [gate for gate in content.gates if not gate.passed]
+    failed = [gate for gate in content.gates if gate.holds_back]
+    parts = part_views(content.metrics, content.tables, content.evidence_curves)
     return render(
         "internal.html.j2",
         title=content.title,
@@ -91,9 +97,29 @@ def render_internal(content: InternalContent) -> str:
         minutes=content.minutes,
         cells=content.cells,
         gates=gate_rows(content.gates, content.metrics),
-        failed=[gate.message for gate in failed],
-        metrics=[metric_row(metric) for metric in content.metrics],
+        failed=[(gate.verdict, gate.message) for gate in failed],
+        verdict=verdict(content.gates),
+        waived=waived(content.gates),
+        statements=content.statements,
+        parts=parts,
+        sections=_sections(content, parts),
     )
+
+
+def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple[str, str]]:
+    """Anchor and name of each section that the page has."""
+    named: list[tuple[str, Any]] = [
+        ("gates", content.gates),
+        ("findings", content.statements),
+        ("volumes", True),
+        ("reconstructions", content.reconstructions),
+        ("training", content.curves or content.choice),
+        ("suspects", True),
+        ("cells", content.cells),
+    ]
+    last = [("refused", True), ("time", content.minutes)]
+    before, after = ([(name, name.capitalize()) for name, there in group if there] for group in (named, last))
+    return [*before, *((part.anchor, part.heading) for part in parts), *after]
 
 
 def _grouped(curves: Mapping[str, Sequence[Point]]) -> list[tuple[str, dict[str, Sequence[Point]]]]:

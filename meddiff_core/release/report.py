@@ -5,7 +5,6 @@ scan: real statistics arrive as shares and measurements that were aggregated bef
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.evidence.screening.judging import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent
-from meddiff_core.release.marks import interval_mark
+from meddiff_core.release.evidence import PartView, gate_rows, part_views, privacy_summary, verdict, waived
 from meddiff_core.release.ome import MR_RANGE
 from meddiff_core.release.pages import flat, number, percent, render, spoken
 from meddiff_core.release.slices import data_uri, middle_slab, window_of
@@ -28,55 +26,26 @@ SHOWN = 12
 """Volumes shown in three planes."""
 ON_SHEET = 40
 """Volumes on the contact sheet."""
-SECTIONS = (
-    "Volumes",
-    "Gates",
-    "Privacy",
-    "Measurements",
-    "Distributions",
-    "Conditions",
-    "Acceptance",
-    "Methods",
-    "Reading",
-    "Provenance",
-)
-OPTIONAL = {"Distributions": "histograms", "Conditions": "scatters"}
-"""Sections that need pictures which a release may lack."""
+BEFORE, AFTER = ("Gates", "Findings", "Volumes"), ("Distributions", "Conditions", "Methods", "Reading", "Provenance")
+"""Sections before and after the parts of the evidence."""
+OPTIONAL = {"Findings": "statements", "Distributions": "histograms", "Conditions": "scatters"}
+"""Sections that need what a release may lack."""
+ALWAYS = ("privacy", "screening")
+"""Parts that a page has even if nothing was measured: they say what the tests show, and what was rejected."""
 ML_PER_MM3 = 1e-3
-SIGNS = {"max": "≤", "min": "≥"}
-VERDICTS = {"pass": "passed", "block": "not passed"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table of measurements, ready to be printed."""
-
-    name: str
-    explanation: str
-    unit: str
-    value: float | None
-    low: float | None
-    high: float | None
-    mark: str
-    n: int | None = None
-    floor: float | None = None
-    limit: float | None = None
-    sign: str = ""
-    verdict: str = ""
-    passed: bool = True
-    good: str = ""
-    """Which way is good."""
 
 
 def render_report(content: ReleaseContent) -> str:
     """report.html: a self-contained page."""
-    pictures = _pictures(content)
-    return render("report.html.j2", **_shared(content), **pictures, sections=_sections(pictures))
+    pictures, parts = _pictures(content), part_views(content.metrics, content.tables, content.curves, ALWAYS)
+    known = {**pictures, "statements": content.statements}
+    return render("report.html.j2", **_shared(content), **known, parts=parts, sections=_sections(known, parts))
 
 
 def render_card(content: ReleaseContent) -> str:
     """README.md: the data set card."""
-    return render("README.md.j2", **_shared(content), folder=content.folder)
+    privacy = privacy_summary(content.gates, content.metrics)
+    return render("README.md.j2", **_shared(content), folder=content.folder, privacy=privacy)
 
 
 def _shared(content: ReleaseContent) -> dict[str, Any]:
@@ -90,7 +59,8 @@ def _shared(content: ReleaseContent) -> dict[str, Any]:
         "preset": content.preset,
         "shortfall": content.shortfall,
         "summary": summarise(content),
-        "verdict": _verdict(content.gates),
+        "verdict": verdict(content.gates),
+        "waived": waived(content.gates),
         "facts": _facts(content),
         "labels": legend(content.contract),
         "gates": gate_rows(content.gates, content.metrics),
@@ -114,7 +84,6 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "sheet": data_uri(figures.mosaic(on_sheet)),
         "sheet_count": len(on_sheet),
         "samples": list(_samples(content, window_of(on_sheet))),
-        "metrics": [metric_row(metric) for metric in content.metrics],
         "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
@@ -159,45 +128,6 @@ def legend(contract: Contract) -> list[dict[str, str]]:
     ]
 
 
-def gate_rows(gates: Sequence[GateResult], metrics: Sequence[Metric]) -> list[Row]:
-    """Gates with the interval and the words of their metric."""
-    known = {metric.name: metric for metric in metrics}
-    return [_gate_row(gate, known.get(gate.metric)) for gate in gates]
-
-
-def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
-    low, high = (metric.low, metric.high) if metric else (gate.bound, gate.bound)
-    return Row(
-        name=_headed(gate.metric),
-        explanation=metric.explanation if metric else "Not measured.",
-        unit=metric.unit if metric else "",
-        value=gate.value,
-        low=low,
-        high=high,
-        mark=interval_mark(gate.value, low, high, limit=gate.threshold, passed=gate.passed),
-        limit=gate.threshold,
-        sign=SIGNS[gate.direction],
-        verdict=VERDICTS[gate.verdict],
-        passed=gate.passed,
-    )
-
-
-def metric_row(metric: Metric) -> Row:
-    """A measurement with its floor."""
-    return Row(
-        name=_headed(metric.name),
-        explanation=metric.explanation,
-        unit=metric.unit,
-        value=metric.value,
-        low=metric.low,
-        high=metric.high,
-        mark=interval_mark(metric.value, metric.low, metric.high, floor=metric.floor),
-        n=metric.n,
-        floor=metric.floor,
-        good=metric.direction,
-    )
-
-
 def count_bars(content: ReleaseContent) -> list[dict[str, Any]]:
     """Candidates, accepted, and each reason of rejection, as shares of the candidates."""
     counts = content.counts
@@ -206,16 +136,6 @@ def count_bars(content: ReleaseContent) -> list[dict[str, Any]]:
     rows += [(f"rejected: {spoken(reason)}", count, False) for reason, count in reasons]
     most = max(1, *(count for _, count, _ in rows))
     return [{"name": name, "count": count, "share": count / most, "main": main} for name, count, main in rows]
-
-
-def _headed(name: str) -> str:
-    words = spoken(name)
-    return words[:1].upper() + words[1:]
-
-
-def _verdict(gates: Sequence[GateResult]) -> str:
-    passed = sum(gate.passed for gate in gates)
-    return f"All {passed} gates passed." if passed == len(gates) > 1 else f"{passed} of {len(gates)} gates passed."
 
 
 def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
@@ -288,6 +208,9 @@ def _scatters(content: ReleaseContent) -> Iterator[str]:
             yield figures.scatter(requested, found, spoken(condition.name), unit).decode()
 
 
-def _sections(pictures: dict[str, Any]) -> list[tuple[str, str]]:
+def _sections(known: dict[str, Any], parts: Sequence[PartView]) -> list[tuple[str, str]]:
     """Anchor and name of each section that the page has."""
-    return [(name.lower(), name) for name in SECTIONS if pictures.get(OPTIONAL.get(name, "sheet"))]
+    before, after = (
+        [(name.lower(), name) for name in names if known.get(OPTIONAL.get(name, "sheet"))] for names in (BEFORE, AFTER)
+    )
+    return [*before, *((part.anchor, part.heading) for part in parts), *after]

@@ -13,7 +13,7 @@ from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.planting import PlantedCopies
-from meddiff_core.study import AuditConfig
+from meddiff_core.study import AuditConfig, UtilityConfig
 from meddiff_core.types import Volumes
 
 
@@ -22,10 +22,13 @@ class Sides:
     sides: dict[str, Volumes]
 
     def volumes(self, side: str) -> Volumes:
-        return self.sides[side]
+        return self.sides.get(side, ())
 
     def subjects(self, side: str) -> list[str]:
-        return [f"{side}-{index}" for index in range(len(self.sides[side]))]
+        return [f"{side}-{index}" for index in range(len(self.volumes(side)))]
+
+    def conditions(self, side: str) -> list[dict[str, float]]:
+        return [{} for _ in range(len(self.volumes(side)))]
 
 
 def audit_input(train, holdout, accepted, contract):
@@ -43,7 +46,7 @@ def audit_input(train, holdout, accepted, contract):
         sample_ids=[f"syn-{i:03}" for i in range(len(accepted))],
         extractors=extractors,
         screen=ScreenSummary(candidates=40, accepted=len(accepted), reasons={"too small": 40 - len(accepted)}),
-        config=AuditConfig(repeats=20),
+        config=AuditConfig(repeats=20, utility=UtilityConfig(effort="none")),
     )
 
 
@@ -140,7 +143,7 @@ def test_smallest_allowed_sets_without_labels_are_defined(make_heads, contract, 
         sample_ids=[str(i) for i in range(8)],
         extractors=[RandomConvFeatures(bare, width=4)],
         screen=ScreenSummary(candidates=8, accepted=8, reasons={}),
-        config=AuditConfig(repeats=20),
+        config=AuditConfig(repeats=20, utility=UtilityConfig(effort="none")),
     )
     audit, _ = finish(run_audit(case))
     assert not any(gate.metric.startswith("fidelity") for gate in audit.gates)

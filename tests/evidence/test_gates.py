@@ -1,9 +1,17 @@
 """Gates look at the bound that hurts."""
 
-import pytest
+import re
 
-from meddiff_core.evidence.gates import PRESETS, Metric, apply_gates
-from meddiff_core.study import AuditConfig, GateConfig
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy import stats
+
+from meddiff_core.evidence.gates import PRESETS, Metric, apply_gates, unused_waivers
+from meddiff_core.evidence.parts import PARTS, part_of
+from meddiff_core.study import AuditConfig, GateConfig, WaiverConfig
+
+SIZES = {"train": 108, "holdout": 18, "synthetic": 200}
 
 
 def metric(name, value, low, high):
@@ -15,7 +23,9 @@ def metric(name, value, low, high):
 def all_metrics():
     good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0, "recall:x": 0.9, "frechet_ratio:x": 1.0}
     rest = {"copies_excess": 0.0, "closer_to_train:voxels": 0.5, "ms_ssim_gap": 0.0}
-    return [metric(name, value, value, value) for name, value in {**good, **rest}.items()]
+    faults = {"coverage:x": 0.9, "effect:sharpness": 0.1, "effect:excess_noise": 0.0}
+    memory = {"membership_auc:x": 0.5, "membership_tpr:x": 0.01}
+    return [metric(name, value, value, value) for name, value in {**good, **rest, **faults, **memory}.items()]
 
 
 def only(metrics, *gates):
@@ -30,10 +40,10 @@ def test_faultless_cohort_passes_each_preset(preset):
     assert all(result.passed and result.verdict == "pass" for result in results)
 
 
-def test_good_value_with_a_wide_interval_is_blocked():
+def test_good_value_with_a_wide_interval_is_put_into_quarantine():
     result = only([metric("m", 0.05, 0.0, 0.2)], GateConfig(metric="m", max=0.1))
     assert not result.passed
-    assert result.verdict == "block"
+    assert result.verdict == "quarantine"
     assert (result.value, result.bound, result.threshold, result.direction) == (0.05, 0.2, 0.1, "max")
     assert "0.2" in result.message
     assert not only([metric("m", 0.95, 0.85, 1.0)], GateConfig(metric="m", min=0.9)).passed
@@ -71,3 +81,137 @@ def test_a_gate_for_many_stands_for_each_and_a_named_one_replaces_it():
     assert not results["fidelity_r:b"].passed
     assert results["copies_excess"].threshold == 0.5
     assert len(results) == len(apply_gates(metrics, own))
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.3, 0.2, 0.4), (0.15, 0.05, 0.4), (np.nan, np.nan, np.nan)])
+def test_a_value_that_fails_blocks_however_wide_its_interval(value, low, high):
+    result = only([metric("m", value, low, high)], GateConfig(metric="m", max=0.1))
+    assert result.verdict == "block"
+    assert result.holds_back
+    assert "needed" not in result.message
+
+
+def needed(metrics, gate):
+    """(how many, of which set) the message asks for."""
+    (result,) = (one for one in apply_gates(metrics, AuditConfig(gates=[gate]), SIZES) if one.metric == gate.metric)
+    found = re.search(r"about (\d+) (\w*) ?volumes would be needed, there are (\d+)", result.message)
+    return result.verdict, int(found[1]), found[2], int(found[3])
+
+
+def test_quarantine_says_how_many_volumes_of_which_set_are_needed():
+    gate = GateConfig(metric="recall:a", min=0.5)
+    assert needed([metric("recall:a", 0.6, 0.4, 0.8)], gate) == ("quarantine", 72, "holdout", 18)  # half the width
+    gate = GateConfig(metric="fidelity_r:age", min=0.3)
+    assert needed([metric("fidelity_r:age", 0.4, 0.2, 0.6)], gate) == ("quarantine", 800, "synthetic", 200)
+    gate = GateConfig(metric="accepted_share", min=0.5)
+    assert needed([metric("accepted_share", 0.6, 0.45, 0.7)], gate) == ("quarantine", 120, "generated", 50)
+
+
+def test_so_many_volumes_do_decide():
+    rng = np.random.default_rng(0)
+
+    def mean_of(n):
+        values = rng.normal(1, 3, (2000, n)).mean(1)
+        low, high = np.quantile(values, [0.025, 0.975])
+        return metric("fidelity_r:m", 1.0, low, high).model_copy(update={"n": n})
+
+    gate = GateConfig(metric="fidelity_r:m", min=0.8)
+    verdict, number, _, _ = needed([mean_of(200)], gate)
+    assert verdict == "quarantine"
+    assert only([mean_of(int(1.4 * number))], gate).passed
+    assert not only([mean_of(int(0.7 * number))], gate).passed
+
+
+def test_no_number_is_named_for_a_value_on_the_threshold():
+    result = only([metric("m", 0.1, 0.0, 0.2)], GateConfig(metric="m", max=0.1))
+    assert result.verdict == "quarantine"
+    assert "hardly any number" in result.message
+
+
+def test_a_lower_confidence_of_a_gate_is_that_of_a_normal_interval():
+    normal = {c: stats.norm.interval(c, 0.5, 0.1) for c in (0.95, 0.8)}
+    found = metric("m", 0.5, *normal[0.95])
+    for limit, passed in ((normal[0.8][1] + 1e-4, True), (normal[0.8][1] - 1e-4, False)):
+        result = only([found], GateConfig(metric="m", max=limit, confidence=0.8))
+        assert result.passed == passed
+        assert result.confidence == 0.8
+        assert result.bound == pytest.approx(normal[0.8][1], rel=1e-5)
+    assert only([found], GateConfig(metric="m", max=1)).bound == normal[0.95][1]
+
+
+def test_a_confidence_beyond_that_of_the_intervals_is_refused():
+    with pytest.raises(ValidationError, match=r"at most audit.confidence, 0.95.*is 0.99"):
+        AuditConfig(gates=[GateConfig(metric="m", max=1, confidence=0.99)])
+    AuditConfig(gates=[GateConfig(metric="m", max=1, confidence=0.99)], confidence=0.99)
+
+
+def waiver(name="ms_ssim_gap"):
+    return WaiverConfig(metric=name, name="A. Person", reason="The cohort is for teaching.")
+
+
+def gap(high):
+    return [*[one for one in all_metrics() if one.name != "ms_ssim_gap"], metric("ms_ssim_gap", high, 0.0, high)]
+
+
+def test_a_waived_gate_fails_openly_and_lets_the_cohort_go():
+    audit = AuditConfig(waivers=[waiver()])
+    results = {result.metric: result for result in apply_gates(gap(0.4), audit)}
+    waived = results["ms_ssim_gap"]
+    assert (waived.passed, waived.verdict, waived.holds_back) == (False, "block", False)
+    assert waived.waiver == waiver()
+    assert waived.missed_by == pytest.approx(0.3)
+    assert [one.metric for one in results.values() if one.waiver is not None] == ["ms_ssim_gap"]
+    assert unused_waivers(tuple(results.values()), audit) == []
+
+
+def test_a_waiver_that_was_not_needed_is_told():
+    audit = AuditConfig(waivers=[waiver(), waiver("recal:x")])
+    results = apply_gates(gap(0.0), audit)
+    assert all(result.waiver is None for result in results)
+    passed, unknown = unused_waivers(results, audit)
+    assert "A. Person for the gate ms_ssim_gap was not used: it passed" in passed
+    assert "recal:x was not used: there is none" in unknown
+
+
+@pytest.mark.parametrize("change", [{"name": "  "}, {"reason": ""}, {"metric": ""}])
+def test_a_waiver_has_a_name_and_a_reason(change):
+    with pytest.raises(ValidationError):
+        WaiverConfig(**(waiver().model_dump() | change))
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "refused"),
+    [
+        ("strict", "copies_excess", True),
+        ("strict", "closer_to_train:voxels", True),
+        ("strict", "recall:x", False),
+        ("research", "copies_excess", False),
+        ("research", "copy_power", True),
+        ("trial", "copy_power", True),
+    ],
+)
+def test_privacy_gates_of_strict_and_the_proof_of_power_are_never_waived(preset, name, refused):
+    if not refused:
+        assert AuditConfig(preset=preset, waivers=[waiver(name)]).waivers
+        return
+    with pytest.raises(ValidationError, match="cannot be waived"):
+        AuditConfig(preset=preset, waivers=[waiver(name)])
+
+
+def test_a_gate_is_waived_once():
+    with pytest.raises(ValidationError, match="once"):
+        AuditConfig(waivers=[waiver(), waiver()])
+
+
+def test_a_gate_that_the_study_loosened_keeps_the_threshold_of_the_preset():
+    results = {
+        result.metric: result
+        for result in apply_gates(all_metrics(), AuditConfig(gates=[GateConfig(metric="recall:x", min=0.01)]))
+    }
+    assert results["recall:x"].preset_threshold == 0.2
+    assert results["copies_excess"].preset_threshold is None
+
+
+def test_every_gate_of_a_preset_has_a_part_of_the_report():
+    names = {gate.metric for gates in PRESETS.values() for gate in gates}
+    assert {part_of(name) for name in names} <= set(PARTS)

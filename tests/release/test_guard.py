@@ -11,9 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meddiff_core.errors import IntegrityError
+from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.section import Curve, Line, Table
 from meddiff_core.release.guard import find_leaks
+from meddiff_core.study import WaiverConfig
 
 SUBJECT = "IXI012-HH-1211"
+TABLE = Table(part="privacy", title="Power", caption="Found.", columns=("of", "found"), rows=(("all", 0.5),))
+CURVE = Curve(
+    part="privacy", title="Power", caption="Found.", x="share", y="found",
+    lines=(Line(name="all", x=(0.0, 1.0), y=(0.0, 1.0)),),
+)  # fmt: skip
+WAIVED = GateResult(
+    metric="coverage", value=0.5, bound=0.4, threshold=0.6, direction="min", passed=False, verdict="block",
+    message="coverage", waiver=WaiverConfig(metric="coverage", name="A. Person", reason=f"{SUBJECT} is an outlier."),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -35,6 +47,12 @@ def test_a_clean_release_has_no_leak(released: Path) -> None:
         {"parents": {SUBJECT: "0" * 64}},
         {"shortfall": f"No neighbour of {SUBJECT}."},
         {"histograms": (), "title": f"Like {SUBJECT}"},
+        {"statements": (f"Nothing was measured of {SUBJECT}.",)},
+        {"tables": (TABLE.model_copy(update={"rows": ((SUBJECT, 0.5),)}),)},
+        {"tables": (TABLE.model_copy(update={"caption": f"Without {SUBJECT.lower()}."}),)},
+        {"curves": (CURVE.model_copy(update={"lines": (CURVE.lines[0].model_copy(update={"name": SUBJECT}),) * 2}),)},
+        {"curves": (CURVE.model_copy(update={"x": f"distance to {SUBJECT}"}),)},
+        {"gates": (WAIVED,)},
     ],
 )
 def test_a_real_name_stops_the_release(small: Any, build: Any, tmp_path: Path, change: dict[str, Any]) -> None:

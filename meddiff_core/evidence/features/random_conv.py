@@ -26,8 +26,13 @@ class RandomConvFeatures:
 
     def __init__(self, contract: Contract, seed: int = 0, width: int = 16, device: str = "cpu") -> None:
         self.contract = contract
+        self._made_from = (contract, seed, width, device)
         self.weights = [weight.to(device) for weight in _random_weights(contract.channels, width, seed)]
         self.digest = _digest_of_weights(self.weights)
+
+    def __reduce__(self) -> tuple[type["RandomConvFeatures"], tuple[Contract, int, int, str]]:
+        """To other processes it travels as its seed."""
+        return RandomConvFeatures, self._made_from
 
     @torch.no_grad()
     def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:

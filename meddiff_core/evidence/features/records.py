@@ -1,17 +1,27 @@
-"""Volumes to feature vectors, with the digest of whatever computed them.
+"""Volumes to feature vectors, with a record of whatever computed them.
 
-Distances between feature sets mean nothing unless one extractor made both, so features carry its digest
-and a comparison across digests is refused. No extractor needs a download: one has fixed random weights
-(Naeem et al. 2020 find such features usable away from photographs), the other is the study's autoencoder.
+Distances between feature sets mean nothing unless one extractor made both, from volumes brought to one grid and
+one intensity scale. So features carry what they were made with, and a comparison across records is refused with
+what differs. No extractor needs a download.
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from meddiff_core.artefacts import digest_of
+from meddiff_core.contract import Contract, Frozen
 from meddiff_core.types import FloatArray, Progress, Volumes
+
+PREPROCESSING = ("spacing_mm", "size", "intensity", "mask", "labels")
+"""Fields of the contract that decide the voxels an extractor sees."""
+
+
+def preprocessing_digest(contract: Contract) -> str:
+    """Of the grid, the intensity mapping, the mask and the label groups that volumes are brought to."""
+    return digest_of(contract.model_dump(mode="json", include=set(PREPROCESSING)))
 
 
 @runtime_checkable
@@ -24,10 +34,34 @@ class Extractor(Protocol):
 
     @property
     def digest(self) -> str:
-        """Changes whenever the vectors would."""
+        """Of its weights and settings: changes whenever the vectors would."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the volumes must have been brought to."""
 
     def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:
         """(n, d), one row per index."""
+
+
+@runtime_checkable
+class SetExtractor(Protocol):
+    """An extractor that knows better than batch by batch how to take a whole set: from a cache, or on a pool."""
+
+    def extract(self, volumes: Volumes) -> Generator[Progress, None, "Features"]:
+        """Features of all volumes, in their order."""
+
+
+class FeatureRecord(Frozen):
+    """What feature vectors were made with."""
+
+    extractor: str
+    digest: str
+    """Of the extractor's weights and settings."""
+    preprocessing: str
+    """`preprocessing_digest` of the volumes."""
+    n: int
+    """Volumes."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +73,61 @@ class Features:
     extractor: str
     digest: str
     """Of the extractor."""
+    preprocessing: str
+    """`preprocessing_digest` of the volumes."""
 
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def record(self) -> FeatureRecord:
+        """What they were made with, to be kept beside every figure that rests on them."""
+        return FeatureRecord(
+            extractor=self.extractor, digest=self.digest, preprocessing=self.preprocessing, n=len(self)
+        )
+
+    def take(self, rows: Any) -> "Features":
+        """Some of the rows, by whatever numpy takes as an index."""
+        return replace(self, values=self.values[rows])
+
+
+def features_by(extractor: Extractor, values: FloatArray) -> Features:
+    """Vectors (n, d) that an extractor made, with its record."""
+    made = values.astype(np.float32, copy=False)
+    return Features(made, extractor.name, extractor.digest, preprocessing_digest(extractor.contract))
+
 
 def require_same_extractor(*sets: Features) -> None:
-    """Refuse to compare what different extractors made.
+    """Refuse to compare what was made in different ways.
 
     Raises:
-        ValueError: the digests differ.
+        ValueError: extractor, weights or preprocessing differ; the message says which, and how.
     """
-    if len({features.digest for features in sets}) > 1:
-        made_by = ", ".join(f"{features.extractor} ({features.digest[:12]})" for features in sets)
-        raise ValueError(f"features to compare must come from one extractor, came from {made_by}")
+    made = [(features.extractor, features.digest, features.preprocessing) for features in sets]
+    require_same_origin(*made)
+
+
+def require_same_origin(*origins: tuple[str, str, str]) -> None:
+    """`require_same_extractor` of (extractor, digest, preprocessing) alone."""
+    what = ("extractor", "weights", "preprocessing")
+    differing = [
+        f"{name} is {', '.join(dict.fromkeys(value[:12] for value in values))}"
+        for name, values in zip(what, zip(*origins, strict=True), strict=True)
+        if len(set(values)) > 1
+    ]
+    if differing:
+        raise ValueError(f"features to compare must come from one extractor and preprocessing: {'; '.join(differing)}")
 
 
 def extract(extractor: Extractor, volumes: Volumes, batch: int = 16) -> Generator[Progress, None, Features]:
     """Features of all volumes, in their order."""
+    if not len(volumes):
+        raise ValueError(f"features {extractor.name} need at least one volume, got none")
+    if isinstance(extractor, SetExtractor):
+        return (yield from extractor.extract(volumes))
     rows = []
     for start in range(0, len(volumes), batch):
         stop = min(start + batch, len(volumes))
         rows.append(extractor(volumes, range(start, stop)))
         yield Progress(f"features {extractor.name}", stop, len(volumes))
-    if not rows:
-        raise ValueError(f"features {extractor.name} need at least one volume, got none")
-    return Features(np.concatenate(rows).astype(np.float32), extractor.name, extractor.digest)
+    return features_by(extractor, np.concatenate(rows))

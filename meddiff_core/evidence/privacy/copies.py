@@ -5,7 +5,7 @@ against the same training set: same roles, same sizes. (Taking the null the othe
 holdout, flags 18% of volumes where 5% are meant.) Passing is necessary for a release, not a proof of anonymity.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
-from meddiff_core.types import FloatArray, Progress, StoredArray, Volumes
+from meddiff_core.types import FloatArray, StoredArray, Volumes
 
+ALPHA = 0.05
+"""Share of fresh volumes that the copy test may flag."""
 NEIGHBOURHOOD = 10
 """Further neighbours whose mean distance says how crowded the place is."""
 FINE_SIDE = 48
@@ -36,7 +38,7 @@ class Neighbours:
     index: NDArray[np.int64]
     """(n,) row of the reference."""
     local: Matrix
-    """(n,) mean distance of the next `NEIGHBOURHOOD` nearest rows."""
+    """(n,) mean distance of the next `NEIGHBOURHOOD` nearest subjects."""
 
     @property
     def score(self) -> Matrix:
@@ -48,15 +50,32 @@ class Neighbours:
         return self.distance / np.maximum(self.local, 1e-12)
 
 
-def nearest(query: Matrix, reference: Matrix, exclude_self: bool = False, block: int = 1024) -> Neighbours:
-    """Nearest rows by Euclidean distance; `exclude_self` when both are the same rows in the same order."""
-    squares = (reference**2).sum(1)
+def nearest(
+    query: Matrix,
+    reference: Matrix,
+    exclude_self: bool = False,
+    block: int = 1024,
+    subjects: Sequence[str] | None = None,
+) -> Neighbours:
+    """Nearest rows by Euclidean distance.
+
+    `subjects` names the subject of each reference row where some have several: the crowd around a row is then
+    counted in subjects, or else a second scan of the copied person would hide the copy. `exclude_self` when query
+    and reference are the same rows in the same order: no row is compared with its own subject.
+    """
+    squares, people = (reference**2).sum(1), numbered(subjects, len(reference))
     parts = []
     for start in range(0, len(query), block):
         rows = query[start : start + block]
         squared = (rows**2).sum(1)[:, None] + squares - 2 * rows @ reference.T
-        parts.append(_closest(np.sqrt(np.clip(squared, 0, None)), start if exclude_self else None))
+        own = people[start : start + block] if exclude_self else None
+        parts.append(closest(np.sqrt(np.clip(squared, 0, None)), people, own))
     return join(parts)
+
+
+def numbered(subjects: Sequence[str] | None, rows: int) -> NDArray[np.int64]:
+    """(rows,) a number per row, the same for those of one subject; each row is its own if none are named."""
+    return np.arange(rows) if subjects is None else np.unique(list(subjects), return_inverse=True)[1]
 
 
 def join(parts: Sequence[Neighbours]) -> Neighbours:
@@ -66,18 +85,26 @@ def join(parts: Sequence[Neighbours]) -> Neighbours:
     )
 
 
-def _closest(distances: Matrix, first_own: int | None) -> Neighbours:
-    if first_own is not None:
-        rows = np.arange(len(distances))
-        distances[rows, first_own + rows] = np.inf
-    available = distances.shape[1] - (first_own is not None)
+def closest(distances: Matrix, people: NDArray[np.int64], own: NDArray[np.int64] | None = None) -> Neighbours:
+    """Of distances (n, m): `people` (m,) says whose each column is, `own` (n,) whom each row must not meet."""
+    if own is not None:
+        distances = np.where(own[:, None] == people, np.inf, distances)
+    by_person = _nearest_of_each(distances, people)
+    available = by_person.shape[1] - (own is not None)
     if available < 2:
-        raise ValueError(f"neighbours need at least 2 reference volumes, got {available}")
+        raise ValueError(f"neighbours need volumes of at least 2 reference subjects, got {available}")
     kept = min(NEIGHBOURHOOD + 1, available)
-    order = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
-    order = np.take_along_axis(order, np.argsort(np.take_along_axis(distances, order, 1), 1, kind="stable"), 1)
-    ranked = np.take_along_axis(distances, order, 1)
-    return Neighbours(ranked[:, 0], order[:, 0].astype(np.int64), ranked[:, 1:].mean(1))
+    ranked = np.sort(np.partition(by_person, kept - 1, axis=1)[:, :kept], axis=1)
+    return Neighbours(ranked[:, 0], distances.argmin(1), ranked[:, 1:].mean(1))
+
+
+def _nearest_of_each(distances: Matrix, people: NDArray[np.int64]) -> Matrix:
+    """(n, people) the smallest distance to any volume of each person."""
+    order = np.argsort(people, kind="stable")
+    starts = np.flatnonzero(np.diff(people[order], prepend=-1))
+    if len(starts) == len(people):
+        return distances
+    return np.asarray(np.minimum.reduceat(distances[:, order], starts, axis=1))
 
 
 def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
@@ -104,10 +131,22 @@ def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
     return np.stack([voxel_keys(volumes.image(index), contract) for index in range(len(volumes))])
 
 
+def key_grid(contract: Contract) -> tuple[int, int, int]:
+    """Cells of a key along i, j, k; a key holds them in C order."""
+    to_fine, to_key = _factors(contract)
+    i, j, k = (-(-fine // to_key) for fine in (-(-side // to_fine) for side in contract.size))
+    return i, j, k
+
+
+def _factors(contract: Contract) -> tuple[int, int]:
+    """Voxels per fine voxel, and fine voxels per cell of a key, along one axis."""
+    to_fine = -(-max(contract.size) // FINE_SIDE)
+    return to_fine, -(-max(contract.size) // (to_fine * KEY_SIDE))
+
+
 def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
-    to_fine = -(-max(contract.size) // FINE_SIDE)
-    to_key = -(-max(contract.size) // (to_fine * KEY_SIDE))
+    to_fine, to_key = _factors(contract)
     views = _pad_to(image.astype(np.float32), to_fine)
     for axis in range(3):
         views = _average(views, axis, to_fine)
@@ -138,34 +177,31 @@ def to_length_one(rows: FloatArray) -> FloatArray:
 
 
 def nearest_voxels(
-    query: FloatArray, reference: FloatArray, centre: FloatArray, exclude_self: bool = False, block: int = 16
+    query: FloatArray,
+    reference: FloatArray,
+    centre: FloatArray,
+    exclude_self: bool = False,
+    block: int = 16,
+    subjects: Sequence[str] | None = None,
 ) -> Neighbours:
     """Nearest reference keys (m, p) of query keys (n, variants, p), by 1 - the best correlation of any variant.
 
     Keys are compared as deviations from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
-    what sets one apart from the mean does not.
+    what sets one apart from the mean does not. `subjects` and `exclude_self` are those of `nearest`.
     """
-    anchors = to_length_one(reference - centre).T
+    anchors, people = to_length_one(reference - centre).T, numbered(subjects, len(reference))
     parts = []
     for start in range(0, len(query), block):
         views = to_length_one(query[start : start + block] - centre)
-        correlation = (views.reshape(-1, views.shape[-1]) @ anchors).reshape(*views.shape[:2], -1).max(1)
-        distance = np.clip(1 - correlation.astype(np.float64), 0, None)
-        parts.append(_closest(distance, start if exclude_self else None))
+        own = people[start : start + block] if exclude_self else None
+        parts.append(closest(1 - best_correlation(views, anchors), people, own))
     return join(parts)
 
 
-def match_voxels(
-    volumes: Volumes, reference: FloatArray, centre: FloatArray, contract: Contract, batch: int = 16
-) -> Generator[Progress, None, Neighbours]:
-    """Nearest reference keys of whole volumes, looking through flips and shifts."""
-    parts = []
-    for start in range(0, len(volumes), batch):
-        stop = min(start + batch, len(volumes))
-        keys = np.stack([voxel_keys(volumes.image(index), contract) for index in range(start, stop)])
-        parts.append(nearest_voxels(keys, reference, centre))
-        yield Progress("search for copies", stop, len(volumes))
-    return join(parts)
+def best_correlation(views: FloatArray, anchors: FloatArray) -> Matrix:
+    """(n, m) the highest correlation, at most 1, of any variant of (n, variants, p) with each of (p, m)."""
+    found = (views.reshape(-1, views.shape[-1]) @ anchors).reshape(*views.shape[:2], -1).max(1)
+    return np.asarray(np.minimum(found.astype(np.float64), 1.0))
 
 
 def combined_score(views: Sequence[Neighbours], typical: Sequence[float]) -> tuple[Matrix, NDArray[np.int64]]:
@@ -196,14 +232,14 @@ class CopyResult:
     """Flagged share beyond the expected one."""
 
 
-def _rank(null_size: int, alpha: float) -> int:
+def rank_of(null_size: int, alpha: float) -> int:
     """k = floor(alpha (n + 1)), at least 1."""
     return max(1, int(alpha * (null_size + 1) + 1e-9))
 
 
 def expected_share(null_size: int, alpha: float) -> float:
     """Mean share of fresh volumes below the threshold: k / (n + 1)."""
-    return _rank(null_size, alpha) / (null_size + 1)
+    return rank_of(null_size, alpha) / (null_size + 1)
 
 
 def copy_threshold(null: Matrix, alpha: float) -> float:
@@ -213,25 +249,32 @@ def copy_threshold(null: Matrix, alpha: float) -> float:
     prediction, Vovk et al. 2005). With 20 volumes an alpha of 0.05 is met by the lowest score; less cannot be
     tested.
     """
-    return float(np.sort(null)[_rank(len(null), alpha) - 1])
+    return float(np.sort(null)[rank_of(len(null), alpha) - 1])
 
 
 def copy_test(query: Matrix, null: Matrix, alpha: float = 0.05, confidence: float = 0.95, seed: int = 0) -> CopyResult:
     """Flag queries that are nearer to the training set than fresh volumes are.
 
-    `query` and `null` (holdout) are scores, or distances, against the same training set. The interval of the
-    excess holds both uncertainties exactly: the flagged count is binomial, and the share of fresh volumes below
-    the k-th of n null scores follows Beta(k, n + 1 - k). A bootstrap would give a width of 0 to 0 flags.
+    `query` and `null` (holdout, one volume per subject) are scores, or distances, against the same training set.
     """
-    threshold, expected = copy_threshold(null, alpha), expected_share(len(null), alpha)
+    threshold = copy_threshold(null, alpha)
     flagged = np.flatnonzero(query < threshold)
     share = from_count(len(flagged), len(query), confidence)
-    fresh = np.random.default_rng([seed, 0]).beta(
-        _rank(len(null), alpha), len(null) + 1 - _rank(len(null), alpha), DRAWS
-    )
-    low, high = _excess_bounds(len(flagged), len(query), fresh, confidence, seed)
-    excess = Estimate(share.value - expected, low, high, len(query))
-    return CopyResult(threshold, expected, flagged, share, excess)
+    excess = excess_of(len(flagged), len(query), len(null), alpha, confidence, seed)
+    return CopyResult(threshold, expected_share(len(null), alpha), flagged, share, excess)
+
+
+def excess_of(count: int, n: int, null_size: int, alpha: float, confidence: float, seed: int) -> Estimate:
+    """Flagged share of `count` in n beyond the expected one.
+
+    The interval holds both uncertainties exactly: the flagged count is binomial, and the share of fresh volumes
+    below the k-th of the null scores follows Beta(k, null_size + 1 - k). A bootstrap would give a width of 0 to 0
+    flags.
+    """
+    rank = rank_of(null_size, alpha)
+    fresh = np.random.default_rng([seed, 0]).beta(rank, null_size + 1 - rank, DRAWS)
+    low, high = _excess_bounds(count, n, fresh, confidence, seed)
+    return Estimate(count / n - expected_share(null_size, alpha), low, high, n)
 
 
 def _excess_bounds(count: int, n: int, fresh: Matrix, confidence: float, seed: int) -> tuple[float, float]:
@@ -245,22 +288,47 @@ def _excess_bounds(count: int, n: int, fresh: Matrix, confidence: float, seed: i
 
 
 def closer_to_train(
-    to_train: Neighbours, to_holdout: Neighbours, train: int, holdout: int, confidence: float, repeats: int, seed: int
+    to_train: Neighbours,
+    to_holdout: Neighbours,
+    train: NDArray[np.int64],
+    holdout: NDArray[np.int64],
+    confidence: float,
+    repeats: int,
+    seed: int,
 ) -> Estimate:
     """How much more a training volume attracts synthetic volumes than a holdout volume does.
 
     t / (t + h) of the mean number of synthetic volumes that have a training (t) or a holdout (h) volume as their
     nearest real one: 0.5 if there is no difference, 1 if nothing is nearest to the holdout, whatever the sizes.
     (Comparing with training subsets of the holdout's size misses the copied volume mostly: a generator of pure
-    copies would reach only 0.5 + holdout / (2 train).) Ties count half; the interval resamples real volumes.
+    copies would reach only 0.5 + holdout / (2 train).) Ties count half. The interval resamples real subjects:
+    `train` and `holdout` number the subject of each volume, as by `numbered`.
     """
     nearer = np.sign(to_holdout.distance - to_train.distance) / 2 + 0.5
-    drawn_to_train = np.bincount(to_train.index, weights=nearer, minlength=train)
-    drawn_to_holdout = np.bincount(to_holdout.index, weights=1 - nearer, minlength=holdout)
-    t = resample_weights(train, repeats, seed) @ drawn_to_train / train
-    h = resample_weights(holdout, repeats, seed + 1) @ drawn_to_holdout / holdout
+    drawn_to_train: Matrix = np.bincount(to_train.index, weights=nearer, minlength=len(train))
+    drawn_to_holdout: Matrix = np.bincount(to_holdout.index, weights=1 - nearer, minlength=len(holdout))
+    t = _means_by_subject(drawn_to_train, train, repeats, seed)
+    h = _means_by_subject(drawn_to_holdout, holdout, repeats, seed + 1)
     share = drawn_to_train.mean() / (drawn_to_train.mean() + drawn_to_holdout.mean())
     return from_draws(share, t / np.maximum(t + h, 1e-12), confidence, len(nearer))
+
+
+def _means_by_subject(values: Matrix, people: NDArray[np.int64], repeats: int, seed: int) -> Matrix:
+    """(repeats,) bootstrap means of values (n,) when whole subjects are drawn."""
+    sums, counts = np.bincount(people, weights=values), np.bincount(people)
+    weights = resample_weights(len(counts), repeats, seed)
+    return np.asarray(weights @ sums / np.maximum(weights @ counts, 1e-12))
+
+
+def one_of_each(subjects: Sequence[str] | None, rows: int, seed: int) -> NDArray[np.int64]:
+    """One random row of each subject, in order.
+
+    Scans of one person are not exchangeable with scans of others, on which the false alarm rate rests; one scan of
+    each person is (Dunn et al. 2022).
+    """
+    people = numbered(subjects, rows)
+    order = np.random.default_rng([seed, 2]).permutation(rows)
+    return np.sort(order[np.unique(people[order], return_index=True)[1]])
 
 
 def false_alarms(scores: Matrix, alpha: float, repeats: int, confidence: float, seed: int) -> Estimate:

@@ -1,67 +1,54 @@
 """Everything that the audit says of copies, from every way of looking at once.
 
-Each view (voxels at low resolution, one per feature extractor) gives nearest real volumes for the synthetic, the
-holdout and the planted copies; one combined score per volume decides, so that the false alarm rate stays exact.
+Each view gives nearest real volumes for the synthetic, the real and the planted volumes; one combined score per
+volume decides, so that the false alarm rate stays exact. Then the test itself is tested: on copies that were
+planted for this audit, and on real volumes in place of synthetic ones.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
+from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
 from meddiff_core.evidence.privacy.copies import (
+    ALPHA,
     CopyResult,
-    Neighbours,
     closer_to_train,
     combined_score,
     copy_test,
     expected_share,
     false_alarms,
     keys_of,
-    match_voxels,
-    nearest,
-    nearest_voxels,
+    numbered,
+    one_of_each,
 )
-from meddiff_core.evidence.privacy.planting import PlantedCopies
+from meddiff_core.evidence.privacy.copy_views import CopySets, Known, Query, View, copy_sets, copy_views
+from meddiff_core.evidence.privacy.oracle import Oracle, oracle_findings
+from meddiff_core.evidence.privacy.planting import PlantedCopies, caught_by_disguise, plant_copies
+from meddiff_core.evidence.privacy.power import (
+    Planted,
+    copy_gate,
+    disguise_table,
+    excess_metric,
+    power_curve,
+    power_metrics,
+    power_table,
+)
 from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.bounds import near_duplicates, smallest_distance
+from meddiff_core.evidence.screening.bounds import smallest_distance
+from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.section import Section
+from meddiff_core.study import AuditConfig
 from meddiff_core.types import Progress, Volumes
 
-ALPHA = 0.05
-"""Share of fresh volumes that the copy test may flag."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One way to look for copies: nearest real volumes of every set."""
-
-    name: str
-    synthetic: Neighbours
-    synthetic_to_holdout: Neighbours
-    holdout: Neighbours
-    planted: Neighbours
-    train: Neighbours
-    """Of each training volume among the others."""
-
-
-def voxel_view(
-    accepted: Volumes, train: Volumes, holdout: Volumes, planted: PlantedCopies, contract: Contract
-) -> Generator[Progress, None, View]:
-    """By keys of voxels, through flips and shifts."""
-    keys = keys_of(train, contract)
-    centre = keys.mean(0)
-    return View(
-        name="voxels",
-        synthetic=(yield from match_voxels(accepted, keys, centre, contract)),
-        synthetic_to_holdout=(yield from match_voxels(accepted, keys_of(holdout, contract), centre, contract)),
-        holdout=(yield from match_voxels(holdout, keys, centre, contract)),
-        planted=(yield from match_voxels(planted, keys, centre, contract)),
-        train=nearest_voxels(keys[:, None], keys, centre, exclude_self=True),
-    )
+MOST_PLANTED = 180
+"""Planted copies, 20 of each disguise; of 100 subjects, all of them caught puts the lower bound at 0.96."""
 
 
 def distinct_metric(
@@ -79,42 +66,83 @@ def distinct_metric(
     )  # fmt: skip
 
 
-def feature_view(name: str, synthetic: Matrix, train: Matrix, holdout: Matrix, planted: Matrix) -> View:
-    """By features, standardised by the training set's deviations."""
-    return View(
-        name=name,
-        synthetic=nearest(synthetic, train),
-        synthetic_to_holdout=nearest(synthetic, holdout),
-        holdout=nearest(holdout, train),
-        planted=nearest(planted, train),
-        train=nearest(train, train, exclude_self=True),
-    )
-
-
 @dataclass(frozen=True)
 class CopyEvidence:
-    """Metrics, and the scores behind them; lower is more like a training volume."""
+    """What was found, and the scores behind it; lower is more like a training volume."""
 
-    metrics: list[Metric]
+    section: Section
     result: CopyResult
     synthetic: Matrix
     rows: NDArray[np.int64]
     """The training volume that each synthetic one resembles most."""
     holdout: Matrix
     planted: Matrix
+    power_by_disguise: dict[str, float]
+    """Share of planted copies caught."""
 
 
-def copy_evidence(views: Sequence[View], sizes: Mapping[str, int], drawing: Drawing) -> CopyEvidence:
-    """The copy test, its power and its false alarms, and on which side the cohort lies."""
+def find_copies(audit: AuditInput, known: Known, drawing: Drawing) -> Generator[Progress, None, CopyEvidence]:
+    """Plant copies, look for them and for real ones in every way there is, and judge; `known` saves extracting."""
+    train = audit.dataset.volumes("train")
+    planted = plant_copies(train, MOST_PLANTED, audit.contract, audit.seed, audit.accepted)
+    sets = copy_sets(audit, planted)
+    views = yield from copy_views(audit, sets, known)
+    return copy_evidence(views, sets, planted, audit.config, drawing)
+
+
+def copy_evidence(
+    views: Sequence[View], sets: CopySets, planted: PlantedCopies, config: AuditConfig, drawing: Drawing
+) -> CopyEvidence:
+    """The copy test, its power and its false alarms, and on which side the cohort lies.
+
+    Raises:
+        DataRefused: the holdout has fewer than 2 subjects.
+    """
     typical = [float(np.median(view.train.score)) for view in views]
-    synthetic, rows = combined_score([view.synthetic for view in views], typical)
-    holdout, _ = combined_score([view.holdout for view in views], typical)
-    planted, _ = combined_score([view.planted for view in views], typical)
-    result = copy_test(synthetic, holdout, ALPHA, drawing.confidence, drawing.seed)
-    alarms = false_alarms(holdout, ALPHA, drawing.repeats, drawing.confidence, drawing.seed)
-    caught = from_count(int((planted < result.threshold).sum()), len(planted), drawing.confidence)
-    metrics = _copy_metrics(result, caught, alarms) + [_side_metric(view, sizes, drawing) for view in views]
-    return CopyEvidence(metrics, result, synthetic, rows, holdout, planted)
+    scores, rows = {}, {}
+    for name in sets.queries:
+        scores[name], rows[name] = combined_score([view.found[name] for view in views], typical)
+    oracle = Oracle(*(_one_score_each(name, scores, sets, drawing) for name in ("holdout", "validation")))
+    if len(oracle.holdout) < 2:
+        raise DataRefused(f"the copy test needs at least 2 holdout subjects, has {len(oracle.holdout)}")
+    result = copy_test(scores["synthetic"], oracle.holdout, ALPHA, drawing.confidence, drawing.seed)
+    caught = scores["planted"] < result.threshold
+    subjects = [sets.subjects[row] for row in planted.rows]
+    section = _section(result, Planted(caught, planted.disguises, subjects), oracle, config, drawing)
+    sides = [found for view in views if (found := _side_metric(view, sets, drawing)) is not None]
+    return CopyEvidence(
+        section=replace(section, metrics=[*section.metrics, *sides]),
+        result=result,
+        synthetic=scores["synthetic"],
+        rows=rows["synthetic"],
+        holdout=scores["holdout"],
+        planted=scores["planted"],
+        power_by_disguise=caught_by_disguise(planted, caught),
+    )
+
+
+def _one_score_each(name: Query, scores: dict[Query, Matrix], sets: CopySets, drawing: Drawing) -> Matrix:
+    """(n,) scores of one volume per subject; none where there is no such set."""
+    if name not in scores:
+        return np.zeros(0)
+    return scores[name][one_of_each(sets.subjects_of[name], len(scores[name]), drawing.seed)]
+
+
+def _section(result: CopyResult, planted: Planted, oracle: Oracle, config: AuditConfig, drawing: Drawing) -> Section:
+    """The verdict on the cohort, and the verdict on the test."""
+    size, null_size = result.share.n, len(oracle.holdout)
+    gate = copy_gate(size, len(result.flagged), null_size, config, drawing)
+    caught = planted.share(drawing.confidence)
+    honest = oracle_findings(oracle, size, config, drawing)
+    alarms = false_alarms(oracle.holdout, ALPHA, drawing.repeats, drawing.confidence, drawing.seed)
+    return Section(
+        metrics=[*_copy_metrics(result, caught, alarms), *power_metrics(gate, caught), honest.metric],
+        tables=[
+            power_table(gate, caught), disguise_table(gate, planted, drawing.confidence), honest.table,
+        ],
+        curves=[power_curve(gate, caught)],
+        statements=honest.statements,
+    )  # fmt: skip
 
 
 def _copy_metrics(result: CopyResult, caught: Estimate, alarms: Estimate) -> list[Metric]:
@@ -124,10 +152,7 @@ def _copy_metrics(result: CopyResult, caught: Estimate, alarms: Estimate) -> lis
             "copies_share", result.share, lower, floor=result.expected,
             explanation="Share of synthetic volumes flagged as suspected copies; fresh real volumes show the floor.",
         ),
-        metric_of(
-            "copies_excess", result.excess, lower, floor=0.0,
-            explanation="Flagged share beyond that of fresh real volumes, which the holdout stands for.",
-        ),
+        excess_metric(result.excess),
         metric_of(
             "copy_power", caught, "higher is better, up to 1",
             "Share of disguised copies, planted for this audit, that the copy test catches.",
@@ -139,9 +164,12 @@ def _copy_metrics(result: CopyResult, caught: Estimate, alarms: Estimate) -> lis
     ]  # fmt: skip
 
 
-def _side_metric(view: View, sizes: Mapping[str, int], drawing: Drawing) -> Metric:
+def _side_metric(view: View, sets: CopySets, drawing: Drawing) -> Metric | None:
+    if view.to_holdout is None:
+        return None
     share = closer_to_train(
-        view.synthetic, view.synthetic_to_holdout, sizes["train"], sizes["holdout"],
+        view.found["synthetic"], view.to_holdout,
+        numbered(sets.subjects, len(sets.train)), numbered(sets.subjects_of["holdout"], len(sets.queries["holdout"])),
         drawing.confidence, drawing.repeats, drawing.seed,
     )  # fmt: skip
     return metric_of(

@@ -5,12 +5,12 @@ n = 100 against 4 at n = 4000 in a 512-dimensional toy. So every comparison here
 averaged over many subsamples, and set beside the same figure of train against holdout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from meddiff_core.evidence.features.records import Features
+from meddiff_core.evidence.features.records import Features, require_same_extractor, require_same_origin
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]
@@ -19,22 +19,23 @@ Statistic = Callable[[Matrix, Matrix], float]
 
 @dataclass(frozen=True)
 class Projection:
-    """Standardisation by the training set's deviations, and its principal axes."""
+    """Standardisation by the deviations of the sets that it was fitted on, and their principal axes."""
 
     extractor: str
     digest: str
+    preprocessing: str
+    """These three are those of the training features: no others may be projected."""
     centre: Matrix
     """(d,)."""
     scale: Matrix
-    """(d,), infinite where the training set does not vary."""
+    """(d,), infinite where nothing varies."""
     axes: Matrix
     """(d, k), orthonormal."""
 
     def standardise(self, features: Features) -> Matrix:
-        """(n, d) in units of the training set's deviations."""
-        if features.digest != self.digest:
-            came = f"{features.extractor} ({features.digest[:12]})"
-            raise ValueError(f"features must come from {self.extractor} ({self.digest[:12]}), came from {came}")
+        """(n, d) in deviations."""
+        own = (self.extractor, self.digest, self.preprocessing)
+        require_same_origin(own, (features.extractor, features.digest, features.preprocessing))
         return np.asarray((features.values.astype(np.float64) - self.centre) / self.scale)
 
     def __call__(self, features: Features) -> Matrix:
@@ -42,18 +43,30 @@ class Projection:
         return self.standardise(features) @ self.axes
 
 
-def fit_projection(train: Features, components: int) -> Projection:
+def fit_projection(train: Features, components: int, beside: Features | None = None) -> Projection:
     """Principal components of the standardised training features, strongest first.
 
-    Take no more components than half of the smallest set that will be compared, so that every covariance has
-    full rank.
+    A set that the scale and axes were fitted on is not at the distance from the holdout that fresh volumes are. So
+    where the training set is compared with another, `beside`, they are fitted on both, at equal sizes and in the same
+    way: if both are from one distribution, none is favoured. Take no more components than half of the smallest set
+    that will be compared, so that every covariance has full rank.
     """
-    values = train.values.astype(np.float64)
-    centre, deviation = values.mean(0), values.std(0)
+    sets = [train.values.astype(np.float64)]
+    if beside is not None:
+        require_same_extractor(train, beside)
+        size = min(len(train), len(beside))
+        sets = [_spread(values, size) for values in (sets[0], beside.values.astype(np.float64))]
+    centre = np.mean([values.mean(0) for values in sets], axis=0)
+    deviation = np.sqrt(np.mean([values.var(0) for values in sets], axis=0))
     scale = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), deviation, np.inf)
-    _, _, axes = np.linalg.svd((values - centre) / scale, full_matrices=False)
-    kept = max(1, min(components, len(values) - 1))
-    return Projection(train.extractor, train.digest, centre, scale, axes[:kept].T)
+    _, _, axes = np.linalg.svd((np.concatenate(sets) - centre) / scale, full_matrices=False)
+    kept = max(1, min(components, len(train) - 1))
+    return Projection(train.extractor, train.digest, train.preprocessing, centre, scale, axes[:kept].T)
+
+
+def _spread(rows: Matrix, size: int) -> Matrix:
+    """`size` of the rows, evenly from first to last."""
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, size).astype(int)])
 
 
 def frechet_distance(query: Matrix, reference: Matrix) -> float:
@@ -81,10 +94,10 @@ def kernel_distance(query: Matrix, reference: Matrix) -> float:
     distribution at any size, so single values are negative about half of the time.
     """
     n, m = len(query), len(reference)
-    within_query, within_reference = _cubic(query, query), _cubic(reference, reference)
+    within_query, within_reference = cubic_kernel(query, query), cubic_kernel(reference, reference)
     first = (within_query.sum() - np.trace(within_query)) / (n * (n - 1))
     second = (within_reference.sum() - np.trace(within_reference)) / (m * (m - 1))
-    return float(first + second - 2 * _cubic(query, reference).mean())
+    return float(first + second - 2 * cubic_kernel(query, reference).mean())
 
 
 def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: float, seed: int) -> Estimate:
@@ -94,7 +107,7 @@ def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: 
     """
     value, n = kernel_distance(query, reference), len(query)
     weights = resample_weights(n, repeats, seed)
-    pairs, cross = _cubic(query, query), _cubic(query, reference).mean(1)
+    pairs, cross = cubic_kernel(query, query), cubic_kernel(query, reference).mean(1)
     np.fill_diagonal(pairs, 0)
 
     def varying(weights: Matrix) -> Matrix:
@@ -106,7 +119,8 @@ def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: 
     return from_draws(value, draws, confidence, n)
 
 
-def _cubic(a: Matrix, b: Matrix) -> Matrix:
+def cubic_kernel(a: Matrix, b: Matrix) -> Matrix:
+    """(n, m): (x.y / d + 1)^3 of each row of `a` (n, d) with each of `b` (m, d)."""
     return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
 
@@ -115,17 +129,20 @@ def subsample(statistic: Statistic, query: Matrix, reference: Matrix, size: int,
 
     The same seed draws the same reference rows, whatever the query: two queries are compared in pairs.
     """
+    pairs = subsampled_rows(query, reference, size, repeats, seed)
+    return np.array([statistic(few, others) for few, others in pairs], dtype=np.float64)
+
+
+def subsampled_rows(
+    query: Matrix, reference: Matrix, size: int, repeats: int, seed: int
+) -> Iterator[tuple[Matrix, Matrix]]:
+    """The rows that `subsample` compares, (size, d) of each, `repeats` times."""
     if size > min(len(query), len(reference)):
         raise ValueError(f"size must be at most {min(len(query), len(reference))} rows, is {size}")
     query_rng, reference_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-    values = [
-        statistic(
-            query[query_rng.choice(len(query), size, replace=False)],
-            reference[reference_rng.choice(len(reference), size, replace=False)],
-        )
-        for _ in range(repeats)
-    ]
-    return np.array(values, dtype=np.float64)
+    for _ in range(repeats):
+        chosen = query_rng.choice(len(query), size, replace=False)
+        yield query[chosen], reference[reference_rng.choice(len(reference), size, replace=False)]
 
 
 def estimate(

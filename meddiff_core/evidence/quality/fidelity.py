@@ -1,62 +1,144 @@
 """Whether a volume has the property that was asked for.
 
-Each condition that can be measured on the generated label map is compared with its request. A study whose
+Each condition that can be measured on the generated volume is compared with its request. A study whose
 conditions do nothing would otherwise release a covariate table that describes no volume in it.
 """
 
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from meddiff_core.evidence.intervals import Matrix, resample_weights
+from meddiff_core.contract import Condition, ContinuousCondition
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
+from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.quality.effects import short, span
+from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.types import Progress
+
+PART = "fidelity"
+LABELS = "labels"
+"""The source that needs no further model: label maps that were generated with the images."""
+COLUMNS = (
+    "Condition", "Volumes", "r", "Interval of r", "Slope", "Interval of slope",
+    "Mean error", "Interval of mean error", "RMSE", "Interval of RMSE",
+)  # fmt: skip
+CAPTION = (
+    "r: Pearson correlation of what was asked for and what was measured; slope: of measured on requested, 1 follows "
+    "fully; errors: measured minus requested, in the unit of the condition."
+)
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Requested against measured."""
+    """Requested against measured. None where there is too little to tell."""
 
-    r: float
-    """Pearson correlation; 0 where either side does not vary."""
-    slope: float
+    r: Estimate
+    """Pearson correlation; 0 within [-1, 1] where either side does not vary."""
+    slope: Estimate | None
     """Of measured on requested; 1 follows fully."""
-    mean_error: float
+    mean_error: Estimate | None
     """Mean of measured minus requested, in the unit of the condition."""
-    low: float
-    """Bound of the interval of r."""
-    high: float
-    n: int
+    rmse: Estimate | None
+    """Root mean square of the same."""
 
 
 def fidelity(
     requested: ArrayLike, measured: ArrayLike, confidence: float = 0.95, repeats: int = 200, seed: int = 0
 ) -> Fidelity:
-    """Correlation with a bootstrap interval over volumes.
+    """Agreement with bootstrap intervals over volumes.
 
     Fewer than 3 volumes, or a side that does not vary, are no evidence: r is 0 and its interval [-1, 1].
     """
     x, y = np.asarray(requested, np.float64), np.asarray(measured, np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"requested and measured must be of one length, are {x.shape} and {y.shape}")
-    error = float((y - x).mean()) if len(x) else 0.0
-    whole = np.ones((1, len(x)))
-    if len(x) < 3 or not _varies(x) or not _varies(y):
-        return Fidelity(0.0, 0.0, error, -1.0, 1.0, len(x))
-    r = _correlations(x, y, whole)[0]
-    draws = _correlations(x, y, resample_weights(len(x), repeats, seed))
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Fidelity(float(r), float(r * y.std() / x.std()), error, float(low), float(high), len(x))
+    nothing = Estimate(0.0, -1.0, 1.0, len(x))
+    if len(x) < 3:
+        return Fidelity(nothing, None, None, None)
+    whole, weights = np.full((1, len(x)), 1 / len(x)), resample_weights(len(x), repeats, seed) / len(x)
+
+    def estimated(statistic: NDArray[np.float64], draws: Matrix) -> Estimate:
+        return from_draws(float(statistic[0]), draws, confidence, len(x))
+
+    error = y - x
+    mean_error = estimated(whole @ error, weights @ error)
+    rmse = estimated(np.sqrt(whole @ error**2), np.sqrt(weights @ error**2))
+    if not _varies(x) or not _varies(y):
+        return Fidelity(nothing, None, mean_error, rmse)
+    found, drawn = _line(x, y, whole), _line(x, y, weights)
+    return Fidelity(estimated(found[0], drawn[0]), estimated(found[1], drawn[1]), mean_error, rmse)
 
 
 def _varies(values: Matrix) -> bool:
     return bool(values.std() > 1e-9 * max(1.0, float(np.abs(values).max())))
 
 
-def _correlations(x: Matrix, y: Matrix, weights: Matrix) -> Matrix:
-    """(repeats,) weighted correlations; 0 for a draw in which one side does not vary."""
-    share = weights / weights.sum(1, keepdims=True)
+def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
+    """(repeats,) weighted correlations and slopes; 0 for a draw in which one side does not vary."""
     dx, dy = x - (share @ x)[:, None], y - (share @ y)[:, None]
     covariance = (share * dx * dy).sum(1)
-    size = np.sqrt((share * dx**2).sum(1) * (share * dy**2).sum(1))
-    tiny = 1e-9 * x.std() * y.std()
-    return np.where(size > tiny, covariance / np.maximum(size, tiny), 0.0)
+    spread_x, spread_y = (share * dx**2).sum(1), (share * dy**2).sum(1)
+    size, tiny = np.sqrt(spread_x * spread_y), 1e-9 * x.std() * y.std()
+    r = np.where(size > tiny, covariance / np.maximum(size, tiny), 0.0)
+    return r, np.where(size > tiny, covariance / np.maximum(spread_x, 1e-18 * x.var()), 0.0)
+
+
+def fidelity_of_labels(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+    """Every condition that is the volume of a structure, measured on the generated label maps."""
+    measurable = [spec for spec in audit.contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
+    columns = {
+        spec.name: np.array([one.get(f"{MEASURED_VOLUME}{spec.group}", np.nan) for one in audit.measured], np.float64)
+        for spec in measurable
+    }
+    section = fidelity_section(audit.requested, columns, LABELS, drawing)
+    yield Progress("fidelity", 1, 1)
+    others = [spec.name for spec in audit.contract.conditions if spec not in measurable]
+    said = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
+    return Section(section.metrics, section.tables, statements=(said,) if others else ())
+
+
+def fidelity_section(
+    requested: Sequence[Condition], measured: Mapping[str, ArrayLike], source: str, drawing: Drawing
+) -> Section:
+    """Agreement per condition; `measured` holds a figure per volume, not a number where there is none.
+
+    `source` says what measured: `labels`, or another way such as `segmentation`, whose metrics carry its name.
+    """
+    found = {name: _agreement(requested, name, values, drawing) for name, values in measured.items()}
+    if not found:
+        return Section()
+    table = Table(
+        part=PART,
+        title=f"Requested against measured ({source})",
+        caption=CAPTION,
+        columns=COLUMNS,
+        rows=tuple(_row(name, one) for name, one in found.items()),
+    )
+    return Section([_metric(name, source, one) for name, one in found.items()], [table])
+
+
+def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, drawing: Drawing) -> Fidelity:
+    asked = [one.get(name) for one in requested]
+    wanted = np.array([value if isinstance(value, int | float) else np.nan for value in asked], np.float64)
+    figures = np.asarray(measured, np.float64)
+    known = np.isfinite(wanted) & np.isfinite(figures)
+    return fidelity(wanted[known], figures[known], drawing.confidence, drawing.repeats, drawing.seed)
+
+
+def _metric(name: str, source: str, found: Fidelity) -> Metric:
+    figure = "fidelity_r" if source == LABELS else f"fidelity_r_{source}"
+    line = "" if found.slope is None else f", slope {found.slope.value:.2f}"
+    error = "" if found.mean_error is None else f", mean error {found.mean_error.value:.4g}"
+    words = f"Correlation of requested and measured {name} by {source}{line}{error}."
+    return metric_of(f"{figure}:{name}", found.r, "higher is better, up to 1", words)
+
+
+def _row(name: str, found: Fidelity) -> tuple[Cell, ...]:
+    figures = (found.r, found.slope, found.mean_error, found.rmse)
+    pairs = [(None, None) if one is None else (short(one.value), span(one)) for one in figures]
+    return (name, found.r.n, *(cell for pair in pairs for cell in pair))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -21,8 +20,10 @@ from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.features.records import Features, require_same_extractor
 from meddiff_core.evidence.intervals import Matrix
-from meddiff_core.evidence.privacy.copies import nearest_voxels, to_length_one
+from meddiff_core.evidence.privacy.copies import nearest_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.screening.outlier import DenoisingErrors, OutlierBound, fit_outliers
+from meddiff_core.evidence.screening.reasons import RealRejections, count_real
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import FloatArray
 
@@ -54,6 +55,10 @@ class Reference(Frozen):
     expected_rejections: float
     """Share of fresh real volumes that would be rejected: of validation volumes by the bounds, and 1 / (v + 1) more
     by the copy score, which no validation volume can fall below."""
+    outliers: OutlierBound | None = None
+    """Of the error after denoising; None where `screen.outliers` is off."""
+    real: RealRejections | None = None
+    """What the bounds do to validation volumes, in counts."""
     train: int
     validation: int
     """Volumes behind it."""
@@ -92,6 +97,7 @@ def fit_reference(
     config: ScreenConfig,
     reconstructed_features: Features | None = None,
     train_subjects: Sequence[str] | None = None,
+    denoising: DenoisingErrors | None = None,
 ) -> tuple[Reference, ReferenceArrays]:
     """Fit every bound.
 
@@ -112,16 +118,21 @@ def fit_reference(
         smallest_copy_score=float(nearest_voxels(validation_keys, train_keys, key_centre).score.min()),
         duplicate_distance=smallest_distance(train_keys, key_centre, train_subjects),
         expected_rejections=0.0,
+        outliers=fit_outliers(denoising, config) if denoising else None,
         train=len(train_keys),
         validation=len(validation_keys),
     )
+    errors: Sequence[Matrix | None] = [None] * len(validation) if denoising is None else list(denoising.validation)
     verdicts = [
-        judge(*case, reference, arrays)
-        for case in zip(validation, validation_features.values, validation_keys, strict=True)
+        judge(figures, features, key, reference, arrays, found)
+        for figures, features, key, found in zip(
+            validation, validation_features.values, validation_keys, errors, strict=True
+        )
     ]
     rejected = sum(not verdict.accepted for verdict in verdicts) / len(verdicts)
     expected = min(1.0, rejected + 1 / (len(verdicts) + 1))
-    return reference.model_copy(update={"expected_rejections": expected}), arrays
+    real = count_real([verdict.reasons for verdict in verdicts], 2 * len(reference.bounds) + 2 + bool(denoising))
+    return reference.model_copy(update={"expected_rejections": expected, "real": real}), arrays
 
 
 def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> dict[str, Bound]:
@@ -153,7 +164,7 @@ def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: 
     fold = np.arange(len(train)) % FOLDS
     distances = []
     for left_out in range(min(FOLDS, len(train))):
-        fitted = Features(train.values[fold != left_out], train.extractor, train.digest)
+        fitted = train.take(fold != left_out)
         centre, axes = _whitening(fitted)
         distances.append(_mahalanobis(train.values[fold == left_out], centre, axes))
     bound = np.quantile(np.concatenate(distances), 1 - config.tail)
@@ -164,14 +175,10 @@ def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: 
 
 def smallest_distance(keys: FloatArray, centre: FloatArray, subjects: Sequence[str] | None = None) -> float:
     """Between keys (m, p) of different subjects; each key is its own subject if none are named."""
-    codes = np.unique(subjects, return_inverse=True)[1] if subjects is not None else np.arange(len(keys))
-    smallest = np.inf
-    for row in range(len(keys)):
-        others = keys[codes != codes[row]]
-        if len(others) >= 2:
-            found = nearest_voxels(keys[row : row + 1, None], others, centre).distance[0]
-            smallest = min(smallest, float(found))
-    return smallest if np.isfinite(smallest) else 0.0
+    if len(keys if subjects is None else set(subjects)) < 3:
+        return 0.0
+    found = nearest_voxels(keys[:, None], keys, centre, exclude_self=True, block=256, subjects=subjects)
+    return float(found.distance.min())
 
 
 def judge(
@@ -180,8 +187,12 @@ def judge(
     key: FloatArray,
     reference: Reference,
     arrays: ReferenceArrays,
+    errors: Matrix | None = None,
 ) -> Verdict:
-    """Hold one volume against the reference. `features` is (d,), `key` (variants, p) from `voxel_keys`."""
+    """Hold one volume against the reference.
+
+    `features` is (d,), `key` (variants, p) from `voxel_keys`, `errors` (levels,) from a `Probe`.
+    """
     if broken := _broken(measurements, features):
         return Verdict(accepted=False, reasons=broken, scores={})
     mahalanobis = float(_mahalanobis(features, arrays.centre, arrays.axes)[0])
@@ -192,8 +203,22 @@ def judge(
         reasons.append(f"features {mahalanobis:.4g} are above {reference.largest_mahalanobis:.4g} (training range)")
     if copy_score < reference.smallest_copy_score:
         reasons.append(f"copy score {copy_score:.4g} is below {reference.smallest_copy_score:.4g} (suspected copy)")
+    reasons += _unknown(errors, reference.outliers)
     scores = {"mahalanobis": mahalanobis, "copy_score": copy_score, "copy_distance": float(neighbour.distance[0])}
+    if errors is not None and reference.outliers is not None:
+        scores["outlier"] = float(reference.outliers.score(errors)[0])
     return Verdict(accepted=not reasons, reasons=tuple(reasons), scores=scores)
+
+
+def _unknown(errors: Matrix | None, bound: OutlierBound | None) -> list[str]:
+    """Why the denoiser does not know a volume, if it does not."""
+    if errors is None or bound is None:
+        return []
+    score = float(bound.score(errors)[0])
+    if score <= bound.largest:
+        return []
+    said = "unlike the training volumes after denoising, score"
+    return [f"{said} {score:.4g} is above {bound.largest:.4g} (training range)"]
 
 
 def _broken(measurements: Mapping[str, float], features: FloatArray) -> tuple[str, ...]:
@@ -218,23 +243,6 @@ def _outside(measurements: Mapping[str, float], bounds: Mapping[str, Bound]) -> 
         elif value > bound.high:
             reasons.append(f"{name} {value:.4g} is above {bound.high:.4g} (training range)")
     return reasons
-
-
-def near_duplicates(keys: FloatArray, key_centre: FloatArray, threshold: float, block: int = 1024) -> set[int]:
-    """Rows to drop so that no two of the rest are nearer than `threshold`: the first of each pair stays.
-
-    `keys` is (n, p), from `voxel_key`, in the order that decides; `threshold` the smallest distance between two
-    training subjects.
-    """
-    units = to_length_one(keys - key_centre)
-    dropped: set[int] = set()
-    for start in range(0, len(units), block):
-        alike = 1 - units[start : start + block] @ units.T < threshold
-        for row in range(start, min(start + block, len(units))):
-            earlier: NDArray[np.int64] = np.flatnonzero(alike[row - start, :row])
-            if any(int(other) not in dropped for other in earlier):
-                dropped.add(row)
-    return dropped
 
 
 def save_reference(folder: Path, reference: Reference, arrays: ReferenceArrays) -> None:

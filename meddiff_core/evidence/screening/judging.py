@@ -4,8 +4,6 @@ Rejected volumes stay where they are, with the reason beside them: nobody can ju
 are gone.
 """
 
-import re
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,10 @@ from meddiff_core.contract import Condition, Contract
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
-from meddiff_core.evidence.screening.bounds import judge, load_reference, near_duplicates
+from meddiff_core.evidence.screening.bounds import judge, load_reference
+from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.screening.outlier import Models, open_probe
+from meddiff_core.evidence.screening.reasons import count_kinds
 from meddiff_core.generation.region import is_extrapolated
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.generation.shards import Candidates
@@ -39,6 +40,8 @@ class JudgeJob:
     candidates: Path
     reference: Path
     contract: Contract
+    models: Models | None = None
+    """Needed if the reference has a bound on the error after denoising."""
 
 
 def judge_shard(job: JudgeJob) -> list[Row]:
@@ -47,11 +50,13 @@ def judge_shard(job: JudgeJob) -> list[Row]:
     places = [(job.shard.name, position) for position in range(len(job.shard.samples))]
     volumes = Candidates(job.candidates, places)
     features = RandomConvFeatures(job.contract)(volumes, range(len(volumes)))
+    probe = open_probe(job.models) if job.models and reference.outliers else None
     rows = []
     for position, sample in enumerate(job.shard.samples):
         image, label = volumes.image(position), volumes.label(position)
         measured = measure(image, label, job.contract)
-        verdict = judge(measured, features[position], voxel_keys(image, job.contract), reference, arrays)
+        errors = probe(volumes, position, sample.seed) if probe else None
+        verdict = judge(measured, features[position], voxel_keys(image, job.contract), reference, arrays, errors)
         identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
         place = {"shard": job.shard.name, "position": position}
         said = {"accepted": verdict.accepted, "reasons": "; ".join(verdict.reasons)}
@@ -66,10 +71,15 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> Row:
 
 
 def judge_shards(
-    shards: Sequence[Shard], candidates: Path, reference: Path, contract: Contract, mapper: Mapper
+    shards: Sequence[Shard],
+    candidates: Path,
+    reference: Path,
+    contract: Contract,
+    mapper: Mapper,
+    models: Models | None = None,
 ) -> Generator[Progress, None, pd.DataFrame]:
     """The verdict of every candidate of some shards, in their order."""
-    jobs = [JudgeJob(shard, candidates, reference, contract) for shard in shards]
+    jobs = [JudgeJob(shard, candidates, reference, contract, models) for shard in shards]
     rows: dict[int, list[Row]] = {}
     for position, found in mapper(judge_shard, jobs):
         rows[position] = found
@@ -107,16 +117,7 @@ def columns_of(verdicts: pd.DataFrame, prefix: str) -> list[Row]:
 
 def count_reasons(verdicts: pd.DataFrame) -> dict[str, int]:
     """Rejected candidates by kind of reason, most frequent first; one with two reasons counts under both."""
-    reasons = Counter(
-        _kind(reason) for said in verdicts.loc[~verdicts["accepted"], "reasons"] for reason in said.split("; ")
-    )
-    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _kind(reason: str) -> str:
-    """A reason without its figures: of `mean 0.2 is below 0.3 (training range)`, `mean below the accepted range`."""
-    found = re.fullmatch(r"(.+) \S+ (?:is|are) (below|above) \S+ \(.+\)", reason)
-    return f"{found[1]} {found[2]} the accepted range" if found else reason
+    return count_kinds(said.split("; ") for said in verdicts.loc[~verdicts["accepted"], "reasons"])
 
 
 def requested_conditions(verdicts: pd.DataFrame) -> list[Condition]:

@@ -1,5 +1,8 @@
 """Volumes to vectors."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch.nn import functional
 
 from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import Features, extract, require_same_extractor
+from meddiff_core.evidence.features.records import Features, extract, preprocessing_digest, require_same_extractor
 from meddiff_core.evidence.quality.distances import fit_projection
 
 
@@ -49,10 +52,39 @@ def test_digest_of_latents_names_the_autoencoder(contract):
     assert latents(contract, "one").digest != latents(contract, "two").digest
 
 
-def test_features_of_different_extractors_are_not_compared():
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"digest": "2" * 64}, "weights is 111111111111, 222222222222$"),
+        ({"preprocessing": "d" * 64}, "preprocessing is cccccccccccc, dddddddddddd$"),
+        ({"extractor": "b", "digest": "2" * 64}, "extractor is a, b; weights is 111111111111, 222222222222$"),
+    ],
+)
+def test_records_that_differ_are_not_compared_and_the_message_says_how(changed, message):
     values = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
-    one, other = Features(values, "a", "1" * 64), Features(values, "a", "2" * 64)
-    with pytest.raises(ValueError, match="one extractor"):
+    one = Features(values, "a", "1" * 64, "c" * 64)
+    other = replace(one, **changed)
+    with pytest.raises(ValueError, match=message):
         require_same_extractor(one, other)
-    with pytest.raises(ValueError, match="must come from"):
+    with pytest.raises(ValueError, match=message):
         fit_projection(one, 2)(other)
+    require_same_extractor(one, one.take([0, 1]))
+
+
+@pytest.mark.parametrize("changed", [{"spacing_mm": 3.0}, {"mask": "brain"}, {"labels": {"core": (2,)}}])
+def test_record_tells_the_preprocessing(contract, make_heads, finish, changed):
+    heads, other = make_heads(2, 0), contract.model_copy(update=changed)
+    record = finish(extract(RandomConvFeatures(contract), heads)).record
+    assert record.n == 2
+    assert record.preprocessing == preprocessing_digest(contract) != preprocessing_digest(other)
+
+
+def test_record_does_not_depend_on_the_conditions(contract):
+    assert preprocessing_digest(contract) == preprocessing_digest(contract.model_copy(update={"conditions": ()}))
+
+
+def test_random_network_travels_as_its_seed(contract):
+    extractor = RandomConvFeatures(contract, seed=3)
+    packed = pickle.dumps(extractor)
+    assert len(packed) < 2000
+    assert pickle.loads(packed).digest == extractor.digest

@@ -10,13 +10,20 @@ from meddiff_core.evidence.privacy.copies import (
     copy_threshold,
     expected_share,
     false_alarms,
-    match_voxels,
     nearest,
     nearest_voxels,
+    one_of_each,
     voxel_key,
     voxel_keys,
 )
-from meddiff_core.evidence.privacy.planting import DISGUISES, PlantedCopies, caught_by_disguise, plant_copies
+from meddiff_core.evidence.privacy.planting import (
+    DISGUISES,
+    HALF,
+    MIXTURE,
+    caught_by_disguise,
+    plant_copies,
+)
+from meddiff_core.evidence.privacy.voxel_search import WHOLE, fit_search, match_voxels
 
 
 def normal(n, seed, d=16):
@@ -68,10 +75,10 @@ def test_keys_of_large_volumes_stay_small(contract):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_planted_copies_of_every_disguise_are_caught(make_heads, contract, finish, seed):
     train, holdout = make_heads(42, seed), make_heads(20, 100 + seed)
-    reference = keys_of(train, contract)
-    null = finish(match_voxels(holdout, reference, reference.mean(0), contract))
+    search = fit_search(keys_of(train, contract), contract)
+    null = finish(match_voxels(holdout, contract, search))[WHOLE]
     planted = plant_copies(train, 42, contract, seed)
-    found = finish(match_voxels(planted, reference, reference.mean(0), contract))
+    found = finish(match_voxels(planted, contract, search))[WHOLE]
     caught = found.score < copy_threshold(null.score, 0.05)
     assert caught_by_disguise(planted, caught) == dict.fromkeys(DISGUISES, 1.0)
     np.testing.assert_array_equal(found.index, planted.rows)
@@ -79,12 +86,31 @@ def test_planted_copies_of_every_disguise_are_caught(make_heads, contract, finis
 
 def test_planted_copies_are_the_same_at_every_reading_and_move_their_labels(make_heads, contract):
     train = make_heads(14, 0)
-    planted = PlantedCopies(train, tuple(range(14)), contract, 3)
-    for index in range(14):
+    planted = plant_copies(train, 36, contract, 3, make_heads(5, 9))
+    assert {planted.disguise(index) for index in range(36)} == {*DISGUISES, HALF, MIXTURE}
+    for index in range(36):
         np.testing.assert_array_equal(planted.image(index), planted.image(index))
         label = planted.label(index)
         background = planted.image(index)[label == 0]
-        assert (background < 60).mean() > 0.95, planted.disguise(index)
+        assert (background < 60).mean() > 0.95 or planted.disguise(index) == MIXTURE, planted.disguise(index)
+
+
+def test_where_volumes_are_few_each_is_planted_in_every_disguise_once(make_heads, contract):
+    train = make_heads(9, 0)
+    planted = plant_copies(train, 500, contract, 0, make_heads(3, 1))
+    pairs = {(row, planted.disguise(index)) for index, row in enumerate(planted.rows)}
+    assert len(planted) == len(pairs) == 9 * 9
+
+
+def test_half_of_a_copy_is_exactly_half(make_heads, contract):
+    train, partners = make_heads(9, 0), make_heads(1, 1)
+    planted = plant_copies(train, 81, contract, 0, partners)
+    for index in [index for index in range(81) if planted.disguise(index) == HALF]:
+        image, original = planted.image(index), train.image(planted.rows[index])
+        kept = image == original
+        assert kept.reshape(-1).mean() >= 0.5
+        assert (kept | (image == partners.image(0))).all()
+        assert not kept.all()
 
 
 def test_threshold_flags_its_nominal_share_of_fresh_volumes():
@@ -125,21 +151,64 @@ def test_copycat_is_closer_to_train_and_oracle_is_not_at_unequal_sizes():
     values = []
     for seed in range(20):
         train, holdout, fresh = normal(400, 3 * seed), normal(60, 3 * seed + 1), normal(200, 3 * seed + 2)
-        found = closer_to_train(nearest(fresh, train), nearest(fresh, holdout), 400, 60, 0.95, 200, seed)
+        people = np.arange(400), np.arange(60)
+        found = closer_to_train(nearest(fresh, train), nearest(fresh, holdout), *people, 0.95, 200, seed)
         values.append(found.value)
     assert np.mean(values) == pytest.approx(0.5, abs=0.05)
     copies = train[:200] + 0.05 * normal(200, 999)
-    found = closer_to_train(nearest(copies, train), nearest(copies, holdout), 400, 60, 0.95, 200, 0)
+    found = closer_to_train(nearest(copies, train), nearest(copies, holdout), *people, 0.95, 200, 0)
     assert found.low > 0.95
+
+
+def test_interval_of_side_counts_subjects_and_not_their_scans():
+    train, holdout, fresh = normal(100, 0), normal(40, 1), normal(200, 2)
+    sides = nearest(fresh, train), nearest(fresh, holdout)
+    alone = closer_to_train(*sides, np.arange(100), np.arange(40), 0.95, 400, 0)
+    families = closer_to_train(*sides, np.arange(100) // 20, np.arange(40) // 8, 0.95, 400, 0)
+    thrice = [np.repeat(np.arange(len(set_)), 3) for set_ in (train, holdout)]
+    scans = nearest(fresh, np.repeat(train, 3, 0)), nearest(fresh, np.repeat(holdout, 3, 0))
+    repeated = closer_to_train(*scans, *thrice, 0.95, 400, 0)
+    assert families.value == alone.value == pytest.approx(repeated.value)
+    assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_second_scan_of_the_copied_subject_does_not_hide_the_copy():
+    train = normal(60, 0)
+    scans = np.vstack([train, train + 0.02 * normal(60, 1), train + 0.02 * normal(60, 2)])
+    subjects = [f"s{row % 60}" for row in range(180)]
+    copy = train[:5] + 0.01 * normal(5, 3)
+    by_row, by_subject = nearest(copy, scans), nearest(copy, scans, subjects=subjects)
+    assert by_subject.score.max() < 0.05
+    assert (by_row.score > 1.15 * by_subject.score).all()
+    np.testing.assert_array_equal(by_row.index, by_subject.index)
+    np.testing.assert_allclose(by_subject.score, nearest(copy, train).score, rtol=0.05)
+    among = nearest(scans, scans, exclude_self=True, subjects=subjects, block=50)
+    assert among.distance.min() > 0.5
+    assert all(subjects[row] != subjects[found] for row, found in enumerate(among.index))
+
+
+def test_threshold_keeps_its_level_for_subjects_with_many_scans():
+    """Scores of one subject are alike: taken as they are, three scans of each would say that there are 57 of 19."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for trial in range(1500):
+        person = rng.standard_normal(19)
+        scans = np.repeat(person, 3) + 0.1 * rng.standard_normal(57)
+        subjects = [f"s{row // 3}" for row in range(57)]
+        fresh = rng.standard_normal(200) + 0.1 * rng.standard_normal(200)
+        chosen = one_of_each(subjects, 57, trial)
+        assert len({subjects[row] for row in chosen}) == len(chosen) == 19
+        shares.append((fresh < copy_threshold(scans[chosen], 0.05)).mean())
+    assert np.mean(shares) == pytest.approx(expected_share(19, 0.05), rel=0.1)
 
 
 def test_average_volumes_are_near_to_many_and_no_copies(make_heads, contract, finish):
     """Distance alone flags them; the score does not, nor does a key relative to the mean."""
     train, holdout, fresh = make_heads(60, 0), make_heads(20, 1), make_heads(40, 2)
     averages = ((fresh.images.astype(int) + np.roll(fresh.images, 1, 0)) // 2).astype(np.uint8)
-    reference = keys_of(train, contract)
-    null = finish(match_voxels(holdout, reference, reference.mean(0), contract))
-    found = finish(match_voxels(type(fresh)(averages), reference, reference.mean(0), contract))
+    search = fit_search(keys_of(train, contract), contract)
+    null = finish(match_voxels(holdout, contract, search))[WHOLE]
+    found = finish(match_voxels(type(fresh)(averages), contract, search))[WHOLE]
     assert (found.score < copy_threshold(null.score, 0.05)).mean() < 0.15
 
 

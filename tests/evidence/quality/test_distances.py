@@ -22,6 +22,10 @@ def normal(n, d, seed, shift=0.0):
     return np.random.default_rng(seed).standard_normal((n, d)) + shift
 
 
+def features(values):
+    return Features(np.asarray(values, np.float32), "x", "0" * 64, "1" * 64)
+
+
 def frechet_by_general_root(a, b):
     c1, c2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     offset = a.mean(0) - b.mean(0)
@@ -134,9 +138,25 @@ def test_a_bootstrap_interval_lies_around_its_value():
 
 def test_projection_standardises_and_ignores_what_does_not_vary():
     values = np.column_stack([normal(30, 3, 0) * [1, 100, 1e-3], np.full(30, 7.0)]).astype(np.float32)
-    features = Features(values, "x", "0" * 64)
-    projection = fit_projection(features, 2)
-    standard = projection.standardise(features)
+    found = features(values)
+    projection = fit_projection(found, 2)
+    standard = projection.standardise(found)
     np.testing.assert_allclose(standard[:, :2].std(0), 1, rtol=1e-5)
     assert np.all(standard[:, 3] == 0)
-    assert projection(features).shape == (30, 2)
+    assert projection(found).shape == (30, 2)
+
+
+@pytest.mark.parametrize("statistic", [frechet_distance, kernel_distance])
+def test_a_perfect_generator_is_as_near_as_the_training_set_on_axes_of_both(statistic):
+    """Scale and axes of the training set alone put it elsewhere than fresh draws."""
+    pairs = {True: [], False: []}
+    for seed in range(60):
+        train, holdout, fresh = (features(normal(40, 60, 3 * seed + one)) for one in range(3))
+        for fair, found in pairs.items():
+            projection = fit_projection(train, 5, beside=fresh if fair else None)
+            rows = [projection(one) for one in (fresh, train, holdout)]
+            found.append([statistic(one, rows[2]) for one in rows[:2]])
+    apart = {fair: -np.diff(found, axis=1) for fair, found in pairs.items()}
+    scores = {fair: one.mean() / (one.std() / np.sqrt(60)) for fair, one in apart.items()}
+    assert abs(scores[True]) < 3
+    assert abs(scores[False]) > 5

@@ -1,21 +1,23 @@
 """Verdicts, their reasons, and the reference that they rest on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import Features, extract
+from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.copies import voxel_key, voxel_keys
 from meddiff_core.evidence.screening.bounds import (
     fit_reference,
     judge,
     load_reference,
-    near_duplicates,
     save_reference,
     smallest_distance,
 )
+from meddiff_core.evidence.screening.duplicates import near_duplicates
 from meddiff_core.study import ScreenConfig
 
 
@@ -101,7 +103,7 @@ def test_reconstructions_widen_the_bounds(make_heads, contract, finish):
     figures, features, keys = inspect(train, contract, finish)
     v = inspect(validation, contract, finish)
     smooth = [one | {"sharpness": one["sharpness"] * 0.5} for one in figures]
-    far = Features(features.values * 1.5, features.extractor, features.digest)
+    far = replace(features, values=features.values * 1.5)
     narrow, _ = fit_reference(figures, v[0], features, v[1], keys[:, 0], v[2], ScreenConfig())
     wide, _ = fit_reference(figures + smooth, v[0], features, v[1], keys[:, 0], v[2], ScreenConfig(), far)
     assert wide.bounds["sharpness"].low < narrow.bounds["sharpness"].low

@@ -1,0 +1,326 @@
+"""Whether synthetic volumes lie nearer to training volumes than these lie to one another, or than fresh ones would.
+
+Three figures on one ranking of all real volumes: authenticity (Alaa et al. 2022), distance ratios of neighbours, and
+the share that is closer to train than to holdout. Each stands beside what fresh volumes show: a perfect generator has
+an authenticity near a half, not 1, and rows of two sets that are mixed up give pure copies 0.96.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from meddiff_core.evidence.features.records import Extractor, extract
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.evidence.privacy.copies import best_correlation, keys_of, numbered, to_length_one, voxel_keys
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.types import FloatArray, Progress, Volumes
+
+KEPT = 64
+"""Nearest real volumes that are kept of each query: beyond them hardly ever lies the first of the holdout."""
+BATCH = 16
+"""Volumes whose keys are held at a time."""
+MOST_SIDED = 1000
+"""Synthetic volumes whose side is tested."""
+PERMUTATIONS = 999
+"""Exchanges of training and holdout subjects that the test is made of."""
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The nearest real volumes of each query, nearest first; train rows come before holdout rows."""
+
+    distance: Matrix
+    """(n, k)."""
+    index: Rows
+    """(n, k)."""
+
+
+@dataclass(frozen=True)
+class RealVolumes:
+    """Train and holdout together: whose each volume is, and which are of the train side."""
+
+    people: Rows
+    """(m,) the same number for volumes of one subject."""
+    train: int
+    """How many, from the first on, are training volumes."""
+
+    @property
+    def is_train(self) -> NDArray[np.bool_]:
+        """(m,)."""
+        return np.arange(len(self.people)) < self.train
+
+
+@dataclass(frozen=True)
+class RankedView:
+    """One way to look: the nearest real volumes of synthetic, train and holdout ones, never of one's own subject."""
+
+    name: str
+    synthetic: Ranking
+    train: Ranking
+    holdout: Ranking
+
+
+def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+    """Authenticity, neighbour ratios, and the side on which the cohort lies, by voxels and by each extractor."""
+    subjects = [*audit.dataset.subjects("train"), *audit.dataset.subjects("holdout")]
+    real = RealVolumes(numbered(subjects, len(subjects)), len(audit.dataset.subjects("train")))
+    views = [(yield from _voxels(audit, real))]
+    for extractor in audit.extractors:
+        views.append((yield from _features(extractor, audit, real)))
+    found = [_judge(view, real, drawing) for view in views]
+    return Section(
+        metrics=[metric for one in found for metric in one.metrics],
+        tables=[_table(found)],
+        statements=[one.statement for one in found],
+    )
+
+
+def _voxels(audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, RankedView]:
+    """By keys of voxels, as the copy test has them: whole, through flips and shifts."""
+    train, holdout = audit.dataset.volumes("train"), audit.dataset.volumes("holdout")
+    keys = keys_of(train, audit.contract)
+    centre = keys.mean(0)
+    pool = to_length_one(np.concatenate([keys, keys_of(holdout, audit.contract)]) - centre).T
+
+    def distances(views: FloatArray) -> Matrix:
+        return 1 - best_correlation(to_length_one(views - centre), pool)
+
+    def ranked(volumes: Volumes, own: Rows | None) -> Generator[Progress, None, Ranking]:
+        parts = []
+        for start in range(0, len(volumes), BATCH):
+            rows = range(start, min(start + BATCH, len(volumes)))
+            views = np.stack([voxel_keys(volumes.image(row), audit.contract) for row in rows])
+            parts.append(rank(distances(views), real.people, None if own is None else own[rows.start : rows.stop]))
+            yield Progress("rank real volumes", rows.stop, len(volumes))
+        return _joined(parts)
+
+    split = real.train
+    among = [rank(distances(keys[at : at + BATCH, None]), real.people, real.people[at : min(at + BATCH, split)])
+             for at in range(0, split, BATCH)]  # fmt: skip
+    return RankedView(
+        name="voxels",
+        synthetic=(yield from ranked(audit.accepted, None)),
+        train=_joined(among),
+        holdout=(yield from ranked(holdout, real.people[split:])),
+    )
+
+
+def _features(extractor: Extractor, audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, RankedView]:
+    """By features, standardised by the training set's deviations."""
+    train = yield from extract(extractor, audit.dataset.volumes("train"))
+    holdout = yield from extract(extractor, audit.dataset.volumes("holdout"))
+    synthetic = yield from extract(extractor, audit.accepted)
+    scale = fit_projection(train, 1).standardise
+    sides, split = [scale(features) for features in (synthetic, train, holdout)], real.train
+    pool = np.concatenate(sides[1:])
+    own = (None, real.people[:split], real.people[split:])
+    return RankedView(
+        extractor.name, *(rank_rows(rows, pool, real.people, mine) for rows, mine in zip(sides, own, strict=True))
+    )
+
+
+def rank_rows(query: Matrix, pool: Matrix, people: Rows, own: Rows | None = None, block: int = 1024) -> Ranking:
+    """The nearest rows of the pool (m, d) to each query (n, d), by Euclidean distance; `own` as in `rank`."""
+    squares, parts = (pool**2).sum(1), []
+    for start in range(0, len(query), block):
+        rows = query[start : start + block]
+        squared = (rows**2).sum(1)[:, None] + squares - 2 * rows @ pool.T
+        mine = None if own is None else own[start : start + block]
+        parts.append(rank(np.sqrt(np.clip(squared, 0, None)), people, mine))
+    return _joined(parts)
+
+
+def rank(distances: Matrix, people: Rows, own: Rows | None = None) -> Ranking:
+    """The `KEPT` nearest of distances (n, m), in order; `own` (n,) is whom each query must not meet."""
+    if own is not None:
+        distances = np.where(own[:, None] == people, np.inf, distances)
+    kept = min(KEPT, distances.shape[1])
+    index = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
+    order = np.take_along_axis(distances, index, 1).argsort(1, kind="stable")
+    index = np.take_along_axis(index, order, 1).astype(np.int64)
+    return Ranking(np.take_along_axis(distances, index, 1).astype(np.float64), index)
+
+
+def _joined(parts: Sequence[Ranking]) -> Ranking:
+    return Ranking(*(np.concatenate([getattr(part, field) for part in parts]) for field in ("distance", "index")))
+
+
+def authentic(query: Ranking, train: Ranking, real: RealVolumes) -> NDArray[np.bool_]:
+    """(n,) whether the nearest training volume t of s has another training subject nearer to it than s.
+
+    Alaa et al. 2022, eq. 7: d(t, nearest other) < d(t, s). Both distances are of the same t.
+    """
+    nearest, distance = _first_of_train(query, real)
+    return np.asarray(_first_of_train(train, real)[1][nearest] < distance)
+
+
+def _first_of_train(ranking: Ranking, real: RealVolumes) -> tuple[Rows, Matrix]:
+    """Row and distance of the nearest training volume; the last that was kept stands for one still further."""
+    return _pick(ranking, real.is_train[ranking.index])
+
+
+def _pick(ranking: Ranking, wanted: NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+    place = np.where(wanted.any(1), wanted.argmax(1), wanted.shape[1] - 1)[:, None]
+    return np.take_along_axis(ranking.index, place, 1)[:, 0], np.take_along_axis(ranking.distance, place, 1)[:, 0]
+
+
+def neighbour_ratios(query: Ranking, real: RealVolumes) -> Matrix:
+    """(n,) distance to the nearest training subject over that to the second nearest: 0 for a copy."""
+    nearest, distance = _first_of_train(query, real)
+    others = real.is_train[query.index] & (real.people[query.index] != real.people[nearest][:, None])
+    return np.asarray(distance / np.maximum(_pick(query, others)[1], 1e-12))
+
+
+def closer_share(query: Ranking, real: RealVolumes) -> float:
+    """Share of queries nearer to train than to holdout at equal sizes, over all subsets of the larger side.
+
+    If c volumes of the larger side (n) are nearer than all of the smaller (m), a subset of m holds none of them with
+    probability C(n - c, m) / C(n, m). 0.5 in the mean if train is like holdout to the cohort. A copied volume is
+    in few of the subsets, so pure copies move it by about m / 2n only; `closer_to_train` of copies.py counts what each
+    real volume attracts instead, and has no such exact test.
+    """
+    return float(_closer(real.is_train[None], query.index)[0])
+
+
+def _closer(is_train: NDArray[np.bool_], index: Rows, kept: NDArray[np.bool_] | None = None) -> Matrix:
+    """(r,) `closer_share` for each of r choices (r, m) of training volumes, of those that are `kept` (r, m)."""
+    shares = []
+    for row, choice in enumerate(is_train):
+        present = np.ones(len(choice), dtype=bool) if kept is None else kept[row]
+        train = int((choice & present).sum())
+        holdout = int(present.sum()) - train
+        large, small, is_large = max(train, holdout), min(train, holdout), choice if train >= holdout else ~choice
+        nearer = _before_first(index, is_large & present, ~is_large & present)
+        missed = np.exp(_log_choose(large - nearer, small) - _log_choose(large, small))
+        shares.append(float((1 - missed if train >= holdout else missed).mean()))
+    return np.array(shares)
+
+
+def _before_first(index: Rows, counted: NDArray[np.bool_], ending: NDArray[np.bool_]) -> Rows:
+    """(n,) how many of `counted` come before the first of `ending` in each row of a ranking."""
+    counts = counted[index].cumsum(1)
+    ends = ending[index]
+    place = np.where(ends.any(1), ends.argmax(1), ends.shape[1] - 1)[:, None]
+    return np.asarray(np.take_along_axis(counts, place, 1)[:, 0])
+
+
+def _log_choose(n: NDArray[np.int64] | int, k: int) -> Matrix:
+    """Logarithm of n over k; minus infinity where n < k."""
+    fits = np.maximum(n, k)
+    return np.where(n >= k, gammaln(fits + 1) - gammaln(k + 1) - gammaln(fits - k + 1), -np.inf)
+
+
+def closer_by_chance(query: Ranking, real: RealVolumes, seed: int) -> Matrix:
+    """(PERMUTATIONS,) `closer_share` when subjects are of either side at random: exact without assumptions."""
+    rng = np.random.default_rng([seed, 9])
+    side = np.zeros(real.people.max() + 1, dtype=bool)
+    side[real.people[: real.train]] = True
+    return _closer(np.stack([rng.permutation(side)[real.people] for _ in range(PERMUTATIONS)]), query.index)
+
+
+def closer_interval(query: Ranking, real: RealVolumes, drawing: Drawing) -> Estimate:
+    """`closer_share` with its spread over random halves of the subjects, which is that of drawing all anew."""
+    rng, value = np.random.default_rng([drawing.seed, 10]), closer_share(query, real)
+    kept = np.stack([_half(real, rng) for _ in range(drawing.repeats)])
+    draws = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)
+    spread = draws - draws.mean() + value
+    smaller = min(real.train, len(real.people) - real.train)
+    found = from_draws(value, np.clip(spread, 0, 1), drawing.confidence, smaller)
+    return Estimate(value, min(value, found.low), max(value, found.high), smaller)
+
+
+def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(m,) the volumes of half of the subjects of each side."""
+    kept = np.zeros(len(real.people), dtype=bool)
+    for people in (np.unique(real.people[: real.train]), np.unique(real.people[real.train :])):
+        chosen = rng.choice(people, max(1, len(people) // 2), replace=False)
+        kept |= np.isin(real.people, chosen)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Findings:
+    metrics: list[Metric]
+    rows: list[tuple[Cell, ...]]
+    statement: str
+
+
+def _judge(view: RankedView, real: RealVolumes, drawing: Drawing) -> _Findings:
+    sets = {"synthetic": view.synthetic, "holdout": view.holdout}
+    shares = {name: _share(authentic(one, view.train, real), drawing) for name, one in sets.items()}
+    ratios = {name: neighbour_ratios(one, real) for name, one in sets.items()}
+    sided = _thinned(view.synthetic)
+    closer = closer_interval(sided, real, drawing)
+    p = (1 + int((closer_by_chance(sided, real, drawing.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
+    return _Findings(
+        metrics=[
+            _authenticity_metric(view.name, shares), _ratio_metric(view.name, ratios, drawing),
+            _closer_metric(view.name, closer),
+        ],
+        rows=[_row(view.name, name, shares[name], ratios[name]) for name in sets],
+        statement=f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
+        f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g}).",
+    )  # fmt: skip
+
+
+def _thinned(ranking: Ranking) -> Ranking:
+    step = -(-len(ranking.index) // MOST_SIDED)
+    return Ranking(ranking.distance[::step], ranking.index[::step])
+
+
+def _share(found: NDArray[np.bool_], drawing: Drawing) -> Estimate:
+    return from_count(int(found.sum()), len(found), drawing.confidence)
+
+
+def _authenticity_metric(view: str, shares: Mapping[str, Estimate]) -> Metric:
+    return metric_of(
+        f"authenticity:{view}", shares["synthetic"], "higher is better, up to the floor",
+        floor=shares["holdout"].value,
+        explanation="Share of synthetic volumes whose nearest training volume has another training subject still "
+        "nearer to it; fresh real volumes show the floor.",
+    )  # fmt: skip
+
+
+def _ratio_metric(view: str, ratios: Mapping[str, Matrix], drawing: Drawing) -> Metric:
+    rows = ratios["synthetic"]
+    draws = np.array([np.median(np.repeat(rows, counts.astype(int)))
+                      for counts in resample_weights(len(rows), drawing.repeats, drawing.seed)])  # fmt: skip
+    found = from_draws(float(np.median(rows)), draws, drawing.confidence, len(rows))
+    value = found.value
+    return metric_of(
+        f"nndr:{view}", Estimate(value, min(value, found.low), max(value, found.high), found.n),
+        "higher is better, up to the floor", floor=float(np.median(ratios["holdout"])),
+        explanation="Median distance to the nearest training subject over that to the second: 0 for copies.",
+    )  # fmt: skip
+
+
+def _closer_metric(view: str, share: Estimate) -> Metric:
+    return metric_of(
+        f"closer_share:{view}", share, "0.5 is best", floor=0.5,
+        explanation="Share of synthetic volumes that are closer to the training set than to the holdout, at equal "
+        "sizes over all subsets.",
+    )  # fmt: skip
+
+
+def _row(view: str, name: str, share: Estimate, ratios: Matrix) -> tuple[Cell, ...]:
+    figures = share.value, share.low, share.high, np.quantile(ratios, 0.05), np.median(ratios)
+    return view, name, share.n, *(round(float(figure), 3) for figure in figures)
+
+
+def _table(found: Sequence[_Findings]) -> Table:
+    return Table(
+        part="privacy",
+        title="Authenticity and distances to training subjects",
+        caption="Of synthetic volumes beside fresh real ones: the share whose nearest training volume has another "
+        "subject nearer to it, and the distance to the nearest subject over that to the second. Copies have 0 of both.",
+        columns=("view", "volumes", "n", "authentic", "low", "high", "ratio, lowest 5%", "ratio, median"),
+        rows=tuple(row for one in found for row in one.rows),
+    )

@@ -1,0 +1,111 @@
+"""Every way of looking for copies: voxels whole, voxels by halves, and the vectors of each copy extractor.
+
+A further way costs one extractor in `AuditInput.copy_extractors`: the verdict is on one combined score, whose
+false alarm rate stays exact however many views there are.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from meddiff_core.contract import Contract
+from meddiff_core.data.split import SIDES
+from meddiff_core.evidence.features.records import Extractor, Features, extract
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.privacy.copies import Neighbours, keys_of, nearest, nearest_voxels
+from meddiff_core.evidence.privacy.planting import PlantedCopies
+from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
+from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.types import FloatArray, Progress, Volumes
+
+Query = Literal["synthetic", "holdout", "planted", "validation"]
+"""Sets that are searched for copies of training volumes; validation is left out where it is empty."""
+Known = Mapping[str, Mapping[str, Features]]
+"""Features that were extracted before, by digest of the extractor and by set."""
+TO_HOLDOUT = "to holdout"
+
+
+@dataclass(frozen=True)
+class CopySets:
+    """What is searched, and for copies of what."""
+
+    train: Volumes
+    subjects: Sequence[str]
+    """Whose each training volume is."""
+    queries: Mapping[Query, Volumes]
+    subjects_of: Mapping[str, Sequence[str]]
+    """Of holdout and validation."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look for copies."""
+
+    name: str
+    found: Mapping[Query, Neighbours]
+    """Nearest training volumes of every set."""
+    train: Neighbours
+    """Of each training volume among those of other subjects."""
+    to_holdout: Neighbours | None = None
+    """Of each synthetic volume; None for a view that cannot tell on which side a cohort lies, as that of an encoder
+    which has learnt to set training volumes apart."""
+
+
+def copy_sets(audit: AuditInput, planted: PlantedCopies) -> CopySets:
+    """The sets of an audit."""
+    real = audit.dataset
+    queries: dict[Query, Volumes] = {
+        "synthetic": audit.accepted, "holdout": real.volumes("holdout"), "planted": planted,
+    }  # fmt: skip
+    if len(validation := real.volumes("validation")):
+        queries["validation"] = validation
+    subjects_of: dict[str, list[str]] = {side: real.subjects(side) for side in SIDES if side in queries}
+    return CopySets(real.volumes("train"), real.subjects("train"), queries, subjects_of)
+
+
+def copy_views(audit: AuditInput, sets: CopySets, known: Known) -> Generator[Progress, None, list[View]]:
+    """All views; features that are known already are not extracted again."""
+    views = yield from voxel_views(sets, audit.contract)
+    impartial = {extractor.digest for extractor in audit.extractors}
+    for extractor in audit.extractors if audit.copy_extractors is None else audit.copy_extractors:
+        view = yield from feature_view(extractor, sets, known.get(extractor.digest, {}))
+        views.append(view if extractor.digest in impartial else replace(view, to_holdout=None))
+    return views
+
+
+def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None, list[View]]:
+    """By keys of voxels, whole and by halves, through flips and shifts."""
+    keys = keys_of(sets.train, contract)
+    held = keys_of(sets.queries["holdout"], contract)
+    search = fit_search(keys, contract, sets.subjects)
+
+    def both(query: FloatArray) -> dict[str, Neighbours]:
+        return search(query) | {TO_HOLDOUT: nearest_voxels(query, held, search.centre)}
+
+    found: dict[Query, dict[str, Neighbours]] = {}
+    for name, volumes in sets.queries.items():
+        found[name] = yield from match_voxels(volumes, contract, both if name == "synthetic" else search)
+    among = search.among_themselves(keys)
+    return [
+        View(way, {name: ways[way] for name, ways in found.items()}, among[way],
+             found["synthetic"][TO_HOLDOUT] if way == WHOLE else None)
+        for way in (WHOLE, *HALVES)
+    ]  # fmt: skip
+
+
+def feature_view(
+    extractor: Extractor, sets: CopySets, known: Mapping[str, Features]
+) -> Generator[Progress, None, View]:
+    """By features, standardised by the training set's deviations."""
+    rows = dict(known)
+    for name, volumes in (("train", sets.train), *sets.queries.items()):
+        if name not in rows:
+            rows[name] = yield from extract(extractor, volumes)
+    scale = fit_projection(rows["train"], 1).standardise
+    train = scale(rows["train"])
+    return View(
+        name=extractor.name,
+        found={name: nearest(scale(rows[name]), train, subjects=sets.subjects) for name in sets.queries},
+        train=nearest(train, train, exclude_self=True, subjects=sets.subjects),
+        to_holdout=nearest(scale(rows["synthetic"]), scale(rows["holdout"])),
+    )

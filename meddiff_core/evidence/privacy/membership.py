@@ -1,0 +1,272 @@
+"""Whether the models betray who was trained on (Shokri et al. 2017), attacked with all that their owner has: weights.
+
+A subject is the unit: scores are averaged over its volumes, made comparable by subtracting how difficult its volumes
+are, and training is told from holdout. Without the difficulty a blurred scan passes for a member; without a
+correction for the choice, the best of many attacks finds a leak in noise.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from meddiff_core.contract import Contract
+from meddiff_core.data.split import Side
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.denoiser import load_denoiser
+from meddiff_core.models.packed import packed
+from meddiff_core.types import Progress, Volumes
+
+MOST = 200
+"""Volumes of a side that are attacked."""
+TRAIN_PER_HOLDOUT = 2
+"""Training volumes per holdout volume: the smaller side sets the width of the interval, more of the other costs."""
+DIFFICULTY = ("mean", "std", "foreground_share", "sharpness")
+"""Measurements that tell how hard a volume is to give back. No model has seen them, so they carry no membership; the
+autoencoder's own error does."""
+RIDGE = 1.0
+PERMUTATIONS = 1999
+FALSE_POSITIVES = 0.01
+"""Share of outsiders that may be taken for members."""
+INSIDE = 1 - 1e-9
+"""The area at which a root is looked for where the area found is 1, which is one itself."""
+MODELS = ("autoencoder", "denoiser")
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Volumes of one side, and how the models answered to them."""
+
+    subjects: Sequence[str]
+    difficulty: Matrix
+    """(n, len(DIFFICULTY))."""
+    scores: Mapping[str, Scores]
+    """Per model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How well one attack tells training subjects from holdout subjects."""
+
+    attack: str
+    auc: Estimate
+    plain_auc: float
+    """Without the difficulty subtracted."""
+    found: Estimate
+    """Share of training subjects above all but 1% of the holdout."""
+
+
+def membership_inference(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+    """Attacks on the autoencoder and the denoiser."""
+    folder = audit.models
+    if folder is None or not all((folder / name).is_dir() for name in MODELS):
+        return Section(statements=(
+            "Membership inference needs the weights of autoencoder and denoiser, which are not at hand: whether they "
+            "betray who was trained on is not known.",
+        ))  # fmt: skip
+    train = yield from _attack(audit, "train", _train_rows(audit))
+    holdout = yield from _attack(audit, "holdout", _at_most(len(audit.dataset.subjects("holdout")), MOST, audit.seed))
+    sections = [judge(name, train, holdout, drawing) for name in MODELS]
+    return Section(
+        metrics=[metric for section in sections for metric in section.metrics],
+        tables=[table for section in sections for table in section.tables],
+        statements=[*(said for section in sections for said in section.statements), _resolution(holdout)],
+    )
+
+
+def _train_rows(audit: AuditInput) -> list[int]:
+    sides: tuple[Side, Side] = ("train", "holdout")
+    train, holdout = (len(audit.dataset.subjects(side)) for side in sides)
+    return _at_most(train, min(MOST, TRAIN_PER_HOLDOUT * holdout), audit.seed)
+
+
+def _at_most(count: int, most: int, seed: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    return sorted(map(int, np.random.default_rng([seed, 7]).choice(count, most, replace=False)))
+
+
+def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Progress, None, Attacked]:
+    assert audit.models is not None
+    volumes, device = audit.dataset.volumes(side), audit.device
+    autoencoder, _ = load_autoencoder(audit.models / "autoencoder", device)
+    denoiser, scale, _ = load_denoiser(audit.models / "denoiser", device)
+    if device == "cpu":
+        autoencoder, denoiser = packed(autoencoder), packed(denoiser)
+    latents, errors = yield from autoencoder_scores(autoencoder, volumes, rows, audit.contract, device)
+    given = audit.dataset.conditions(side)
+    told = encode_conditions([given[row] for row in rows], audit.contract.conditions)
+    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), told, audit.seed, device)
+    subjects = audit.dataset.subjects(side)
+    return Attacked(
+        [subjects[row] for row in rows], difficulty_of(volumes, rows, audit.contract),
+        {"autoencoder": errors, "denoiser": answers},
+    )  # fmt: skip
+
+
+def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> Matrix:
+    """(n, len(DIFFICULTY)) logarithms of what the images of some volumes measure."""
+    figures = [measure(volumes.image(row), None, contract) for row in rows]
+    return np.log(np.maximum([[one[name] for name in DIFFICULTY] for one in figures], 1e-6))
+
+
+def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> Section:
+    """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
+    names = list(train.scores[model])
+    plain = [np.stack([_by_subject(side.scores[model][name], side) for name in names], 1) for side in (train, holdout)]
+    difficulty = np.concatenate([_by_subject(side.difficulty, side) for side in (train, holdout)])
+    members = np.arange(len(difficulty)) < len(plain[0])
+    scores = without_difficulty(np.concatenate(plain), difficulty)
+    outcomes = [
+        _outcome(name, column, before, members, drawing.confidence)
+        for name, column, before in zip(names, scores.T, np.concatenate(plain).T, strict=True)
+    ]
+    best = max(outcomes, key=lambda outcome: outcome.auc.value)
+    chance = best_by_chance(scores, members, drawing.seed)
+    p = (1 + int((chance >= best.auc.value - 1e-12).sum())) / (1 + len(chance))
+    return Section(
+        metrics=_metrics(model, best, float(chance.mean())),
+        tables=[_table(model, outcomes)],
+        statements=[_statement(model, best, len(names), float(chance.mean()), p)],
+    )
+
+
+def _by_subject(values: Matrix, side: Attacked) -> Matrix:
+    """(people, ...) means over the volumes of each subject."""
+    people = np.unique(list(side.subjects), return_inverse=True)[1]
+    sums = np.zeros((people.max() + 1, *values.shape[1:]))
+    np.add.at(sums, people, values)
+    return np.asarray(sums / np.bincount(people).reshape(-1, *[1] * (values.ndim - 1)))
+
+
+def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:
+    """Scores (n, k) less their ridge regression on the difficulty (n, d).
+
+    The fit sees all subjects and not who is a member, so that under no leak any of them may change sides.
+    """
+    unit = (difficulty - difficulty.mean(0)) / np.maximum(difficulty.std(0), 1e-9)
+    centred = scores - scores.mean(0)
+    fitted = np.linalg.solve(unit.T @ unit + RIDGE * np.eye(unit.shape[1]), unit.T @ centred)
+    return np.asarray(centred - unit @ fitted)
+
+
+def _outcome(name: str, scores: Matrix, plain: Matrix, members: NDArray[np.bool_], confidence: float) -> Outcome:
+    auc = auc_interval(area(scores, members), int(members.sum()), int((~members).sum()), confidence)
+    outsiders = np.sort(scores[~members])
+    threshold = outsiders[-1 - int(FALSE_POSITIVES * len(outsiders))]
+    found = from_count(int((scores[members] > threshold).sum()), int(members.sum()), confidence)
+    return Outcome(name, auc, area(plain, members), found)
+
+
+def area(scores: Matrix, members: NDArray[np.bool_]) -> float:
+    """Probability that a member's score is higher than an outsider's; ties count half."""
+    return float(_areas(stats.rankdata(scores)[:, None], members[None])[0, 0])
+
+
+def _areas(ranks: Matrix, members: NDArray[np.bool_]) -> Matrix:
+    """(p, k) areas for ranks (n, k) and p choices (p, n) of the same number of members."""
+    inside = int(members[0].sum())
+    outside = members.shape[1] - inside
+    return np.asarray((members @ ranks - inside * (inside + 1) / 2) / (inside * outside))
+
+
+def best_by_chance(scores: Matrix, members: NDArray[np.bool_], seed: int) -> Matrix:
+    """(PERMUTATIONS,) area of the best attack when subjects are members at random: what there is without a leak."""
+    rng = np.random.default_rng([seed, 8])
+    choices = np.stack([rng.permutation(members) for _ in range(PERMUTATIONS)])
+    return np.asarray(_areas(stats.rankdata(scores, axis=0), choices).max(1))
+
+
+def auc_interval(auc: float, members: int, outsiders: int, confidence: float) -> Estimate:
+    """An area with its score interval (Newcombe 2006, method 5), which keeps a width at an area of 1."""
+    z, mean_size = float(stats.norm.ppf((1 + confidence) / 2)), (members + outsiders) / 2
+
+    def excess(area: float) -> float:
+        spread = 1 + (mean_size - 1) * ((1 - area) / (2 - area) + area / (1 + area))
+        return abs(area - auc) - z * float(np.sqrt(area * (1 - area) * spread / (members * outsiders)))
+
+    low = optimize.brentq(excess, 0, min(auc, INSIDE)) if auc > 0 else 0.0
+    high = optimize.brentq(excess, max(auc, 1 - INSIDE), 1) if auc < 1 else 1.0
+    return Estimate(auc, float(low), float(high), min(members, outsiders))
+
+
+def beyond_chance(auc: Estimate, chance: float) -> Estimate:
+    """An area on the scale where `chance` is 0.5 and 1 is 1: `chance` is what the best attack reaches without a leak.
+
+    Under no leak it is 0.5 in the mean, however many attacks were tried (the correction of Cohen 1960 for agreement).
+    """
+    low, value, high = (max(0.0, 1 - (1 - end) / 2 / (1 - chance)) for end in (auc.low, auc.value, auc.high))
+    return Estimate(value, low, high, auc.n)
+
+
+def _metrics(model: str, best: Outcome, chance: float) -> list[Metric]:
+    outsiders = best.auc.n
+    return [
+        metric_of(
+            f"membership_auc:{model}", beyond_chance(best.auc, chance), "lower is better, 0.5 is no leak", floor=0.5,
+            explanation=f"Area under the ROC curve of the strongest attack on the weights of the {model}, corrected "
+            "for the choice of the strongest.",
+        ),
+        metric_of(
+            f"membership_tpr:{model}", best.found, "lower is better", floor=_share_by_chance(outsiders),
+            explanation=f"Share of training subjects that the strongest attack on the {model} finds at "
+            f"{_least_rate(outsiders)} false positives, the fewest that {outsiders} holdout subjects can show.",
+        ),
+    ]  # fmt: skip
+
+
+def _share_by_chance(outsiders: int) -> float:
+    """Mean share above the threshold without a leak: its rank among the outsiders over their number and one."""
+    return (1 + int(FALSE_POSITIVES * outsiders)) / (outsiders + 1)
+
+
+def _least_rate(outsiders: int) -> str:
+    return f"{max(FALSE_POSITIVES, _share_by_chance(outsiders)):.1%}"
+
+
+def _table(model: str, outcomes: Sequence[Outcome]) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            outcome.attack, *(round(figure, 3) for figure in (
+                outcome.auc.value, outcome.auc.low, outcome.auc.high, outcome.plain_auc, outcome.found.value
+            )),
+        )
+        for outcome in outcomes
+    ]  # fmt: skip
+    return Table(
+        part="privacy",
+        title=f"Membership inference on the {model}",
+        caption="How well each attack tells training subjects from holdout subjects: 0.5 is chance, 1 is always. "
+        "Difficulty is subtracted but in the column `not calibrated`; no interval is corrected for there being many.",
+        columns=("attack", "AUC", "low", "high", "not calibrated", f"found at {_least_rate(outcomes[0].auc.n)}"),
+        rows=tuple(rows),
+    )
+
+
+def _statement(model: str, best: Outcome, count: int, chance: float, p: float) -> str:
+    return (
+        f"The strongest of {count} membership attacks on the {model} ({best.attack}) reaches an area of "
+        f"{best.auc.value:.2f} ({best.auc.low:.2f} to {best.auc.high:.2f}); the best of {count} would reach "
+        f"{chance:.2f} without any leak, and as much as was found with p = {p:.2g}."
+    )
+
+
+def _resolution(holdout: Attacked) -> str:
+    people = len(set(holdout.subjects))
+    needed = round(1 / FALSE_POSITIVES) - 1
+    if people >= needed:
+        return f"True positives are given at 1% false positives, set on {people} holdout subjects."
+    return (
+        f"{people} holdout subjects cannot show a rate of 1% false positives: the fewest that can be set is 1 in "
+        f"{people + 1}. At least {needed} are needed, and 300 to be sure of it."
+    )

@@ -1,0 +1,118 @@
+"""The nearest training volume of a volume in low-resolution voxels, whole and by halves, through flips and shifts.
+
+A copy of half a brain joined to half of another passes as new when whole volumes are compared. So octants are
+correlated by themselves, each with its own gain and offset, and the four of each half are taken together.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff_core.contract import Contract
+from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.evidence.privacy.copies import (
+    Neighbours,
+    best_correlation,
+    closest,
+    join,
+    key_grid,
+    numbered,
+    to_length_one,
+    voxel_keys,
+)
+from meddiff_core.types import FloatArray, Progress, Volumes
+
+WHOLE = "voxels"
+HALVES = {
+    "left": (0, 1, 2, 3),
+    "right": (4, 5, 6, 7),
+    "back": (0, 1, 4, 5),
+    "front": (2, 3, 6, 7),
+    "lower": (0, 2, 4, 6),
+    "upper": (1, 3, 5, 7),
+}
+"""Octants of each half; octant 4 a + 2 b + c is the upper side of i where a, of j where b, of k where c."""
+
+Search = Callable[[FloatArray], Mapping[str, Neighbours]]
+"""Of query keys (n, variants, p): neighbours by way of looking."""
+
+
+@dataclass(frozen=True)
+class VoxelSearch:
+    """Training keys, ready to be searched."""
+
+    centre: FloatArray
+    """(p,) their mean."""
+    anchors: FloatArray
+    """(p, m) deviations from it, of length 1."""
+    cells: tuple[NDArray[np.int64], ...]
+    """Columns of a key that lie in each octant."""
+    octant_centres: tuple[FloatArray, ...]
+    octant_anchors: tuple[FloatArray, ...]
+    """The same per octant."""
+    people: NDArray[np.int64]
+    """(m,) whose each training volume is."""
+
+    def __call__(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> dict[str, Neighbours]:
+        """Neighbours of keys (n, variants, p), whole and per half; `own` (n,) is whom each must not meet."""
+        whole = best_correlation(to_length_one(keys - self.centre), self.anchors)
+        correlations = {WHOLE: whole, **self._halves(keys)}
+        return {name: closest(1 - found, self.people, own) for name, found in correlations.items()}
+
+    def _halves(self, keys: FloatArray) -> dict[str, Matrix]:
+        """(n, m) per half: the best mean correlation of its octants that any variant of the query shows."""
+        octants = [
+            to_length_one(_standardised(keys[..., cells]) - centre).reshape(-1, len(cells)) @ anchors
+            for cells, centre, anchors in zip(self.cells, self.octant_centres, self.octant_anchors, strict=True)
+        ]
+        found = {}
+        for name, members in HALVES.items():
+            mean = sum(octants[member] for member in members) / np.float32(len(members))
+            best = np.asarray(mean).reshape(*keys.shape[:2], -1).max(1)
+            found[name] = np.minimum(best.astype(np.float64), 1.0)
+        return found
+
+    def among_themselves(self, keys: FloatArray, block: int = 64) -> dict[str, Neighbours]:
+        """Of each training key (m, p) among those of other subjects, as it is."""
+        starts = range(0, len(keys), block)
+        parts = [self(keys[at : at + block, None], self.people[at : at + block]) for at in starts]
+        return _joined(parts)
+
+
+def fit_search(keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None) -> VoxelSearch:
+    """From the keys (m, p) of the training volumes, and whose each is."""
+    centre, cells = keys.mean(0), _octants(key_grid(contract))
+    standardised = [_standardised(keys[:, columns]) for columns in cells]
+    centres = tuple(part.mean(0) for part in standardised)
+    anchors = tuple(to_length_one(part - middle).T for part, middle in zip(standardised, centres, strict=True))
+    return VoxelSearch(centre, to_length_one(keys - centre).T, cells, centres, anchors, numbered(subjects, len(keys)))
+
+
+def _octants(grid: tuple[int, int, int]) -> tuple[NDArray[np.int64], ...]:
+    """Columns of a key that lie in each of the eight octants."""
+    upper = [np.arange(side) >= side // 2 for side in grid]
+    octant = 4 * upper[0][:, None, None] + 2 * upper[1][:, None] + upper[2]
+    return tuple(np.flatnonzero(octant.ravel() == number) for number in range(8))
+
+
+def _standardised(part: FloatArray) -> FloatArray:
+    """Rows (..., p) with mean 0 and length 1: gain and offset of a part do not matter."""
+    return to_length_one(part - part.mean(-1, keepdims=True))
+
+
+def match_voxels(
+    volumes: Volumes, contract: Contract, search: Search, batch: int = 16
+) -> Generator[Progress, None, dict[str, Neighbours]]:
+    """What a search finds for whole volumes, a few at a time."""
+    parts = []
+    for start in range(0, len(volumes), batch):
+        stop = min(start + batch, len(volumes))
+        parts.append(search(np.stack([voxel_keys(volumes.image(index), contract) for index in range(start, stop)])))
+        yield Progress("search for copies", stop, len(volumes))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Mapping[str, Neighbours]]) -> dict[str, Neighbours]:
+    return {name: join([part[name] for part in parts]) for name in parts[0]}

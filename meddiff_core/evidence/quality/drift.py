@@ -1,0 +1,291 @@
+"""What screening did to the cohort: its distance to reality before and after, and whom it let through.
+
+A screen that rejects what is rare makes every figure of the accepted volumes better and the cohort worse. So the
+first draw, everything that was generated once for each place of the cohort, is measured beside what was accepted.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
+from meddiff_core.evidence.features.records import Extractor, Features, extract
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput, FirstDraw
+from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
+from meddiff_core.evidence.quality.distances import (
+    Projection,
+    Statistic,
+    cubic_kernel,
+    estimate,
+    fit_projection,
+    frechet_distance,
+    kernel_distance,
+)
+from meddiff_core.evidence.quality.effects import short, span
+from meddiff_core.evidence.quality.subgroups import Subgroup, people_of, subgroup_section, subgroups_of
+from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
+
+Values = NDArray[Any]
+"""(n,) numbers or names."""
+Shift = Callable[[Values, Values], float]
+PART = "screening"
+LARGEST_UNION = 2000
+"""Volumes of first draw and cohort together of which every pair is compared."""
+FEWEST_DRAWN = 8
+"""First draws of a cell below which its rate says nothing."""
+UNKNOWN = "What screening changed was not measured: the first draws of the cohort are not known."
+SHIFT = (
+    "Difference between the accepted cohort and the first draw in what was requested: largest difference of the "
+    "distribution functions (Kolmogorov-Smirnov) for numbers, total variation for categories; 0 is none. p: chance of "
+    "as large a difference between rejected and accepted first draws if screening did not look at the condition "
+    "(permutations)."
+)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some volumes of a set."""
+
+    volumes: Volumes
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, index: int) -> StoredArray:
+        return self.volumes.image(self.rows[index])
+
+    def label(self, index: int) -> LabelArray | None:
+        return self.volumes.label(self.rows[index])
+
+
+def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+    """Subgroups, and the cohort before and after screening, by the first extractor."""
+    extractor, data = audit.extractors[0], audit.dataset
+    sides = Sides(
+        synthetic=(yield from extract(extractor, audit.accepted)),
+        train=(yield from extract(extractor, data.volumes("train"))),
+        holdout=(yield from extract(extractor, data.volumes("holdout"))),
+    )
+    groups = subgroups_of(
+        audit.contract.conditions, data.conditions("train"), min(len(sides.train), len(sides.holdout))
+    )
+    sections = [subgroup_section(sides, people_of(audit), groups, drawing)]
+    if audit.first_draw is None:
+        sections.append(Section(statements=(UNKNOWN,)))
+    else:
+        union = yield from _union(audit, audit.first_draw, sides.synthetic, extractor)
+        sections += [
+            _distance_section(union, sides, drawing),
+            _condition_section(audit.first_draw, audit.requested, audit.contract.conditions, drawing),
+            acceptance_section(audit.first_draw, groups, drawing),
+        ]
+    return Section(
+        metrics=[metric for one in sections for metric in one.metrics],
+        tables=[table for one in sections for table in one.tables],
+        statements=[said for one in sections for said in one.statements],
+    )
+
+
+@dataclass(frozen=True)
+class Union:
+    """Every volume that is in the first draw, in the cohort, or in both, once."""
+
+    features: Features
+    first: NDArray[np.bool_]
+    """(n,) whether it is in the first draw."""
+    accepted: NDArray[np.bool_]
+    """(n,) whether it is in the cohort."""
+
+
+def _union(
+    audit: AuditInput, first: FirstDraw, accepted: Features, extractor: Extractor
+) -> Generator[Progress, None, Union]:
+    """The cohort, and the first draws that are not in it: only of these are features new."""
+    drawn, kept = set(first.sample_ids), set(audit.sample_ids)
+    rejected = [row for row, one in enumerate(first.sample_ids) if one not in kept]
+    values = accepted.values
+    if rejected:
+        new = yield from extract(extractor, _Chosen(first.volumes, rejected))
+        values = np.concatenate([values, new.values])
+    in_first = [one in drawn for one in audit.sample_ids] + [True] * len(rejected)
+    in_cohort = [True] * len(accepted) + [False] * len(rejected)
+    return Union(replace(accepted, values=values), np.array(in_first), np.array(in_cohort))
+
+
+def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
+    """First draw and cohort beside the holdout, and beside each other."""
+    first = union.features.take(union.first)
+    size = min(len(first) // 2, sides.smallest // 2, LARGEST_SAMPLE)
+    if size < 2:
+        return Section(statements=("What screening changed was not measured: it needs at least 4 first draws.",))
+    projection = fit_projection(sides.train, min(16, max(1, size // 2)), beside=union.features)
+    sets = {"first draw": first, "accepted": sides.synthetic, "training (floor)": sides.train}
+    found = {name: _to_holdout(one, sides.holdout, projection, size, drawing) for name, one in sets.items()}
+    drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, drawing)
+    rows = tuple(
+        (name, size, *(cell for one in pair for cell in (short(one.value), span(one)))) for name, pair in found.items()
+    )
+    table = Table(
+        part=PART,
+        title="Distance to the holdout before and after screening",
+        caption=f"At equal sizes, by {sides.train.extractor}. The first draw is the cohort as it would be without "
+        "a screen.",
+        columns=("Volumes", "Per side", "Kernel distance", "Interval", "Fréchet distance", "Its interval"),
+        rows=rows,
+    )
+    return Section([_drift_metric(sides.train.extractor, drift, found["training (floor)"][0])], [table])
+
+
+def _to_holdout(
+    query: Features, holdout: Features, projection: Projection, size: int, drawing: Drawing
+) -> tuple[Estimate, Estimate]:
+    """Kernel and Fréchet distance."""
+
+    def distance(statistic: Statistic, coordinates: Callable[[Features], Matrix]) -> Estimate:
+        rows = coordinates(query), coordinates(holdout)
+        return estimate(statistic, *rows, size, drawing.repeats, drawing.confidence, drawing.seed)
+
+    return distance(kernel_distance, projection.standardise), distance(frechet_distance, projection)
+
+
+def _drift_metric(extractor: str, drift: Estimate, floor: Estimate) -> Metric:
+    words = (
+        "Unbiased kernel distance between what was drawn first and what was accepted, no volume compared with itself; "
+        "the floor is that of training volumes to the holdout."
+    )
+    return metric_of(f"screening_drift:{extractor}", drift, "about 0 is no drift", words, floor=floor.value)
+
+
+def screening_drift(rows: Matrix, first: NDArray[np.bool_], accepted: NDArray[np.bool_], drawing: Drawing) -> Estimate:
+    """Kernel distance between two sets that share volumes, of rows (n, d) that are in either or both.
+
+    Gretton et al. 2012, eq. 3, without the pairs of a volume with itself between the sets too: they would make the
+    distance negative. The interval resamples volumes, in both sets at once. Sets without a difference give 0.
+    """
+    kept = _at_most(len(rows), LARGEST_UNION, drawing.seed)
+    pairs = cubic_kernel(rows[kept], rows[kept])
+    np.fill_diagonal(pairs, 0)
+    sides = first[kept].astype(np.float64), accepted[kept].astype(np.float64)
+    weights = resample_weights(len(kept), drawing.repeats, drawing.seed)
+    value, draws = (_shared_distance(pairs, *sides, one) for one in (np.ones((1, len(kept))), weights))
+    return from_draws(float(value[0]), draws, drawing.confidence, int(min(side.sum() for side in sides)))
+
+
+def _at_most(n: int, most: int, seed: int) -> NDArray[np.int64]:
+    """All of 0..n-1 in order, or `most` of them."""
+    return np.sort(np.random.default_rng(seed).choice(n, min(n, most), replace=False))
+
+
+def _shared_distance(pairs: Matrix, first: Matrix, accepted: Matrix, weights: Matrix) -> Matrix:
+    """(repeats,) of kernel values (n, n) with a zero diagonal."""
+    left, right = weights * first, weights * accepted
+
+    def mean(a: Matrix, b: Matrix) -> Matrix:
+        count = a.sum(1) * b.sum(1) - (a * b).sum(1)
+        return np.asarray(((a @ pairs) * b).sum(1) / np.maximum(count, 1))
+
+    return mean(left, left) + mean(right, right) - 2 * mean(left, right)
+
+
+def _condition_section(
+    first: FirstDraw, requested: Sequence[Condition], specs: Sequence[ConditionSpec], drawing: Drawing
+) -> Section:
+    accepted = np.array(first.accepted, dtype=np.bool_)
+    rows: list[tuple[Cell, ...]] = []
+    for spec in specs:
+        drawn, cohort = (_values([one.get(spec.name) for one in side]) for side in (first.requested, requested))
+        measure = total_variation if isinstance(spec, CategoricalCondition) else kolmogorov_smirnov
+        if len(drawn) == len(accepted) and len(cohort):
+            p = permutation_p(measure, drawn, accepted, drawing)
+            rows.append((spec.name, short(measure(drawn, cohort)), None if p is None else short(p)))
+    if not rows:
+        return Section()
+    columns = ("Condition", "Shift", "p")
+    return Section(
+        tables=[Table(part=PART, title="Shift of conditions", caption=SHIFT, columns=columns, rows=tuple(rows))]
+    )
+
+
+def _values(column: Sequence[float | str | None]) -> Values:
+    known = [one for one in column if one is not None]
+    return np.array(known, dtype=np.str_ if any(isinstance(one, str) for one in known) else np.float64)
+
+
+def kolmogorov_smirnov(query: Values, reference: Values) -> float:
+    """Largest difference of two distribution functions."""
+    values = np.union1d(query, reference)
+    shares = [np.searchsorted(np.sort(side), values, side="right") / len(side) for side in (query, reference)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def total_variation(query: Values, reference: Values) -> float:
+    """Half the sum over categories of the difference of their shares."""
+    names = np.union1d(query, reference)
+    shares = [(side[:, None] == names).mean(0) for side in (query, reference)]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+
+def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], drawing: Drawing) -> float | None:
+    """Share of relabellings with as large a shift between accepted and rejected values (n,); None if all are alike."""
+    if accepted.all() or not accepted.any():
+        return None
+    rng = np.random.default_rng(drawing.seed)
+    relabelled = [accepted, *(rng.permutation(accepted) for _ in range(drawing.repeats))]
+    found = np.array([shift(values[chosen], values[~chosen]) for chosen in relabelled])
+    return float((found >= found[0] - 1e-12).mean())
+
+
+def acceptance_section(first: FirstDraw, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
+    """Acceptance of first draws per cell of a category and a band, and how the lowest compares with all."""
+    accepted = np.array(first.accepted, dtype=np.bool_)
+    cells = {name: mask for name, mask in _cells(groups, first.requested).items() if mask.any()}
+    rates = {name: _rate(accepted[mask], drawing.confidence) for name, mask in cells.items()}
+    overall = _rate(accepted, drawing.confidence)
+    rows = tuple((name, one.n, round(one.value * one.n), short(one.value), span(one)) for name, one in rates.items())
+    table = Table(
+        part=PART,
+        title="Acceptance of first draws",
+        caption="Share of the volumes drawn first that screening accepted, per cell of what was requested, with exact "
+        "intervals.",
+        columns=("Cell", "Drawn", "Accepted", "Share", "Interval"),
+        rows=(*rows, ("all", overall.n, int(accepted.sum()), short(overall.value), span(overall))),
+    )
+    masks = [mask for mask in cells.values() if mask.sum() >= FEWEST_DRAWN]
+    metrics = [_ratio_metric([accepted[mask] for mask in masks], overall, drawing)] if masks and accepted.any() else []
+    return Section(metrics, [table])
+
+
+def _cells(groups: Sequence[Subgroup], requested: Sequence[Condition]) -> dict[str, NDArray[np.bool_]]:
+    """Which requests fall into each category and band together, or into each of whichever kind there is."""
+    inside = {group: group.holds(requested) for group in groups}
+    categories = [group for group in groups if group.category is not None]
+    bands = [group for group in groups if group.category is None]
+    if not categories or not bands:
+        return {group.name: mask for group, mask in inside.items()}
+    return {f"{a.name}, {b.name}": inside[a] & inside[b] for a, b in product(categories, bands)}
+
+
+def _rate(accepted: NDArray[np.bool_], confidence: float) -> Estimate:
+    return from_count(int(accepted.sum()), len(accepted), confidence)
+
+
+def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, drawing: Drawing) -> Metric:
+    """Intervals of the cells hold together (Bonferroni), since the lowest of many is low by chance."""
+    together = 1 - (1 - drawing.confidence) / len(cells)
+    rates = [_rate(cell, together) for cell in cells]
+    lowest = min(range(len(rates)), key=lambda index: rates[index].value)
+    value, low, high = (min(getattr(rate, end) for rate in rates) / overall.value for end in ("value", "low", "high"))
+    found = Estimate(value, low, max(value, high), rates[lowest].n)
+    words = (
+        f"Acceptance of first draws in the cell where it is lowest, over that of all; of {len(rates)} cells with at "
+        f"least {FEWEST_DRAWN} first draws."
+    )
+    return metric_of("acceptance_ratio", found, "1 is even; lower is a kind of volume that screening keeps out", words)

@@ -1,0 +1,206 @@
+"""Whether the cohort is as near to reality for women as for men, for the old as for the young.
+
+A mean over everyone hides a group that is imitated badly. Groups are the categories of a condition and bands of a
+number, with round edges; what would tell of fewer than five real subjects is not shown, nor what it can be computed
+from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
+from meddiff_core.evidence.aggregates import FEWEST, STEPS
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Estimate, Matrix
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
+from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance, real_floor
+from meddiff_core.evidence.quality.effects import short, span
+from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates
+from meddiff_core.evidence.section import Cell, Section, Table
+
+FEWEST_VOLUMES = 8
+"""Synthetic, training and held-out volumes that a subgroup needs."""
+FEWEST_NEIGHBOURS = 16
+"""Volumes per side below which the balls of recall and coverage hold most of a set."""
+FEWEST_FOR_THREE = 36
+"""Training and held-out volumes from which a number is cut into three bands instead of two."""
+UNGROUPED = "No subgroups were compared: that needs conditions that are known of the real volumes (data.covariates)."
+CAPTION = (
+    "Kernel distance of synthetic to held-out volumes of the same subgroup at equal sizes, and its floor, that of "
+    "training volumes of the subgroup. Volumes whose condition is not known are in none."
+)
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The volumes with one category, or with a number within a band."""
+
+    name: str
+    condition: str
+    category: str | None = None
+    low: float = -np.inf
+    high: float = np.inf
+    """The band reaches from `low` up to, but not including, `high`."""
+
+    def holds(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+        """(n,) whether each volume is in it."""
+        return np.array([self._has(one.get(self.condition)) for one in conditions], dtype=np.bool_)
+
+    def _has(self, value: float | str | None) -> bool:
+        if self.category is not None:
+            return value == self.category
+        return isinstance(value, int | float) and self.low <= value < self.high
+
+
+def subgroups_of(specs: Sequence[ConditionSpec], train: Sequence[Condition], volumes: int) -> list[Subgroup]:
+    """Categories, and two or three bands per number; `volumes` is the size of the smallest real set."""
+    bands = 3 if volumes >= FEWEST_FOR_THREE else 2
+    found: list[Subgroup] = []
+    for spec in specs:
+        if isinstance(spec, CategoricalCondition):
+            found += [Subgroup(f"{spec.name} {one}", spec.name, category=one) for one in spec.categories]
+        else:
+            values = [value for one in train if isinstance(value := one.get(spec.name), int | float)]
+            found += _bands(spec.name, np.array(values, dtype=np.float64), bands)
+    return found
+
+
+def _bands(name: str, values: Matrix, bands: int) -> list[Subgroup]:
+    edges = round_quantiles(values, bands)
+    if not edges:
+        return []
+    texts = [f"{edge:.10g}" for edge in edges]
+    inner = [f"{low} to {high}" for low, high in pairwise(texts)]
+    names = [f"below {texts[0]}", *inner, f"from {texts[-1]}"]
+    limits = zip(names, [-np.inf, *edges], [*edges, np.inf], strict=True)
+    return [Subgroup(f"{name} {text}", name, low=low, high=high) for text, low, high in limits]
+
+
+def round_quantiles(values: Matrix, parts: int) -> list[float]:
+    """Edges that cut values (n,) into about equal parts, rounded to a tenth of where most of them lie."""
+    low, high = np.quantile(values, [0.05, 0.95]) if len(values) else (0.0, 0.0)
+    if high <= low:
+        return []
+    power = 10.0 ** np.floor(np.log10((high - low) / 10))
+    step = max(factor for factor in STEPS if factor * power <= (high - low) / 10 * (1 + 1e-9)) * power
+    cuts = np.quantile(values, np.arange(1, parts) / parts)
+    return sorted({float(f"{round(float(cut) / step) * step:.6g}") for cut in cuts})
+
+
+@dataclass(frozen=True)
+class People:
+    """Who the volumes are of."""
+
+    requested: Sequence[Condition]
+    """Of the synthetic volumes."""
+    real: Sequence[Sequence[Condition]]
+    """Of training and held-out volumes."""
+    subjects: Sequence[Sequence[str]]
+    """The same."""
+
+
+def people_of(audit: AuditInput) -> People:
+    """Conditions and subjects of everything that is audited."""
+    data = audit.dataset
+    real = [data.conditions("train"), data.conditions("holdout")]
+    return People(audit.requested, real, [data.subjects("train"), data.subjects("holdout")])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which volumes a subgroup has, and how many of each set may be compared."""
+
+    synthetic: NDArray[np.bool_]
+    train: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    size: int
+    """Per side of a comparison."""
+    lacking: str
+    """Why it cannot be compared; empty if it can."""
+
+
+def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
+    """Every subgroup that is large enough, and what the others lack."""
+    if not groups:
+        return Section(statements=(UNGROUPED,))
+    projection = fit_projection(sides.train, min(16, max(1, sides.smallest // 4)), beside=sides.synthetic)
+    sets = (sides.synthetic, sides.train, sides.holdout)
+    standardised, coordinates = [projection.standardise(one) for one in sets], [projection(one) for one in sets]
+    metrics: list[Metric] = []
+    rows: list[tuple[Cell, ...]] = []
+    for group in groups:
+        chosen = _rows_of(group, groups, people)
+        if chosen.lacking:
+            rows.append((group.name, *[None] * 7, chosen.lacking))
+            continue
+        masks = (chosen.synthetic, chosen.train, chosen.holdout)
+        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, drawing)
+        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, drawing)
+        metrics.append(_metric(f"kernel_subgroup:{sides.train.extractor}:{group.name}", group.name, *kernel))
+        figures = [cell for one in kernel for cell in (short(one.value), span(one))]
+        rows.append((group.name, chosen.size, *figures, *near, "compared"))
+    columns = (
+        "Subgroup", "Volumes per side", "Kernel distance", "Interval", "Floor", "Interval of floor",
+        "Recall (floor)", "Coverage (floor)", "Result",
+    )  # fmt: skip
+    table = Table(part="quality", title="Subgroups", caption=CAPTION, columns=columns, rows=tuple(rows))
+    return Section(metrics, [table])
+
+
+def _rows_of(group: Subgroup, groups: Sequence[Subgroup], people: People) -> _Rows:
+    masks = [group.holds(one) for one in (people.requested, *people.real)]
+    counts = dict(zip(("synthetic", "training", "held-out"), [int(mask.sum()) for mask in masks], strict=True))
+    persons = [
+        len({name for name, inside in zip(names, mask, strict=True) if inside})
+        for names, mask in zip(people.subjects, masks[1:], strict=True)
+    ]
+    size = min(min(counts.values()), _disclosable(group, groups, people)) // 2
+    return _Rows(masks[0], masks[1], masks[2], min(size, LARGEST_SAMPLE), _lacking(counts, persons, size))
+
+
+def _disclosable(group: Subgroup, groups: Sequence[Subgroup], people: People) -> int:
+    """Volumes that may be named: so many that a difference from all leaves FEWEST, or more than are there."""
+    alike = [one for one in groups if one.condition == group.condition]
+    known = [np.any([one.holds(side) for one in alike], axis=0) for side in people.real]
+    return max(0, min(int(side.sum()) for side in known) - FEWEST)
+
+
+def _lacking(counts: dict[str, int], persons: Sequence[int], size: int) -> str:
+    short_of = [name for name, count in counts.items() if count < FEWEST_VOLUMES]
+    if short_of:
+        return f"too small: needs {FEWEST_VOLUMES} {' and '.join(short_of)} volumes"
+    if min(persons) < FEWEST:
+        return f"too small: needs {FEWEST} training and held-out subjects"
+    if size < FEWEST_VOLUMES // 2:
+        return f"not shown: the other subgroups need {FEWEST} training and held-out subjects"
+    return ""
+
+
+def _kernel(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Estimate, Estimate]:
+    """Distance to the holdout, and its floor."""
+    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
+    synthetic, train, holdout = sets
+    return estimate(kernel_distance, synthetic, holdout, *how), real_floor(kernel_distance, train, holdout, *how)
+
+
+def _near(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Cell, Cell]:
+    """Recall and coverage with their floors; nothing for sets that are too small for neighbours."""
+    if size < FEWEST_NEIGHBOURS:
+        return None, None
+    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
+    found, floor = (neighbourhood_estimates(query, sets[2], *how) for query in sets[:2])
+    recall, coverage = (
+        f"{short(found[name].value)}, {span(found[name])} ({short(floor[name].value)})"
+        for name in ("recall", "coverage")
+    )
+    return recall, coverage
+
+
+def _metric(name: str, group: str, found: Estimate, floor: Estimate) -> Metric:
+    words = f"Kernel distance of synthetic to held-out volumes of {group}; the floor is that of training volumes."
+    return metric_of(name, found, "lower is better", words, floor=floor.value)

@@ -1,0 +1,140 @@
+"""What a segmentation network that knows only real pairs sees in the synthetic images.
+
+A generator can draw a label map that follows its condition perfectly beside an image that does not: measured on
+its own label maps, fidelity would never show it. Here the structures are measured on the images.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from meddiff_core.contract import Condition, ContinuousCondition
+from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Estimate, Matrix
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.quality.fidelity import fidelity, fidelity_section
+from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, mean_by_subject
+from meddiff_core.evidence.utility.comparing import with_interval
+from meddiff_core.evidence.utility.segmentation import Segmenter, dice_scores
+from meddiff_core.evidence.utility.trials import dice_outcome
+from meddiff_core.models.randomness import generator_for
+from meddiff_core.types import LabelArray, Progress, Volumes
+
+MOST_SEGMENTED = 500
+"""Synthetic volumes; more makes it slower, not clearer."""
+FLOOR = "The floor is how {} by the segmentation goes with that by the label maps of the holdout."
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What the network saw in the volumes of a set."""
+
+    seen_mm3: Matrix
+    """(n, groups)."""
+    dice: Matrix
+    """(n, groups) with the label map that belongs to the image; NaN where that has none of it."""
+    own_mm3: Matrix
+    """(n, groups) by that label map."""
+
+
+def pair_fidelity(audit: AuditInput, segmenter: Segmenter, drawing: Drawing) -> Generator[Progress, None, Section]:
+    """Requested against segmented volumes, and how well image and label map of a pair agree."""
+    order = torch.randperm(len(audit.accepted), generator=generator_for(audit.seed, "utility", "segmented"))
+    rows = sorted(int(row) for row in order[:MOST_SEGMENTED])
+    synthetic = yield from _segment("segment synthetic", audit, audit.accepted, rows, segmenter)
+    holdout = audit.dataset.volumes("holdout")
+    real = yield from _segment("segment holdout", audit, holdout, range(len(holdout)), segmenter)
+    groups = list(audit.contract.labels)
+    agreement = _agreement(
+        synthetic.dice, mean_by_subject(real.dice, audit.dataset.subjects("holdout")), groups, drawing
+    )
+    followed = _followed(audit, [audit.requested[row] for row in rows], synthetic, real, drawing)
+    return Section(
+        metrics=[*followed.metrics, *agreement.metrics],
+        tables=[*followed.tables, *agreement.tables],
+        statements=[*followed.statements, *agreement.statements],
+    )
+
+
+def _segment(
+    label: str, audit: AuditInput, volumes: Volumes, rows: Sequence[int], segmenter: Segmenter
+) -> Generator[Progress, None, Segmented]:
+    groups, voxel = len(audit.contract.labels), audit.contract.spacing_mm**3
+    seen, agreed, own = [], [], []
+    for done, row in enumerate(rows, start=1):
+        predicted, truth = segmenter(volumes.image(row)), volumes.label(row)
+        assert truth is not None, "pairs are looked at where there are label maps"
+        seen.append(_counts(predicted, groups) * voxel)
+        own.append(_counts(truth, groups) * voxel)
+        agreed.append(dice_scores(predicted, truth, groups))
+        yield Progress(label, done, len(rows))
+    return Segmented(np.stack(seen), np.stack(agreed), np.stack(own))
+
+
+def _counts(labels: LabelArray, groups: int) -> Matrix:
+    return np.bincount(labels.ravel(), minlength=groups + 1)[1 : groups + 1].astype(np.float64)
+
+
+def _followed(
+    audit: AuditInput, requested: Sequence[Condition], synthetic: Segmented, real: Segmented, drawing: Drawing
+) -> Section:
+    """Per condition that is a structure's volume: requested against what the network measures on the image."""
+    groups = list(audit.contract.labels)
+    columns = {
+        spec.name: groups.index(spec.group)
+        for spec in audit.contract.conditions
+        if isinstance(spec, ContinuousCondition) and spec.group is not None
+    }
+    measured = {name: synthetic.seen_mm3[:, column] for name, column in columns.items()}
+    section = fidelity_section(requested, measured, "segmentation", drawing)
+    metrics = []
+    for metric, (name, column) in zip(section.metrics, columns.items(), strict=True):
+        floor = fidelity(real.own_mm3[:, column], real.seen_mm3[:, column]).r.value
+        explanation = f"{metric.explanation} {FLOOR.format(name)}"
+        metrics.append(metric.model_copy(update={"floor": float(f"{floor:.6g}"), "explanation": explanation}))
+    return Section(metrics=metrics, tables=section.tables)
+
+
+def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], drawing: Drawing) -> Section:
+    """Dice of segmentation and label map, of synthetic volumes (n, groups) and of holdout subjects (m, groups)."""
+    kept = [column for column in range(len(groups)) if np.isfinite(real[:, column]).sum() >= FEWEST_SUBJECTS]
+    kept = [column for column in kept if np.isfinite(synthetic[:, column]).any()]
+    if not kept:
+        return Section(statements=["No label group is common enough to tell whether image and label map agree."])
+    columns = {"mean": kept} | {groups[column]: [column] for column in kept}
+    found = {name: _both(synthetic[:, chosen], real[:, chosen], drawing) for name, chosen in columns.items()}
+    mean, floor = found["mean"]
+    return Section(metrics=[_agreement_metric(mean, floor)], tables=[_agreement_table(found)])
+
+
+def _both(synthetic: Matrix, real: Matrix, drawing: Drawing) -> tuple[Estimate, Estimate]:
+    arms = (Arm("synthetic pairs", 0, len(synthetic)), synthetic), (Arm("real pairs", len(real), 0), real)
+    first, second = (dice_outcome(arm, [scores], drawing).estimate(drawing.confidence) for arm, scores in arms)
+    return first, second
+
+
+def _agreement_metric(mean: Estimate, floor: Estimate) -> Metric:
+    return metric_of(
+        "pair_agreement", mean, "higher is better, up to the floor", floor=floor.value,
+        explanation="Dice of a generated label map with what a segmentation network that was trained on real pairs "
+        "sees in the image beside it; the floor is that of the holdout.",
+    )  # fmt: skip
+
+
+def _agreement_table(found: Mapping[str, tuple[Estimate, Estimate]]) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (name, with_interval(synthetic), with_interval(real)) for name, (synthetic, real) in found.items()
+    ]
+    return Table(
+        part="fidelity",
+        title="Agreement of image and label map",
+        caption="Dice of the label map of a pair with the segmentation of its image by a network that was trained on "
+        "real pairs. Far below the holdout, images and label maps do not belong together; above it, synthetic images "
+        "are easier than real ones.",
+        columns=("structure", "synthetic", "holdout"),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,182 @@
+"""What each part of the audit costs, at 10,000 synthetic against 1,000 real volumes of 40x48x40.
+
+Volumes are made on the fly from a few smooth fields, so that nothing but the audit takes memory. Set
+MEDDIFF_AUDIT_VOLUMES to another number of synthetic volumes (a tenth of them real, a sixth of those held out). Parts
+run in one process; in a study features are computed on the pool.
+"""
+
+import os
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from torch.nn import functional
+
+from meddiff_core.contract import CategoricalCondition, Condition, ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.data.split import SIDES, Side
+from meddiff_core.evidence import audit as audit_module
+from meddiff_core.evidence.audit import Part, run_audit
+from meddiff_core.evidence.features.cache import CachedExtractor, KeptVolumes
+from meddiff_core.evidence.features.contrastive import fit_contrastive
+from meddiff_core.evidence.features.latents import LatentFeatures
+from meddiff_core.evidence.features.radiomics import RadiomicsFeatures
+from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.features.records import Extractor
+from meddiff_core.evidence.features.spectrum import SpectrumFeatures
+from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.section import Section
+from meddiff_core.study import AuditConfig
+from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray
+
+SYNTHETIC = int(os.environ.get("MEDDIFF_AUDIT_VOLUMES", "10000"))
+SIZE = (40, 48, 40)
+FIELDS = 12
+CONTRACT = Contract(
+    spacing_mm=4.0,
+    size=SIZE,
+    intensity=IntensityMapping(modality="MR", low=0, high=1000, percentiles=(0.5, 99.5)),
+    mask="none",
+    labels={"shell": (1,), "core": (2,)},
+    conditions=(
+        ContinuousCondition(name="age", low=20, high=80, mean=50, std=15),
+        ContinuousCondition(name="core_mm3", low=0, high=1e6, mean=4e5, std=1e5, group="core"),
+        CategoricalCondition(name="sex", categories=("F", "M")),
+    ),
+)
+
+
+class Heads:
+    """Heads that are sums of smooth fields with weights of their own; reading one takes under a millisecond."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        rng = np.random.default_rng(0)
+        grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, side) for side in SIZE], indexing="ij"))
+        self._distance = np.sqrt(((grid / 0.85) ** 2).sum(0)).astype(np.float32)
+        fields = [ndimage.gaussian_filter(rng.standard_normal(SIZE), 2.5) for _ in range(FIELDS)]
+        self._fields = np.stack([field / field.std() for field in fields]).astype(np.float32)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> StoredArray:
+        label, texture = self._drawn(index)
+        unit = (0.45 + 0.2 * (label == 2) + 0.08 * texture) * (label > 0)
+        return CONTRACT.intensity.store(unit.astype(np.float32))
+
+    def label(self, index: int) -> LabelArray:
+        return self._drawn(index)[0]
+
+    def _drawn(self, index: int) -> tuple[LabelArray, FloatArray]:
+        rng = np.random.default_rng([self.seed, index])
+        texture = np.tensordot(rng.standard_normal(FIELDS).astype(np.float32), self._fields, 1)
+        distance = self._distance + 0.01 * texture
+        edges = (1 + 0.03 * rng.standard_normal(), 0.45 + 0.05 * rng.standard_normal())
+        return sum((distance < edge).astype(np.uint8) for edge in edges), texture  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The real sides."""
+
+    sizes: dict[Side, int]
+
+    def volumes(self, side: Side) -> KeptVolumes:
+        return KeptVolumes(Heads(self.sizes[side], 1 + SIDES.index(side)), side, side)
+
+    def subjects(self, side: Side) -> list[str]:
+        return [f"{side}-{index}" for index in range(self.sizes[side])]
+
+    def conditions(self, side: Side) -> list[Condition]:
+        return conditions(self.volumes(side), SIDES.index(side))
+
+
+def conditions(volumes: KeptVolumes, seed: int) -> list[Condition]:
+    rng = np.random.default_rng(seed)
+    return [
+        {"age": float(rng.uniform(20, 80)), "core_mm3": 4e5, "sex": str(rng.choice(["F", "M"]))}
+        for _ in range(len(volumes))
+    ]
+
+
+def finish(work: Iterator[Progress], spent: dict[str, float]) -> object:
+    """Run a part of work to its end, and add the time since the last word under each label."""
+    last = time.perf_counter()
+    while True:
+        try:
+            label = next(work).label
+        except StopIteration as end:
+            spent["figures at the end"] += time.perf_counter() - last
+            return end.value
+        now = time.perf_counter()
+        spent[label] += now - last
+        last = now
+
+
+def under_its_name(part: Part) -> Part:
+    def run(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+        work = part(audit, drawing)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                yield Progress(part.__name__, 1, 1)
+                found: Section = end.value
+                return found
+            yield Progress(part.__name__, 0, 1)
+
+    return run
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_share_of_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_module, "PARTS", tuple(map(under_its_name, audit_module.PARTS)))
+    real = max(60, SYNTHETIC // 10)
+    dataset = Study({"train": real * 7 // 10, "validation": real * 3 // 20, "holdout": real * 3 // 20})
+    accepted = KeptVolumes(Heads(SYNTHETIC, 0), "accepted", "accepted")
+    before, spent = peak_mb(), defaultdict[str, float](float)
+    started = time.perf_counter()
+    measured = [measure(accepted.image(n), accepted.label(n), CONTRACT) for n in range(SYNTHETIC)]
+    spent["measure synthetic (screening does)"] = time.perf_counter() - started
+    encoder = finish(fit_contrastive(dataset.volumes("train"), CONTRACT, 0), spent)
+    assert isinstance(encoder, Extractor)
+
+    def cached(extractors: list[Extractor]) -> list[Extractor]:
+        return [CachedExtractor(extractor, tmp_path) for extractor in extractors]
+
+    audit = AuditInput(
+        dataset=dataset,
+        contract=CONTRACT,
+        accepted=accepted,
+        requested=conditions(accepted, 9),
+        measured=measured,
+        sample_ids=[f"syn-{n:06}" for n in range(SYNTHETIC)],
+        extractors=cached(
+            [
+                RandomConvFeatures(CONTRACT),
+                LatentFeatures(lambda images: functional.avg_pool3d(images, 4), "0", CONTRACT),
+                RadiomicsFeatures(CONTRACT),
+            ]
+        ),
+        copy_extractors=cached([SpectrumFeatures(CONTRACT), encoder]),
+        screen=ScreenSummary(candidates=SYNTHETIC, accepted=SYNTHETIC, reasons={}),
+        config=AuditConfig(),
+    )
+    finish(run_audit(audit), spent)
+    total = sum(spent.values())
+    print(f"\n{SYNTHETIC:,} synthetic against {real:,} real: {total / 60:.1f} minutes", end="")
+    print(f", {peak_mb() - before:.0f} MB beyond the {before:.0f} MB of the libraries")
+    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{name:<40} {seconds:8.1f} s {seconds / total:6.1%} {1e3 * seconds / SYNTHETIC:8.2f} ms a volume")
+    assert peak_mb() - before < 500 + 0.1 * SYNTHETIC  # vectors of 10,000 volumes, and never their voxels

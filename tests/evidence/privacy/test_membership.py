@@ -1,0 +1,176 @@
+"""Membership inference: a network that memorised is found out, one that knows the distribution alone is not."""
+
+import numpy as np
+import pytest
+import torch
+
+from meddiff_core.evidence.gates import apply_gates
+from meddiff_core.evidence.privacy.attacks import denoiser_scores
+from meddiff_core.evidence.privacy.membership import (
+    Attacked,
+    area,
+    auc_interval,
+    best_by_chance,
+    beyond_chance,
+    judge,
+    membership_inference,
+    without_difficulty,
+)
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.study import AuditConfig
+
+DRAWING = Drawing(50, 0.95, 0)
+SHAPE = (2, 3, 3, 3)
+
+
+def normal(n, seed):
+    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def ideal(noisy, sigma, told):
+    """The expectation of standard normal latents: what a network that generalises would learn."""
+    return noisy / (1 + sigma.reshape(-1, 1, 1, 1, 1) ** 2)
+
+
+def memorising(train):
+    def denoise(noisy, sigma, told):
+        nearest = torch.cdist(noisy.flatten(1), train.flatten(1)).argmin(1)
+        return train[nearest]
+
+    return denoise
+
+
+def attacked(denoise, latents, finish, visits=1):
+    told = torch.full((len(latents), 1), torch.nan)
+    scores = finish(denoiser_scores(denoise, latents, told, seed=0))
+    rng = np.random.default_rng(len(latents))
+    subjects = [f"s{row // visits}" for row in range(len(latents))]
+    return Attacked(subjects, rng.standard_normal((len(latents), 4)), {"denoiser": scores})
+
+
+def verdict(denoise, train, holdout, finish):
+    section = judge("denoiser", attacked(denoise, train, finish), attacked(denoise, holdout, finish), DRAWING)
+    return {metric.name: metric for metric in section.metrics}, section
+
+
+def test_memorising_denoiser_is_found_out_by_every_attack(finish):
+    train = normal(40, 0)
+    metrics, section = verdict(memorising(train), train, normal(20, 1), finish)
+    assert metrics["membership_auc:denoiser"].value > 0.98
+    assert metrics["membership_auc:denoiser"].low > 0.8
+    assert metrics["membership_tpr:denoiser"].value > 0.95
+    quiet = [row for row in section.tables[0].rows if "sigma 3" not in row[0]]
+    assert all(row[1] > 0.95 for row in quiet)
+    assert "p = 0.0005" in section.statements[0]
+
+
+def test_ideal_denoiser_leaks_nothing_and_its_interval_says_so(finish):
+    values, held = [], 0
+    for seed in range(20):
+        metrics, _ = verdict(ideal, normal(40, 2 * seed), normal(20, 2 * seed + 1), finish)
+        found = metrics["membership_auc:denoiser"]
+        values.append(found.value)
+        held += found.low <= 0.5 <= found.high
+    assert held >= 18
+    assert np.mean(values) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_small_study_without_a_leak_passes_the_research_gate(finish):
+    passed = 0
+    for seed in range(30):
+        metrics, _ = verdict(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish)
+        gates = apply_gates(list(metrics.values()), AuditConfig())
+        passed += next(gate.passed for gate in gates if gate.metric == "membership_auc:denoiser")
+    assert passed >= 24
+
+
+def test_attacks_agree_with_their_closed_form(finish):
+    latents = normal(5, 3)
+    scores = finish(denoiser_scores(ideal, latents, torch.full((5, 1), torch.nan), seed=0))
+    shrunk = 0.1 / (1 + 0.1**2)  # predicted noise of x at sigma is x sigma / (1 + sigma^2)
+    expected = -np.log(((shrunk * latents.double()) ** 4).flatten(1).mean(1).numpy())
+    np.testing.assert_allclose(scores["predicted noise, sigma 0.1"], expected, rtol=1e-4)
+    assert len(scores) == 9
+
+
+def test_conditions_reach_the_network_and_are_hidden_from_it_on_purpose(finish):
+    seen = []
+
+    def denoise(noisy, sigma, told):
+        seen.append(told.isnan().all().item())
+        return noisy
+
+    finish(denoiser_scores(denoise, normal(3, 0), torch.zeros(3, 2), seed=0))
+    assert len(seen) == 14
+    assert sum(seen) == 3
+
+
+def test_scores_do_not_depend_on_who_stands_beside(finish):
+    latents, told = normal(20, 0), torch.zeros(20, 1)
+    together = finish(denoiser_scores(ideal, latents, told, seed=4))
+    alone = finish(denoiser_scores(ideal, latents[17:18], told[17:18], seed=4))
+    for name in together:
+        assert together[name][17] == pytest.approx(alone[name][0], rel=1e-5)
+
+
+def test_area_is_that_of_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    scores, members = rng.integers(0, 8, 60).astype(float), rng.random(60) < 0.4
+    assert area(scores, members) == pytest.approx(roc_auc_score(members, scores))
+
+
+def test_interval_covers_the_true_area_and_keeps_a_width_at_1():
+    rng, covered = np.random.default_rng(0), 0
+    members = np.arange(54) < 36
+    for _ in range(400):
+        scores = rng.standard_normal(54) + 1.2 * members  # true area: Phi(1.2 / sqrt 2)
+        found = auc_interval(area(scores, members), 36, 18, 0.95)
+        covered += found.low <= 0.80193 <= found.high
+    assert 0.92 <= covered / 400 <= 0.99
+    assert auc_interval(1.0, 36, 18, 0.95).low < 0.95
+
+
+def test_best_of_many_attacks_on_noise_is_no_finding():
+    rng, found = np.random.default_rng(0), []
+    members = np.arange(54) < 36
+    for seed in range(60):
+        scores = rng.standard_normal((54, 9))
+        chance = best_by_chance(scores, members, seed)
+        best = max(area(column, members) for column in scores.T)
+        found.append((best, (chance >= best).mean(), beyond_chance(auc_interval(best, 36, 18, 0.95), chance.mean())))
+    best, p, corrected = zip(*found, strict=True)
+    assert np.mean(best) > 0.58
+    assert np.mean([one.value for one in corrected]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean(np.array(p) < 0.1) < 0.2
+
+
+def test_difficulty_hides_membership_until_it_is_subtracted():
+    rng, members = np.random.default_rng(0), np.arange(120) < 80
+    difficulty = rng.standard_normal((120, 4))
+    scores = members[:, None] + 4 * difficulty[:, :1] + 0.3 * rng.standard_normal((120, 1))
+    assert area(scores[:, 0], members) < 0.7
+    assert area(without_difficulty(scores, difficulty)[:, 0], members) > 0.95
+
+
+def test_subjects_with_many_volumes_count_once(finish):
+    train, holdout = normal(40, 0), normal(20, 1)
+    section = judge("denoiser", attacked(ideal, train, finish, 2), attacked(ideal, holdout, finish, 2), DRAWING)
+    assert [metric.n for metric in section.metrics] == [10, 20]
+
+
+def test_part_attacks_both_models_or_says_that_it_has_none(
+    make_heads, audit_of, contract, save_models, tmp_path, finish
+):
+    sides = {"train": make_heads(12, 0), "holdout": make_heads(8, 1)}
+    table = {side: [{"core_volume": 1e3 + i} for i in range(len(sides[side]))] for side in sides}
+    assert not finish(membership_inference(audit_of(sides, table), DRAWING)).metrics
+    audit = audit_of(sides, table, models=save_models(tmp_path, contract))
+    section = finish(membership_inference(audit, DRAWING))
+    names = {f"membership_{what}:{model}" for what in ("auc", "tpr") for model in ("autoencoder", "denoiser")}
+    assert {metric.name for metric in section.metrics} == names
+    assert all(metric.low <= metric.value <= metric.high for metric in section.metrics)
+    assert all(metric.low < 0.6 for metric in section.metrics)
+    assert "At least 99 are needed" in section.statements[-1]
+    assert finish(membership_inference(audit, DRAWING)) == section

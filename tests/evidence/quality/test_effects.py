@@ -1,0 +1,75 @@
+"""Effect sizes and Wasserstein distances of one figure."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.quality.effects import Sample, compare, effect, number_subjects, wasserstein
+
+DRAWING = Drawing(200, 0.95, 0)
+
+
+def sample(values, subjects=None):
+    values = np.asarray(values, np.float64)
+    return Sample(values, np.arange(len(values)) if subjects is None else np.asarray(subjects))
+
+
+def normal(n, seed, shift=0.0):
+    return np.random.default_rng(seed).standard_normal(n) + shift
+
+
+def test_effect_is_cohens_d():
+    a, b = normal(30, 0, 1.0), 2 * normal(40, 1)
+    pooled = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    found = effect(sample(a), sample(b), DRAWING)
+    assert found.value == pytest.approx((a.mean() - b.mean()) / pooled)
+    assert found.low < found.value < found.high
+
+
+def test_identical_sets_have_no_effect_and_no_distance():
+    same = sample(normal(20, 0))
+    found = compare(same, same, same, DRAWING)
+    assert found.effect.value == 0
+    assert wasserstein(1.0)(same.values[:, None], same.values[:, None]) == 0
+
+
+def test_wasserstein_is_that_of_scipy():
+    a, b = normal(25, 0), normal(25, 1, 0.5)
+    expected = stats.wasserstein_distance(a, b) / 2.5
+    assert wasserstein(2.5)(a[:, None], b[:, None]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0, 3.0])
+def test_interval_of_an_effect_covers_the_truth_as_often_as_it_says(truth):
+    hits = 0
+    for seed in range(100):
+        found = effect(sample(normal(40, 2 * seed, truth)), sample(normal(40, 2 * seed + 1)), Drawing(200, 0.9, seed))
+        hits += found.low <= truth <= found.high
+    assert 80 <= hits <= 98
+
+
+def test_copies_of_a_subjects_scan_do_not_narrow_the_interval():
+    people, synthetic = normal(20, 0), sample(normal(100, 1))
+    once = effect(synthetic, sample(people), DRAWING)
+    five_times = effect(synthetic, sample(np.repeat(people, 5), np.repeat(np.arange(20), 5)), DRAWING)
+    assert five_times.n == once.n == 20
+    assert five_times.high - five_times.low == pytest.approx(once.high - once.low, rel=0.1)
+
+
+def test_where_nothing_varies_a_shift_is_large_and_finite():
+    found = compare(sample(np.full(10, 0.99)), sample(np.ones(10)), sample(np.ones(10)), DRAWING)
+    assert found.effect.value == pytest.approx(-10)
+    assert found.distance.value == pytest.approx(10)
+    assert found.distance_floor.value == 0
+
+
+def test_subjects_are_numbered_from_zero():
+    np.testing.assert_array_equal(number_subjects(["b", "a", "b"]), [1, 0, 1])
+
+
+def test_one_torn_structure_among_many_whole_ones_is_a_small_distance():
+    torn = np.ones(100)
+    torn[0] = 2
+    found = compare(sample(torn), sample(np.ones(100)), sample(np.ones(40)), DRAWING)
+    assert found.distance.value < 0.5
