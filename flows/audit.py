@@ -5,15 +5,16 @@ from typing import Any
 from prefect import flow
 
 from tasks.audit import audit_cohort
-from tasks.report import REPORT, write_report
-from tasks.stage import make, open_stage, require
+from tasks.readiness import REPORT
+from tasks.report import write_report
+from tasks.stage import make, open_stage
 
 
 @flow(name="audit")
 def audit(study: str) -> dict[str, Any]:
     """Measure the cohort against the sealed holdout, apply the gates, and write the study's own report."""
     with open_stage(study, "audit") as workspace:
-        require(workspace, "verdicts")
+        workspace.require("verdicts")
         report = workspace.folder / REPORT
         if workspace.state("audit").condition != "done":
             report.unlink(missing_ok=True)  # it tells of another audit

@@ -68,6 +68,11 @@ def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> No
 @app.command()
 def run(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Run all stages; run again to continue where it stopped."""
+    if _is_finished(study, "run", quiet):
+        from tasks.summary import describe_run
+
+        print(describe_run(study))
+        return
     with _engines(study, verbose, quiet):
         from flows.synthesize import synthesize
         from tasks.summary import describe_run
@@ -88,13 +93,14 @@ def status(study: StudyPath) -> None:
 
 def _stage_command(name: str, text: str) -> None:
     def command(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
-        with _engines(study, verbose, quiet):
-            from importlib import import_module
+        from tasks.summary import describe_stage
 
-            from tasks.summary import describe_stage
+        if not _is_finished(study, name, quiet):
+            with _engines(study, verbose, quiet):
+                from importlib import import_module
 
-            getattr(import_module(f"flows.{name}"), name)(str(study))
-            print(describe_stage(study, name))
+                getattr(import_module(f"flows.{name}"), name)(str(study))
+        print(describe_stage(study, name))
 
     app.command(name, help=text)(command)
 
@@ -153,6 +159,7 @@ def tune_solver(
     levels and with levels fitted to it. tuning.json and figures/solver.png hold
     what was measured; the lines for study.yaml are printed. Nothing is changed.
     """
+    _is_finished(study, "tune-solver", quiet)
     with _engines(study, verbose, quiet):
         from flows.tune_solver import tune_solver as flow
         from tasks.tune import describe_solvers
@@ -206,6 +213,16 @@ def phantoms(
     with speaking(console_for()):
         show(write_phantoms(folder, subjects, seed, spacing_mm))
     print(f"phantoms {folder}")
+
+
+def _is_finished(study: Path, stage: str, quiet: bool) -> bool:
+    """Whether nothing is to be done; what is missing or wrong ends the command here, before any engine starts."""
+    from meddiff_core.workspace import Workspace
+    from tasks.progress import console_for, speaking
+    from tasks.readiness import is_finished
+
+    with speaking(console_for(quiet=quiet)):
+        return is_finished(Workspace.open(study), stage)
 
 
 @contextmanager

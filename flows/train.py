@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.generate import design_of
-from tasks.stage import make, open_stage, require
+from tasks.stage import make, open_stage
 from tasks.train import encode_dataset, train_autoencoder, train_denoiser
 
 
@@ -13,7 +13,7 @@ from tasks.train import encode_dataset, train_autoencoder, train_denoiser
 def train(study: str) -> dict[str, Any]:
     """An autoencoder over image and labels, and a denoiser on its latents."""
     with open_stage(study, "train") as workspace:
-        require(workspace, "dataset")
+        workspace.require("dataset")
         design_of(workspace)  # a cohort that cannot be asked for is refused before a night of training
         autoencoder = make(workspace, "autoencoder", train_autoencoder)
         make(workspace, "latents", encode_dataset)

@@ -4,6 +4,7 @@ An artefact is current when the digests of everything it was made from are those
 on disk beside the data, is the truth about what a restart still has to do. A reader never sees half a file.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -70,15 +71,42 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def writing_folder(final: Path) -> Iterator[Path]:
-    """An empty folder to write in, which appears under the name `final` when the block ends well, or not at all."""
+    """An empty folder to write in, which appears under the name `final` when the block ends well, or not at all.
+
+    Who comes while another process writes it waits, and then writes it again.
+    """
     partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        publish_folder(partial, final)
-    finally:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(final.with_name(f".{final.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            publish_folder(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, and leaves no file behind unless the process is killed."""
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):  # the holder before took it away
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def publish_folder(partial: Path, final: Path) -> None:

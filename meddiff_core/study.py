@@ -128,6 +128,10 @@ class AutoencoderConfig(Config):
     """Peak rate of Adam; warm-up, then cosine decay."""
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     """Weight of the Kullback-Leibler term, per latent element."""
+    label_weight: Annotated[float, Field(ge=0)] = 0.2
+    """Weight of the cross-entropy of the label maps; the error of the image has 1."""
+    overlap_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of 1 - Dice of the label maps, which sees small structures as well as large ones."""
     perceptual: Literal["discriminator", "fft", "both", "none"] = "discriminator"
     """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
     first step on), both, or nothing."""
@@ -307,7 +311,12 @@ class SamplingConfig(Config):
     steps: Count = 15
     """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
-    """Classifier-free guidance: 1 follows the conditions as trained, more exaggerates them."""
+    """How far to go beyond what the denoiser itself says, away from `guided_by`: 1 is not at all and costs one network
+    evaluation instead of two, more exaggerates."""
+    guided_by: Literal["absent", "earlier"] = "absent"
+    """What guidance leads away from: the same denoiser without conditions (`absent`, classifier-free guidance), which
+    makes conditions stronger, or its own weights from early in the training with the same conditions (`earlier`,
+    autoguidance), which mends faults and leaves variety."""
     guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
     """Lowest and highest noise level at which guidance acts. Null: at all of them."""
     sigma_min: Positive = 0.01

@@ -133,7 +133,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
     def save(facts: Facts) -> None:
         network, chosen = training.result()
         autoencoder, path = workspace.inputs("latents")["autoencoder"], workspace.path("denoiser")
-        save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen)
+        save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen, training.guide)
 
     return training, save
 

@@ -243,6 +243,17 @@ class Workspace:
             found[name] = state
         return list(found.values())
 
+    def require(self, name: str) -> None:
+        """Stop with the command to run when an artefact is missing or stale.
+
+        Raises:
+            ConfigurationError: it is.
+        """
+        state = next(state for state in self.states() if state.name == name)
+        if state.condition != "done":
+            why = f"{state.condition} ({', '.join(state.reasons)})" if state.reasons else state.condition
+            raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {CHAIN[name].stage}` first")
+
     def records(self) -> dict[str, Record]:
         """Of every artefact that was ever finished, in the order of the chain."""
         found = {name: self.ledger.read(name) for name in CHAIN}

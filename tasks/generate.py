@@ -29,6 +29,9 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
             say(note)
     with open_mapper(workspace.study.runtime, folder) as mapper:
         markers = show(_draw(workspace, shards, mapper))
+    wanted_together = workspace.study.sampling.batch
+    if (fewest := min((marker.together for marker in markers), default=wanted_together)) < wanted_together:
+        say(f"memory was short: {fewest} instead of {wanted_together} volumes were drawn at once")
     return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(wanted)}}
 
 

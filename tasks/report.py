@@ -19,9 +19,9 @@ from meddiff_core.types import Refusal, StoredArray, Volumes
 from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.generate import design_of
+from tasks.readiness import REPORT
 from tasks.tracking import read_curves
 
-REPORT = "report.html"
 SHOWN = 8
 """Reconstructions, and rejected volumes."""
 

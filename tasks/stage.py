@@ -75,14 +75,6 @@ def _attempt(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
     return digest_of(last)
 
 
-def require(workspace: Workspace, name: str) -> None:
-    """Stop with the command to run when an artefact of an earlier stage is missing or stale."""
-    state = next(state for state in workspace.states() if state.name == name)
-    if state.condition != "done":
-        why = f"{state.condition} ({', '.join(state.reasons)})" if state.reasons else state.condition
-        raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {CHAIN[name].stage}` first")
-
-
 def make_plan(workspace: Workspace, task: StageTask) -> Record:
     """`make` for the plan, which a person may have edited: an edited plan is used, never overwritten."""
     path, record = workspace.path("plan"), workspace.ledger.read("plan")

@@ -8,6 +8,7 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.latent_judge import open_judge
 from meddiff_core.evidence.tuning import Tuning, describe_tuning, open_batches, tune_solver
+from meddiff_core.generation.engine import open_guide
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
 from meddiff_core.models.latents import LatentSet
@@ -34,7 +35,8 @@ def measure_solvers(folder: Path, samples: int, *, key: str) -> dict[str, Any]:
         raise ConfigurationError(f"train and validation must have 2 volumes or more to compare samples with, {found}")
     conditions = encode_conditions(Dataset.open(folder).conditions("validation"), contract.conditions)
     shape = tuple(validation.mean.shape[1:])
-    batches = open_batches(denoiser, conditions, study.sampling, shape, samples, study.seed, device)
+    guide = open_guide(workspace.path("denoiser"), denoiser, study.sampling)
+    batches = open_batches(denoiser, conditions, study.sampling, shape, samples, study.seed, device, guide)
     tuning = show(tune_solver(batches, judge, study.sampling, study.seed))
     write_json(folder / TUNING, tuning)
     log_file(folder / TUNING)

@@ -1,4 +1,8 @@
-"""Classifier-free guidance (Ho & Salimans 2022) on denoised latents."""
+"""Guidance on denoised latents: away from what a worse guess says.
+
+The worse guess is the denoiser without conditions (classifier-free, Ho & Salimans 2022) or an earlier version of it
+with the same conditions (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a bad version of itself").
+"""
 
 import math
 
@@ -15,8 +19,11 @@ def guided(
     conditions: ConditionVectors,
     guidance: float,
     interval: tuple[float, float] = (0.0, math.inf),
+    earlier: Denoiser | None = None,
 ) -> DenoisedAt:
-    """`absent + guidance * (conditioned - absent)`; a guidance of 1 costs one evaluation instead of two.
+    """`worse + guidance * (conditioned - worse)`; a guidance of 1 costs one evaluation instead of two.
+
+    `worse` is what `earlier` says under the same conditions, or without it what the denoiser says under none.
 
     It acts at noise levels within `interval` alone, ends included (Kynkaanniemi et al. 2024): at high ones it costs
     variety, at low ones it changes little. Outside, the denoiser follows the conditions as trained.
@@ -26,10 +33,15 @@ def guided(
         denoised: Latents = denoiser(noisy, sigma, conditions)
         return denoised
 
+    def weaker(noisy: Latents, sigma: Sigma) -> Latents:
+        known = torch.full_like(conditions, torch.nan) if earlier is None else conditions
+        denoised: Latents = (earlier or denoiser)(noisy, sigma, known)
+        return denoised
+
     def contrasted(noisy: Latents, sigma: Sigma) -> Latents:
         if not interval[0] <= float(sigma[0]) <= interval[1]:
             return conditioned(noisy, sigma)
-        absent: Latents = denoiser(noisy, sigma, torch.full_like(conditions, torch.nan))
-        return absent + guidance * (conditioned(noisy, sigma) - absent)
+        worse = weaker(noisy, sigma)
+        return worse + guidance * (conditioned(noisy, sigma) - worse)
 
     return conditioned if guidance == 1 else contrasted

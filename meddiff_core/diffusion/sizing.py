@@ -22,7 +22,7 @@ from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.guards import is_out_of_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
-from meddiff_core.study import Augmentation, AutoencoderConfig, Study
+from meddiff_core.study import Augmentation, Study
 from meddiff_core.types import LabelArray, StoredArray
 
 AUTOENCODER_SHARE = 0.55
@@ -47,7 +47,7 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     free_gb = study.plan.memory_gb or _free_memory_gb(device)
     autoencoder = _fit(
         lambda way: _autoencoder_probe(shape, contract, study, way, device),
-        _autoencoder_ways(shape, contract, config.autoencoder, device),
+        _autoencoder_ways(shape, contract, study, device),
         free_gb,
         config.autoencoder.steps,
         budget_s * AUTOENCODER_SHARE,
@@ -123,9 +123,14 @@ def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way
     return [Way(batch), *(Way(size, True) for size in (batch, *halved))]
 
 
-def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, config: AutoencoderConfig, device: str) -> list[Way]:
-    """As `_ways`, and then patches of half the volume's sides, and of a quarter."""
-    ways = _ways(config.batch, 2 if device == "cpu" else 4, config.gradient_checkpointing)
+def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study, device: str) -> list[Way]:
+    """As `_ways`, and then patches of half the volume's sides, and of a quarter.
+
+    A volume has enough voxels for a gradient: on a CPU, where a batch saves no time, one for each process is best.
+    """
+    config = study.train.autoencoder
+    usual = study.runtime.processes or 1 if device == "cpu" else 4
+    ways = _ways(config.batch, usual, config.gradient_checkpointing)
     if config.patch is not None:
         return [way._replace(patch=config.patch) for way in ways]
     grid, patches = shape.factor, []

@@ -43,6 +43,8 @@ JUDGED = 24
 """Samples that are drawn to judge weights."""
 JUDGED_WITH = SamplingConfig(steps=6)
 """Coarse, since only differences between weights matter; 11 network evaluations."""
+GUIDE_AT = 0.2
+"""Share of the steps after which weights are put aside, to guide the finished ones away from their faults."""
 JUDGED_FROM = 0.3
 """Share of the steps before which samples are not worth a look."""
 
@@ -90,6 +92,8 @@ class DenoiserTraining:
         self.ranks, self.parts, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
         self.judge, self.choice = judge, Choice(steps, config.patience)
+        self.guide: Tensors | None = None
+        """The shortest average after the first GUIDE_AT of the steps, once they are done."""
 
     @property
     def finished(self) -> bool:
@@ -113,6 +117,8 @@ class DenoiserTraining:
         self.optimizer.step()
         for average in self.averages.values():
             average.update(self.network, step + 1)
+        if step + 1 == max(1, round(GUIDE_AT * self.steps)):
+            self.guide = {name: tensor.clone() for name, tensor in self._shortest.state_dict().items()}
         return self.ranks.sum_losses(add_losses(losses))
 
     def validate(self, step: int) -> dict[str, float]:
@@ -141,13 +147,18 @@ class DenoiserTraining:
         """The chosen weights, and what the checkpoint is to say of them; the shortest average if nothing judged,
         since a training too short to be judged still moves fast.
         """
-        network = self.averages[min(self.averages, key=float)].network
+        network = self._shortest
         facts: dict[str, object] = {}
         if self.choice.curve:
             step, average, weights = self.choice.chosen
             network.load_state_dict(weights)
             facts["choice"] = {"step": step, "average": average, "curve": self.choice.curve}
         return network, facts
+
+    @property
+    def _shortest(self) -> Denoiser:
+        """The average over the fewest steps."""
+        return self.averages[min(self.averages, key=float)].network
 
     def state(self) -> Tensors:
         averages = [prefixed(f"average.{name}", a.network.state_dict()) for name, a in self.averages.items()]
@@ -157,6 +168,7 @@ class DenoiserTraining:
             **{name: tensor for average in averages for name, tensor in average.items()},
             **prefixed("optimizer", optimizer_tensors(self.optimizer)),
             **prefixed("choice", self.choice.state()),
+            **prefixed("guide", self.guide or {}),
         }
 
     def restore(self, state: Tensors) -> None:
@@ -166,6 +178,7 @@ class DenoiserTraining:
             average.network.load_state_dict(unprefixed(f"average.{name}", state))
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
         self.choice.restore(unprefixed("choice", state))
+        self.guide = unprefixed("guide", state) or None
 
     def _batch(self, step: int) -> tuple[Tensor, ...]:
         """Clean latents, noise, noise levels and conditions of the whole batch, moves among the conditions."""

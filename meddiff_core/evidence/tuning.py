@@ -94,6 +94,7 @@ def open_batches(
     samples: int,
     seed: int,
     device: str = "cpu",
+    guide: Denoiser | None = None,
 ) -> list[Batch]:
     """`samples` latents of `shape` (z, u, v, w), the same each time, with the conditions in turn and guidance.
 
@@ -105,11 +106,12 @@ def open_batches(
         raise ConfigurationError(f"samples must be {TOGETHER} or more to measure a solver, are {samples}")
     check_sampling(_karras(config, 2), denoiser.clock.sigma_range)
     network = packed(denoiser) if device == "cpu" else denoiser
+    weaker = packed(guide) if guide is not None and device == "cpu" else guide
     told = conditions[torch.arange(samples) % len(conditions)].to(device)
     noise = torch.cat([sample_noise(derive_seed(seed, "tune", number), shape) for number in range(samples)]).to(device)
     interval = config.guidance_interval or (0.0, torch.inf)
     parts = zip(told.split(TOGETHER), noise.split(TOGETHER), strict=True)
-    return [(guided(network, own, config.guidance, interval), start) for own, start in parts]
+    return [(guided(network, own, config.guidance, interval, weaker), start) for own, start in parts]
 
 
 def tune_solver(

@@ -22,8 +22,9 @@ from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
-from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
+from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
 from meddiff_core.models.footprint import needs_tiles
+from meddiff_core.models.guards import is_out_of_memory
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.packed import one_thread, packed
 from meddiff_core.models.preconditioning import check_sampling
@@ -43,30 +44,45 @@ class Engine:
         contract: Contract,
         config: SamplingConfig,
         device: str = "cpu",
+        guide: Denoiser | None = None,
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
         self.autoencoder = packed(autoencoder) if self._cpu else autoencoder
         self.denoiser = packed(denoiser) if self._cpu else denoiser
+        self.guide = packed(guide) if guide is not None and self._cpu else guide
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
+        self.together = config.batch
+        """Volumes a network call."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
 
     def draw(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
-        """Stored images (n, i, j, k) and label values of the samples, in their order."""
-        size = self.config.batch
-        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        """Stored images (n, i, j, k) and label values of the samples, in their order.
+
+        Where the memory does not hold a batch, this and all later ones are halved.
+        """
+        drawn: list[tuple[StoredArray, LabelArray | None]] = []
+        done = 0
         with one_thread() if self._cpu else nullcontext():
-            drawn = [self._draw_batch(batch) for batch in batches]
+            while done < len(samples):
+                try:
+                    drawn.append(self._draw_batch(samples[done : done + self.together]))
+                except RuntimeError as error:
+                    if self.together == 1 or not is_out_of_memory(error):
+                        raise
+                    self.together //= 2
+                    continue
+                done += len(drawn[-1][0])
         labels = [label for _, label in drawn if label is not None]
         return np.concatenate([image for image, _ in drawn]), np.concatenate(labels) if labels else None
 
     @torch.inference_mode()
     def _draw_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
-        missing = 0 if self._cpu else self.config.batch - len(samples)
+        missing = 0 if self._cpu else self.together - len(samples)
         latents = self.scale.restore(self._solve([*samples, *[samples[-1]] * missing]))[: len(samples)]
-        together = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
+        decoded = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
         decode = decode_tiled if self.tiled else Autoencoder.decode
-        volumes = torch.cat([decode(self.autoencoder, part) for part in latents.split(together)])
+        volumes = torch.cat([decode(self.autoencoder, part) for part in latents.split(decoded)])
         return to_stored(volumes.float(), self.contract)
 
     def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
@@ -74,7 +90,7 @@ class Engine:
         sigmas = noise_levels(self.config)
         start = (self._noise(samples) * float(sigmas[0])).to(self.device)
         interval = self.config.guidance_interval or (0.0, math.inf)
-        denoiser = guided(self.denoiser, conditions.to(self.device), self.config.guidance, interval)
+        denoiser = guided(self.denoiser, conditions.to(self.device), self.config.guidance, interval, self.guide)
         if self.config.solver == "ancestral":
             return solve_ancestral(denoiser, start, sigmas, lambda level: self._noise(samples, level + 1))
         return SOLVERS[self.config.solver](denoiser, start, sigmas)
@@ -108,4 +124,10 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
     denoiser, scale, own = load_denoiser(models / "denoiser", device)
     if differences := contract.differences(own):
         raise IntegrityError(f"autoencoder and denoiser must share a contract; {'; '.join(differences)}")
-    return Engine(autoencoder, denoiser, scale, contract, config, device)
+    guide = open_guide(models / "denoiser", denoiser, config)
+    return Engine(autoencoder, denoiser, scale, contract, config, device, guide)
+
+
+def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:
+    """What guidance leads away from, where that is other weights than the denoiser's own."""
+    return load_guide(folder, denoiser) if config.guided_by == "earlier" and config.guidance != 1 else None

@@ -34,6 +34,8 @@ class ShardMarker(Frozen):
     samples: tuple[str, ...]
     digests: tuple[str, ...]
     """SHA-256 of each sample's image and label voxels."""
+    together: int
+    """Volumes a network call; fewer than `sampling.batch` where memory was short."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def make_shard(job: ShardJob) -> ShardMarker:
         return marker
     engine = open_engine(job.models, job.models_digest, job.config, job.device)
     images, labels = engine.draw(job.shard.samples)
-    return _write_shard(job, images, labels, engine.contract)
+    return _write_shard(job, images, labels, engine.contract, engine.together)
 
 
 def find_shard(job: ShardJob) -> ShardMarker | None:
@@ -86,14 +88,17 @@ def find_shard(job: ShardJob) -> ShardMarker | None:
     return marker if intact else None
 
 
-def _write_shard(job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract) -> ShardMarker:
+def _write_shard(
+    job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract, together: int
+) -> ShardMarker:
     arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
     with writing_folder(job.path) as partial:
         group = create_store(partial, {"contract": contract.model_dump(mode="json")})
         for name, volumes in arrays:
             array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
             array[...] = volumes
-        marker = ShardMarker(key=job.key, samples=job.samples, digests=_digests(partial, len(images)))
+        digests = _digests(partial, len(images))
+        marker = ShardMarker(key=job.key, samples=job.samples, digests=digests, together=together)
         write_json(partial / MARKER, marker)
     return marker
 

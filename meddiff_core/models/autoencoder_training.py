@@ -236,8 +236,10 @@ class AutoencoderTraining:
         losses = {"image": functional.l1_loss(decoded[:, :1], images[:, :1])}
         if self.contract.labels:
             # Cross-entropy spelled out: that of torch has no deterministic kernel for volumes on a GPU.
-            likelihood = functional.log_softmax(decoded[:, 1:], dim=1) * images[:, 1:]
-            losses["label"] = -likelihood.sum(dim=1).mean()
+            likelihood = functional.log_softmax(decoded[:, 1:], dim=1)
+            losses["label"] = -(likelihood * images[:, 1:]).sum(dim=1).mean()
+            if self.config.overlap_weight:
+                losses["overlap"] = overlap_loss(likelihood.exp(), images[:, 1:])
         if self.config.perceptual in ("fft", "both"):
             losses["spectrum"] = spectral_distance(decoded[:, :1], images[:, :1])
         return losses
@@ -264,7 +266,8 @@ class AutoencoderTraining:
     def _weighted(self, losses: Tensors) -> Tensor:
         """All terms that pull the reconstruction towards the volume."""
         fine = self.config.perceptual_weight
-        weights = {"image": 1.0, "label": 0.2, "spectrum": fine, "perceptual": fine}
+        weights = {"image": 1.0, "label": self.config.label_weight, "overlap": self.config.overlap_weight}
+        weights |= {"spectrum": fine, "perceptual": fine}
         return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
 
     def _adversarial_weight(self) -> Tensor | float:
@@ -274,7 +277,8 @@ class AutoencoderTraining:
         return autograd.grad(decoded, self.network.last_weight, gradient, retain_graph=True)[0]
 
     def _terms(self, judged: bool) -> list[str]:
-        terms = {"image": True, "label": bool(self.contract.labels), "kl": True}
+        labelled = bool(self.contract.labels)
+        terms = {"image": True, "label": labelled, "overlap": labelled and self.config.overlap_weight > 0, "kl": True}
         terms |= {"spectrum": self.config.perceptual in ("fft", "both")}
         terms |= {"perceptual": judged and self.config.perceptual in ("discriminator", "both")}
         return [name for name, present in (terms | {"adversarial": judged, "discriminator": judged}).items() if present]
@@ -322,6 +326,16 @@ def spectral_distance(found: Images, target: Images) -> Tensor:
     structure = functional.l1_loss(torch.view_as_real(one), torch.view_as_real(other))
     detail = functional.l1_loss((one.abs() + FAINT).log(), (other.abs() + FAINT).log())
     return structure + detail
+
+
+def overlap_loss(found: Tensor, target: Tensor) -> Tensor:
+    """1 - soft Dice (Milletari et al. 2016) of probabilities and one-hot labels (b, groups, i, j, k).
+
+    The mean over groups without the background, and over the items of the batch, each by itself: gradients of slices
+    of a batch then add up to those of the whole.
+    """
+    common, both = ((part[:, 1:].sum(dim=(2, 3, 4)) + 1) for part in (2 * found * target, found + target))
+    return 1 - (common / both).mean()
 
 
 @torch.inference_mode()

@@ -18,12 +18,24 @@ from meddiff_core.errors import IntegrityError
 Tensors = dict[str, Tensor]
 
 
-def save_checkpoint(folder: Path, tensors: Tensors, facts: dict[str, Any]) -> None:
-    """Write tensors and JSON-able facts as one folder, replacing an older one."""
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def save_checkpoint(
+    folder: Path, tensors: Tensors, facts: dict[str, Any], beside: dict[str, Tensors] | None = None
+) -> None:
+    """Write tensors and JSON-able facts as one folder, replacing an older one.
+
+    `beside` holds further sets of tensors by name, which `load_beside` reads.
+    """
     with writing_folder(folder) as partial:
-        save_file(contiguous, partial / "tensors.safetensors")
+        for name, group in {"tensors": tensors, **(beside or {})}.items():
+            contiguous = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in group.items()}
+            save_file(contiguous, partial / f"{name}.safetensors")
         write_json(partial / "facts.json", facts)
+
+
+def load_beside(folder: Path, name: str) -> Tensors | None:
+    """A further set of tensors of a checkpoint, or None if it has no such set."""
+    path = folder / f"{name}.safetensors"
+    return load_file(path) if path.exists() else None
 
 
 def load_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -6,6 +6,7 @@ Latents enter standardised, by the scale that the checkpoint carries.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec, Contract, Frozen
-from meddiff_core.models.checkpoint import load_checkpoint, load_facts, load_weights, save_checkpoint
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.checkpoint import (
+    Tensors,
+    load_beside,
+    load_checkpoint,
+    load_facts,
+    load_weights,
+    save_checkpoint,
+)
 from meddiff_core.models.conditions import ConditionEmbedding, ConditionVectors
 from meddiff_core.models.equivalents import recomputed, replace_slow_layers
 from meddiff_core.models.preconditioning import Edm, Parametrisation, clock_of
@@ -119,13 +128,26 @@ class Denoiser(nn.Module):
         return weight
 
 
+GUIDE = "guide"
+
+
 def save_denoiser(
-    folder: Path, network: Denoiser, contract: Contract, scale: LatentScale, autoencoder: str, facts: dict[str, Any]
+    folder: Path,
+    network: Denoiser,
+    contract: Contract,
+    scale: LatentScale,
+    autoencoder: str,
+    facts: dict[str, Any],
+    guide: Tensors | None = None,
 ) -> None:
-    """Weights, shape, latent scale, contract, and the digest of the autoencoder whose latents it models."""
+    """Weights, shape, latent scale, contract, and the digest of the autoencoder whose latents it models.
+
+    `guide` are its weights from early in the training, for autoguidance.
+    """
     own = {"kind": "denoiser", "shape": network.shape.model_dump(mode="json"), "scale": scale.model_dump(mode="json")}
     context = {"contract": contract.model_dump(mode="json"), "autoencoder": autoencoder}
-    save_checkpoint(folder, network.state_dict(), {**own, **context, **facts})
+    beside = {} if guide is None else {GUIDE: guide}
+    save_checkpoint(folder, network.state_dict(), {**own, **context, **facts}, beside)
 
 
 def load_scale(folder: Path) -> LatentScale:
@@ -140,3 +162,19 @@ def load_denoiser(folder: Path, device: str = "cpu") -> tuple[Denoiser, LatentSc
     network = Denoiser(DenoiserShape.model_validate(facts["shape"]), contract.conditions)
     load_weights(network, tensors)
     return network.eval().requires_grad_(False).to(device), LatentScale.model_validate(facts["scale"]), contract
+
+
+def load_guide(folder: Path, denoiser: Denoiser) -> Denoiser:
+    """The same network with its weights from early in the training, on the same device.
+
+    Raises:
+        ConfigurationError: none were kept.
+    """
+    weights = load_beside(folder, GUIDE)
+    if weights is None:
+        raise ConfigurationError(
+            "sampling.guided_by: must be `absent`, is `earlier`; this denoiser has no weights from early in training"
+        )
+    guide = deepcopy(denoiser)
+    load_weights(guide, weights)
+    return guide

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
-from meddiff_core.study import Study
+from meddiff_core.study import SamplingConfig, Study
 
 _PREDICTS = {
     "edm": "EDM preconditioning",
@@ -43,14 +43,20 @@ def describe_methods(
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_choice(choice)] if choice else []),
         f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
-        f"({evaluations(sampling.solver, sampling.levels)} evaluations), guidance {sampling.guidance:g}, each from a "
-        "seed of its own.",
+        f"({evaluations(sampling.solver, sampling.levels)} steps), {_guidance(sampling)}, each from a seed of its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new draws of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
         f"and the real-against-real value beside each distance; the gates are those of the preset "
         f"{study.audit.preset}{' as changed by the study' if study.audit.gates else ''}.",
     ]
+
+
+def _guidance(sampling: SamplingConfig) -> str:
+    if sampling.guidance == 1:
+        return "without guidance"
+    away = {"absent": "what it says without conditions", "earlier": "what it said early in its training"}
+    return f"guided by {sampling.guidance:g} away from {away[sampling.guided_by]}"
 
 
 def _autoencoder(plan: Plan) -> str:

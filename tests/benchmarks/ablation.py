@@ -29,6 +29,12 @@ Variant = dict[str, Any]
 PLAIN: Variant = {"adversarial_start": 1.0}
 AUTOENCODERS: dict[str, Variant] = {
     "as it is": {},
+    "no overlap": {"overlap_weight": 0.0},
+    "batch 1": {"batch": 1},
+    "batch 1, no overlap": {"batch": 1, "overlap_weight": 0.0},
+    "batch 1, betas 0.9 0.99": {"batch": 1, "betas": (0.9, 0.99)},
+    "batch 1, 8 latent channels": {"batch": 1, "latent_channels": 8},
+    "batch 1, plain": {"batch": 1, "adversarial_start": 1.0},
     "plain": PLAIN,
     "plain, 8 latent channels": PLAIN | {"latent_channels": 8},
     "plain, wider inside": PLAIN | {"channels": (16, 64, 128)},
@@ -81,7 +87,10 @@ def measure_autoencoder(folder: Path, variant: Variant, steps: int) -> dict[str,
         latent_channels=config.latent_channels,
     )
     train, validation = dataset.volumes("train"), dataset.volumes("validation")
-    training = AutoencoderTraining(shape, dataset.contract, config, train, validation, steps, 2, 0)
+    batch, steps = (variant.get("batch") or 2), steps * 2 // (variant.get("batch") or 2)
+    training = AutoencoderTraining(shape, dataset.contract, config, train, validation, steps, batch, 0)
+    if betas := variant.get("betas"):
+        training.optimizer.param_groups[0]["betas"] = betas
     for step in range(steps):
         training.step(step)
     network = training.result()[0]

@@ -1,5 +1,7 @@
 """A reader finds old bytes or new ones, and the ledger says what was made from what."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,23 @@ def test_changed_inputs_are_those_that_differ_came_or_went() -> None:
     record = Record(name="plan", inputs={"same": "1", "other": "1", "gone": "1"}, digest="d")
     assert changed_inputs(record, {"same": "1", "other": "2", "came": "1"}) == ["came", "gone", "other"]
     assert changed_inputs(record, record.inputs) == []
+
+
+def test_two_who_write_one_folder_do_not_meet(tmp_path: Path) -> None:
+    """Each waits for the other; without that, one would clear away what the other is writing."""
+    inside, met = [], []
+
+    def write(number: int) -> None:
+        with writing_folder(tmp_path / "shard") as partial:
+            inside.append(number)
+            for name in range(20):
+                (partial / str(name)).write_text("x")
+                time.sleep(0.001)
+            met.append(len(inside))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    assert met == [1] * 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard"]
+    assert len(list((tmp_path / "shard").iterdir())) == 20

@@ -1,5 +1,6 @@
 """Guidance goes from the unconditional through the conditional and beyond, at the cost that it says."""
 
+import copy
 import math
 
 import pytest
@@ -45,6 +46,17 @@ def test_more_guidance_goes_further_along_the_same_line(denoiser: Denoiser, nois
     at = {guidance: guided(denoiser, CONDITIONS, guidance)(noisy, SIGMA) for guidance in (0.0, 1.0, 2.5)}
     assert (at[1.0] - at[0.0]).abs().max() > 1e-3
     assert_close(at[2.5] - at[0.0], 2.5 * (at[1.0] - at[0.0]))
+
+
+def test_autoguidance_leads_away_from_the_earlier_weights(denoiser: Denoiser, noisy: torch.Tensor) -> None:
+    earlier = copy.deepcopy(denoiser)
+    for parameter in earlier.parameters():
+        parameter.mul_(0.5)
+    now, before = (network(noisy, SIGMA, CONDITIONS) for network in (denoiser, earlier))
+    found = guided(denoiser, CONDITIONS, 3.0, earlier=earlier)(noisy, SIGMA)
+    assert (now - before).abs().max() > 1e-3
+    assert_close(found - before, 3.0 * (now - before))
+    assert torch.equal(guided(denoiser, CONDITIONS, 1.0, earlier=earlier)(noisy, SIGMA), now)
 
 
 @pytest.mark.parametrize(("guidance", "calls_each"), [(1.0, 1), (0.0, 2), (2.0, 2)])

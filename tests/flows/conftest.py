@@ -4,13 +4,14 @@ The scans are forty heads of 16 x 16 x 16 voxels, some of them nearly alike: tha
 close to nothing, so that volumes of networks that were hardly trained pass.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "split": {"train": 0.5, "validation": 0.25},
     "train": {
-        "autoencoder": {"steps": 6, "channels": [8, 8, 8]},
-        "denoiser": {"steps": 6, "channels": [32], "augmentations": ["mirror", "shift"]},
+        "autoencoder": {"steps": 6, "batch": 3, "channels": [8, 8, 8]},
+        "denoiser": {"steps": 6, "batch": 3, "channels": [32], "augmentations": ["mirror", "shift"]},
         "checkpoint_every": 2,
     },
     "cohort": {"size": 8},
@@ -109,13 +111,23 @@ def command(*arguments: object) -> list[str]:
 
 @pytest.fixture(scope="session")
 def meddiff() -> Meddiff:
-    """Run the command to its end."""
+    """Run the command to its end, with everything that it starts for itself."""
+    return lambda *arguments: _finish(arguments, environment())
 
-    def run(*arguments: object) -> Finished:
-        done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True)
-        return Finished(done.returncode, done.stdout, done.stderr)
 
-    return run
+@pytest.fixture(scope="session")
+def served(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Meddiff:
+    """The same at an API that runs already, as on a cluster: it starts sooner."""
+    from prefect.settings import PREFECT_API_URL
+
+    home = tmp_path_factory.mktemp("prefect-home")
+    served = environment() | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_HOME": str(home)}
+    return lambda *arguments: _finish(arguments, served)
+
+
+def _finish(arguments: tuple[object, ...], variables: dict[str, str]) -> Finished:
+    done = subprocess.run(command(*arguments), env=variables, capture_output=True, text=True)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
@@ -131,9 +143,25 @@ def start_meddiff() -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="session")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where scans and studies lie: one folder for all processes of a test run."""
+    if (run := os.environ.get("PYTEST_XDIST_TESTRUNUID")) is None:
+        return tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.getbasetemp().parent / f"site-{run}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scans(site: Path) -> Path:
     """Images, label maps and a table of covariates."""
-    folder = tmp_path_factory.mktemp("site") / "scans"
+    with FileLock(site / "scans.lock"):
+        if not (site / "scans" / "participants.tsv").exists():
+            _write_scans(site / "scans")
+    return site / "scans"
+
+
+def _write_scans(folder: Path) -> None:
     rows = ["participant_id\tage\tsex"]
     for number, name in enumerate(IDS):
         image, label = _head(number)
@@ -141,7 +169,6 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _save(folder / "labels" / f"{name}.nii.gz", label)
         rows.append(f"{name}\t{20 + (7 * number) % SUBJECTS}\t{'MF'[number % 2]}")
     (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
-    return folder
 
 
 def _head(number: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -186,12 +213,16 @@ def _write_study(folder: Path, **changes: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def chain(meddiff: Meddiff, new_study: NewStudy) -> Chain:
+def chain(site: Path, meddiff: Meddiff, new_study: NewStudy) -> Chain:
     """`meddiff run`, once for all tests; look at it, and work on a copy."""
-    folder = new_study("quiet")
-    started = time.monotonic()
-    run = meddiff("run", folder)
-    return Chain(folder, run, time.monotonic() - started)
+    folder, note = site / "quiet", site / "quiet.json"
+    with FileLock(site / "quiet.lock"):
+        if not note.exists():
+            started = time.monotonic()
+            run = meddiff("run", new_study("quiet"))
+            note.write_text(json.dumps({"run": asdict(run), "seconds": time.monotonic() - started}))
+    said = json.loads(note.read_text())
+    return Chain(folder, Finished(**said["run"]), said["seconds"])
 
 
 @pytest.fixture

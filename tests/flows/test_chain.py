@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,20 +74,24 @@ def test_nothing_on_disk_runs_code_when_it_is_read(chain: Any) -> None:
     assert {json.loads(path.read_text())["metadata"]["serializer"]["type"] for path in results} == {"json"}
 
 
-def test_a_second_run_makes_nothing(finished: Path, meddiff: Run) -> None:
-    before = artefacts(finished)
+def test_a_second_run_makes_nothing_and_starts_no_engine(finished: Path, meddiff: Run) -> None:
+    before, log = artefacts(finished), finished / ".meddiff" / "prefect" / "server.log"
+    started = log.stat().st_mtime_ns
     done = meddiff("run", finished)
     assert done.status == 0, done.err
-    said = [line for line in done.err.splitlines() if ": " in line]
+    said = done.err.splitlines()
     assert said
     assert all(line.endswith(": up to date") for line in said), done.err
     assert artefacts(finished) == before
+    assert set(states(done.out).values()) == {"done"}
+    assert "next    meddiff verify" in done.out
+    assert log.stat().st_mtime_ns == started
 
 
-def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, meddiff: Run, write_study: Run) -> None:
+def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, served: Run, write_study: Run) -> None:
     before = written(finished)
     write_study(finished, cohort={"size": 12}, release={"version": "1.1.0"})
-    done = meddiff("run", finished)
+    done = served("run", finished)
     assert done.status == 0, done.err
     after = written(finished)
     shards = sorted(path.name for path in (finished / "candidates.zarr").iterdir())
@@ -101,49 +104,49 @@ def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, meddiff: Run,
     assert manifest["samples"] == 12
 
 
-def test_another_version_makes_another_release_and_nothing_else(finished: Path, meddiff: Run, write_study: Run) -> None:
+def test_another_version_makes_another_release_and_nothing_else(finished: Path, served: Run, write_study: Run) -> None:
     before = artefacts(finished)
     write_study(finished, release={"version": "1.0.1"})
-    assert meddiff("status", finished).out.splitlines()[10].split(maxsplit=2) == [
+    assert served("status", finished).out.splitlines()[10].split(maxsplit=2) == [
         "release", "stale", "study.release changed",
     ]  # fmt: skip
-    done = meddiff("run", finished)
+    done = served("run", finished)
     assert done.status == 0, done.err
     changed = {path for path, digest in artefacts(finished).items() if before.get(path) != digest}
     assert {path for path in changed if not path.startswith("releases/heads-1.0.1/")} <= {"study.yaml", "report.html"}
-    assert meddiff("verify", finished / "releases" / "heads-1.0.1").status == 0
+    assert served("verify", finished / "releases" / "heads-1.0.1").status == 0
 
 
-def test_an_edited_plan_makes_models_stale_and_not_the_data(finished: Path, meddiff: Run) -> None:
+def test_an_edited_plan_makes_models_stale_and_not_the_data(finished: Path, served: Run) -> None:
     path = finished / "plan.json"
     plan = json.loads(path.read_text())
     plan["denoiser_training"]["steps"] = 4
     path.write_text(json.dumps(plan))
-    found = states(meddiff("status", finished).out)
+    found = states(served("status", finished).out)
     assert {name: found[name] for name in ("dataset", "autoencoder", "latents", "denoiser", "release")} == {
         "dataset": "done", "autoencoder": "done", "latents": "done", "denoiser": "stale", "release": "stale",
     }  # fmt: skip
-    done = meddiff("train", finished)
+    done = served("train", finished)
     assert done.status == 0, done.err
     assert "plan: edited by hand" not in done.err  # `train` does not plan
     assert "train denoiser: 4 of 4" in done.err
     assert json.loads((finished / "models" / "denoiser" / "facts.json").read_text())["steps"] == 4
 
 
-def test_an_edited_plan_is_used_and_never_overwritten(finished: Path, meddiff: Run) -> None:
+def test_an_edited_plan_is_used_and_never_overwritten(finished: Path, served: Run) -> None:
     path = finished / "plan.json"
     path.write_text(path.read_text().replace('"steps": 6', '"steps": 5', 1))
     edited = path.read_bytes()
-    done = meddiff("plan", finished)
+    done = served("plan", finished)
     assert done.status == 0, done.err
     assert "plan: edited by hand, used as it is" in done.err
     assert path.read_bytes() == edited
 
 
-def test_a_failed_gate_refuses_the_release_and_says_by_how_much(finished: Path, meddiff: Run, write_study: Run) -> None:
+def test_a_failed_gate_refuses_the_release_and_says_by_how_much(finished: Path, served: Run, write_study: Run) -> None:
     gates = [{"metric": "distinct_share", "min": 1.5}]
     write_study(finished, audit={"gates": gates}, release={"version": "2.0.0"})
-    done = meddiff("run", finished)
+    done = served("run", finished)
     assert done.status == 4
     refusal = done.err.splitlines()[-1]
     assert refusal.startswith("meddiff: release refused: ")
@@ -154,10 +157,10 @@ def test_a_failed_gate_refuses_the_release_and_says_by_how_much(finished: Path, 
     assert states(done.out)["release"] == "stale"
 
 
-def test_a_release_is_not_overwritten_by_other_content(finished: Path, meddiff: Run, write_study: Run) -> None:
+def test_a_release_is_not_overwritten_by_other_content(finished: Path, served: Run, write_study: Run) -> None:
     before = digest_tree(finished / "releases")
     write_study(finished, release={"contact": "somebody else"})
-    done = meddiff("run", finished)
+    done = served("run", finished)
     assert done.status == 2
     assert done.err.splitlines()[-1] == "meddiff: release.version: must be new, 1.0.0 exists"
     assert digest_tree(finished / "releases") == before
@@ -174,17 +177,3 @@ def test_a_folder_without_scans_is_refused(new_study: Run, meddiff: Run, tmp_pat
     done = meddiff("run", folder)
     assert done.status == 3
     assert done.err.splitlines()[-1].startswith(f"meddiff: data.images: no scans in {tmp_path}")
-
-
-def test_a_second_command_on_a_study_is_refused_while_the_first_goes_on(
-    finished: Path, meddiff: Run, start_meddiff: Run
-) -> None:
-    first: subprocess.Popen[str] = start_meddiff("run", finished)
-    with first:
-        assert first.stderr is not None
-        assert first.stderr.readline() == "fingerprint: up to date\n"
-        second = meddiff("run", finished)
-        first.communicate()
-    assert second.status == 2
-    assert "another meddiff is working on it" in second.err
-    assert first.returncode == 0

@@ -70,16 +70,16 @@ def test_a_description_that_does_not_fit_is_told_before_any_engine_starts(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_imported_models_generate_as_they_are_and_train_on(meddiff: Run, new_study: Run, description: Path) -> None:
+def test_imported_models_generate_as_they_are_and_train_on(served: Run, new_study: Run, description: Path) -> None:
     untrained = {"autoencoder": {"channels": [8, 8, 8]}, "denoiser": {"channels": [32]}, "checkpoint_every": 2}
     folder = new_study("imported", train=untrained, plan={"budget_minutes": 0.1})
-    done = meddiff("import-model", folder, description)
+    done = served("import-model", folder, description)
     assert (done.status, done.err.count("Traceback")) == (0, 0), done.err
     assert done.out.endswith(f"next    meddiff generate {folder}\n"), done.out
     kept = {name: load_checkpoint(folder / "models" / name)[0] for name in ("autoencoder", "denoiser")}
     source = torch.load(description.parent / "unet.pt", weights_only=True)
     assert all(torch.equal(kept["denoiser"][f"network.{name}"], tensor) for name, tensor in source.items())
-    assert meddiff("generate", folder).status == 0
+    assert served("generate", folder).status == 0
     assert Workspace.open(folder).state("candidates").condition == "done"
 
     # The latents of these scans have a scale of their own; told, it can be trained on from.
@@ -89,13 +89,13 @@ def test_imported_models_generate_as_they_are_and_train_on(meddiff: Run, new_stu
         LatentSet.open(folder / "latents.zarr", "train").scale().model_dump(mode="json")
     )
     description.write_text(yaml.safe_dump(content))
-    done = meddiff("import-model", folder, description)
+    done = served("import-model", folder, description)
     assert "denoiser: start_from changed" in done.err, done.err
     plan = json.loads((folder / "plan.json").read_text())
     assert (plan["start_from"], plan["contract"]) == ("imported", CONTRACT)
     plan["denoiser_training"]["steps"] = 3
     (folder / "plan.json").write_text(json.dumps(plan))
-    done = meddiff("train", folder)
+    done = served("train", folder)
     assert done.status == 0, done.err
     tensors, facts = load_checkpoint(folder / "models" / "denoiser")
     assert (facts["steps"], facts["shape"]["parametrisation"]["kind"]) == (3, "v_prediction")

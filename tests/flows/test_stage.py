@@ -11,7 +11,7 @@ import pytest
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
-from tasks.stage import make, open_stage, require
+from tasks.stage import make, open_stage
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Run = Callable[..., Any]
@@ -115,4 +115,4 @@ def test_a_stage_without_what_it_needs_names_the_command(prefect_api: None, line
         open_stage(str(new_study("needs")), "train") as workspace,
         pytest.raises(ConfigurationError, match=r"dataset must be up to date, is missing; run `meddiff prepare` first"),
     ):
-        require(workspace, "dataset")
+        workspace.require("dataset")

@@ -23,44 +23,34 @@ def made(folder: Path) -> dict[str, str]:
     return {path: digest for path, digest in digest_tree(folder).items() if not path.startswith(engines)}
 
 
-@pytest.fixture(scope="module")
-def trained(meddiff: Run, new_study: Run) -> Path:
-    folder: Path = new_study("tuned")
-    for stage in ("prepare", "train"):
-        done = meddiff(stage, folder)
-        assert done.status == 0, done.err
-    return folder
-
-
 def test_a_study_without_a_denoiser_is_told_what_to_run(meddiff: Run, new_study: Run) -> None:
     done = meddiff("tune-solver", new_study("untuned"))
     assert done.status == 2
     assert "denoiser must be up to date, is missing; run `meddiff train` first" in done.err
 
 
-def test_tuning_prints_what_the_study_then_takes(
-    meddiff: Run, trained: Path, write_study: Run, subjects: list[str]
+def test_tuning_prints_what_the_study_then_takes_and_measures_the_same_again(
+    served: Run, finished: Path, write_study: Run, subjects: list[str]
 ) -> None:
-    before = made(trained)
-    done = meddiff("tune-solver", trained, "--samples", 8)
+    before = made(finished)
+    done = served("tune-solver", finished, "--samples", 8)
     assert (done.status, done.err.count("Traceback")) == (0, 0), done.err
-    after = made(trained)
+    after = made(finished)
     assert after.keys() - before.keys() >= NEW
     assert {path for path in before if before[path] != after[path]} == set()
-    tuning = Tuning.model_validate_json((trained / "tuning.json").read_bytes())
+    measured = (finished / "tuning.json").read_bytes()
+    tuning = Tuning.model_validate_json(measured)
     assert tuning.samples == 8
     assert not any(subject in json.dumps(tuning.model_dump(mode="json")) for subject in subjects)
+
     lines = yaml.safe_load(done.out.partition("# for study.yaml")[2])
-    write_study(trained, sampling=lines["sampling"] | {"batch": 4, "shard": 4})
-    sampling = Workspace.open(trained).study.sampling
+    write_study(finished, sampling=lines["sampling"] | {"batch": 4, "shard": 4})
+    sampling = Workspace.open(finished).study.sampling
     assert (sampling.solver, sampling.levels) == (tuning.chosen.solver, len(tuning.chosen.sigmas))
-    done = meddiff("generate", trained)
+    done = served("generate", finished)
     assert done.status == 0, done.err
 
-
-def test_tuning_again_measures_the_same(meddiff: Run, trained: Path) -> None:
-    """Whatever settings the study has taken since."""
-    before = (trained / "tuning.json").read_bytes()
-    (trained / "tuning.json").unlink()
-    assert meddiff("tune-solver", trained, "--samples", 8).status == 0
-    assert (trained / "tuning.json").read_bytes() == before
+    # Whatever settings the study has taken since.
+    (finished / "tuning.json").unlink()
+    assert served("tune-solver", finished, "--samples", 8).status == 0
+    assert (finished / "tuning.json").read_bytes() == measured

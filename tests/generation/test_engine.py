@@ -1,5 +1,6 @@
 """A sample is a pure function of its seed, its condition, the models and the settings: bit for bit."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import solve_ancestral
-from meddiff_core.errors import IntegrityError
+from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models import footprint
+from meddiff_core.models.denoiser import load_denoiser, save_denoiser
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
@@ -198,3 +200,52 @@ def test_models_of_two_contracts_are_refused_with_the_difference(
     (tmp_path / "others" / "denoiser" / "facts.json").replace(folder / "denoiser" / "facts.json")
     with pytest.raises(IntegrityError, match=r"must share a contract; spacing_mm: 2\.0, not 3\.0"):
         open_engine(folder, "digest", sampling(), "cpu")
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved_and_changes_no_bit(
+    models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = samples(7)
+    images, labels = open_engine(models, "roomy", sampling(batch=8), "cpu").draw(wanted)
+    assert labels is not None
+    cramped = open_engine(models, "cramped", sampling(batch=8), "cpu")
+    solve = cramped._solve
+
+    def fit_three(asked: list[SampleRequest]) -> Latents:
+        if len(asked) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return solve(asked)
+
+    monkeypatch.setattr(cramped, "_solve", fit_three)
+    assert same(cramped.draw(wanted), images, labels)
+    assert cramped.together == 2
+
+
+def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(models, "broken", sampling(batch=8), "cpu")
+
+    def fail(asked: list[SampleRequest]) -> Latents:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(engine, "_solve", fail)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        engine.draw(samples(2))
+    assert engine.together == 8
+
+
+def test_autoguidance_draws_from_both_weights(
+    models: Path, sampling: Sampling, contract: Contract, tmp_path: Path
+) -> None:
+    settings = sampling(guidance=2.0, guided_by="earlier")
+    with pytest.raises(ConfigurationError, match=r"sampling\.guided_by: must be `absent`"):
+        open_engine(models, "without a guide", settings, "cpu")
+    denoiser, scale, _ = load_denoiser(models / "denoiser")
+    same_weights = denoiser.state_dict()
+    found = {}
+    for name, guide in (("alike", same_weights), ("weaker", {key: 0.9 * value for key, value in same_weights.items()})):
+        shutil.copytree(models / "autoencoder", tmp_path / name / "autoencoder")
+        save_denoiser(tmp_path / name / "denoiser", denoiser, contract, scale, "digest", {}, guide)
+        found[name] = open_engine(tmp_path / name, name, settings, "cpu").draw(samples(2))[0]
+    plain = open_engine(models, "plain", sampling(), "cpu").draw(samples(2))[0]
+    assert np.abs(found["alike"].astype(int) - plain).max() <= 1  # rounding
+    assert not np.array_equal(found["weaker"], plain)
