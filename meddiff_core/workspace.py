@@ -142,7 +142,7 @@ CHAIN: dict[str, Artefact] = {
     "audit": Artefact(
         "audit",
         "audit",
-        ("dataset", "autoencoder", "verdicts"),
+        ("dataset", "autoencoder", "denoiser", "verdicts"),
         lambda w: {"study.audit": w.study.audit, **w.extractor_digest()},
     ),
     "release": Artefact(

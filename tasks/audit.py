@@ -22,6 +22,7 @@ from meddiff_core.types import Mapper
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import open_mapper
+from tasks.device import choose_device
 from tasks.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
 from tasks.progress import show
 from tasks.tracking import log_file, log_measurements
@@ -67,6 +68,8 @@ def _gather(workspace: Workspace, mapper: Mapper) -> AuditInput:
             real=load_reference(workspace.path("reference"))[0].real,
         ),
         config=workspace.study.audit,
+        models=workspace.folder / "models",
+        device=choose_device(workspace.study.runtime.device),
         seed=workspace.study.seed,
         copy_extractors=searched,
         first_draw=_first_draw(verdicts, workspace),

@@ -14,7 +14,10 @@ from meddiff_core.evidence.features.records import Features, extract
 from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
+from meddiff_core.evidence.privacy.covariates import covariate_attacks
+from meddiff_core.evidence.privacy.membership import membership_inference
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
 from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics, similarity_metrics
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
@@ -43,8 +46,15 @@ CAVEATS = (
 
 Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]
 PARTS: tuple[Part, ...] = (
-    appearance_and_anatomy, fidelity_of_labels, subgroups_and_drift, utility, expected_rejections,
-)  # fmt: skip
+    authenticity_evidence,
+    membership_inference,
+    covariate_attacks,
+    appearance_and_anatomy,
+    fidelity_of_labels,
+    subgroups_and_drift,
+    utility,
+    expected_rejections,
+)
 """What is measured beside features, copies and diversity, in the order of the report."""
 
 

@@ -104,6 +104,8 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         GateConfig(metric="copy_power", min=0.90),
         # memory: training volumes attract synthetic ones more than held-out volumes do
         GateConfig(metric="closer_to_train:voxels", max=0.90),
+        # memory: most of the cohort lies on the side of the training set, at equal sizes
+        GateConfig(metric="closer_share:*", max=0.90),
         # memory: the weights tell training subjects from others; 18 held-out ones can show this little, and no less
         GateConfig(metric="membership_auc:*", max=0.75),
         # memory: the table of conditions says more of training subjects than of others
@@ -136,6 +138,7 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         GateConfig(metric="copies_excess", max=0.05),
         GateConfig(metric="copy_power", min=0.95),
         GateConfig(metric="closer_to_train:voxels", max=0.70),
+        GateConfig(metric="closer_share:*", max=0.75),
         GateConfig(metric="membership_auc:*", max=0.60),
         GateConfig(metric="membership_tpr:*", max=0.10),
         GateConfig(metric="covariates_risk:*", max=0.20),

@@ -24,7 +24,7 @@ def all_metrics():
     good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0, "recall:x": 0.9, "frechet_ratio:x": 1.0}
     rest = {"copies_excess": 0.0, "closer_to_train:voxels": 0.5, "ms_ssim_gap": 0.0}
     faults = {"coverage:x": 0.9, "effect:sharpness": 0.1, "effect:excess_noise": 0.0}
-    memory = {"membership_auc:x": 0.5, "membership_tpr:x": 0.01}
+    memory = {"closer_share:x": 0.5, "membership_auc:x": 0.5, "membership_tpr:x": 0.01}
     return [metric(name, value, value, value) for name, value in {**good, **rest, **faults, **memory}.items()]
 
 

@@ -43,7 +43,8 @@ class Tables:
     @property
     def width(self) -> Matrix:
         """(d,) range of each number in training; 0 for categories, which are alike or are not."""
-        return np.array([spec.high - spec.low if isinstance(spec, ContinuousCondition) else 0 for spec in self.specs])
+        numbers = [spec.high - spec.low if isinstance(spec, ContinuousCondition) else 0 for spec in self.specs]
+        return np.array(numbers, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -258,8 +259,11 @@ def _chances(tables: Tables) -> list[float]:
     chances = []
     for column, width in enumerate(tables.width):
         secret, guess = _known(tables.train[:, column]), _known(tables.synthetic[:, column])
-        right = [_agrees(secret, float(value), width).mean() for value in guess[:: max(1, len(guess) // BLOCK)]]
-        chances.append(float(np.mean(right)) if len(secret) and right else 0.0)
+        if not len(secret) or not len(guess):
+            chances.append(0.0)
+            continue
+        tried = guess[:: max(1, len(guess) // BLOCK)]
+        chances.append(float(np.mean([_agrees(secret, float(value), width).mean() for value in tried])))
     return chances
 
 

@@ -60,7 +60,7 @@ def test_copies_of_a_person_with_two_visits_are_no_more_authentic():
 
 def test_fresh_draws_have_what_the_holdout_has():
     gaps, ratios = [], []
-    for seed in range(10):
+    for seed in range(20):
         train, holdout, fresh = normal(200, 3 * seed), normal(100, 3 * seed + 1), normal(100, 3 * seed + 2)
         real, pool, among = world(train, holdout)
         found = [rank_rows(fresh, pool, real.people), rank_rows(holdout, pool, real.people, real.people[200:])]

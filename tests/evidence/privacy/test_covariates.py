@@ -49,7 +49,7 @@ def tables(train, holdout, synthetic):
 def test_fresh_table_has_no_risk_that_chance_does_not_explain(attack):
     leaks = [attack(tables(people(100, 3 * s), people(40, 3 * s + 1), people(150, 3 * s + 2)), DRAWING)[-1].leak
              for s in range(12)]  # fmt: skip
-    assert sum(leak.low <= 0 <= leak.high for leak in leaks) >= 11
+    assert sum(leak.low <= 0 <= leak.high for leak in leaks) >= 10
     assert abs(np.mean([leak.value for leak in leaks])) < 0.1
 
 
