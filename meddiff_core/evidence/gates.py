@@ -116,8 +116,9 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         GateConfig(metric="distinct_share", min=0.80),
         # collapse: real volumes that nothing synthetic resembles
         GateConfig(metric="recall:*", min=0.20),
-        # collapse: kinds of real volumes with none synthetic nearby, however far single ones reach
-        GateConfig(metric="coverage:*", min=0.20),
+        # collapse: kinds of real volumes with none synthetic nearby, however far single ones reach; with 18 held-out
+        # volumes the interval is half a unit wide
+        GateConfig(metric="coverage:*", min=0.10),
         # blur: the mean synthetic volume is less sharp than nearly every real one; blur by half a voxel is refused,
         # the softness of a small autoencoder is not, though the report shows it
         GateConfig(metric="effect:sharpness", max=2.0),

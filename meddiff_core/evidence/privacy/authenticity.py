@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from meddiff_core.evidence.aggregates import FEWEST
 from meddiff_core.evidence.features.records import Extractor, extract
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
@@ -309,8 +310,10 @@ def _closer_metric(view: str, share: Estimate) -> Metric:
 
 
 def _row(view: str, name: str, share: Estimate, ratios: Matrix) -> tuple[Cell, ...]:
-    figures = share.value, share.low, share.high, np.quantile(ratios, 0.05), np.median(ratios)
-    return view, name, share.n, *(round(float(figure), 3) for figure in figures)
+    """The lowest ratios of fewer than `FEWEST` volumes would be single people's: they are left out."""
+    lowest = float(np.quantile(ratios, 0.05)) if 0.05 * len(ratios) >= FEWEST else None
+    figures = share.value, share.low, share.high, lowest, float(np.median(ratios))
+    return view, name, share.n, *(None if figure is None else round(figure, 3) for figure in figures)
 
 
 def _table(found: Sequence[_Findings]) -> Table:

@@ -305,8 +305,8 @@ def closer_to_train(
     `train` and `holdout` number the subject of each volume, as by `numbered`.
     """
     nearer = np.sign(to_holdout.distance - to_train.distance) / 2 + 0.5
-    drawn_to_train: Matrix = np.bincount(to_train.index, weights=nearer, minlength=len(train))
-    drawn_to_holdout: Matrix = np.bincount(to_holdout.index, weights=1 - nearer, minlength=len(holdout))
+    drawn_to_train = np.asarray(np.bincount(to_train.index, weights=nearer, minlength=len(train)), np.float64)
+    drawn_to_holdout = np.asarray(np.bincount(to_holdout.index, weights=1 - nearer, minlength=len(holdout)), np.float64)
     t = _means_by_subject(drawn_to_train, train, repeats, seed)
     h = _means_by_subject(drawn_to_holdout, holdout, repeats, seed + 1)
     share = drawn_to_train.mean() / (drawn_to_train.mean() + drawn_to_holdout.mean())
