@@ -15,16 +15,16 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import open_judge
 from meddiff_core.models.autoencoder import save_autoencoder
-from meddiff_core.models.autoencoder_training import AutoencoderTraining
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
 from meddiff_core.models.imported.adoption import adopt_model
 from meddiff_core.models.latents import LatentSet, MovedLatents
-from meddiff_core.models.loading import Remembered
-from meddiff_core.models.loop import Training, deterministic, run_training
 from meddiff_core.models.plan import TrainingPlan, load_plan
-from meddiff_core.models.ranks import Ranks
-from meddiff_core.models.resume import Keep
+from meddiff_core.models.training.autoencoder import AutoencoderTraining
+from meddiff_core.models.training.loading import Remembered
+from meddiff_core.models.training.loop import Training, deterministic, run_training
+from meddiff_core.models.training.ranks import Ranks
+from meddiff_core.models.training.resume import Keep
 from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from meddiff_core.errors import MeddiffError
-from meddiff_core.models.processes import joined
-from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.training.processes import joined
+from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.training import fit_model
 from meddiff_core.types import Progress
 

@@ -17,11 +17,11 @@ from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.autoencoder_training import SMALLEST_PATCH, AutoencoderTraining
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.guards import is_out_of_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
+from meddiff_core.models.training.autoencoder import SMALLEST_PATCH, AutoencoderTraining
+from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import Augmentation, Study
 from meddiff_core.types import LabelArray, StoredArray
 

@@ -28,12 +28,12 @@ from meddiff_core.models.checkpoint import (
 )
 from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatures
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
-from meddiff_core.models.ema import PowerAverage
 from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
-from meddiff_core.models.loading import Ahead
-from meddiff_core.models.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
-from meddiff_core.models.ranks import Ranks, add_losses
+from meddiff_core.models.training.ema import PowerAverage
+from meddiff_core.models.training.loading import Ahead
+from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
+from meddiff_core.models.training.ranks import Ranks, add_losses
 from meddiff_core.study import DenoiserConfig, SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
@@ -50,7 +50,7 @@ JUDGED_FROM = 0.3
 
 
 class DenoiserTraining:
-    """A `Training` (see models/loop.py) of a denoiser and its averages."""
+    """A `Training` (see models/training/loop.py) of a denoiser and its averages."""
 
     label = "train denoiser"
     watched = "denoiser/loss"

@@ -23,12 +23,12 @@ from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
-from meddiff_core.models.footprint import needs_tiles
-from meddiff_core.models.guards import is_out_of_memory
+from meddiff_core.models.drawing.footprint import needs_tiles
+from meddiff_core.models.drawing.packed import one_thread, packed
+from meddiff_core.models.drawing.tiled import decode_tiled
 from meddiff_core.models.images import to_stored
-from meddiff_core.models.packed import one_thread, packed
 from meddiff_core.models.preconditioning import check_sampling
-from meddiff_core.models.tiled import decode_tiled
+from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from meddiff_core.models.drawing.moments import use_exact_moments
 from meddiff_core.models.equivalents import recomputed, replace_slow_layers
-from meddiff_core.models.moments import use_exact_moments
 from meddiff_core.types import Images, Latents
 
 

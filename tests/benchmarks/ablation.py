@@ -18,11 +18,11 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import LatentJudge
 from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.autoencoder_training import AutoencoderTraining
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.latents import LatentSet, MovedLatents
 from meddiff_core.models.plan import load_plan
 from meddiff_core.models.reconstruction import reconstruction_metrics
+from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.study import AutoencoderConfig, DenoiserConfig
 
 Variant = dict[str, Any]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
-from meddiff_core.models.packed import packed
-from meddiff_core.models.tiled import decode_tiled
+from meddiff_core.models.drawing.packed import packed
+from meddiff_core.models.drawing.tiled import decode_tiled
 
 Size = tuple[int, int, int]
 Decode = Callable[[Tensor], Tensor]

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.autoencoder_training import AutoencoderTraining
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.images import load_images
 from meddiff_core.models.latents import LatentSet
+from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.study import AutoencoderConfig, DenoiserConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

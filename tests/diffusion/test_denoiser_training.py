@@ -15,8 +15,8 @@ from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.latents import LatentSet, MovedLatents
-from meddiff_core.models.loop import run_training
-from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.training.loop import run_training
+from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import DenoiserConfig
 from meddiff_core.types import Latents
 

@@ -14,8 +14,8 @@ from meddiff_core.diffusion.solvers import solve_ancestral
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
-from meddiff_core.models import footprint
 from meddiff_core.models.denoiser import load_denoiser, save_denoiser
+from meddiff_core.models.drawing import footprint
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 

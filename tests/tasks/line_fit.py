@@ -16,9 +16,9 @@ import torch
 
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.checkpoint import load_checkpoint, save_checkpoint
-from meddiff_core.models.processes import require_agreement
 from meddiff_core.models.randomness import generator_for
-from meddiff_core.models.ranks import Ranks, add_losses
+from meddiff_core.models.training.processes import require_agreement
+from meddiff_core.models.training.ranks import Ranks, add_losses
 from meddiff_core.types import Progress
 from tasks.worker import serve
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
-from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Progress
 from tasks.launch import choose_processes, launch

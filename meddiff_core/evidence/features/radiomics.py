@@ -134,8 +134,8 @@ def texture(p: Matrix) -> dict[str, float]:
     gap, total = np.abs(i - j), i + j
     mean, joint = (i * p).sum(), _entropy(p.ravel())
     variance = ((i - mean) ** 2 * p).sum()
-    differences = np.bincount(gap.astype(int).ravel(), weights=p.ravel(), minlength=levels)
-    sums = np.bincount(total.astype(int).ravel(), weights=p.ravel())
+    differences = np.bincount(gap.astype(int).ravel(), weights=p.ravel(), minlength=levels).astype(np.float64)
+    sums = np.bincount(total.astype(int).ravel(), weights=p.ravel()).astype(np.float64)
     spread = (np.arange(levels) * differences).sum()
     first, second = _information_correlations(p, joint)
     correlation = (i * j * p).sum() - mean**2

@@ -20,8 +20,8 @@ from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
+from meddiff_core.models.drawing.packed import one_thread, packed
 from meddiff_core.models.images import load_images
-from meddiff_core.models.packed import one_thread, packed
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
 

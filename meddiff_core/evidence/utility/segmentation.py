@@ -17,8 +17,8 @@ from torch.nn import functional
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.models.images import to_images
-from meddiff_core.models.loop import deterministic, learning_rate_factor, set_learning_rate
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
+from meddiff_core.models.training.loop import deterministic, learning_rate_factor, set_learning_rate
 from meddiff_core.types import Images, LabelArray, Progress, StoredArray, Volumes
 
 CHANNELS = (16, 32, 64, 64)

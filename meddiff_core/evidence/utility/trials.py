@@ -30,8 +30,8 @@ from meddiff_core.evidence.utility.segmentation import (
     most_common_labels,
     train_segmenter,
 )
-from meddiff_core.models.loading import Remembered
 from meddiff_core.models.randomness import derive_seed
+from meddiff_core.models.training.loading import Remembered
 from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
 
 HELD_BYTES = 2**29

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from meddiff_core.contract import ContinuousCondition
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
+from meddiff_core.models.drawing.packed import PackedConvolution, PackedDoubling, SampleProduct, one_thread, packed
 from meddiff_core.models.equivalents import DoublingConvolution
-from meddiff_core.models.packed import PackedConvolution, PackedDoubling, SampleProduct, one_thread, packed
 
 AGE = ContinuousCondition(name="age", low=20, high=80, mean=50, std=10)
 Function = Callable[[Tensor], Tensor]

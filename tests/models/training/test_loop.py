@@ -14,7 +14,7 @@ from torch import Tensor
 
 from meddiff_core.errors import TrainingFailed
 from meddiff_core.models.checkpoint import Tensors
-from meddiff_core.models.loop import (
+from meddiff_core.models.training.loop import (
     REPORTS,
     ROLLBACKS,
     Training,
@@ -24,8 +24,8 @@ from meddiff_core.models.loop import (
     run_training,
     set_learning_rate,
 )
-from meddiff_core.models.ranks import Ranks
-from meddiff_core.models.resume import Keep, ResumePoints
+from meddiff_core.models.training.ranks import Ranks
+from meddiff_core.models.training.resume import Keep, ResumePoints
 from meddiff_core.types import Progress
 
 CPU_IS_FULL = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"

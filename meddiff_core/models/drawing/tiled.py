@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from meddiff_core.models.autoencoder import Autoencoder, label_probabilities, rescale_image
+from meddiff_core.models.drawing.packed import PackedDoubling
+from meddiff_core.models.drawing.resting import Resting
 from meddiff_core.models.equivalents import DoublingConvolution, convolved
-from meddiff_core.models.packed import PackedDoubling
-from meddiff_core.models.resting import Resting
 from meddiff_core.types import Images, Latents
 
 SLAB = 8

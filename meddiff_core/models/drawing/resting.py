@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from meddiff_core.models.moments import add_sums, normed
+from meddiff_core.models.drawing.moments import add_sums, normed
 
 
 class Resting:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meddiff_core.contract import Contract
 from meddiff_core.models.images import load_images
-from meddiff_core.models.patches import load_patches, place_patch, random_places
+from meddiff_core.models.training.patches import load_patches, place_patch, random_places
 
 IMAGE = np.zeros((24, 32, 16), np.uint8)
 SIZE = (8, 16, 16)

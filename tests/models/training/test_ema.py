@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from meddiff_core.models.ema import PowerAverage
+from meddiff_core.models.training.ema import PowerAverage
 
 
 def network(value: float) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 
 from meddiff_core.errors import IntegrityError
 from meddiff_core.models.checkpoint import Tensors
-from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.training.ranks import Ranks
 
 PATIENCE = timedelta(hours=2)
 """How long one waits for the others, who may be busy validating."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from meddiff_core.models.guards import (
+from meddiff_core.models.training.guards import (
     FEWEST,
     HIGH,
     LONG,

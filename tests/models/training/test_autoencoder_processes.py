@@ -10,10 +10,10 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.autoencoder_training import AutoencoderTraining
 from meddiff_core.models.checkpoint import Tensors, load_checkpoint, prefixed, save_checkpoint, unprefixed
-from meddiff_core.models.processes import joined
-from meddiff_core.models.ranks import Ranks
+from meddiff_core.models.training.autoencoder import AutoencoderTraining
+from meddiff_core.models.training.processes import joined
+from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import AutoencoderConfig
 from meddiff_core.types import LabelArray, StoredArray
 

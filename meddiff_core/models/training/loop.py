@@ -18,10 +18,10 @@ from torch import Tensor
 
 from meddiff_core.errors import TrainingFailed
 from meddiff_core.models.checkpoint import Tensors
-from meddiff_core.models.guards import LossGuard, is_finite, is_out_of_memory
-from meddiff_core.models.processes import require_agreement
-from meddiff_core.models.ranks import Ranks
-from meddiff_core.models.resume import Keep, Point, ResumePoints
+from meddiff_core.models.training.guards import LossGuard, is_finite, is_out_of_memory
+from meddiff_core.models.training.processes import require_agreement
+from meddiff_core.models.training.ranks import Ranks
+from meddiff_core.models.training.resume import Keep, Point, ResumePoints
 from meddiff_core.types import Progress
 
 REPORTS = 200

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from meddiff_core.models.loading import Ahead, Remembered
+from meddiff_core.models.training.loading import Ahead, Remembered
 from meddiff_core.types import LabelArray, StoredArray
 
 

@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from meddiff_core.contract import Contract
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape, save_autoencoder
-from meddiff_core.models.autoencoder_training import AutoencoderTraining, overlap_loss, spectral_distance
-from meddiff_core.models.guards import LONG
 from meddiff_core.models.images import load_images
-from meddiff_core.models.loop import Training, run_training
 from meddiff_core.models.randomness import batch_indices
+from meddiff_core.models.training.autoencoder import AutoencoderTraining, overlap_loss, spectral_distance
+from meddiff_core.models.training.guards import LONG
+from meddiff_core.models.training.loop import Training, run_training
 from meddiff_core.study import AutoencoderConfig
 from meddiff_core.types import Volumes
 

@@ -14,13 +14,13 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from meddiff_core.models import footprint
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderArguments, AutoencoderShape
+from meddiff_core.models.drawing import footprint
+from meddiff_core.models.drawing.footprint import needs_tiles, untiled_bytes
+from meddiff_core.models.drawing.moments import VolumeNorm, use_exact_moments
+from meddiff_core.models.drawing.packed import packed
+from meddiff_core.models.drawing.tiled import decode_tiled, first_streamed
 from meddiff_core.models.equivalents import DoublingConvolution, doubled_and_convolved
-from meddiff_core.models.footprint import needs_tiles, untiled_bytes
-from meddiff_core.models.moments import VolumeNorm, use_exact_moments
-from meddiff_core.models.packed import packed
-from meddiff_core.models.tiled import decode_tiled, first_streamed
 
 TWO, THREE = (8, 16), (8, 16, 24)
 

@@ -24,15 +24,15 @@ from meddiff_core.models.checkpoint import (
     restore_optimizer,
     unprefixed,
 )
-from meddiff_core.models.ema import PowerAverage
-from meddiff_core.models.guards import discriminator_troubles, latent_troubles
 from meddiff_core.models.images import load_images
-from meddiff_core.models.loading import Ahead
-from meddiff_core.models.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
-from meddiff_core.models.patches import load_patches, random_places
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
-from meddiff_core.models.ranks import Ranks, add_losses
 from meddiff_core.models.reconstruction import reconstruction_metrics
+from meddiff_core.models.training.ema import PowerAverage
+from meddiff_core.models.training.guards import discriminator_troubles, latent_troubles
+from meddiff_core.models.training.loading import Ahead
+from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
+from meddiff_core.models.training.patches import load_patches, random_places
+from meddiff_core.models.training.ranks import Ranks, add_losses
 from meddiff_core.study import AutoencoderConfig
 from meddiff_core.types import Images, Latents, Volumes
 
