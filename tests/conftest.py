@@ -25,7 +25,10 @@ def _prepare() -> None:
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "DASK_"))]:
         del os.environ[name]
     prepare_environment(Path(_state.name))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads that wait for a core spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # where a test takes two threads, they sleep instead of spinning
     install_import_hook("meddiff_core", _TYPES)
     settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the law
     settings.load_profile("any machine")

@@ -43,7 +43,8 @@ def describe_methods(
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_choice(choice)] if choice else []),
         f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
-        f"({evaluations(sampling.solver, sampling.levels)} steps), {_guidance(sampling)}, each from a seed of its own.",
+        f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
+        "its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new draws of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
