@@ -119,7 +119,7 @@ class AutoencoderConfig(Config):
     steps: Count | None = None
     """Optimiser steps. Null: from the budget."""
     batch: Count | None = None
-    """Volumes a step. Null: one for each process on a CPU, and on a GPU from the memory."""
+    """Volumes a step. Null: two for each process on a CPU, four on a GPU, fewer where the memory is short."""
     channels: tuple[Count, ...] | None = None
     """Width per level, all multiples of 8. Null: from the volume size and the memory."""
     latent_channels: Count = 4

@@ -126,10 +126,10 @@ def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way
 def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study, device: str) -> list[Way]:
     """As `_ways`, and then patches of half the volume's sides, and of a quarter.
 
-    A volume has enough voxels for a gradient: on a CPU, where a batch saves no time, one for each process is best.
+    Two volumes are the fewest on a CPU: for a single one PyTorch chooses convolutions that take twice the time.
     """
     config = study.train.autoencoder
-    usual = study.runtime.processes or 1 if device == "cpu" else 4
+    usual = 2 * (study.runtime.processes or 1) if device == "cpu" else 4
     ways = _ways(config.batch, usual, config.gradient_checkpointing)
     if config.patch is not None:
         return [way._replace(patch=config.patch) for way in ways]

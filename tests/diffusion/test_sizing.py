@@ -66,7 +66,7 @@ def test_what_was_measured_is_in_the_plan_with_its_reason(infer: Callable[..., P
 
 @pytest.mark.parametrize(
     ("minutes", "cases", "steps"),
-    [(1.0, 10_000, (330, 270)), (1e9, 10, (1500 * 10, 1500 * 10 // 2)), (1e-6, 10, (20, 20))],
+    [(1.0, 10_000, (330, 270)), (1e9, 10, (1500 * 10 // 2, 1500 * 10 // 2)), (1e-6, 10, (20, 20))],
 )
 def test_steps_fit_the_budget_but_do_not_learn_by_heart(
     infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, minutes: float, cases: int, steps: tuple[int, int]
@@ -166,8 +166,7 @@ def test_a_training_is_made_smaller_until_it_fits(
     patch: tuple[int, int, int] | None,
 ) -> None:
     monkeypatch.setattr(sizing, "_measure", cost_of)
-    given = {"plan.memory_gb": memory_gb, "runtime.processes": 2}
-    plan = infer(given, make_contract(size=(32, 32, 32))).autoencoder_training
+    plan = infer({"plan.memory_gb": memory_gb}, make_contract(size=(32, 32, 32))).autoencoder_training
     assert (plan.batch, plan.gradient_checkpointing, plan.patch) == (batch, checkpointing, patch)
 
 
@@ -189,11 +188,10 @@ def test_a_step_that_runs_out_of_memory_does_not_fit(
         return Cost(0.1, 0.0, 0.0)
 
     monkeypatch.setattr(sizing, "_measure", measure)
-    given = {"train.denoiser.batch": 3, "runtime.processes": 2}
-    plan = infer(given, make_contract(size=(32, 32, 32))).autoencoder_training
+    plan = infer({"train.denoiser.batch": 3}, make_contract(size=(32, 32, 32))).autoencoder_training
     assert (plan.batch, plan.gradient_checkpointing) == (2, True)
 
 
-def test_on_a_processor_each_process_has_one_volume(infer: Callable[..., Plan]) -> None:
-    assert infer({}).autoencoder_training.batch == 1
-    assert infer({"runtime.processes": 3}).autoencoder_training.batch == 3
+def test_on_a_processor_each_process_has_two_volumes(infer: Callable[..., Plan]) -> None:
+    assert infer({}).autoencoder_training.batch == 2
+    assert infer({"runtime.processes": 3}).autoencoder_training.batch == 6
