@@ -45,7 +45,7 @@ test: $(READY)  ## The fast tests.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, killed processes.
-	$(BIN)/python -m pytest -q -m "slow or server" --timeout 1200 -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -m "slow or server" --timeout 1200 -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: test test-slow  ## Every test.
 

@@ -411,7 +411,8 @@ NEVER_WAIVED = ("copy_power*", "power*")
 """Gates that nobody may waive: a search that would not have found copies has found none."""
 
 
-ExtractorNetwork = Literal["resnet10", "resnet18", "resnet50"]
+OwnNetwork = Literal["resnet10", "resnet18", "resnet50"]
+PackedNetwork = Literal["efficientnet-lite0"]
 
 
 class UtilityConfig(Config):
@@ -448,17 +449,21 @@ class AuditConfig(Config):
     """Bootstrap draws and equal-size subsamples per metric."""
     utility: UtilityConfig = UtilityConfig()
     """Whether the synthetic volumes can stand in for real ones."""
-    extractor: ExtractorNetwork | None = None
-    """Network of your own for one more set of features: `resnet10` and `resnet18` are 3D (MedicalNet), `resnet50` is
-    2D and sees slices in three planes (RadImageNet, ImageNet). Null: none."""
+    extractor: OwnNetwork | PackedNetwork | None = None
+    """Network for one more set of features. `efficientnet-lite0` sees slices in three planes and brings its ImageNet
+    weights with the extra `imagenet`. Of your own: `resnet10` and `resnet18` are 3D (MedicalNet), `resnet50` sees
+    slices (RadImageNet, ImageNet). Null: none."""
     extractor_weights: str | None = None
-    """Its weights: a safetensors or torch file that holds tensors alone. Relative to this file."""
+    """The weights of your own: a safetensors or torch file that holds tensors alone. Relative to this file."""
 
     @model_validator(mode="after")
     def _extractor_has_weights(self) -> "AuditConfig":
-        if (self.extractor is None) != (self.extractor_weights is None):
-            lacking = "extractor_weights" if self.extractor else "extractor"
-            raise ValueError(f"extractor and extractor_weights must be given together, {lacking} is missing")
+        own = self.extractor in get_args(OwnNetwork)
+        if own and self.extractor_weights is None:
+            raise ValueError(f"extractor_weights must be given for {self.extractor}")
+        if self.extractor_weights is not None and not own:
+            known = ", ".join(get_args(OwnNetwork))
+            raise ValueError(f"extractor_weights must be given for an extractor of {known} alone")
         return self
 
     @model_validator(mode="after")

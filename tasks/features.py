@@ -14,6 +14,7 @@ from meddiff_core.data.split import Side
 from meddiff_core.evidence.features.cache import CachedExtractor, KeptVolumes
 from meddiff_core.evidence.features.contrastive import contrastive_features
 from meddiff_core.evidence.features.external import ExternalFeatures
+from meddiff_core.evidence.features.imagenet import ImageNetFeatures
 from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.radiomics import RadiomicsFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
@@ -65,9 +66,11 @@ def set_extractors(workspace: Workspace, contract: Contract, mapper: Mapper) -> 
         LatentFeatures(encode, autoencoder, contract),
         RadiomicsFeatures(contract),
     ]
-    config, weights = workspace.study.audit, workspace.extractor_weights()
-    if config.extractor is not None and weights is not None:
-        extractors.append(ExternalFeatures(weights, config.extractor, contract, device))
+    chosen, weights = workspace.study.audit.extractor, workspace.extractor_weights()
+    if chosen == "efficientnet-lite0":
+        extractors.append(ImageNetFeatures(contract, device))
+    elif chosen is not None and weights is not None:
+        extractors.append(ExternalFeatures(weights, chosen, contract, device))
     return _cached(extractors, workspace, mapper)
 
 

@@ -13,7 +13,7 @@ from meddiff_core.generation.shards import ShardJob, ShardMarker, make_shard
 from meddiff_core.types import Mapper, Progress
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
-from tasks.cluster import open_mapper
+from tasks.cluster import beside_device, open_mapper
 from tasks.device import choose_device
 from tasks.progress import say, show
 
@@ -27,8 +27,11 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
         workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
         for note in design_of(workspace).notes():
             say(note)
-    with open_mapper(workspace.study.runtime, folder) as mapper:
-        markers = show(_draw(workspace, shards, mapper))
+    runtime = workspace.study.runtime
+    device = choose_device(runtime.device)
+    with open_mapper(runtime, folder) as mapper:
+        own_gpu = device != "cpu" and runtime.dask in ("local", "off")
+        markers = show(_draw(workspace, shards, device, beside_device if own_gpu else mapper))
     wanted_together = workspace.study.sampling.batch
     if (fewest := min((marker.together for marker in markers), default=wanted_together)) < wanted_together:
         say(f"memory was short: {fewest} instead of {wanted_together} volumes were drawn at once")
@@ -49,9 +52,9 @@ def design_of(workspace: Workspace) -> CohortDesign:
 
 
 def _draw(
-    workspace: Workspace, shards: Sequence[Shard], mapper: Mapper
+    workspace: Workspace, shards: Sequence[Shard], device: str, mapper: Mapper
 ) -> Generator[Progress, None, list[ShardMarker]]:
-    candidates, device = workspace.path("candidates"), choose_device(workspace.study.runtime.device)
+    candidates = workspace.path("candidates")
     if not (candidates / "zarr.json").exists():
         create_store(candidates)
     inputs = workspace.inputs("candidates")

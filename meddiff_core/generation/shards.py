@@ -7,6 +7,7 @@ anything else is made again. So a kill loses at most the shards in flight, and n
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from meddiff_core.artefacts import digest_of, write_json, writing_folder
 from meddiff_core.contract import Contract, Frozen
@@ -24,6 +25,8 @@ from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, StoredArray
 
 MARKER = "shard.json"
+_drawing = Lock()
+"""Of the threads of a process one draws, so that they share one engine; the others write meanwhile."""
 
 
 class ShardMarker(Frozen):
@@ -72,8 +75,9 @@ def make_shard(job: ShardJob) -> ShardMarker:
     """Draw and write a shard, unless it is there, whole and unaltered."""
     if (marker := find_shard(job)) is not None:
         return marker
-    engine = open_engine(job.models, job.models_digest, job.config, job.device)
-    images, labels = engine.draw(job.shard.samples)
+    with _drawing:
+        engine = open_engine(job.models, job.models_digest, job.config, job.device)
+        images, labels = engine.draw(job.shard.samples)
     return _write_shard(job, images, labels, engine.contract, engine.together)
 
 

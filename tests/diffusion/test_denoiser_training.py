@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
+from meddiff_core.diffusion import training as denoiser_training
 from meddiff_core.diffusion.choice import Judgement
 from meddiff_core.diffusion.training import DenoiserTraining, hide_conditions
 from meddiff_core.errors import ConfigurationError
@@ -22,6 +23,13 @@ from meddiff_core.types import Latents
 
 Start = Callable[..., DenoiserTraining]
 STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples to judge are most of the time of so small a training."""
+    coarse = denoiser_training.JUDGED_WITH.model_copy(update={"steps": 2})
+    monkeypatch.setattr(denoiser_training, "JUDGED_WITH", coarse)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """A shard is whole, unaltered and the one that was asked for, or it is made again with the same bytes."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.store import chunk_path, open_array
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation import shards
-from meddiff_core.generation.engine import open_engine
+from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.generation.shards import MARKER, Candidates, ShardJob, ShardMarker, find_shard, make_shard
 from meddiff_core.study import SamplingConfig
@@ -221,3 +223,29 @@ def test_a_cohort_without_labels_has_none(
     job = ShardJob(shard, tmp_path / "candidates.zarr", models, "plain", sampling(), "cpu")
     assert make_shard(job) == find_shard(job)
     assert Candidates(job.candidates, [(shard.name, 0)]).label(0) is None
+
+
+def test_one_shard_is_written_while_the_next_is_drawn(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, drawing, one_is_written, next_is_drawn = [job("00-000000"), job("00-000001")], 0, Event(), Event()
+    write, draw = shards._write_shard, Engine.draw
+
+    def watched_draw(engine: Engine, samples: Sequence[SampleRequest]) -> Any:
+        nonlocal drawing
+        drawing += 1
+        assert drawing == 1, "two threads draw with one engine"
+        if one_is_written.is_set():
+            next_is_drawn.set()
+        drawn = draw(engine, samples)
+        drawing -= 1
+        return drawn
+
+    def slow_write(*arguments: Any) -> ShardMarker:
+        one_is_written.set()
+        assert next_is_drawn.wait(30)
+        return write(*arguments)
+
+    monkeypatch.setattr(Engine, "draw", watched_draw)
+    monkeypatch.setattr(shards, "_write_shard", slow_write)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make_shard, jobs))
+    assert all(find_shard(one) is not None for one in jobs)

@@ -9,25 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.contract import Contract
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.evidence.features.slices import PLACES, SLICE_SIDE, slice_features
 from meddiff_core.models.checkpoint import Tensors
 from meddiff_core.models.images import load_images, unit_image
 from meddiff_core.models.imported.weights import read_weights
-from meddiff_core.study import ExtractorNetwork
+from meddiff_core.study import OwnNetwork
 from meddiff_core.types import FloatArray, Volumes
 
-PLACES = (0.3, 0.4, 0.5, 0.6, 0.7)
-"""Of the slices along each axis, as shares of its length."""
-SLICE_SIDE = 128
-"""Pixels to which the longer side of a slice is brought."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation per channel that networks of photographs expect, and RadImageNet's too."""
 _HEADS = re.compile(r"(module\.)?(fc|conv_seg|classifier)\.")
@@ -41,15 +37,14 @@ class ExternalFeatures:
     `resnet10` and `resnet18` are 3D (MedicalNet); `resnet50` is 2D and sees five slices along each axis.
     """
 
-    def __init__(self, weights: Path, architecture: ExtractorNetwork, contract: Contract, device: str = "cpu") -> None:
+    def __init__(self, weights: Path, architecture: OwnNetwork, contract: Contract, device: str = "cpu") -> None:
         """Weights are read when they are first needed, so that this travels to other processes as a path.
 
         Raises:
             ConfigurationError: there is no such file, or no such architecture.
         """
-        if architecture not in get_args(ExtractorNetwork):
-            known = ", ".join(get_args(ExtractorNetwork))
-            raise ConfigurationError(f"audit.extractor must be one of {known}, is {architecture!r}")
+        if architecture not in _DECLARED:
+            raise ConfigurationError(f"audit.extractor must be one of {', '.join(_DECLARED)}, is {architecture!r}")
         if not weights.is_file():
             raise ConfigurationError(f"audit.extractor_weights must be a file of weights, {weights} is none")
         self.name = architecture
@@ -69,12 +64,12 @@ class ExternalFeatures:
 
 
 @lru_cache(maxsize=2)
-def _opened(path: Path, digest: str, architecture: ExtractorNetwork, device: str) -> nn.Module:
+def _opened(path: Path, digest: str, architecture: OwnNetwork, device: str) -> nn.Module:
     """One network per process and file; the digest tells an altered file from the one before."""
     return load_network(path, architecture).to(device)
 
 
-def load_network(path: Path, architecture: ExtractorNetwork) -> nn.Module:
+def load_network(path: Path, architecture: OwnNetwork) -> nn.Module:
     """A network with the weights of a safetensors or torch file, without its classifier.
 
     Raises:
@@ -148,19 +143,8 @@ def _whole(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _slices(network: nn.Module, images: Tensor) -> Tensor:
-    """(b, d): mean over five slices along each of the three axes of volumes (b, i, j, k) in [0, 1]."""
-    planes = [network(_photographs(images, axis)).unflatten(0, (len(images), len(PLACES))) for axis in (1, 2, 3)]
-    return torch.stack(planes).mean((0, 2))
-
-
-def _photographs(images: Tensor, axis: int) -> Tensor:
-    """(b * 5, 3, height, width): slices along an axis, as a network of photographs expects them."""
-    at = [int(place * images.shape[axis]) for place in PLACES]
-    slices = images.index_select(axis, torch.tensor(at, device=images.device)).movedim(axis, 1).flatten(0, 1)
-    scale = SLICE_SIDE / max(slices.shape[1:])
-    grown = functional.interpolate(slices[:, None], scale_factor=scale, mode="bilinear", align_corners=False)
-    mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in IMAGENET)
-    return (grown - mean) / deviation
+    """(b, d) of volumes (b, i, j, k) in [0, 1]."""
+    return slice_features(network, images, IMAGENET)
 
 
 _LOOKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {

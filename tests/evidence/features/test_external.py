@@ -5,14 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.features.external import (
-    _DECLARED,
-    PLACES,
-    ExternalFeatures,
-    _slices,
-    load_network,
-    named_as_here,
-)
+from meddiff_core.evidence.features.external import _DECLARED, ExternalFeatures, load_network, named_as_here
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.study import AuditConfig
 
@@ -70,23 +63,10 @@ def test_numbered_names_of_radimagenet_are_those_of_a_resnet50():
     assert expected["layer1.0.downsample.0.weight"].shape == (256, 64, 1, 1)
 
 
-def test_slices_are_averaged_over_places_and_planes():
-    images = torch.rand(2, 10, 12, 14)
-    seen = []
-
-    class Means(torch.nn.Module):
-        def forward(self, slices):
-            seen.append(slices)
-            return slices.mean((2, 3))
-
-    found = _slices(Means(), images)
-    assert found.shape == (2, 3)
-    assert [len(slices) for slices in seen] == [2 * len(PLACES)] * 3
-    expected = torch.stack([slices[len(PLACES) :].mean((0, 2, 3)) for slices in seen]).mean(0)
-    torch.testing.assert_close(found[1], expected)
-
-
-def test_network_and_weights_are_named_together():
-    with pytest.raises(ValueError, match="extractor_weights is missing"):
+def test_weights_are_named_for_networks_of_ones_own_alone():
+    with pytest.raises(ValueError, match="extractor_weights must be given for resnet10"):
         AuditConfig(extractor="resnet10")
+    for extractor in ("efficientnet-lite0", None):
+        with pytest.raises(ValueError, match="for an extractor of resnet10, resnet18, resnet50 alone"):
+            AuditConfig(extractor=extractor, extractor_weights="a.pth")
     assert AuditConfig(extractor="resnet10", extractor_weights="a.pth").extractor == "resnet10"
