@@ -19,7 +19,7 @@ from tasks.cluster import open_mapper
 from tasks.environment import STATE
 from tasks.lock import held
 from tasks.progress import say
-from tasks.tracking import log_artefact, log_measurements, log_parameters, stage_run, study_run
+from tasks.tracking import end_lost_runs, log_artefact, log_measurements, log_parameters, stage_run, study_run
 
 StageTask = Callable[..., dict[str, Any]]
 
@@ -33,6 +33,7 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
         stack.enter_context(held(workspace.folder))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
+        end_lost_runs()
         stack.enter_context(stage_run(stage, digest))
         log_parameters(workspace.study)
         yield workspace

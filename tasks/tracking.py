@@ -80,6 +80,18 @@ def stage_run(stage: str, digest: str) -> Iterator[Run | None]:
         yield run
 
 
+def end_lost_runs() -> None:
+    """Close what killed processes of the study left open. For a process that holds the study against all others; of a
+    server that others write to as well, nothing is known.
+    """
+    run = _current.get()
+    if run is None or os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    for other in run.client.search_runs([run.experiment_id], filter_string="attributes.status = 'RUNNING'"):
+        if other.info.run_id != run.run_id:
+            run.client.set_terminated(other.info.run_id, "KILLED")
+
+
 def log_parameters(config: BaseModel | Mapping[str, Any]) -> None:
     """Settings, one parameter per leaf: `autoencoder.steps`. Call it once per run."""
     if run := _current.get():

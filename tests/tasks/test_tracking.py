@@ -63,6 +63,14 @@ def test_a_run_tells_how_it_ended(folder: Path, error: type[BaseException], stat
     assert read(run).info.status == status
 
 
+def test_what_a_killed_process_left_open_is_closed_by_who_holds_the_study(folder: Path) -> None:
+    with tracking.study_run(folder, "brains", STUDY_DIGEST) as run:
+        lost = run.client.create_run(run.experiment_id)
+        tracking.end_lost_runs()
+        assert run.client.get_run(lost.info.run_id).info.status == "KILLED"
+        assert read(run).info.status == "RUNNING"
+
+
 def test_settings_are_flat_and_long_ones_are_cut(folder: Path) -> None:
     study = Study(
         name="brains", data=DataConfig(images="scans", label_groups={"grey matter (all)": list(range(1, 400))})
