@@ -1,13 +1,14 @@
 """Accepted volumes to evidence: the sealed holdout is opened here, and nowhere before."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from meddiff_core.artefacts import digest_file, write_json, writing_folder
+from meddiff_core.artefacts import digest_file, digest_of, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.evidence.audit import Audit, InternalFindings, run_audit
+from meddiff_core.evidence.audit import Audit, InternalFindings, judge, measured_by, run_audit
 from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
 from meddiff_core.evidence.screening.bounds import load_reference
 from meddiff_core.evidence.screening.judging import (
@@ -24,19 +25,27 @@ from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.device import choose_device
 from tasks.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
-from tasks.progress import show
+from tasks.progress import say, show
 from tasks.tracking import log_file, log_measurements
+
+ORIGIN = "origin.json"
 
 
 @task()
 def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
     """Quality, fidelity and privacy of the accepted volumes, with gates."""
     workspace = Workspace.open(folder)
-    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-        audit, findings = show(run_audit(_gather(workspace, mapper)))
+    origin = _origin(workspace)
+    if (kept := _measured_before(workspace, origin)) is None:
+        with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+            audit, findings = show(run_audit(_gather(workspace, mapper)))
+    else:
+        say("audit: measured before; only gates and waivers are applied anew")
+        audit, findings = judge(kept[0], workspace.study.audit), kept[1]
     with writing_folder(workspace.path("audit")) as partial:
         write_json(partial / "audit.json", audit)
         write_json(partial / "findings.json", findings)
+        write_json(partial / ORIGIN, origin)
     log_measurements({f"audit/{metric.name}": metric.value for metric in audit.metrics})
     log_file(workspace.path("audit") / "audit.json")
     summary = {
@@ -46,6 +55,23 @@ def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
         "flagged": len(audit.flagged),
     }
     return {"digest": digest_file(workspace.path("audit") / "audit.json"), "summary": summary}
+
+
+def _origin(workspace: Workspace) -> dict[str, str]:
+    """Digest of everything that decides what is measured, gates and waivers apart."""
+    inputs = workspace.inputs("audit")
+    return inputs | {"study.audit": digest_of(measured_by(workspace.study.audit))}
+
+
+def _measured_before(workspace: Workspace, origin: dict[str, str]) -> tuple[Audit, InternalFindings] | None:
+    """The last audit, if it measured the same: a person who answers for a gate need not wait for all the others."""
+    folder, record = workspace.path("audit"), workspace.ledger.read("audit")
+    try:
+        same = json.loads((folder / ORIGIN).read_bytes()) == origin
+        intact = record is not None and digest_file(folder / "audit.json") == record.digest
+        return read_audit(workspace) if same and intact else None
+    except (OSError, ValueError):  # none yet, or a harmed one
+        return None
 
 
 def _gather(workspace: Workspace, mapper: Mapper) -> AuditInput:

@@ -78,7 +78,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         histograms=audit.histograms,
         tables=audit.tables,
         curves=audit.curves,
-        statements=audit.statements,
+        statements=audit.sentences,
         methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), choice),
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),

@@ -48,7 +48,7 @@ def write_report(workspace: Workspace) -> Path:
         metrics=audit.metrics,
         tables=audit.tables,
         evidence_curves=audit.curves,
-        statements=audit.statements,
+        statements=audit.sentences,
     )
     write_internal_report(path, content)
     return path

@@ -11,7 +11,7 @@ from meddiff_core.contract import Frozen
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract
-from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, metric_of, unused_waivers
+from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, gates_in_force, metric_of, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Estimate, from_count
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
@@ -25,7 +25,9 @@ from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
 from meddiff_core.evidence.screening.expected import expected_rejections
 from meddiff_core.evidence.section import Curve, Section, Table
+from meddiff_core.evidence.utility.arms import effort_of
 from meddiff_core.evidence.utility.usefulness import utility
+from meddiff_core.study import AuditConfig
 from meddiff_core.types import Progress, Volumes
 
 FEWEST_VOLUMES = 8
@@ -68,7 +70,9 @@ class Audit(Frozen):
     extractors: dict[str, str]
     """Digest by name."""
     metrics: tuple[Metric, ...]
-    gates: tuple[GateResult, ...]
+    gates: tuple[GateResult, ...] = ()
+    unused_waivers: tuple[str, ...] = ()
+    """A sentence for each."""
     flagged: tuple[str, ...]
     """Ids of synthetic volumes that are suspected copies: to be dropped."""
     power_by_disguise: dict[str, float]
@@ -80,6 +84,11 @@ class Audit(Frozen):
     """Plain sentences on what was found, and on what could not be measured."""
     screen: ScreenSummary
     caveats: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that a reader is told in words."""
+        return (*self.unused_waivers, *self.statements)
 
     @property
     def passed(self) -> bool:
@@ -132,27 +141,38 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         distinct, *features.metrics, *diversity,
         *(metric for section in sections for metric in section.metrics), _accepted_metric(screened),
     )  # fmt: skip
-    gates = apply_gates(metrics, audit.config, sizes)
     result = Audit(
         preset=audit.config.preset,
         confidence=drawing.confidence,
         sizes=sizes,
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
         metrics=metrics,
-        gates=gates,
         flagged=tuple(audit.sample_ids[row] for row in evidence.result.flagged),
         power_by_disguise=evidence.power_by_disguise,
         histograms=tuple(found for section in sections for found in section.histograms),
         tables=tuple(table for section in sections for table in section.tables),
         curves=tuple(curve for section in sections for curve in section.curves),
-        statements=(
-            *unused_waivers(gates, audit.config),
-            *(said for section in sections for said in section.statements),
-        ),
+        statements=tuple(said for section in sections for said in section.statements),
         screen=audit.screen,
         caveats=CAVEATS,
     )
-    return result, _internal(evidence, audit.sample_ids)
+    return judge(result, audit.config), _internal(evidence, audit.sample_ids)
+
+
+def judge(audit: Audit, config: AuditConfig) -> Audit:
+    """The same measurements under the gates and waivers of a study. They must be what `measured_by` of it gives."""
+    gates = apply_gates(audit.metrics, config, audit.sizes)
+    given = {"preset": config.preset, "gates": gates, "unused_waivers": tuple(unused_waivers(gates, config))}
+    return audit.model_copy(update=given)
+
+
+def measured_by(config: AuditConfig) -> dict[str, object]:
+    """What of the settings decides the measurements: waivers do not, and of the gates that on copies alone, whose
+    power is measured.
+    """
+    gates = [gate for gate in gates_in_force(["copies_excess"], config) if gate.metric == "copies_excess"]
+    others = config.model_dump(mode="json", exclude={"preset", "gates", "waivers"})
+    return others | {"effort": effort_of(config), "copy_gate": [gate.model_dump(mode="json") for gate in gates]}
 
 
 def _require_volumes(sizes: Mapping[str, int]) -> None:

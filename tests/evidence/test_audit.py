@@ -7,13 +7,13 @@ import pytest
 from torch.nn import functional
 
 from meddiff_core.errors import DataRefused
-from meddiff_core.evidence.audit import Audit, InternalFindings, run_audit
+from meddiff_core.evidence.audit import Audit, InternalFindings, judge, measured_by, run_audit
 from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.planting import PlantedCopies
-from meddiff_core.study import AuditConfig, UtilityConfig
+from meddiff_core.study import AuditConfig, GateConfig, UtilityConfig, WaiverConfig
 from meddiff_core.types import Volumes
 
 
@@ -54,6 +54,27 @@ def audit_input(train, holdout, accepted, contract):
 def fresh(make_heads, contract, finish):
     case = audit_input(make_heads(40, 0), make_heads(16, 1), make_heads(30, 2), contract)
     return case, *finish(run_audit(case))
+
+
+def test_gates_and_waivers_change_without_measuring_anew(fresh):
+    case, audit, _ = fresh
+    waiver = WaiverConfig(metric="distinct_share", name="A. Person", reason="a test")
+    gate = GateConfig(metric="distinct_share", min=2.0)
+    changed = AuditConfig(**(case.config.model_dump() | {"gates": [gate], "waivers": [waiver]}))
+    assert measured_by(changed) == measured_by(case.config)
+    judged = judge(audit, changed)
+    found = next(result for result in judged.gates if result.metric == "distinct_share")
+    assert (found.verdict, found.waiver) == ("block", waiver)
+    assert judge(judged, case.config) == audit
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"repeats": 21}, {"preset": "trial"}, {"gates": [GateConfig(metric="copies_excess", max=0.2)]}],
+)
+def test_settings_that_decide_what_is_measured_are_told(fresh, change):
+    config = fresh[0].config
+    assert measured_by(AuditConfig(**(config.model_dump() | change))) != measured_by(config)
 
 
 def by_name(audit):

@@ -21,16 +21,28 @@ def metric(name, value, low, high):
 
 
 def all_metrics():
-    good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0, "recall:x": 0.9, "frechet_ratio:x": 1.0}
+    good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0}
     rest = {"copies_excess": 0.0, "closer_to_train:voxels": 0.5, "ms_ssim_gap": 0.0}
-    faults = {"coverage:x": 0.9, "effect:sharpness": 0.1, "effect:excess_noise": 0.0}
-    memory = {"closer_share:x": 0.5, "membership_auc:x": 0.5, "membership_tpr:x": 0.01}
-    return [metric(name, value, value, value) for name, value in {**good, **rest, **faults, **memory}.items()]
+    faults = {"effect:sharpness": 0.1, "effect:excess_noise": 0.0}
+    memory = {"closer_share:voxels": 0.5, "membership_auc:x": 0.5, "membership_tpr:x": 0.01}
+    distances = {"recall": 0.9, "coverage": 0.9, "frechet_ratio": 1.0, "closer_share": 0.5}
+    views = {f"{name}:{view}": value for name, value in distances.items() for view in ("random-conv", "latents")}
+    known = {**good, **rest, **faults, **memory, **views}
+    return [metric(name, value, value, value) for name, value in known.items()]
 
 
 def only(metrics, *gates):
     results = {result.metric: result for result in apply_gates(metrics, AuditConfig(gates=list(gates)))}
     return results[gates[0].metric]
+
+
+def test_softness_in_texture_alone_is_shown_by_research_and_refused_by_strict():
+    soft = [*all_metrics(), metric("frechet_ratio:radiomics", 17.0, 8.0, 47.0)]
+    verdicts = {
+        name: {one.metric: one.verdict for one in apply_gates(soft, AuditConfig(preset=name))} for name in PRESETS
+    }
+    assert verdicts["strict"]["frechet_ratio:radiomics"] == "block"
+    assert "frechet_ratio:radiomics" not in verdicts["research"]
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -63,9 +75,9 @@ def test_a_gate_of_the_user_without_its_metric_fails_and_says_why(gate):
 
 
 def test_a_preset_gate_fails_without_its_metric_unless_the_study_cannot_have_it():
-    missing = [one for one in all_metrics() if one.name not in ("copies_excess", "frechet_ratio:x")]
+    missing = [one for one in all_metrics() if one.name not in ("copies_excess", "frechet_ratio:latents")]
     failed = {result.metric for result in apply_gates(missing, AuditConfig()) if not result.passed}
-    assert failed == {"copies_excess", "frechet_ratio:*"}
+    assert failed == {"copies_excess", "frechet_ratio:latents"}
     names = {result.metric for result in apply_gates(all_metrics(), AuditConfig())}
     assert not any(name.startswith("fidelity_r") for name in names)
 
@@ -184,7 +196,7 @@ def test_a_waiver_has_a_name_and_a_reason(change):
     [
         ("strict", "copies_excess", True),
         ("strict", "closer_to_train:voxels", True),
-        ("strict", "recall:x", False),
+        ("strict", "recall:latents", False),
         ("research", "copies_excess", False),
         ("research", "copy_power", True),
         ("trial", "copy_power", True),
@@ -206,9 +218,9 @@ def test_a_gate_is_waived_once():
 def test_a_gate_that_the_study_loosened_keeps_the_threshold_of_the_preset():
     results = {
         result.metric: result
-        for result in apply_gates(all_metrics(), AuditConfig(gates=[GateConfig(metric="recall:x", min=0.01)]))
+        for result in apply_gates(all_metrics(), AuditConfig(gates=[GateConfig(metric="recall:latents", min=0.01)]))
     }
-    assert results["recall:x"].preset_threshold == 0.2
+    assert results["recall:latents"].preset_threshold == 0.2
     assert results["copies_excess"].preset_threshold is None
 
 

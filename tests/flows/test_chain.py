@@ -148,6 +148,7 @@ def test_a_failed_gate_refuses_the_release_and_says_by_how_much(finished: Path, 
     write_study(finished, audit={"gates": gates}, release={"version": "2.0.0"})
     done = served("run", finished)
     assert done.status == 4
+    assert "audit: measured before; only gates and waivers are applied anew" in done.err
     refusal = done.err.splitlines()[-1]
     assert refusal.startswith("meddiff: release refused: ")
     assert re.search(
