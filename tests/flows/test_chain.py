@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from meddiff_core.artefacts import digest_tree
 
@@ -144,7 +145,8 @@ def test_an_edited_plan_is_used_and_never_overwritten(finished: Path, served: Ru
 
 
 def test_a_failed_gate_refuses_the_release_and_says_by_how_much(finished: Path, served: Run, write_study: Run) -> None:
-    gates = [{"metric": "distinct_share", "min": 1.5}]
+    gates = yaml.safe_load((finished / "study.yaml").read_text())["audit"]["gates"]
+    next(gate for gate in gates if gate["metric"] == "distinct_share")["min"] = 1.5
     write_study(finished, audit={"gates": gates}, release={"version": "2.0.0"})
     done = served("run", finished)
     assert done.status == 4
