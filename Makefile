@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 JOBS ?= 2
+SLOW ?= slow or server
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -45,7 +46,7 @@ test: $(READY)  ## The fast tests.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, killed processes.
-	$(BIN)/python -m pytest -q -m "slow or server" --timeout 1200 -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "$(SLOW)" --timeout 1200 -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: test test-slow  ## Every test.
 

@@ -69,6 +69,7 @@ def test_a_description_that_does_not_fit_is_told_before_any_engine_starts(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_imported_models_generate_as_they_are_and_train_on(served: Run, new_study: Run, description: Path) -> None:
     untrained = {"autoencoder": {"channels": [8, 8, 8]}, "denoiser": {"channels": [32]}, "checkpoint_every": 2}

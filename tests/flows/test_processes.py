@@ -13,6 +13,7 @@ Run = Callable[..., Any]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_two_processes_train_the_models_of_one(chain: Any, write_study: Run, served: Run) -> None:
     """Not bit for bit: sums are rounded in another order, and Adam makes whole steps of what is left of a zero."""

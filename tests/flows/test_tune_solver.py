@@ -29,6 +29,7 @@ def test_a_study_without_a_denoiser_is_told_what_to_run(meddiff: Run, new_study:
     assert "denoiser must be up to date, is missing; run `meddiff train` first" in done.err
 
 
+@pytest.mark.long
 def test_tuning_prints_what_the_study_then_takes_and_measures_the_same_again(
     served: Run, finished: Path, write_study: Run, subjects: list[str]
 ) -> None:
