@@ -57,6 +57,7 @@ def _draw(
     candidates = workspace.path("candidates")
     if not (candidates / "zarr.json").exists():
         create_store(candidates)
+        workspace.path("verdicts").unlink(missing_ok=True)  # they speak of later attempts, which lay here too
     inputs = workspace.inputs("candidates")
     models = digest_of([inputs["autoencoder"], inputs["denoiser"]])
     jobs = [

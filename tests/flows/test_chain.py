@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,13 @@ def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, served: Run, 
             assert after[path] == moment, path
     manifest = json.loads((finished / "releases" / "heads-1.1.0" / "manifest.json").read_text())
     assert manifest["samples"] == 12
+
+
+def test_deleted_candidates_are_judged_anew(finished: Path, served: Run) -> None:
+    shutil.rmtree(finished / "candidates.zarr")
+    assert served("generate", finished).status == 0
+    # Verdicts that stayed would speak of later attempts, which nothing would draw again.
+    assert not (finished / "verdicts.parquet").exists()
 
 
 def test_another_version_makes_another_release_and_nothing_else(finished: Path, served: Run, write_study: Run) -> None:
