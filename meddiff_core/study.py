@@ -132,9 +132,10 @@ class AutoencoderConfig(Config):
     """Weight of the cross-entropy of the label maps; the error of the image has 1."""
     overlap_weight: Annotated[float, Field(ge=0)] = 0.05
     """Weight of 1 - Dice of the label maps, which sees small structures as well as large ones."""
-    perceptual: Literal["discriminator", "fft", "both", "none"] = "discriminator"
+    perceptual: Literal["discriminator", "fft", "both", "imagenet", "none"] = "discriminator"
     """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
-    first step on), both, or nothing."""
+    first step on), both, features of an ImageNet network on slices in three planes (from the first step on; extra
+    `imagenet`), or nothing."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the perceptual distance between real and reconstruction."""
     adversarial_adaptive: bool = False

@@ -42,6 +42,8 @@ AUTOENCODERS: dict[str, Variant] = {
     "plain and spectrum": PLAIN | {"perceptual": "fft"},
     "adaptive adversarial weight": {"adversarial_adaptive": True, "adversarial_weight": 0.5},
     "features and spectrum": {"perceptual": "both"},
+    "imagenet features": {"perceptual": "imagenet"},
+    "no perceptual": {"perceptual": "none"},
 }
 """`plain` is without discriminator: reconstruction and KL alone."""
 DENOISERS: dict[str, Variant] = {

@@ -104,6 +104,12 @@ def test_a_size_that_networks_cannot_halve_is_refused(
         infer(contract=make_contract(size=(16, 20, 16)))
 
 
+def test_a_training_with_an_imagenet_network_has_a_plan(infer: Callable[..., Plan]) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    plan = infer({"train.autoencoder.perceptual": "imagenet"})
+    assert plan.autoencoder_training.seconds_per_step > 0
+
+
 def test_a_study_without_labels_or_conditions_has_a_plan(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract]
 ) -> None:

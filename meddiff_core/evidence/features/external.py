@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.contract import Contract
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.features.slices import PLACES, SLICE_SIDE, slice_features
+from meddiff_core.evidence.features.slices import PLACES, slice_features
 from meddiff_core.models.checkpoint import Tensors
+from meddiff_core.models.imagenet import SLICE_SIDE
 from meddiff_core.models.images import load_images, unit_image
 from meddiff_core.models.imported.weights import read_weights
 from meddiff_core.study import OwnNetwork

