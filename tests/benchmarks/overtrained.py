@@ -29,6 +29,7 @@ from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.screening.judging import accepted_volumes
+from meddiff_core.evidence.selection import Selection
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import load_autoencoder
@@ -44,23 +45,6 @@ BY_HEART = DenoiserConfig(
     condition_dropout=0.0, augmentations=(), augmented_share=0.0, ema_shares=(0.05,), learning_rate=1e-3
 )
 CHANNELS = (32, 64)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some volumes of another set."""
-
-    volumes: Volumes
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def image(self, index: int) -> StoredArray:
-        return self.volumes.image(self.rows[index])
-
-    def label(self, index: int) -> LabelArray | None:
-        return self.volumes.label(self.rows[index])
 
 
 @dataclass(frozen=True)
@@ -89,7 +73,7 @@ class FewOf:
 
     def volumes(self, side: Side) -> Volumes:
         whole = self.dataset.volumes(side)
-        return Chosen(whole, self.rows) if side == "train" else whole
+        return Selection.of(whole, self.rows) if side == "train" else whole
 
     def subjects(self, side: Side) -> list[str]:
         return self._of(side, self.dataset.subjects(side))
@@ -118,7 +102,7 @@ def main() -> None:
     drawn = time.perf_counter()
     workspace = Workspace.open(options.study)
     accepted = accepted_volumes(pd.read_parquet(workspace.path("verdicts")), workspace.path("candidates"))
-    honest = Chosen(accepted, range(min(options.samples, len(accepted))))
+    honest = Selection.of(accepted, range(min(options.samples, len(accepted))))
     print(f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; drawing: {drawn - trained:.0f} s")
     for name, volumes in (("learnt by heart", cohort), ("control: the study's own cohort", honest)):
         report(name, audit_copies(options.study, few, volumes))

@@ -30,7 +30,8 @@ from meddiff_core.evidence.quality.distances import (
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.quality.subgroups import Subgroup, people_of, subgroup_section, subgroups_of
 from meddiff_core.evidence.section import Cell, Section, Table
-from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
+from meddiff_core.evidence.selection import Selection
+from meddiff_core.types import Progress
 
 Values = NDArray[Any]
 """(n,) numbers or names."""
@@ -47,23 +48,6 @@ SHIFT = (
     "as large a difference between rejected and accepted first draws if screening did not look at the condition "
     "(permutations)."
 )
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some volumes of a set."""
-
-    volumes: Volumes
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def image(self, index: int) -> StoredArray:
-        return self.volumes.image(self.rows[index])
-
-    def label(self, index: int) -> LabelArray | None:
-        return self.volumes.label(self.rows[index])
 
 
 def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
@@ -113,7 +97,7 @@ def _union(
     rejected = [row for row, one in enumerate(first.sample_ids) if one not in kept]
     values = accepted.values
     if rejected:
-        new = yield from extract(extractor, _Chosen(first.volumes, rejected))
+        new = yield from extract(extractor, Selection.of(first.volumes, rejected))
         values = np.concatenate([values, new.values])
     in_first = [one in drawn for one in audit.sample_ids] + [True] * len(rejected)
     in_cohort = [True] * len(accepted) + [False] * len(rejected)

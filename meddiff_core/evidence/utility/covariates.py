@@ -16,6 +16,7 @@ from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, Design, draw_synthetic, mean_by_subject
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import (
@@ -28,7 +29,6 @@ from meddiff_core.evidence.utility.resampling import (
     outcome,
     ranking_score,
 )
-from meddiff_core.evidence.utility.segmentation import Selection
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
 
@@ -160,7 +160,7 @@ def _features(audit: AuditInput, design: Design, number: int) -> Generator[Progr
     rows = draw_synthetic(design.added[-1], len(audit.accepted), seed)
     sets: dict[str, tuple[Volumes, Sequence[Condition]]] = {
         "real": (audit.dataset.volumes("train"), audit.dataset.conditions("train")),
-        "synthetic": (Selection([(audit.accepted, row) for row in rows]), [audit.requested[row] for row in rows]),
+        "synthetic": (Selection.of(audit.accepted, rows), [audit.requested[row] for row in rows]),
         "holdout": (audit.dataset.volumes("holdout"), audit.dataset.conditions("holdout")),
     }
     sides = {}

@@ -5,7 +5,7 @@ that a difference between two trainings can only come from what they were shown.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,26 +49,6 @@ class Recipe:
     """Peak of AdamW."""
     mirror: bool = False
     """Whether training items may be mirrored left to right."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some volumes out of one or several sets, in a given order; a `Volumes` set."""
-
-    places: Sequence[tuple[Volumes, int]]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def image(self, index: int) -> StoredArray:
-        """As stored, (i, j, k)."""
-        volumes, row = self.places[index]
-        return volumes.image(row)
-
-    def label(self, index: int) -> LabelArray | None:
-        """Label values, (i, j, k)."""
-        volumes, row = self.places[index]
-        return volumes.label(row)
 
 
 class Segmenter:

@@ -13,6 +13,7 @@ from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.utility.arms import (
     FEWEST_SUBJECTS,
     Arm,
@@ -25,7 +26,6 @@ from meddiff_core.evidence.utility.resampling import Outcome, Trials, mean_score
 from meddiff_core.evidence.utility.segmentation import (
     Recipe,
     Segmenter,
-    Selection,
     dice_scores,
     most_common_labels,
     train_segmenter,

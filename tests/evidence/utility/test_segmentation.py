@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.utility.segmentation import (
     LARGEST_PATCH,
     Recipe,
-    Selection,
     build_network,
     dice_scores,
     most_common_labels,
