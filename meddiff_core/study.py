@@ -512,6 +512,10 @@ class RuntimeConfig(Config):
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
     processes: Count | None = None
     """Processes that train a network together, each on its part of every batch. Null: one for each GPU."""
+    sharded: bool = False
+    """Each of several processes keeps its part alone of the denoiser's weights, gradients, moments and averages: for
+    networks that one GPU can use and not train. Slower, and `train.denoiser` must give steps and batch. Least memory
+    with `gradient_checkpointing`. The autoencoder is small, and whole in every process."""
 
 
 class Study(Config):

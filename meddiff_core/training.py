@@ -31,6 +31,7 @@ from meddiff_core.workspace import Workspace
 Facts = dict[str, Any]
 """What a checkpoint says of its training."""
 Save = Callable[[Facts], None]
+"""All processes call it, and the first saves."""
 
 
 def fit_model(
@@ -57,7 +58,7 @@ def fit_model(
     }
     if ranks.first:
         workspace.ledger.forget(name)  # the recorded model is about to be replaced
-        save(facts)
+    save(facts)
     return facts
 
 
@@ -103,7 +104,8 @@ def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tu
 
     def save(facts: Facts) -> None:
         network, chosen = training.result()
-        save_autoencoder(workspace.path("autoencoder"), network, dataset.contract, facts | chosen)
+        if ranks.first:
+            save_autoencoder(workspace.path("autoencoder"), network, dataset.contract, facts | chosen)
 
     return training, save
 
@@ -128,12 +130,14 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         judge=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.judged else None,
         ranks=ranks,
         initial=start,
+        sharded=study.runtime.sharded,
     )
 
     def save(facts: Facts) -> None:
         network, chosen = training.result()
         autoencoder, path = workspace.inputs("latents")["autoencoder"], workspace.path("denoiser")
-        save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen, training.guide)
+        if ranks.first:
+            save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen, training.guide)
 
     return training, save
 

@@ -55,7 +55,7 @@ def _fit(folder: Path, name: str, key: str, batch: int) -> dict[str, float]:
     """Train and save a model, in this process or in several; gives its last validation."""
     runtime = Workspace.open(folder).study.runtime
     device = choose_device(runtime.device)
-    count = choose_processes(runtime, device, batch)
+    count = choose_processes(runtime, device, batch, sharded=runtime.sharded and name == "denoiser")
     if count == 1:
         work = fit_model(folder, name, key, device)
     else:

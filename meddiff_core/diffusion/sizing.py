@@ -53,13 +53,17 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
         budget_s * AUTOENCODER_SHARE,
         train_cases,
     )
-    denoiser = _fit(
-        lambda way: _denoiser_probe(denoiser_shape, contract, latent_size, study, way, device),
-        _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
-        free_gb,
-        config.denoiser.steps,
-        budget_s * (1 - AUTOENCODER_SHARE),
-        train_cases,
+    denoiser = (
+        _given(study)
+        if study.runtime.sharded
+        else _fit(
+            lambda way: _denoiser_probe(denoiser_shape, contract, latent_size, study, way, device),
+            _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
+            free_gb,
+            config.denoiser.steps,
+            budget_s * (1 - AUTOENCODER_SHARE),
+            train_cases,
+        )
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
     augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
@@ -176,6 +180,27 @@ def _fit(
     )
 
 
+def _given(study: Study) -> TrainingPlan:
+    """Of a denoiser that several GPUs train in parts: the one that plans may not even hold it.
+
+    Raises:
+        ConfigurationError: the study leaves something to be measured.
+    """
+    config = study.train.denoiser
+    if config.steps is None or config.batch is None:
+        raise ConfigurationError(
+            "runtime.sharded: train.denoiser.steps and train.denoiser.batch must be given, "
+            f"are {config.steps} and {config.batch}; one process cannot measure what several train"
+        )
+    return TrainingPlan(
+        steps=config.steps,
+        batch=config.batch,
+        seconds_per_step=0.0,
+        memory_gb=0.0,
+        gradient_checkpointing=config.gradient_checkpointing is not False,
+    )
+
+
 def _measured(probe: Callable[[Way], AutoencoderTraining | DenoiserTraining], way: Way) -> Cost:
     """Infinite memory if a step cannot be done at all."""
     try:
@@ -281,5 +306,6 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
         why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
         fits = ", with patches" if plan.patch else ", activations computed again to save memory"
         how = fits if plan.patch or plan.gradient_checkpointing else ""
-        reasons[name] = f"{plan.steps} steps{how}: {why}; {cost}, so about {plan.minutes:.1f} minutes."
+        length = f"{cost}, so about {plan.minutes:.1f} minutes" if plan.seconds_per_step else "not measured"
+        reasons[name] = f"{plan.steps} steps{how}: {why}; {length}."
     return reasons

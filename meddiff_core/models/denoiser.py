@@ -109,9 +109,14 @@ class Denoiser(nn.Module):
         replace_slow_layers(self.network)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Nearly all of the network, in the order of use."""
+        return (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks)
+
     def recompute_activations(self) -> None:
         """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
-        for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
+        for block in self.blocks:
             block.forward = recomputed(block.forward)
 
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
