@@ -85,7 +85,7 @@ def finished(training: DenoiserTraining, resume: Path) -> Tensors:
     """Train to the end, from the resume point of step 2 if there is one; gives the last state, and the result."""
     for _ in run_training(training, resume, "key", 2):
         pass
-    state = training.state()
+    state = {name: tensor.clone() for name, tensor in training.state().items()}  # the result may be put in its place
     network, _ = training.result()
     return {**prefixed("state", state), **prefixed("result", network.state_dict())}
 
