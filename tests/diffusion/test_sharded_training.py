@@ -27,7 +27,7 @@ from meddiff_core.study import DenoiserConfig
 from meddiff_core.types import Latents
 
 STEPS = 4
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 CASES = ((4, 1, False), (1, 1, False), (3, 2, True))
 """Batch, parts, gradient checkpointing. Of the last two the second process has one slice less than the first."""
 
