@@ -4,7 +4,8 @@
 
 DDIM without added noise is Euler's method over the noise levels of its steps, which `tests/models/test_imported.py`
 shows with MONAI's own scheduler. So both draw here from the study's denoiser, started alike, and are held to
-validation volumes by the kernel distance of the latents, with a bootstrap interval. `floor` is of training volumes.
+validation volumes by the kernel distance of the latents, with a bootstrap interval. `floor` is of training volumes,
+`fitted` are noise levels as `meddiff tune-solver` finds them for the denoiser, instead of Karras'.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler
 
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.fitting import fit_levels, trace_flow
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, evaluations
 from meddiff_core.evidence.latent_judge import LatentJudge
@@ -45,10 +47,14 @@ def main() -> None:
     print(f"{options.samples} samples; kernel distance to {len(validation)} validation volumes, 95% interval")
     report("floor", 0, judge, judge.train)
     report("MONAI's DDIM", DDIM_STEPS, judge, judge.features(draw(batches, "euler", ddim_levels())))
+    with torch.inference_mode(), one_thread():
+        trace = trace_flow(*batches[0], *config.span)
     for count in COUNTS:
-        levels = noise_levels(config.model_copy(update={"steps": count}))
-        drawn = draw(batches, config.solver, levels)
-        report(config.solver, evaluations(config.solver, count), judge, judge.features(drawn))
+        fitted = fit_levels(trace, config.solver, count)
+        for name, changes in (("", {"steps": count}), (", fitted", {"sigmas": fitted})):
+            levels = noise_levels(config.model_copy(update=changes))
+            drawn = draw(batches, config.solver, levels)
+            report(config.solver + name, evaluations(config.solver, count), judge, judge.features(drawn))
 
 
 def ddim_levels() -> torch.Tensor:

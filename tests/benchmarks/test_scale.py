@@ -13,6 +13,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
+from meddiff_core.generation.design import CohortDesign
 from meddiff_core.generation.schedule import Shard, plan_shards
 from tasks.cluster import _map
 
@@ -21,8 +22,11 @@ COHORTS = (100, 1_000, 10_000, 100_000)
 drawn: Counter[str] = Counter()
 
 
-class AnyCondition:
-    """A cohort design that asks for nothing in particular."""
+class AnyCondition(CohortDesign):
+    """A cohort design that asks for nothing in particular, and needs no data."""
+
+    def __init__(self) -> None:
+        pass
 
     def condition(self, slot: int) -> dict[str, float]:
         return {"age": 20.0 + slot % 60}
@@ -44,11 +48,11 @@ def client() -> Iterator[Client]:
 
 def test_cost_of_a_volume_from_small_to_large_cohorts(client: Client) -> None:
     design, process, costs = AnyCondition(), psutil.Process(), []
-    list(_map(client, draw, plan_shards(range(WORKERS * SHARD), 9, SHARD, 0, design)))  # type: ignore[arg-type]
+    list(_map(client, draw, plan_shards(range(WORKERS * SHARD), 9, SHARD, 0, design)))
     for count in COHORTS:
         drawn.clear()
         cpu, started = time.process_time(), time.perf_counter()
-        shards = plan_shards(range(count), 0, SHARD, 0, design)  # type: ignore[arg-type]
+        shards = plan_shards(range(count), 0, SHARD, 0, design)
         found = [name for _, names in _map(client, draw, shards) for name in names]
         cpu, seconds = time.process_time() - cpu, time.perf_counter() - started
         assert len(found) == len(set(found)) == count  # none lost, none twice
