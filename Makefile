@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 JOBS ?= 2
 SLOW ?= slow or server
+BENCH ?= tests/benchmarks
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -51,7 +52,7 @@ test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, kille
 test-all: test test-slow  ## Every test.
 
 bench: $(READY)  ## Side by side with the alternatives, in one run.
-	$(BIN)/python -m pytest -q -s -m "" --timeout 0 tests/benchmarks
+	MEDDIFF_TEST_TYPES=0 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -s -m "" --timeout 0 $(BENCH)
 
 lint: $(READY)  ## Style, types, and the direction of imports.
 	$(BIN)/ruff check .
