@@ -8,6 +8,8 @@ that the one to blame is named and nobody else is lost.
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 4
 """Items sent ahead per thread of the workers."""
 _CONNECT_S = 20
+_LOOK_AGAIN_S = 1.0
+"""Between two looks at how many workers there are; each is a question to the scheduler."""
 _shared: ContextVar[Mapper | None] = ContextVar("mapper", default=None)
 
 
@@ -96,6 +100,7 @@ def _local(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Client:
         n_workers=runtime.workers or CPU_COUNT,
         threads_per_worker=1,
         processes=True,
+        memory_limit=0,  # its share of the memory, beyond which a worker waits for good, may be less than torch takes
         dashboard_address="127.0.0.1:0",
         silence_logs="CRITICAL",
         local_directory=str(scratch),
@@ -134,9 +139,12 @@ def _map_until_a_worker_dies(
 
     running: dict[Future[Result], int] = {}
     completed = as_completed()
+    room, looked = 0, -math.inf
 
     def top_up() -> None:
-        room = _IN_FLIGHT * max(1, sum(client.nthreads().values()))
+        nonlocal room, looked
+        if time.monotonic() > looked + _LOOK_AGAIN_S:
+            room, looked = _IN_FLIGHT * max(1, sum(client.nthreads().values())), time.monotonic()
         while waiting and not suspects and len(running) < room:
             position = waiting.popleft()
             future = client.submit(function, items[position], pure=False)

@@ -30,6 +30,12 @@ def torch_threads(_: int) -> int:
     return torch.get_num_threads()
 
 
+def memory_limit(_: int) -> float | None:
+    from distributed import get_worker
+
+    return get_worker().memory_manager.memory_limit
+
+
 def refuse_three(value: int) -> int:
     if value == 3:
         raise ConfigurationError("value must not be 3, is 3")
@@ -94,6 +100,10 @@ def test_nothing_to_map_starts_no_cluster(tmp_path: Path) -> None:
 def test_work_is_done_in_other_processes_with_one_torch_thread(mapper: Mapper) -> None:
     assert os.getpid() not in dict(mapper(own_process, range(4))).values()
     assert set(dict(mapper(torch_threads, range(2))).values()) == {1}
+
+
+def test_no_worker_waits_for_memory_that_its_libraries_never_give_back(mapper: Mapper) -> None:
+    assert set(dict(mapper(memory_limit, range(4))).values()) == {None}
 
 
 def test_few_items_are_sent_ahead(mapper: Mapper, tmp_path: Path) -> None:
