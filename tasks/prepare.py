@@ -44,8 +44,8 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     plan = infer_plan(contract, reasons, study, len(train_cases(fingerprint, study)), device)
     write_json(workspace.path("plan"), plan)
     log_file(workspace.path("plan"))
-    minutes = plan.autoencoder_training.minutes + plan.denoiser_training.minutes
-    summary = {"size": list(contract.size), "spacing_mm": contract.spacing_mm, "training_minutes": round(minutes, 1)}
+    length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}
+    summary = {"size": list(contract.size), "spacing_mm": contract.spacing_mm, **length}
     return {"digest": workspace.plan_digest(), "summary": summary}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.errors import MeddiffError
-from meddiff_core.models.plan import load_plan
+from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.workspace import CHAIN, State, Workspace
 
 PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
@@ -56,12 +56,10 @@ def describe_plan(study: Path) -> str:
     record = workspace.ledger.read("fingerprint")
     counts = record.summary if record else {}
     lines = [f"{name:<21} {reason}" for name, reason in made.reasons.items()]
-    memory = max(made.autoencoder_training.memory_gb, made.denoiser_training.memory_gb)
-    minutes = made.autoencoder_training.minutes + made.denoiser_training.minutes
     return "\n".join(
         [
             *lines,
-            f"{'estimate':<21} {minutes:.0f} minutes of training on {made.device}, {memory:.1f} GB of memory",
+            f"{'estimate':<21} {_estimate(made)}",
             f"{'cases':<21} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
             f"{counts.get('notes', 0)} notes (fingerprint.json)",
             "",
@@ -69,6 +67,15 @@ def describe_plan(study: Path) -> str:
             f"next    meddiff run {study}",
         ]
     )
+
+
+def _estimate(plan: Plan) -> str:
+    if plan.minutes is None:
+        return "not measured"
+    if not plan.minutes:
+        return "nothing to train"
+    needs = [training.memory_gb or 0.0 for training in (plan.autoencoder_training, plan.denoiser_training)]
+    return f"{plan.minutes:.0f} minutes of training on {plan.device}, {max(needs):.1f} GB of memory"
 
 
 def describe_stage(study: Path, stage: str) -> str:

