@@ -29,8 +29,7 @@ def _prepare() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # where a test takes two threads, they sleep instead of spinning
-    if os.environ.get("MEDDIFF_TEST_TYPES", "1") != "0":  # checking them takes time, which benchmarks measure
-        install_import_hook("meddiff_core", _TYPES)
+    install_import_hook("meddiff_core", _TYPES)
     settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the law
     settings.load_profile("any machine")
 

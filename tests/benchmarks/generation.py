@@ -1,5 +1,7 @@
 """Volumes a minute of our engine and of MONAI's inferer: same weights, same evaluations, one run, in turns.
 
+    python tests/benchmarks/generation.py
+
 Each contender lives in processes of its own, which build their networks once and then draw when told to. Ours draws
 on one thread, so two cores are two of its processes; MONAI's has both threads to itself. Ratios are printed, with the
 memory that the processes grew to; absolute times mean little on a shared machine.
@@ -13,7 +15,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -110,8 +111,13 @@ def _serve(name: str, latent: Size, volumes: int, pipe: Connection) -> None:
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-@pytest.mark.parametrize(("latent", "volumes", "rounds"), [((10, 12, 10), 8, 3), ((20, 28, 20), 2, 2)])
-def test_engine_beside_monai_inferer(latent: Size, volumes: int, rounds: int) -> None:
+def main() -> None:
+    compare((10, 12, 10), volumes=8, rounds=3)
+    compare((20, 28, 20), volumes=2, rounds=2)
+    difference_from_the_plain_network()
+
+
+def compare(latent: Size, volumes: int, rounds: int) -> None:
     context, pipes = get_context("spawn"), dict[str, list[Connection]]()
     for name, (processes, _) in CONTENDERS.items():
         for _ in range(processes):
@@ -129,11 +135,10 @@ def test_engine_beside_monai_inferer(latent: Size, volumes: int, rounds: int) ->
         for end in ends:
             end.send(False)
     times = {name: median(seconds) for name, seconds in taken.items()}
-    print(f"\n{EVALUATIONS} evaluations, latents {latent}")
+    print(f"{EVALUATIONS} evaluations, latents {latent}")
     for name, seconds in times.items():
         pace, ratio = 60 * volumes / seconds, seconds / times["meddiff"]
         print(f"{name:<24} {pace:6.1f} volumes a minute, {ratio:5.2f} x our time, {memory[name]:6.0f} MB in all")
-    assert times["meddiff"] < times["MONAI, default"]
 
 
 def _timed(ends: Sequence[Connection]) -> tuple[float, float]:
@@ -144,7 +149,7 @@ def _timed(ends: Sequence[Connection]) -> tuple[float, float]:
     return time.perf_counter() - started, memory
 
 
-def test_difference_from_the_plain_network() -> None:
+def difference_from_the_plain_network() -> None:
     """Of one evaluation of a packed network from the same one in float64, beside that of the plain float32 one."""
     _, denoiser = _networks()
     x, sigma, nothing = torch.randn(4, 4, 10, 12, 10), torch.tensor([0.05, 0.5, 3.0, 20.0]), torch.zeros(4, 0)
@@ -156,5 +161,8 @@ def test_difference_from_the_plain_network() -> None:
     def far(found: Tensor) -> float:
         return float((found - exact).abs().max() / exact.abs().max())
 
-    print(f"\nlargest difference from float64: {far(ours):.1e} packed, {far(plain):.1e} plain", end="")
-    assert far(ours) < 1e-5
+    print(f"largest difference from float64: {far(ours):.1e} packed, {far(plain):.1e} plain")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,13 @@
 """Time, memory and exactness of decoding a volume in tiles, beside decoding it at once and beside MONAI's ways.
 
+    python tests/benchmarks/tiled_decode.py [--size 96 112 96]
+
 Each contender has a process of its own, with one thread, and they decode in turns. Memory is what a process grows by
 while it decodes. Differences are from the same weights' decoding in float64. MAISI's decoder doubles by trilinear
 interpolation, so of these weights it makes another volume: it is held to its own decoding without splits.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +15,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 import numpy as np
 import psutil
-import pytest
 import torch
 from torch import Tensor
 
@@ -138,12 +141,19 @@ def serve(build: Callable[[], Decode], size: Size, left: Path, pipe: Connection)
         pipe.send((taken, grown))
 
 
-@pytest.mark.parametrize("size", [(96, 112, 96), (160, 192, 160)], ids=["moderate", "large"])
-def test_tiled_decoding_beside_others(size: Size, tmp_path: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs=3, type=int, default=(96, 112, 96), metavar="VOXELS")
+    i, j, k = parser.parse_args().size
+    with TemporaryDirectory(prefix="meddiff-tiled-") as scratch:
+        compare((i, j, k), Path(scratch))
+
+
+def compare(size: Size, scratch: Path) -> None:
     context, pipes = get_context("spawn"), dict[str, Connection]()
     for name, build in CONTENDERS.items():
         pipes[name], there = context.Pipe()
-        context.Process(target=serve, args=(build, size, tmp_path / f"{name}.npy", there), daemon=True).start()
+        context.Process(target=serve, args=(build, size, scratch / f"{name}.npy", there), daemon=True).start()
         there.close()  # so that the end of a process is seen here
     taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     memory = dict.fromkeys(CONTENDERS, 0.0)
@@ -156,14 +166,15 @@ def test_tiled_decoding_beside_others(size: Size, tmp_path: Path) -> None:
                 memory[name] = max(memory[name], grown)
     for pipe in pipes.values():
         pipe.send(False)
-    volumes = {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in CONTENDERS}
-    print(f"\n{size} voxels of deviation {volumes[EXACT].std():.2f}")
-    differences = dict[str, float]()
+    volumes = {name: np.load(scratch / f"{name}.npy", mmap_mode="r") for name in CONTENDERS}
+    print(f"{size} voxels of deviation {volumes[EXACT].std():.2f}")
     for name in CONTENDERS:
         wanted = volumes[UNSPLIT if name.startswith("MAISI") else EXACT]
-        differences[name] = float(np.abs(volumes[name] - wanted).max())
+        difference = float(np.abs(volumes[name] - wanted).max())
         ratio = median(taken[name]) / median(taken[WHOLE])
-        print(f"{name:<22} {ratio:5.2f} x our time, {memory[name]:6.0f} MB, differs by {differences[name]:.1e}")
-    assert differences[TILED] < 1e-4
-    assert memory[TILED] < memory[WHOLE] / 4
-    assert np.array_equal(volumes[TILED], volumes[WHOLE])
+        print(f"{name:<22} {ratio:5.2f} x our time, {memory[name]:6.0f} MB, differs by {difference:.1e}")
+    print("in tiles as at once, bit for bit:", np.array_equal(volumes[TILED], volumes[WHOLE]))
+
+
+if __name__ == "__main__":
+    main()
