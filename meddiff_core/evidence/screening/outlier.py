@@ -80,20 +80,19 @@ class Probe:
     ) -> None:
         """`encode` gives standardised latents. `alone`: on one thread, for the same bits anywhere (a CPU)."""
         self._encode, self._denoise, self._contract = encode, denoise, contract
-        self._sigmas, self._alone = sigmas, alone
+        self._sigmas, self._alone = torch.tensor(sigmas, dtype=torch.float32), alone
 
     @torch.inference_mode()
     def __call__(self, volumes: Volumes, index: int, seed: int) -> Matrix:
         """(levels,) of one volume, with the noise of a seed."""
         with one_thread() if self._alone else nullcontext():
             latents = self._encode(load_images(volumes, [index], self._contract))
-            return np.array([self._error(latents, seed, level) for level in range(len(self._sigmas))])
-
-    def _error(self, latents: Latents, seed: int, level: int) -> float:
-        sigma = torch.full((1,), float(self._sigmas[level]), device=latents.device)
-        noise = sample_noise(seed, tuple(latents.shape[1:]), NOISE_LEVEL + level).to(latents.device)
-        denoised = self._denoise(latents + sigma * noise, sigma)
-        return float((denoised - latents).double().square().mean().clamp_min(1e-12).log())
+            shape, levels = tuple(latents.shape[1:]), range(len(self._sigmas))
+            noise = torch.cat([sample_noise(seed, shape, NOISE_LEVEL + level) for level in levels])
+            sigma = self._sigmas.to(latents.device)
+            noisy = latents + sigma[:, None, None, None, None] * noise.to(latents.device)
+            errors = (self._denoise(noisy, sigma) - latents).double().square().mean((1, 2, 3, 4))
+            return np.asarray(errors.clamp_min(1e-12).log().cpu())
 
     def all_errors(self, label: str, volumes: Volumes, most: int | None = None) -> Generator[Progress, None, Matrix]:
         """(n, levels) of a set, or of `most` volumes evenly through it, each with its place as the seed."""
@@ -119,7 +118,7 @@ def open_probe(models: Models) -> Probe:
     hidden = encode_conditions([{}], contract.conditions).to(models.device)
     return Probe(
         encode=lambda images: scale.standardise(encoder.encode(images.to(models.device))[0]),
-        denoise=lambda noisy, sigma: network(noisy, sigma, hidden),
+        denoise=lambda noisy, sigma: network(noisy, sigma, hidden.expand(len(noisy), -1)),
         contract=contract,
         sigmas=[min(max(sigma, low), high) for sigma in SIGMAS],
         alone=alone,
