@@ -133,7 +133,7 @@ def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
     return Row(
         name=_headed(gate.metric),
         explanation=metric.explanation if metric else "Not measured.",
-        unit=metric.unit if metric else "",
+        unit=spoken(metric.unit) if metric else "",
         value=gate.value,
         low=low,
         high=high,
@@ -159,7 +159,7 @@ def metric_row(metric: Metric) -> Row:
     return Row(
         name=_headed(metric.name),
         explanation=metric.explanation,
-        unit=metric.unit,
+        unit=spoken(metric.unit),
         value=metric.value,
         low=metric.low,
         high=metric.high,

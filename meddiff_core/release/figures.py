@@ -132,7 +132,7 @@ def histogram(found: Histogram) -> bytes:
     axes.spines["left"].set_visible(False)
     axes.set_ylim(0, max(float(h.max()) for h in heights) * 1.08 or 1)
     name = spoken(found.name)
-    axes.set_xlabel(f"{name} ({found.unit})" if found.unit else name)
+    axes.set_xlabel(f"{name} ({spoken(found.unit)})" if found.unit else name)
     return _svg(figure, f"Histogram of {name}: shares of real subjects and synthetic volumes")
 
 

@@ -5,12 +5,15 @@ report tells nobody that it was opened.
 """
 
 import math
+import re
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 THIN = "\u202f"
+WRITTEN = {"auc": "AUC", "ms ssim": "MS-SSIM", "mm3": "mm³"}
+"""Words of names that are written in their own way."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -64,8 +67,9 @@ def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def spoken(name: str) -> str:
-    """A name of the program as words: `white_matter` is `white matter`."""
-    return name.replace("_", " ").replace(":", ": ")
+    """A name of the program as words: `white_matter` is `white matter`, `core_mm3` is `core mm³`."""
+    words = name.replace("_", " ").replace(":", ": ")
+    return re.sub(rf"\b({'|'.join(WRITTEN)})\b", lambda found: WRITTEN[found[0]], words)
 
 
 def cell(text: Any) -> str:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import monai.networks.nets  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401  # as the line above: so that importing them later counts as no growth
+import torch._dynamo  # as the line above: so that importing them later counts as no growth
 
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion import sizing

@@ -152,7 +152,7 @@ def test_the_verdict_counts_what_was_waived(content: Any) -> None:
 
 def test_the_card_sums_up_the_privacy_gates_alone(content: Any) -> None:
     lines = privacy_summary(content.gates, content.metrics)
-    assert [line.partition(":")[0] for line in lines] == ["Copies excess", "Membership auc", "Copy power"]
+    assert [line.partition(":")[0] for line in lines] == ["Copies excess", "Membership AUC", "Copy power"]
     assert all(line in render_card(content) for line in lines)
     assert "0.008 (0.001 to 0.015; real scans: 0.011)" in lines[0]
 

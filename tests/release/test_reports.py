@@ -17,7 +17,7 @@ from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
 from meddiff_core.release.marks import interval_mark
-from meddiff_core.release.pages import flat, number, percent
+from meddiff_core.release.pages import flat, number, percent, spoken
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.types import Refusal
 
@@ -106,7 +106,7 @@ def test_every_picture_is_described_and_every_link_leads_somewhere(content: Any)
 def test_report_and_card_name_every_gate_with_its_threshold(content: Any) -> None:
     for text in (render_report(content), render_card(content)):
         for gate in content.gates:
-            assert gate.metric.replace("_", " ").capitalize() in text
+            assert spoken(gate.metric)[1:] in text
             assert number(gate.threshold) in text
         assert "research" in text
 
@@ -296,6 +296,20 @@ def test_a_mark_keeps_the_order_of_its_numbers() -> None:
 )
 def test_numbers_read_well(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("white_matter", "white matter"),
+        ("membership_auc:denoiser", "membership AUC: denoiser"),
+        ("ms_ssim_gap", "MS-SSIM gap"),
+        ("core_mm3", "core mm³"),
+        ("auctioned", "auctioned"),
+    ],
+)
+def test_names_read_as_words(name: str, text: str) -> None:
+    assert spoken(name) == text
 
 
 def test_a_small_share_is_not_nothing() -> None:
