@@ -18,6 +18,7 @@ from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.models.training.autoencoder import SMALLEST_PATCH, AutoencoderTraining
@@ -39,6 +40,7 @@ WORKSPACE_GB = 0.1
 
 def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str) -> Plan:
     """Complete the contract with networks, batches and steps."""
+    keep_freed_memory()
     shape = _autoencoder_shape(contract, study, device)
     if wrong := [side for side in contract.size if side % (2 * shape.factor)]:
         raise ConfigurationError(f"plan.size: must be multiples of {2 * shape.factor}, is {wrong[0]} along one axis")

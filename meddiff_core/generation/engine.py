@@ -26,6 +26,7 @@ from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, l
 from meddiff_core.models.drawing.footprint import needs_tiles
 from meddiff_core.models.drawing.packed import one_thread, packed
 from meddiff_core.models.drawing.tiled import decode_tiled
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
@@ -120,6 +121,7 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
 
     `digest` is that of both models: it renews the engine when they were trained again.
     """
+    keep_freed_memory()
     autoencoder, contract = load_autoencoder(models / "autoencoder", device)
     denoiser, scale, own = load_denoiser(models / "denoiser", device)
     if differences := contract.differences(own):

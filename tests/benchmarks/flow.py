@@ -1,11 +1,12 @@
 """What a volume costs in the whole flow, beside the bare loop that draws it: same weights, same samples, one run.
 
-    python tests/benchmarks/flow.py STUDY_FOLDER [--workers 2] [--few 32] [--more 128]
+    python tests/benchmarks/flow.py STUDY_FOLDER [--workers 2] [--few 32] [--more 128] [--without-outliers]
 
 Works on a copy of a study with a trained denoiser. The loop is `Engine.draw` in as many processes as the flow has
 workers, with nothing else. A command has a fixed cost, to start and to check what is there, and one per volume: both
 come from two cohorts of different size, the second grown from the first, so that only its new volumes are drawn.
-Screening judges the whole cohort each time, with all that the study's `screen` asks for.
+Screening judges the whole cohort each time, with all that the study's `screen` asks for, or without `screen.outliers`,
+which runs the denoiser again.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,11 +37,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--few", type=int, default=32)
     parser.add_argument("--more", type=int, default=128)
+    parser.add_argument("--without-outliers", action="store_true")
     options = parser.parse_args()
     whole = options.few + options.more
     with tempfile.TemporaryDirectory(prefix="meddiff-flow-") as scratch:
         folder = Path(scratch) / "study"
         shutil.copytree(options.study, folder, ignore=shutil.ignore_patterns("candidates.zarr", "releases"))
+        if options.without_outliers:
+            change(folder, "screen", outliers=False)
+            settle(folder, 1, options.workers)
+            for name in ("generate", "screen"):  # fits the bounds that are left
+                command(name, folder)
         settle(folder, options.few, options.workers)
         first = {name: command(name, folder) for name in ("generate", "screen")}
         settle(folder, whole, options.workers)
@@ -55,10 +63,15 @@ def main() -> None:
 
 def settle(folder: Path, size: int, workers: int) -> None:
     """Ask for a cohort of `size` volumes."""
+    change(folder, "cohort", size=size)
+    change(folder, "runtime", workers=workers, dask="local", device="cpu")
+
+
+def change(folder: Path, section: str, **values: Any) -> None:
+    """Set some keys of a section of the study."""
     path = folder / "study.yaml"
     content = yaml.safe_load(path.read_text())
-    content["cohort"]["size"] = size
-    content["runtime"] |= {"workers": workers, "dask": "local", "device": "cpu"}
+    content[section] = content.get(section, {}) | values
     path.write_text(yaml.safe_dump(content))
 
 

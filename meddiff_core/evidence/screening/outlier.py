@@ -21,6 +21,7 @@ from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
 from meddiff_core.models.drawing.packed import one_thread, packed
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import load_images
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
@@ -111,6 +112,7 @@ def open_probe(models: Models) -> Probe:
 
     Conditions are hidden from the denoiser: a volume that does not follow its own is no outlier.
     """
+    keep_freed_memory()
     autoencoder, contract = load_autoencoder(models.folder / "autoencoder", models.device)
     denoiser, scale, _ = load_denoiser(models.folder / "denoiser", models.device)
     alone, (low, high) = models.device == "cpu", denoiser.clock.sigma_range

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_images
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.loop import deterministic, learning_rate_factor, set_learning_rate
@@ -72,6 +73,7 @@ def train_segmenter(
 
     A pure function of its arguments: weights, order, crops and jitter are all derived from `seed`.
     """
+    keep_freed_memory()
     network = build_network(contract, seed).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     loss = _dice_and_cross_entropy()

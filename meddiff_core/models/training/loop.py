@@ -18,6 +18,7 @@ from torch import Tensor
 
 from meddiff_core.errors import TrainingFailed
 from meddiff_core.models.checkpoint import Tensors
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.training.guards import LossGuard, is_finite, is_out_of_memory
 from meddiff_core.models.training.processes import require_agreement
 from meddiff_core.models.training.ranks import Ranks
@@ -107,6 +108,7 @@ def run_training(
     Raises:
         TrainingFailed: it diverged again after it went back three times, or a single item does not fit the memory.
     """
+    keep_freed_memory()
     points = ResumePoints(resume, key, keep)
     course, note = _begin(training, points)
     if note:
