@@ -1,10 +1,10 @@
 """What each part of the audit costs, at 10,000 synthetic against 1,000 real volumes of 40x48x40.
 
-    python tests/benchmarks/audit.py [--volumes 10000]
+    python tests/benchmarks/audit.py [--volumes 10000] [--utility full]
 
 Volumes are made on the fly from a few smooth fields, so that nothing but the audit takes memory. A tenth as many as
 the synthetic ones are real, and about a sixth of those are held out. Parts run in one process, whose time on the
-processor is counted; in a study features are computed on the pool.
+processor is counted, and by how much the largest memory grew; in a study features are computed on the pool.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Section
-from meddiff_core.study import AuditConfig
+from meddiff_core.study import AuditConfig, UtilityConfig
 from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray
 
 SIZE = (40, 48, 40)
@@ -59,19 +59,35 @@ CONTRACT = Contract(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--volumes", type=int, default=10_000)
-    synthetic = parser.parse_args().volumes
-    real = max(60, synthetic // 10)
-    spent = defaultdict[str, float](float)
-    before = peak_mb()
+    parser.add_argument("--utility", choices=("full", "quick", "none"), default="full")
+    options = parser.parse_args()
+    synthetic, real = options.volumes, max(60, options.volumes // 10)
+    config = AuditConfig(utility=UtilityConfig(effort=options.utility))
+    before, bill = peak_mb(), Bill()
     with tempfile.TemporaryDirectory(prefix="meddiff-audit-") as scratch:
-        audit = prepare(synthetic, real, Path(scratch), spent)
+        audit = prepare(synthetic, real, config, Path(scratch), bill)
         audit_module.PARTS = tuple(map(under_its_name, audit_module.PARTS))
-        finish(run_audit(audit), spent)
-    total = sum(spent.values())
+        finish(run_audit(audit), bill)
+    total = sum(bill.seconds.values())
     print(f"{synthetic:,} synthetic against {real:,} real: {total / 60:.1f} minutes", end="")
     print(f", {peak_mb() - before:.0f} MB beyond the {before:.0f} MB of the libraries")
-    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"{name:<40} {seconds:8.1f} s {seconds / total:6.1%} {1e3 * seconds / synthetic:8.2f} ms a volume")
+    for name, seconds in sorted(bill.seconds.items(), key=lambda item: -item[1]):
+        each = 1e3 * seconds / synthetic
+        print(f"{name:<40} {seconds:8.1f} s {seconds / total:6.1%} {each:8.2f} ms a volume {bill.mb[name]:6.0f} MB")
+
+
+class Bill:
+    """Processor time, and growth of the largest memory, under each label."""
+
+    def __init__(self) -> None:
+        self.seconds, self.mb = defaultdict[str, float](float), defaultdict[str, float](float)
+        self._last = time.process_time(), peak_mb()
+
+    def add(self, label: str) -> None:
+        """All that has come since the last call."""
+        (seconds, mb), self._last = self._last, (time.process_time(), peak_mb())
+        self.seconds[label] += self._last[0] - seconds
+        self.mb[label] += self._last[1] - mb
 
 
 class Heads:
@@ -128,14 +144,13 @@ def conditions(volumes: KeptVolumes, seed: int) -> list[Condition]:
     ]
 
 
-def prepare(synthetic: int, real: int, scratch: Path, spent: dict[str, float]) -> AuditInput:
-    """What an audit gets, with the time of making it added to `spent`."""
+def prepare(synthetic: int, real: int, config: AuditConfig, scratch: Path, bill: Bill) -> AuditInput:
+    """What an audit gets."""
     dataset = Study({"train": real * 7 // 10, "validation": real * 3 // 20, "holdout": real * 3 // 20})
     accepted = KeptVolumes(Heads(synthetic, 0), "accepted", "accepted")
-    started = time.process_time()
     measured = [measure(accepted.image(n), accepted.label(n), CONTRACT) for n in range(synthetic)]
-    spent["measure synthetic (screening does)"] = time.process_time() - started
-    encoder = finish(fit_contrastive(dataset.volumes("train"), CONTRACT, 0), spent)
+    bill.add("measure synthetic (screening does)")
+    encoder = finish(fit_contrastive(dataset.volumes("train"), CONTRACT, 0), bill)
 
     def cached(*extractors: Extractor) -> list[Extractor]:
         return [CachedExtractor(extractor, scratch) for extractor in extractors]
@@ -154,23 +169,19 @@ def prepare(synthetic: int, real: int, scratch: Path, spent: dict[str, float]) -
         ),
         copy_extractors=cached(SpectrumFeatures(CONTRACT), encoder),
         screen=ScreenSummary(candidates=synthetic, accepted=synthetic, reasons={}),
-        config=AuditConfig(),
+        config=config,
     )
 
 
-def finish(work: Generator[Progress, None, Result], spent: dict[str, float]) -> Result:
-    """Run a part of work to its end, and add the processor's time since the last word under each label."""
-    last = time.process_time()
+def finish(work: Generator[Progress, None, Result], bill: Bill) -> Result:
+    """Run a part of work to its end, and put what it took since its last word under each label."""
     while True:
         try:
-            label = next(work).label
+            bill.add(next(work).label)
         except StopIteration as end:
-            spent["figures at the end"] += time.process_time() - last
+            bill.add("figures at the end")
             result: Result = end.value
             return result
-        now = time.process_time()
-        spent[label] += now - last
-        last = now
 
 
 def under_its_name(part: Part) -> Part:
