@@ -18,6 +18,7 @@ import torch._dynamo  # as the line above: so that importing them later counts a
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion import sizing
 from meddiff_core.diffusion.training import DenoiserTraining
+from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.study import Study
 
@@ -49,6 +50,7 @@ def planned(network: str, side: int) -> tuple[float, float]:
 
 
 def taken(network: str, side: int) -> tuple[float, float]:
+    keep_freed_memory()
     before = peak_gb()
     training = start(network, side)
     training.step(0)
