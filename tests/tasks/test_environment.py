@@ -22,6 +22,11 @@ def test_nothing_calls_home(environ: dict[str, str], tmp_path: Path) -> None:
     assert environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
+def test_waiting_threads_leave_the_cores_to_others(environ: dict[str, str], tmp_path: Path) -> None:
+    prepare_environment(tmp_path)
+    assert environ["GOMP_SPINCOUNT"] == "1000"
+
+
 def test_state_lies_in_the_study(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare_environment(Path("study"))
