@@ -118,7 +118,8 @@ def _shortfall(wanted: int, accepted: int, flagged: int, cells: Sequence[CellCou
     if accepted < wanted:
         parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when the budget was spent.")
     if flagged:
-        parts.append(f"{flagged} accepted volumes were left out as suspected copies of real scans.")
+        left_out = "1 accepted volume was" if flagged == 1 else f"{flagged} accepted volumes were"
+        parts.append(f"{left_out} left out as suspected copies of real scans.")
     short = [f"{cell.accepted} of {cell.wanted} in “{cell.name}”" for cell in cells if cell.accepted < cell.wanted]
     if short and len(cells) > 1:
         parts.append(f"The release holds {', '.join(short)}.")
