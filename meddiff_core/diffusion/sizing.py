@@ -34,8 +34,9 @@ MOST_EPOCHS = 1500
 """Beyond that a small training set is learned by heart."""
 MOVED_FROM_EPOCHS = 50
 """Sights of each volume from which moved ones are worth more than the steps that they take from the others."""
-WORKSPACE_GB = 0.1
-"""On a CPU, what convolutions and the allocator take beyond the tensors (`tests/benchmarks/plan.py`)."""
+PASSING, WORKSPACE_GB = 0.1, 0.1
+"""On a CPU, gradients on their way as a share of what is kept for them, and what convolutions and the allocator take
+beyond all tensors (`tests/benchmarks/plan.py`)."""
 
 
 def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str) -> Plan:
@@ -227,7 +228,8 @@ def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
     if cuda:
         return Cost(seconds, besides, torch.cuda.max_memory_allocated(training.device) / 2**30)
     own = sum(tensor.untyped_storage().nbytes() for tensor in training.state().values())
-    return Cost(seconds, besides, (sum(kept.values()) + own) / 2**30 + WORKSPACE_GB)
+    tensors = (1 + PASSING) * sum(kept.values()) + own
+    return Cost(seconds, besides, tensors / 2**30 + WORKSPACE_GB)
 
 
 @contextmanager
