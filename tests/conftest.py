@@ -82,6 +82,24 @@ def contract(make_contract: Callable[..., Any]) -> Any:
     return make_contract()
 
 
+@pytest.fixture
+def plan(make_contract: Callable[..., Any]) -> Any:
+    """A plan of two trainings that were measured."""
+    from meddiff_core.models.autoencoder import AutoencoderShape
+    from meddiff_core.models.denoiser import DenoiserShape
+    from meddiff_core.models.plan import Plan, TrainingPlan
+
+    return Plan(
+        contract=make_contract(),
+        autoencoder=AutoencoderShape(in_channels=4, channels=(8, 8, 8), latent_channels=2),
+        autoencoder_training=TrainingPlan(steps=90, batch=2, seconds_per_step=2.0, memory_gb=0.1),
+        denoiser=DenoiserShape(latent_channels=2, channels=(32, 32)),
+        denoiser_training=TrainingPlan(steps=10, batch=4, seconds_per_step=0.5, memory_gb=0.1),
+        device="cpu",
+        reasons={"size": "because"},
+    )
+
+
 @pytest.fixture(scope="session")
 def save_models() -> Callable[..., Path]:
     """(folder, contract, seed) to the folder, with both models in it: never trained, but they answer to conditions."""

@@ -23,9 +23,9 @@ from meddiff_core.contract import Contract
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.solvers import solve_euler
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.autoencoder import AutoencoderShape, load_autoencoder
+from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.checkpoint import load_checkpoint, load_initial
-from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, load_denoiser
+from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser
 from meddiff_core.models.imported.adoption import adopt_model, follow_models
 from meddiff_core.models.imported.convert import convert_denoiser, convert_models
 from meddiff_core.models.imported.description import read_description
@@ -637,18 +637,11 @@ def test_a_model_is_adopted_as_it_is_under_the_same_contract_alone(
 
 
 @pytest.fixture
-def planned(make_contract: Callable[..., Contract]) -> Plan:
+def planned(plan: Plan, make_contract: Callable[..., Contract]) -> Plan:
     """What a study had planned before."""
     training = TrainingPlan(steps=500, batch=2, seconds_per_step=0.5, memory_gb=1.0)
-    return Plan(
-        contract=make_contract(size=(32, 32, 32)),
-        autoencoder=AutoencoderShape(in_channels=4, channels=(8, 16), latent_channels=4),
-        autoencoder_training=training,
-        denoiser=DenoiserShape(latent_channels=4, channels=(32,)),
-        denoiser_training=training,
-        device="cpu",
-        reasons={"size": "As the study says."},
-    )
+    changes = {"autoencoder_training": training, "denoiser_training": training}
+    return plan.model_copy(update=changes | {"contract": make_contract(size=(32, 32, 32))})
 
 
 def steps(**given: int) -> TrainConfig:

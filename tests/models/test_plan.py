@@ -8,24 +8,8 @@ from typing import Any
 import pytest
 
 from meddiff_core.artefacts import write_json
-from meddiff_core.contract import Contract
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.autoencoder import AutoencoderShape
-from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.plan import Plan, TrainingPlan, load_plan
-
-
-@pytest.fixture
-def plan(contract: Contract) -> Plan:
-    return Plan(
-        contract=contract,
-        autoencoder=AutoencoderShape(in_channels=4, channels=(8, 8, 8), latent_channels=2),
-        autoencoder_training=TrainingPlan(steps=90, batch=2, seconds_per_step=2.0, memory_gb=0.1),
-        denoiser=DenoiserShape(latent_channels=2, channels=(32, 32)),
-        denoiser_training=TrainingPlan(steps=10, batch=4, seconds_per_step=0.5, memory_gb=0.1),
-        device="cpu",
-        reasons={"size": "because"},
-    )
+from meddiff_core.models.plan import Plan, load_plan
 
 
 @pytest.fixture
