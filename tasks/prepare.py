@@ -29,7 +29,10 @@ def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
         fingerprint = show(take_fingerprint(inventory, study.data, mapper))
     write_json(workspace.path("fingerprint"), fingerprint)
     write_refusals(folder / REFUSED, fingerprint.refused)
-    counts = {"cases": len(fingerprint.cases), "refused": len(fingerprint.refused), "notes": len(fingerprint.notes)}
+    usable, refused = len(fingerprint.cases), len(fingerprint.refused)
+    if refused:
+        say(f"{refused} of {usable + refused} scans cannot be used; why, is in {folder / REFUSED}")
+    counts = {"cases": usable, "refused": refused, "notes": len(fingerprint.notes)}
     return {"digest": digest_of(fingerprint), "summary": counts}
 
 
