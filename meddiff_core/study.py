@@ -41,12 +41,24 @@ class DataConfig(Config):
     """Where the real scans are, and what is known of them."""
 
     images: str
-    """Folder or glob of NIfTI files, folder of DICOM series, BIDS dataset, or CSV/TSV table with the
-    columns subject, image and optionally label and covariates. Relative to this file."""
+    """Folder or glob of NIfTI files, folder of DICOM series, BIDS, nnU-Net or Decathlon data set, or CSV/TSV table
+    with the columns subject, image and optionally label and covariates. Relative to this file."""
+    follow_links: bool = False
+    """Also use files that links inside the folder point to outside of it."""
     labels: str | None = None
     """Folder of label maps on the grid of their images, named as the image or with a suffix."""
     participants: str | None = None
     """Table of covariates with a column participant_id (or subject)."""
+    subject: str | None = None
+    """Who a scan is of: a regular expression with a group named `subject`, searched in each scan's path below
+    `images`, such as `(?P<subject>P[0-9]+)`. Null: by the table, BIDS, DICOM's Patient ID, folders or file names."""
+    same_subject: list[list[str]] | str | None = None
+    """Subjects that are one person under several names: lists of ids, or a CSV/TSV table with one such list a row."""
+    kinds: list[str] | None = None
+    """Which kinds of image to use, by the names that `meddiff plan` lists: contrasts, channels, fields of view.
+    Several become the condition `kind`. Null: all scans must be of one kind."""
+    channel: int | str | None = None
+    """nnU-Net and Decathlon data sets: the channel to use, by its number or its name in dataset.json."""
     modality: Literal["MR", "CT"] | None = None
     """MR maps intensities by percentiles, CT by a window in Hounsfield units. Null: from the data."""
     label_groups: dict[str, list[Count]] = {}
@@ -56,6 +68,9 @@ class DataConfig(Config):
     covariates: dict[str, str] | None = None
     """Conditions: name and `continuous`, `categorical`, or `volume of GROUP` (mm3, measured on the
     label map). Null: every column of the table; empty: none."""
+    missing: list[str | float] | None = None
+    """Cells of the table that mean `not known`, besides empty ones, n/a, NA, NaN, NULL, None and the like: [-999].
+    Null: a number far outside all others is asked about. []: every number is taken as it is."""
     mask: Literal["none", "label", "brain"] = "none"
     """Set all voxels outside to background: where the label map is not 0, or by a brain extractor
     (extra `brain`)."""

@@ -52,9 +52,13 @@ class CaseRef:
     """Unique in the study; from the file's name, for the internal lists only."""
     subject: str
     image: Path
-    """NIfTI file, or folder of one DICOM series."""
+    """NIfTI file, or the first file of a DICOM series."""
     label: Path | None = None
     covariates: dict[str, float | str | None] = field(default_factory=dict)
+    slices: tuple[Path, ...] = ()
+    """All files of a DICOM series; none for NIfTI."""
+    kind: str = ""
+    """What tells this image apart from others of the same subject: contrast, channel, field of view."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,16 @@ class Refusal:
 
     case: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a folder leaves open and a person must settle before anything is made from it."""
+
+    key: str
+    """The setting that answers it, such as `data.kinds`."""
+    text: str
+    """What was found, with counts and examples, and which values the key may have."""
 
 
 @dataclass(frozen=True)

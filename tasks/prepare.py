@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from meddiff_core.artefacts import digest_of, write_json
+from meddiff_core.data.contract_inference import infer_contract, train_cases
 from meddiff_core.data.dataset import Dataset, build_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
-from meddiff_core.data.grid import infer_contract, train_cases
 from meddiff_core.data.ingest import discover
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.models.plan import load_plan

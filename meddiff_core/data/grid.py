@@ -1,73 +1,29 @@
-"""The study's grid, intensity mapping and conditions, inferred from the training scans alone.
-
-Every figure says why it is what it is. The holdout is not looked at: a grid or a range that was fitted to it
-would already know something of what the audit must find unknown.
-"""
+"""The grid of a study, chosen from the training scans alone: spacing and size, and one sentence of reason for each."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.contract import (
-    CategoricalCondition,
-    ConditionSpec,
-    ConditionValue,
-    ContinuousCondition,
-    Contract,
-    IntensityMapping,
-)
-from meddiff_core.data.fingerprint import PERCENTILES, CaseFingerprint, Fingerprint
-from meddiff_core.data.split import side_of
-from meddiff_core.errors import ConfigurationError, DataRefused
-from meddiff_core.study import DataConfig, Study
+from meddiff_core.data.fingerprint import CaseFingerprint
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.study import Study
 
 SPACING_STEP_MM = 0.5
 MOST_VOXELS_CPU = 100_000
 MOST_VOXELS_GPU = 2_100_000
 DEFAULT_LATENT_FACTOR = 4
-FEWEST_SUBJECTS = 8
-"""Fewer training subjects than this cannot teach a condition."""
 Size = tuple[int, int, int]
 Vector = NDArray[np.float64]
 
 
-def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple[Contract, dict[str, str]]:
-    """The contract that fits the training scans, and one sentence of reason per field.
+def choose_grid(train: Sequence[CaseFingerprint], study: Study, device: str) -> tuple[float, Size, dict[str, str]]:
+    """Spacing and size that hold the training scans, and why.
 
     Raises:
-        DataRefused: no subject is on the training side.
-        ConfigurationError: a size that the networks cannot halve, or scans of both MR and CT.
+        ConfigurationError: a size that the networks cannot halve.
     """
-    train = train_cases(fingerprint, study)
-    spacing, size, why = _grid(train, study, device)
-    intensity, why_intensity = _intensity(train, study.data)
-    labels, why_labels = _labels(train, study.data)
-    conditions, why_conditions = _conditions(train, fingerprint.kinds)
-    contract = Contract(
-        spacing_mm=spacing, size=size, intensity=intensity, mask=study.data.mask, labels=labels, conditions=conditions
-    )
-    mask = {
-        "none": "Every voxel is kept.",
-        "label": "Voxels outside the label map are 0.",
-        "brain": "Only the brain is kept.",
-    }
-    reasons = {**why, "intensity": why_intensity, "mask": mask[study.data.mask], "labels": why_labels, **why_conditions}
-    return contract, reasons
-
-
-def train_cases(fingerprint: Fingerprint, study: Study) -> list[CaseFingerprint]:
-    """The scans of training subjects."""
-    train = [case for case in fingerprint.cases if side_of(case.subject, study.seed, study.split) == "train"]
-    if not train:
-        subjects = len({case.subject for case in fingerprint.cases})
-        raise DataRefused(f"split.train: must leave a training subject, leaves 0 of {subjects}")
-    return train
-
-
-def _grid(train: Sequence[CaseFingerprint], study: Study, device: str) -> tuple[float, Size, dict[str, str]]:
     step = 2 * (study.plan.latent_factor or DEFAULT_LATENT_FACTOR)
     if study.plan.size and any(length % step for length in study.plan.size):
         raise ConfigurationError(f"plan.size: must be multiples of {step} along each axis, is {list(study.plan.size)}")
@@ -138,82 +94,3 @@ def _round_up(spacing: float) -> float:
 
 def _fits(spans_mm: Vector, spacing: float, size: Size) -> bool:
     return bool((_voxels(spans_mm, spacing) <= np.array(size)).all())
-
-
-def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[IntensityMapping, str]:
-    modality = data.modality or _common_modality(train)
-    storage: Literal["uint8", "uint16"] = (
-        "uint8" if all(case.integer and case.bits <= 8 for case in train) else "uint16"
-    )
-    depth = f"stored as {storage}, the training scans have up to {max(case.bits for case in train)} bits"
-    if modality == "CT":
-        low, high = data.window_hu
-        mapping = IntensityMapping(modality="CT", low=low, high=high, storage=storage)
-        return mapping, f"CT: the window {low:g} to {high:g} HU; {depth}."
-    low, _, high = (float(value) for value in np.median([case.percentiles for case in train], axis=0))
-    percentiles = (PERCENTILES[0], PERCENTILES[-1])
-    mapping = IntensityMapping(modality="MR", low=low, high=high, percentiles=percentiles, storage=storage)
-    return (
-        mapping,
-        f"MR: percentiles {percentiles[0]} and {percentiles[1]} of each scan's foreground become 0 and 1; {depth}.",
-    )
-
-
-def _common_modality(train: Sequence[CaseFingerprint]) -> str:
-    counts = {name: sum(case.modality == name for case in train) for name in ("MR", "CT")}
-    if all(counts.values()):
-        raise ConfigurationError(
-            f"data.modality: must be given, {counts['MR']} scans look like MR and {counts['CT']} like CT"
-        )
-    return "CT" if counts["CT"] else "MR"
-
-
-def _labels(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[dict[str, tuple[int, ...]], str]:
-    values = sorted({value for case in train for value in case.label_values})
-    if data.label_groups:
-        labels = {name: tuple(sorted(group)) for name, group in data.label_groups.items()}
-        kept = {value for group in labels.values() for value in group}
-        outside = len(set(values) - kept)
-        return labels, f"As the study says; {outside} label values of the training scans lie outside the groups."
-    labels = {f"label_{value}": (value,) for value in values}
-    return (
-        labels,
-        f"Every value of the training label maps is a group: {len(labels)}." if labels else "There are no label maps.",
-    )
-
-
-def _conditions(
-    train: Sequence[CaseFingerprint], kinds: dict[str, str]
-) -> tuple[tuple[ConditionSpec, ...], dict[str, str]]:
-    specs: list[ConditionSpec] = []
-    why = {}
-    for name, kind in kinds.items():
-        if reason := _why_dropped(train, name):
-            why[f"conditions.{name}"] = f"Dropped: {reason}."
-        else:
-            specs.append(_spec(train, name, kind))
-    kept = ", ".join(spec.name for spec in specs) or "none"
-    return tuple(specs), {"conditions": f"Known and varying among the training subjects: {kept}.", **why}
-
-
-def _known(train: Sequence[CaseFingerprint], name: str) -> list[ConditionValue]:
-    return [value for case in train if (value := case.covariates.get(name)) is not None]
-
-
-def _why_dropped(train: Sequence[CaseFingerprint], name: str) -> str | None:
-    subjects = {case.subject for case in train if case.covariates.get(name) is not None}
-    if len(subjects) < FEWEST_SUBJECTS:
-        return f"known for {len(subjects)} training subjects, needs {FEWEST_SUBJECTS}"
-    if len(set(_known(train, name))) == 1:
-        return "the same for every training subject"
-    return None
-
-
-def _spec(train: Sequence[CaseFingerprint], name: str, kind: str) -> ConditionSpec:
-    known = _known(train, name)
-    if kind == "categorical":
-        return CategoricalCondition(name=name, categories=tuple(sorted({str(value) for value in known})))
-    numbers = np.array(known, np.float64)
-    group = kind.removeprefix("volume of ") if kind.startswith("volume of ") else None
-    low, high, mean, std = (float(figure) for figure in (numbers.min(), numbers.max(), numbers.mean(), numbers.std()))
-    return ContinuousCondition(name=name, low=low, high=high, mean=mean, std=std, group=group)

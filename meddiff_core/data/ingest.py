@@ -10,17 +10,16 @@ from os.path import relpath
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
-from meddiff_core.contract import ConditionValue
 from meddiff_core.data.dicom import files_of_series, read_series
 from meddiff_core.data.labels import give_labels, label_files, longest_name_of
-from meddiff_core.data.listing import Found, Listing, find_images, plain, without_twins
+from meddiff_core.data.listing import Found, find_images, without_twins
 from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
+from meddiff_core.data.participants import Participants, covariates_for, read_participants, table_of, unmatched
 from meddiff_core.data.scan import Scan
-from meddiff_core.data.tables import covariate_kinds, covariates_of, id_column, ignored_columns, read_table
+from meddiff_core.data.tables import covariate_kinds, ignored_columns
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, Refusal, Volume
@@ -41,17 +40,6 @@ class Inventory:
     """Path relative to the study, size and modification time of every file used."""
 
 
-@dataclass(frozen=True)
-class Participants:
-    """The table of subjects."""
-
-    rows: dict[str, dict[str, str]]
-    columns: tuple[str, ...] = ()
-    twins: frozenset[str] = frozenset()
-    """Subjects with two rows that differ."""
-    path: Path | None = None
-
-
 def listing_digest(inventory: Inventory) -> str:
     """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
     odd = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
@@ -70,18 +58,19 @@ def discover(config: DataConfig, base: Path) -> Inventory:
     if not listing.found and not (source.is_file() and listing.refused):
         others = f"; found {len(listing.refused)} other files" if listing.refused else ""
         raise DataRefused(f"data.images: no scans in {source}, looked for {LOOKED_FOR}{others}")
-    participants = _read_participants(config, base, listing)
+    named = base / config.participants if config.participants else None
+    participants = read_participants(named or listing.participants)
     images = _with_subjects(listing.found, participants)
     unique, twins = without_twins(images)
     found, unlabelled, notes = _with_labels(config, base, unique)
-    table = _table(found, participants)
+    table = table_of(found, participants)
     kinds = covariate_kinds(config, table)
     cases, misfits = _cases(found, participants, kinds)
     tables = [path for path in (source, participants.path) if path is not None and path.is_file()]
     return Inventory(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
         refused=_in_order([*listing.refused, *twins, *unlabelled, *misfits]),
-        notes=_in_order([*listing.notes, *notes, *ignored_columns(config, table), *_unmatched(participants, images)]),
+        notes=_in_order([*listing.notes, *notes, *ignored_columns(config, table), *unmatched(participants, images)]),
         kinds=kinds,
         listing=_stat_files(cases, tables, base),
     )
@@ -89,22 +78,6 @@ def discover(config: DataConfig, base: Path) -> Inventory:
 
 def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(sorted(refusals, key=lambda refusal: (refusal.case, refusal.reason)))
-
-
-def _read_participants(config: DataConfig, base: Path, listing: Listing) -> Participants:
-    path = base / config.participants if config.participants else listing.participants
-    if path is None:
-        return Participants({})
-    table = read_table(path, "data.participants")
-    name = id_column(table, "data.participants")
-    rows: dict[str, dict[str, str]] = {}
-    twins = set()
-    for cells in table.to_dict("records"):
-        row = {str(column): str(cell) for column, cell in cells.items()}
-        subject = plain(row.pop(name))
-        if rows.setdefault(subject, row) != row:
-            twins.add(subject)
-    return Participants(rows, tuple(column for column in table.columns if column != name), frozenset(twins), path)
 
 
 def _with_subjects(found: Sequence[Found], participants: Participants) -> list[Found]:
@@ -133,53 +106,17 @@ def _with_labels(
     return own + matched, refused, notes
 
 
-def _row(image: Found, participants: Participants) -> dict[str, str]:
-    return {**participants.rows.get(str(image.subject), {}), **image.row}
-
-
-def _table(found: Sequence[Found], participants: Participants) -> pd.DataFrame:
-    """Covariates of every scan as written, empty where there is no row."""
-    own = next((list(image.row) for image in found), [])
-    columns = list(dict.fromkeys([*participants.columns, *own]))
-    return pd.DataFrame([_row(image, participants) for image in found], columns=columns, dtype=str).fillna("")
-
-
 def _cases(
     found: Sequence[Found], participants: Participants, kinds: Mapping[str, str]
 ) -> tuple[list[CaseRef], list[Refusal]]:
     cases, refused = [], []
     for image in found:
         try:
-            values = _covariates(image, participants, kinds)
+            values = covariates_for(image, participants, kinds)
             cases.append(CaseRef(image.case, str(image.subject), image.image, image.label, values))
         except ValueError as error:
             refused.append(Refusal(image.case, str(error)))
     return cases, refused
-
-
-def _covariates(image: Found, participants: Participants, kinds: Mapping[str, str]) -> dict[str, ConditionValue]:
-    if image.subject in participants.twins:
-        raise ValueError(f"two rows claim the subject {image.subject!r} and differ")
-    return covariates_of(_row(image, participants), kinds)
-
-
-def _unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusal]:
-    """Rows without a scan, and scans without a row where there is a table."""
-    subjects = {str(image.subject) for image in found}
-    lonely = [
-        Refusal(subject, "row of the participants table has no scan")
-        for subject in participants.rows
-        if subject not in subjects
-    ]
-    if participants.path is None:
-        return lonely
-    return lonely + [
-        Refusal(
-            image.case, f"subject {image.subject!r} has no row in the participants table; its covariates are missing"
-        )
-        for image in found
-        if image.subject not in participants.rows
-    ]
 
 
 def _stat_files(cases: Sequence[CaseRef], tables: Sequence[Path], base: Path) -> tuple[tuple[str, int, int], ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
-from meddiff_core.data.grid import infer_contract, train_cases
+from meddiff_core.data.contract_inference import infer_contract, train_cases
 from meddiff_core.data.split import side_of
 from meddiff_core.errors import ConfigurationError, DataRefused
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meddiff_core.data.contract_inference import infer_contract
 from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
-from meddiff_core.data.grid import infer_contract
 from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.study import DataConfig, Study
 from meddiff_core.types import in_turn
