@@ -202,8 +202,8 @@ class DenoiserConfig(Config):
     whose samples are best is kept."""
     gradient_checkpointing: bool | None = None
     """As for the autoencoder."""
-    patience: Count = 6
-    """Validations without better samples, of about 8 in all, after which training ends early."""
+    patience: Count = 3
+    """Validations without better samples, of about 6 that have samples to compare, after which training ends early."""
 
 
 class TrainConfig(Config):

@@ -38,12 +38,13 @@ CAVEATS = (
     "Passing the copy test is necessary and not sufficient: it is no proof of anonymity, and membership may still "
     "be inferred.",
     "Copies are searched as whole volumes and as halves, flipped, shifted by a voxel, blurred, noisy or with other "
-    "intensities. Copies of a smaller part, volumes that were turned or warped, and mixtures of several volumes may go "
-    "unseen.",
-    "Distances depend on the extractor and on the sizes: compare them with the floor beside them, not with other "
-    "studies.",
-    "There is no formal guarantee of differential privacy.",
+    "intensities. Copies of a smaller part, volumes that were rotated or warped, and mixtures of several volumes may "
+    "go unseen.",
+    "Distances depend on the extractor and on the sizes: compare them with the real-to-real value beside them, not "
+    "with other studies.",
+    "There is no formal guarantee: that needs differential privacy, and the models were not trained with it.",
 )
+"""What no figure of an audit shows; the card says it in these words."""
 
 
 Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]

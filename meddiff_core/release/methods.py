@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
-from meddiff_core.study import SamplingConfig, Study
+from meddiff_core.study import AutoencoderConfig, SamplingConfig, Study
 
 _PREDICTS = {
     "edm": "EDM preconditioning",
@@ -38,7 +38,7 @@ def describe_methods(
         f"Scans of {sum(sides.values())} cases were brought to {size} voxels of {contract.spacing_mm:g} mm in RAS+ "
         f"orientation and split by subject into {sides['train']} for training, {sides['validation']} for validation "
         f"and {sides['holdout']} held out until the audit.",
-        _autoencoder(plan),
+        _autoencoder(plan, study.train.autoencoder),
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_choice(choice)] if choice else []),
@@ -60,17 +60,34 @@ def _guidance(sampling: SamplingConfig) -> str:
     return f"guided by {sampling.guidance:g} away from {away[sampling.guided_by]}"
 
 
-def _autoencoder(plan: Plan) -> str:
+def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
     latents = (
         f"its latents have {plan.autoencoder.latent_channels} channels of {' x '.join(map(str, plan.latent_size))}"
     )
     if not plan.autoencoder_training.steps:
         return f"An autoencoder (MONAI AutoencoderKL) was used as it had been trained elsewhere; {latents}."
+    *terms, last = _loss_terms(config, labelled=bool(plan.contract.labels))
     return (
         f"An autoencoder (MONAI AutoencoderKL, {_training(plan, plan.autoencoder_training)} volumes) was trained over "
-        f"the image and {len(plan.contract.labels)} label groups with reconstruction, Kullback-Leibler, "
-        f"patch-adversarial and feature-matching terms; {latents}."
+        f"the image and {len(plan.contract.labels)} label groups with {', '.join(terms)} and {last} terms; {latents}."
     )
+
+
+def _loss_terms(config: AutoencoderConfig, labelled: bool) -> list[str]:
+    """Of the autoencoder's loss, those whose weight is not 0; the reconstruction and one more at the least."""
+    perceptual = config.perceptual_weight > 0
+    kind = config.perceptual
+    terms = {
+        "reconstruction": True,
+        "label cross-entropy": labelled and config.label_weight > 0,
+        "Dice": labelled and config.overlap_weight > 0,
+        "feature-matching": perceptual and kind in ("discriminator", "both"),
+        "Fourier spectrum": perceptual and kind in ("fft", "both"),
+        "ImageNet perceptual": perceptual and kind == "imagenet",
+        "patch-adversarial": config.adversarial_weight > 0,
+        "Kullback-Leibler": True,
+    }
+    return [name for name, present in terms.items() if present]
 
 
 def _denoiser(plan: Plan, study: Study) -> str:

@@ -1,7 +1,10 @@
 """Sentences that the card, the page and the metadata must say in the same words.
 
-What a privacy test shows is easily overstated; it is written once, here.
+What a privacy test shows is easily overstated; it is written once: by the audit, whose caveats stand
+here word for word.
 """
+
+from meddiff_core.evidence.audit import CAVEATS
 
 PRIVACY_SHOWS = (
     "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, and hold"
@@ -9,11 +12,9 @@ PRIVACY_SHOWS = (
     "A gate passes on the end of its confidence interval that hurts, not on the value itself.",
 )
 PRIVACY_DOES_NOT_SHOW = (
-    "Passing is necessary, not sufficient. It means that these tests, with the number of held-out people that there"
-    " were, found no copies. A resemblance that they do not look for would be missed.",
+    *CAVEATS,
     "It does not make this cohort anonymous in the sense of any law. That judgement belongs to the owner of the real"
     " scans, and looks at the setting of a release as well.",
-    "There is no formal guarantee: that needs differential privacy, and the models were not trained with it.",
 )
 LIMITATIONS = (
     "The volumes are drawn from a model of one set of real scans. What is rare or absent there is rare or absent here,"

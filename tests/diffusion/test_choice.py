@@ -1,5 +1,6 @@
 """The choice of weights: the best before copies creep in, and the same after a kill."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from meddiff_core.diffusion.choice import (
     describe_choice,
     read_choice,
 )
+from meddiff_core.diffusion.training import JUDGED_FROM
 from meddiff_core.models.checkpoint import Tensors, load_checkpoint, save_checkpoint
+from meddiff_core.models.training.loop import VALIDATIONS
+from meddiff_core.study import DenoiserConfig
 
 COPIES = 0.5 + 2 * MARGIN
 Case = tuple[int, str, float, float]
@@ -185,3 +189,8 @@ def test_a_model_that_was_not_judged_has_no_choice(tmp_path: Path) -> None:
 def test_a_judgement_is_a_number() -> None:
     with pytest.raises(ValidationError, match="finite"):
         judgement(float("nan"))
+
+
+def test_the_default_patience_can_run_out_before_a_training_ends() -> None:
+    rounds = math.floor((1 - JUDGED_FROM) * VALIDATIONS) + 1
+    assert DenoiserConfig().patience < rounds - 1  # the best may be the first, and the last saves nothing

@@ -70,3 +70,30 @@ def test_solver_and_levels_are_those_of_the_study(plan: Plan, solver: str) -> No
     study = Study(name="heads", data=DataConfig(images="scans"), sampling=sampling)
     text = " ".join(describe_methods(study, plan, SIDES))
     assert f"over 4 noise levels ({7 if solver == 'heun' else 4} evaluations)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "absent"),
+    [
+        ({}, ["feature-matching", "patch-adversarial"], ["Fourier", "ImageNet", "Dice"]),
+        ({"perceptual": "fft"}, ["Fourier spectrum"], ["feature-matching"]),
+        ({"perceptual": "both"}, ["Fourier spectrum", "feature-matching"], ["ImageNet"]),
+        ({"perceptual": "imagenet"}, ["ImageNet perceptual"], ["feature-matching"]),
+        ({"perceptual": "none", "adversarial_weight": 0}, ["reconstruction"], ["matching", "adversarial", "spectrum"]),
+        ({"perceptual_weight": 0}, ["patch-adversarial"], ["feature-matching"]),
+    ],
+)
+def test_the_terms_of_the_loss_are_those_that_the_study_weighs(
+    plan: Plan, changes: dict[str, object], present: list[str], absent: list[str]
+) -> None:
+    train = {"autoencoder": changes}
+    study = Study.model_validate({"name": "heads", "data": {"images": "scans"}, "train": train})
+    text = " ".join(describe_methods(study, plan, SIDES))
+    assert all(name in text for name in present)
+    assert not any(name in text for name in absent)
+
+
+def test_the_terms_of_label_maps_need_label_maps(plan: Plan) -> None:
+    labelled = plan.model_copy(update={"contract": plan.contract.model_copy(update={"labels": {"left": (1,)}})})
+    assert "label cross-entropy, Dice" in methods(labelled)
+    assert "cross-entropy" not in methods(plan)

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
 from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.evidence.audit import CAVEATS
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
@@ -111,11 +113,14 @@ def test_report_and_card_name_every_gate_with_its_threshold(content: Any) -> Non
         assert "research" in text
 
 
-def test_report_and_card_say_what_the_tests_do_not_show(content: Any) -> None:
+def test_report_and_card_never_promise_anonymity(content: Any) -> None:
     for text in (render_report(content), render_card(content)):
-        assert "necessary, not sufficient" in text
-        assert "no formal guarantee" in text
         assert not re.search(r"anonymi[sz]ed|guarantees (privacy|anonymity)|fully private", text)
+
+
+def test_the_audits_caveats_stand_on_card_and_report_word_for_word(content: Any) -> None:
+    for text in (render_card(content), unescape(render_report(content))):
+        assert all(caveat in text for caveat in CAVEATS)
 
 
 def test_methods_source_and_shortfall_are_printed(content: Any) -> None:
