@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from meddiff_core.data.ingest import discover, listing_digest
-from tasks.prepare import conform_scans, fingerprint_scans, plan_study
+from tasks.prepare import conform_scans, fingerprint_scans, plan_study, split_subjects
 from tasks.stage import make, make_plan, open_stage
 
 
@@ -15,12 +15,13 @@ def plan(study: str) -> dict[str, Any]:
     with open_stage(study, "plan") as workspace:
         scans = listing_digest(discover(workspace.study.data, workspace.folder))
         make(workspace, "fingerprint", fingerprint_scans, scans)
+        make(workspace, "split", split_subjects)
         return make_plan(workspace, plan_study).summary
 
 
 @flow(name="prepare")
 def prepare(study: str) -> dict[str, Any]:
-    """Fingerprint, plan, and the conformed volumes split by subject."""
+    """Fingerprint, split, plan, and the conformed volumes."""
     plan(study)
     with open_stage(study, "prepare") as workspace:
         return make(workspace, "dataset", conform_scans).summary

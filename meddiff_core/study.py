@@ -99,7 +99,7 @@ class DataConfig(Config):
 
 
 class SplitConfig(Config):
-    """Shares of subjects. A subject's side depends on its id and the seed alone."""
+    """Shares of subjects, to which sides are filled at first. Who is on which side is kept in split.json."""
 
     train: Fraction = 0.7
     """Share that models and thresholds are fitted on."""
@@ -108,7 +108,7 @@ class SplitConfig(Config):
 
     @model_validator(mode="after")
     def _leaves_a_holdout(self) -> "SplitConfig":
-        if (modelled := self.train + self.validation) > 0.95:
+        if (modelled := round(self.train + self.validation, 9)) > 0.95:
             raise ValueError(f"train + validation must leave at least 0.05 as holdout, is {modelled:.2f}")
         return self
 
@@ -539,7 +539,7 @@ class Study(Config):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Small letters, digits and hyphens; names the releases."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the split and both trainings."""
+    """Of the split, of those subjects that have no side yet, and of both trainings."""
     data: DataConfig
     """Real scans."""
     split: SplitConfig = SplitConfig()

@@ -15,6 +15,7 @@ from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import Study, load_study
 
 STUDY_FILE = "study.yaml"
+SPLIT_FILE = "split.json"
 Settings = Callable[["Workspace"], Mapping[str, Any]]
 
 
@@ -53,10 +54,16 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
     widths = {"latent_channels": study.train.autoencoder.latent_channels}
     return {
         "study.plan": study.plan,
-        "study.split": study.split,
         "study.seed": study.seed,
         "study.train": [sizes, widths],
+        **_sides(w),
     }
+
+
+def _sides(w: "Workspace") -> dict[str, Any]:
+    """Who is on which side as it is written down, edited or not."""
+    path = w.path("split")
+    return {SPLIT_FILE: digest_file(path) if path.is_file() else "missing"}
 
 
 FIGURES = ("seconds_per_step", "seconds_besides", "memory_gb")
@@ -89,12 +96,18 @@ DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "den
 
 CHAIN: dict[str, Artefact] = {
     "fingerprint": Artefact("prepare", "fingerprint.json", (), _fingerprint_settings),
-    "plan": Artefact("prepare", "plan.json", ("fingerprint",), _plan_settings),
+    "split": Artefact(
+        "prepare",
+        SPLIT_FILE,
+        ("fingerprint",),
+        lambda w: {"study.split": w.study.split, "study.seed": w.study.seed},
+    ),
+    "plan": Artefact("prepare", "plan.json", ("fingerprint", "split"), _plan_settings),
     "dataset": Artefact(
         "prepare",
         "dataset.zarr",
-        ("fingerprint",),
-        lambda w: {"plan.contract": _planned(w, "contract"), "study.split": [w.study.split, w.study.seed]},
+        ("fingerprint", "split"),
+        lambda w: {"plan.contract": _planned(w, "contract"), **_sides(w)},
     ),
     "autoencoder": Artefact(
         "train",

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from meddiff_core.artefacts import digest_of, write_json
-from meddiff_core.data.contract_inference import infer_contract, train_cases
-from meddiff_core.data.dataset import Dataset, build_dataset, write_refusals
+from meddiff_core.data.contract_inference import infer_contract, training_part
+from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import discover
+from meddiff_core.data.split import Split, assign_sides, read_split, stratifying_covariates
+from meddiff_core.data.split_limits import require_usable_sides
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import Workspace
@@ -37,14 +39,43 @@ def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
 
 
 @task()
+def split_subjects(folder: Path, *, key: str) -> dict[str, Any]:
+    """Put every new subject on a side; nothing is written down that training or audit could not use."""
+    workspace = Workspace.open(folder)
+    study, fingerprint, previous = workspace.study, _read_fingerprint(workspace), _previous_split(workspace)
+    subjects = stratifying_covariates(fingerprint)
+    split = assign_sides(previous, subjects, study.split, study.seed, _names_of_one_person(workspace))
+    require_usable_sides(split, [case.subject for case in fingerprint.cases], study.split, first=previous is None)
+    write_json(workspace.path("split"), split)
+    return {"digest": split.digest(), "summary": split.sizes(list(subjects))}
+
+
+def _previous_split(workspace: Workspace) -> Split | None:
+    """The split as it is written down, or as a data set shows it that was made before splits were."""
+    if workspace.path("split").exists():
+        return read_split(workspace.path("split"))
+    record, study = workspace.ledger.read("dataset"), workspace.study
+    sides = sides_of_dataset(workspace.folder) if record is not None and "split" not in record.inputs else {}
+    if not sides:
+        return None
+    return Split(sides=sides, train=study.split.train, validation=study.split.validation, seed=study.seed)
+
+
+def _names_of_one_person(workspace: Workspace) -> list[list[str]]:
+    given = workspace.study.data.same_subject
+    return given if isinstance(given, list) else []
+
+
+@task()
 def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     """Decide grid, networks and steps from the fingerprint and this machine."""
     workspace = Workspace.open(folder)
     study, fingerprint = workspace.study, _read_fingerprint(workspace)
     device = choose_device(study.runtime.device)
-    contract, reasons = infer_contract(fingerprint, study, device)
+    train = training_part(fingerprint, read_split(workspace.path("split")))
+    contract, reasons = infer_contract(train, study, device)
     say("measuring the speed of both trainings on this machine")
-    plan = infer_plan(contract, reasons, study, len(train_cases(fingerprint, study)), device)
+    plan = infer_plan(contract, reasons, study, len(train.cases), device)
     write_json(workspace.path("plan"), plan)
     log_file(workspace.path("plan"))
     length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}
@@ -54,14 +85,16 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
 
 @task()
 def conform_scans(folder: Path, *, key: str) -> dict[str, Any]:
-    """Bring every scan to the contract's grid, and split by subject."""
+    """Bring every scan to the contract's grid, and note its side of the split."""
     workspace = Workspace.open(folder)
     study, fingerprint = workspace.study, _read_fingerprint(workspace)
     inventory, contract = discover(study.data, folder), load_plan(workspace.path("plan")).contract
+    split = read_split(workspace.path("split"))
     with open_mapper(study.runtime, folder) as mapper:
-        refused = show(build_dataset(folder, inventory.cases, fingerprint, contract, study, mapper))
+        refused = show(build_dataset(folder, inventory.cases, fingerprint, contract, study.data, split, mapper))
     write_refusals(folder / REFUSED, [*fingerprint.refused, *refused])
     dataset = Dataset.open(folder)
+    require_usable_sides(split, dataset.subjects(None), study.split, first=False)
     counts = dataset.sizes() | {"refused": len(fingerprint.refused) + len(refused)}
     return {"digest": dataset.digest(), "summary": counts}
 

@@ -1,7 +1,7 @@
 """The contract that fits the training scans: grid, intensity mapping, labels and conditions.
 
-Every figure says why it is what it is. The holdout is not looked at: a grid or a range that was fitted to it
-would already know something of what the audit must find unknown.
+Every figure says why it is what it is. The holdout is left out before anything is inferred: a grid or a range that
+was fitted to it would already know something of what the audit must find unknown.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from meddiff_core.contract import (
 )
 from meddiff_core.data.fingerprint import PERCENTILES, CaseFingerprint, Fingerprint
 from meddiff_core.data.grid import choose_grid
-from meddiff_core.data.split import side_of
+from meddiff_core.data.split import Split
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig, Study
 
@@ -28,13 +28,12 @@ FEWEST_SUBJECTS = 8
 
 
 def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple[Contract, dict[str, str]]:
-    """The contract that fits the training scans, and one sentence of reason per field.
+    """The contract that fits the scans of a fingerprint (see `training_part`), and one sentence of reason per field.
 
     Raises:
-        DataRefused: no subject is on the training side.
         ConfigurationError: a size that the networks cannot halve, or scans of both MR and CT.
     """
-    train = train_cases(fingerprint, study)
+    train = fingerprint.cases
     spacing, size, why = choose_grid(train, study, device)
     intensity, why_intensity = _intensity(train, study.data)
     labels, why_labels = _labels(train, study.data)
@@ -51,13 +50,17 @@ def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple
     return contract, reasons
 
 
-def train_cases(fingerprint: Fingerprint, study: Study) -> list[CaseFingerprint]:
-    """The scans of training subjects."""
-    train = [case for case in fingerprint.cases if side_of(case.subject, study.seed, study.split) == "train"]
+def training_part(fingerprint: Fingerprint, split: Split) -> Fingerprint:
+    """The fingerprint with the scans of training subjects alone.
+
+    Raises:
+        DataRefused: there are none.
+    """
+    train = tuple(case for case in fingerprint.cases if split.sides[case.subject] == "train")
     if not train:
         subjects = len({case.subject for case in fingerprint.cases})
         raise DataRefused(f"split.train: must leave a training subject, leaves 0 of {subjects}")
-    return train
+    return fingerprint.model_copy(update={"cases": train})
 
 
 def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[IntensityMapping, str]:

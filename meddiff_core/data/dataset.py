@@ -26,7 +26,7 @@ from meddiff_core.artefacts import digest_of, publish_folder, write_text
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, Contract
 from meddiff_core.data.conform import conform_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
-from meddiff_core.data.split import SIDES, Side, side_of
+from meddiff_core.data.split import SIDES, Side, Split
 from meddiff_core.data.store import (
     StoredVolumes,
     chunk_path,
@@ -37,12 +37,14 @@ from meddiff_core.data.store import (
     read_volume,
 )
 from meddiff_core.errors import CaseRefused, DataRefused, IntegrityError, MeddiffError
-from meddiff_core.study import DataConfig, Study
+from meddiff_core.study import DataConfig
 from meddiff_core.tables import write_parquet
 from meddiff_core.types import CaseRef, Mapper, Progress, Refusal
 
 STORE = "dataset.zarr"
 TABLE = "cases.parquet"
+DIGESTED = ("subject", "side", "voxels_sha256", "label_voxels_sha256")
+"""Columns of the table that, with the contract, make the data set what it is."""
 BATCH = 4
 """Cases a mapped call: long enough to be worth sending, short enough to lose little."""
 
@@ -66,7 +68,13 @@ class Written:
 
 
 def build_dataset(
-    folder: Path, cases: Sequence[CaseRef], fingerprint: Fingerprint, contract: Contract, study: Study, mapper: Mapper
+    folder: Path,
+    cases: Sequence[CaseRef],
+    fingerprint: Fingerprint,
+    contract: Contract,
+    data: DataConfig,
+    split: Split,
+    mapper: Mapper,
 ) -> Generator[Progress, None, list[Refusal]]:
     """Write dataset.zarr and cases.parquet below `folder`; returns the cases that had to be left out.
 
@@ -78,15 +86,15 @@ def build_dataset(
     staged = folder / f".{STORE}.partial"
     with _full_disk_named(folder):
         _stage(staged, jobs, contract)
-        results = yield from _conform_all(staged, jobs, contract, study.data, mapper)
+        results = yield from _conform_all(staged, jobs, contract, data, mapper)
         refused += [result for result in results if isinstance(result, Refusal)]
         written = [result for result in results if isinstance(result, Written)]
         if not written:
             raise DataRefused(all_refused(refused))
         whole = staged if len(written) == len(jobs) else _without_holes(staged, written, contract)
-        _finish(whole, written, contract)
-        rows = [(jobs[one.row], one) for one in written]
-        write_parquet(folder / TABLE, _table(folder, rows, fingerprint, study))
+        table = _table(folder, [(jobs[one.row], one) for one in written], fingerprint, split)
+        zarr.open_group(whole, mode="r+").attrs["digest"] = _digest(contract, table.to_pandas())
+        write_parquet(folder / TABLE, table)
         publish_folder(whole, folder / STORE)  # last: until here all that was conformed can be picked up again
         shutil.rmtree(staged, ignore_errors=True)
     return refused
@@ -208,16 +216,13 @@ def _without_holes(staged: Path, written: Sequence[Written], contract: Contract)
     return dense
 
 
-def _finish(store: Path, written: Sequence[Written], contract: Contract) -> None:
-    group = zarr.open_group(store, mode="r+")
-    group.attrs["digest"] = _digest(contract, [(one.voxels_sha256, one.label_voxels_sha256) for one in written])
+def _digest(contract: Contract, table: pd.DataFrame) -> str:
+    """Also of the sides: who was trained on is as much a part of the data set as the voxels are."""
+    lines = table[list(DIGESTED)].astype(object).where(table[list(DIGESTED)].notna(), None).to_numpy().tolist()
+    return digest_of({"contract": contract.model_dump(mode="json"), "volumes": lines})
 
 
-def _digest(contract: Contract, voxels: Sequence[tuple[str, str | None]]) -> str:
-    return digest_of({"contract": contract.model_dump(mode="json"), "voxels": [list(pair) for pair in voxels]})
-
-
-def _table(folder: Path, rows: Sequence[tuple[Job, Written]], fingerprint: Fingerprint, study: Study) -> pa.Table:
+def _table(folder: Path, rows: Sequence[tuple[Job, Written]], fingerprint: Fingerprint, split: Split) -> pa.Table:
     covariates = {
         name: pa.array(
             [job.found.covariates.get(name) for job, _ in rows], pa.string() if kind == "categorical" else pa.float64()
@@ -226,8 +231,8 @@ def _table(folder: Path, rows: Sequence[tuple[Job, Written]], fingerprint: Finge
     }
     texts: dict[str, list[str | None]] = {
         "case": [job.case.case for job, _ in rows],
-        "subject": [job.case.subject for job, _ in rows],
-        "side": [side_of(job.case.subject, study.seed, study.split) for job, _ in rows],
+        "subject": [job.found.subject for job, _ in rows],
+        "side": [split.sides[job.found.subject] for job, _ in rows],
         "image_sha256": [job.found.image_sha256 for job, _ in rows],
         "source": [Path(relpath(job.case.image, folder)).as_posix() for job, _ in rows],
         "voxels_sha256": [one.voxels_sha256 for _, one in rows],
@@ -264,10 +269,8 @@ class Dataset:
         return dataset
 
     def digest(self) -> str:
-        """Of the contract and of every volume's voxels."""
-        columns = self.table["voxels_sha256"], self.table["label_voxels_sha256"]
-        pairs = [(str(image), None if pd.isna(label) else str(label)) for image, label in zip(*columns, strict=True)]
-        return _digest(self.contract, pairs)
+        """Of the contract and of every volume: its voxels, its subject and its side."""
+        return _digest(self.contract, self.table)
 
     def rows(self, side: Side | None) -> list[int]:
         """Rows of one side, or all."""
@@ -303,6 +306,15 @@ def _condition(line: Mapping[Any, Any], spec: ConditionSpec) -> ConditionValue:
     if isinstance(spec, CategoricalCondition):
         return str(value) if value in spec.categories else None
     return float(value)
+
+
+def sides_of_dataset(folder: Path) -> dict[str, Side]:
+    """On which side each subject of a finished data set is, from its table alone; nobody where there is none."""
+    try:
+        table = pq.read_table(folder / TABLE, columns=["subject", "side"]).to_pydict()
+    except (OSError, ValueError):
+        return {}
+    return dict(zip(table["subject"], table["side"], strict=True))
 
 
 def write_refusals(path: Path, refusals: Iterable[Refusal]) -> None:

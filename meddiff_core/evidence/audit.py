@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from meddiff_core.contract import Frozen
+from meddiff_core.data.split_limits import FEWEST_AUDITED
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract
@@ -30,8 +31,6 @@ from meddiff_core.evidence.utility.usefulness import utility
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Progress, Volumes
 
-FEWEST_VOLUMES = 8
-"""Of each set, below which no interval means anything."""
 MOST_PAIRS = 100
 """Pairs per set for MS-SSIM."""
 CAVEATS = (
@@ -178,8 +177,8 @@ def measured_by(config: AuditConfig) -> dict[str, object]:
 
 def _require_volumes(sizes: Mapping[str, int]) -> None:
     for side, count in sizes.items():
-        if count < FEWEST_VOLUMES:
-            raise DataRefused(f"the audit needs at least {FEWEST_VOLUMES} {side} volumes, has {count}")
+        if count < FEWEST_AUDITED:
+            raise DataRefused(f"the audit needs at least {FEWEST_AUDITED} {side} volumes, has {count}")
 
 
 def _accepted_metric(share: Estimate) -> Metric:

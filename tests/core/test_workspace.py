@@ -76,8 +76,8 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
     [
         ("data.modality", "CT", list(CHAIN)),
         ("plan.budget_minutes", 5, ["plan"]),
-        ("split.train", 0.5, ["plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("seed", 3, ["plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        ("split.train", 0.5, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        ("seed", 3, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
         ("train.autoencoder.kl_weight", 0.5, ["autoencoder", "latents", "denoiser", "reference", *TRAINED]),
         ("train.denoiser.learning_rate", 0.5, ["denoiser", "reference", *TRAINED]),
         ("train.denoiser.steps", 7, ["plan", "denoiser", "reference", *TRAINED]),
@@ -152,6 +152,21 @@ def test_an_edited_plan_makes_stale_what_obeys_it(
     assert found[first].reasons[0].startswith("plan")
     assert "plan" not in found
     assert set(TRAINED) <= found.keys()
+
+
+def test_a_split_edited_by_hand_makes_stale_whatever_was_made_with_the_other(workspace: Workspace) -> None:
+    workspace.path("split").write_text("{}")
+    found = behind(workspace)
+    assert list(found)[:2] == ["plan", "dataset"]
+    assert found["dataset"].reasons == ("split.json changed",)
+    assert "autoencoder" in found
+
+
+def test_the_same_split_made_again_makes_nothing_stale(workspace: Workspace) -> None:
+    """Nobody moved: other shares concern new subjects alone."""
+    other = Workspace(study(("split.train", 0.5)), workspace.folder)
+    other.record("split", "digest of split", other.inputs("split"), {})
+    assert behind(workspace, ("split.train", 0.5)) == {}
 
 
 def test_the_digest_of_a_plan_is_that_of_its_decisions(workspace: Workspace) -> None:

@@ -16,6 +16,7 @@ from meddiff_core.data import dataset as module
 from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
+from meddiff_core.data.split import assign_sides, stratifying_covariates
 from meddiff_core.errors import ConfigurationError, DataRefused, MeddiffError
 from meddiff_core.types import in_turn
 
@@ -287,7 +288,8 @@ def test_a_name_that_is_not_utf8(cohort: Made, data: Made) -> None:
 
 
 def _build(folder: Path, inventory: Inventory, found: Fingerprint, contract: Any, study: Any, finish: Made) -> Any:
-    return finish(build_dataset(folder / "out", inventory.cases, found, contract, study, in_turn))
+    split = assign_sides(None, stratifying_covariates(found), study.split, study.seed)
+    return finish(build_dataset(folder / "out", inventory.cases, found, contract, study.data, split, in_turn))
 
 
 @pytest.mark.parametrize("change", ["vanishes", "changes"])

@@ -15,9 +15,10 @@ from meddiff_core.artefacts import digest_file, digest_tree
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract
 from meddiff_core.data import dataset as module
 from meddiff_core.data.conform import conform_case
-from meddiff_core.data.dataset import Dataset, build_dataset, write_refusals
+from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
+from meddiff_core.data.split import Split, assign_sides, stratifying_covariates
 from meddiff_core.data.store import chunk_path, create_store, create_volumes, digest_volume, open_array, read_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.study import Study
@@ -33,11 +34,12 @@ class Stand:
         self.folder, self.study, self.contract, self._finish = folder, study, contract, finish
         self.inventory: Inventory = discover(study.data, folder)
         self.fingerprint: Fingerprint = finish(take_fingerprint(self.inventory, study.data, in_turn))
+        self.split: Split = assign_sides(None, stratifying_covariates(self.fingerprint), study.split, study.seed)
 
     def build(self, mapper: Any = in_turn, into: str = "out") -> list[Refusal]:
         folder = self.folder / into
-        work = build_dataset(folder, self.inventory.cases, self.fingerprint, self.contract, self.study, mapper)
-        return list(self._finish(work))
+        made = self.inventory.cases, self.fingerprint, self.contract, self.study.data, self.split
+        return list(self._finish(build_dataset(folder, *made, mapper)))
 
     def open(self, into: str = "out") -> Dataset:
         return Dataset.open(self.folder / into)
@@ -79,6 +81,25 @@ def test_sides_share_no_subject_and_leave_none_out(stand: Made) -> None:
     assert [len(data.volumes(side)) for side in ("train", "validation", "holdout")] == [len(rows) for rows in sides]
     row = sides[0][-1]
     np.testing.assert_array_equal(data.volumes("train").image(len(sides[0]) - 1), data.volumes(None).image(row))
+
+
+def test_every_subject_is_on_the_side_that_the_split_says(stand: Made) -> None:
+    made = stand(12)
+    made.build()
+    assert sides_of_dataset(made.folder / "out") == made.split.sides
+    assert made.open().sizes() == {"train": 8, "validation": 2, "holdout": 2}
+    assert sides_of_dataset(made.folder) == {}
+
+
+def test_another_split_is_another_data_set_though_all_voxels_are_the_same(stand: Made) -> None:
+    made = stand(12)
+    made.build(into="one")
+    sides = made.split.sides
+    (one, side), (other, _) = next(iter(sides.items())), next(item for item in sides.items() if item[1] != sides["s00"])
+    made.split = made.split.model_copy(update={"sides": sides | {one: sides[other], other: side}})
+    made.build(into="two")
+    assert made.open("one").sizes() == made.open("two").sizes()
+    assert made.open("one").digest() != made.open("two").digest()
 
 
 def test_conditions_are_those_of_the_contract_in_the_order_of_the_volumes(stand: Made) -> None:

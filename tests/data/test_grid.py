@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
-from meddiff_core.data.contract_inference import infer_contract, train_cases
-from meddiff_core.data.split import side_of
+from meddiff_core.data.contract_inference import infer_contract, training_part
+from meddiff_core.data.split import assign_sides, stratifying_covariates
 from meddiff_core.errors import ConfigurationError, DataRefused
+from meddiff_core.study import SplitConfig
 
 Made = Callable[..., Any]
 
@@ -45,11 +46,12 @@ def test_a_size_that_cannot_be_halved_often_enough_is_refused(
 
 
 def test_the_holdout_changes_nothing(figures: Made, study: Made) -> None:
-    sealed = study(split={"train": 0.5, "validation": 0.2})
     kinds = {"age": "continuous", "sex": "categorical"}
 
+    split = assign_sides(None, stratifying_covariates(figures()), SplitConfig(train=0.5, validation=0.2), 0)
+
     def trains(number: int) -> bool:
-        return side_of(f"s{number:02d}", 0, sealed.split) == "train"
+        return split.sides[f"s{number:02d}"] == "train"
 
     def age(number: int) -> float:
         return 30.0 + number
@@ -62,12 +64,13 @@ def test_the_holdout_changes_nothing(figures: Made, study: Made) -> None:
         percentiles=lambda n: (10.0, 100.0, 200.0) if trains(n) else (0.0, 1.0, 9999.0),
         modality=lambda n: "MR" if trains(n) else "CT",
     )
-    assert infer_contract(usual, sealed, "cpu") == infer_contract(odd, sealed, "cpu")
+    contracts = [infer_contract(training_part(scans, split), study(), "cpu") for scans in (usual, odd)]
+    assert contracts[0] == contracts[1]
 
 
 def test_intensities_of_mr_are_the_training_medians_and_of_ct_the_window(figures: Made, study: Made) -> None:
     scans = figures(percentiles=lambda n: (float(n), 100.0, 200.0 + n))
-    train = sorted(case.percentiles[0] for case in train_cases(scans, study()))
+    train = sorted(case.percentiles[0] for case in scans.cases)
     mapping = infer_contract(scans, study(), "cpu")[0].intensity
     assert (mapping.modality, mapping.percentiles) == ("MR", (0.5, 99.5))
     assert train[0] < mapping.low < train[-1]
@@ -84,7 +87,7 @@ def test_scans_of_both_kinds_ask_for_a_decision(figures: Made, study: Made) -> N
 
 
 def test_eight_bits_are_kept_only_if_all_sources_have_no_more(figures: Made, study: Made) -> None:
-    first = train_cases(figures(), study())[0].case
+    first = figures().cases[0].case
     mixed = figures(bits=lambda n: 16 if f"s{n:02d}_T1" == first else 8)
     assert infer_contract(figures(bits=8), study(), "cpu")[0].intensity.storage == "uint8"
     assert infer_contract(mixed, study(), "cpu")[0].intensity.storage == "uint16"
@@ -96,7 +99,7 @@ def test_conditions_carry_the_training_range_and_categories(figures: Made, study
         kinds={"age": "continuous", "sex": "categorical", "left": "volume of left"},
         covariates=lambda n: {"age": float(n), "sex": "MF"[n % 2], "left": 100.0 + n},
     )
-    ages = [case.covariates["age"] for case in train_cases(scans, study())]
+    ages = [case.covariates["age"] for case in scans.cases]
     age, sex, left = infer_contract(scans, study(), "cpu")[0].conditions
     assert isinstance(age, ContinuousCondition)
     assert isinstance(left, ContinuousCondition)
@@ -129,8 +132,9 @@ def test_labels_are_the_groups_or_every_training_value(figures: Made, study: Mad
 
 
 def test_no_training_subject_is_refused(figures: Made, study: Made) -> None:
-    with pytest.raises(DataRefused, match=r"split\.train"):
-        infer_contract(figures(), study(split={"train": 0.0}), "cpu")
+    split = assign_sides(None, stratifying_covariates(figures()), SplitConfig(train=0.0), 0)
+    with pytest.raises(DataRefused, match=r"split\.train: must leave a training subject, leaves 0 of 40"):
+        training_part(figures(), split)
 
 
 def test_a_size_that_no_spacing_fits_is_refused_and_not_searched_for_ever(figures: Made, study: Made) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meddiff_core.data.contract_inference import infer_contract
+from meddiff_core.data.contract_inference import infer_contract, training_part
 from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
+from meddiff_core.data.split import assign_sides, stratifying_covariates
 from meddiff_core.study import DataConfig, Study
 from meddiff_core.types import in_turn
 
@@ -50,8 +51,9 @@ def test_heads_fit_a_small_grid_upright_and_quickly(
 ) -> None:
     start = time.process_time()
     found: Fingerprint = finish(take_fingerprint(some, study.data, in_turn))
-    contract, _ = infer_contract(found, study, "cpu")
-    refused = finish(build_dataset(tmp_path, some.cases, found, contract, study, in_turn))
+    split = assign_sides(None, stratifying_covariates(found), study.split, study.seed)
+    contract, _ = infer_contract(training_part(found, split), study, "cpu")
+    refused = finish(build_dataset(tmp_path, some.cases, found, contract, study.data, split, in_turn))
     seconds = time.process_time() - start
     assert (contract.spacing_mm, contract.size, contract.intensity.storage) == (4.0, (40, 48, 40), "uint8")
     assert {case.orientation for case in found.cases} == {"PSR"}

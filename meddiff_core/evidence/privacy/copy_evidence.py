@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
+from meddiff_core.data.split_limits import FEWEST_COMPARED
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
@@ -103,8 +104,9 @@ def copy_evidence(
     for name in sets.queries:
         scores[name], rows[name] = combined_score([view.found[name] for view in views], typical)
     oracle = Oracle(*(_one_score_each(name, scores, sets, drawing) for name in ("holdout", "validation")))
-    if len(oracle.holdout) < 2:
-        raise DataRefused(f"the copy test needs at least 2 holdout subjects, has {len(oracle.holdout)}")
+    if len(oracle.holdout) < FEWEST_COMPARED:
+        wanted = f"at least {FEWEST_COMPARED} holdout subjects"
+        raise DataRefused(f"the copy test needs {wanted}, has {len(oracle.holdout)}")
     result = copy_test(scores["synthetic"], oracle.holdout, ALPHA, drawing.confidence, drawing.seed)
     caught = scores["planted"] < result.threshold
     subjects = [sets.subjects[row] for row in planted.rows]
