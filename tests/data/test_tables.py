@@ -64,7 +64,7 @@ def test_commas_semicolons_tabs_and_byte_order_marks_are_read(tmp_path: Path, na
 
 
 def test_a_table_that_is_none_or_not_there_is_a_fault_of_the_study(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00subject")
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00subjec")
     for name in ("a.csv", "b.csv"):
         with pytest.raises(ConfigurationError, match=r"data\.participants: "):
             read_table(tmp_path / name, "data.participants")
