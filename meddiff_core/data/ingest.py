@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.data.dicom import files_of_series, read_series
-from meddiff_core.data.labels import give_labels, label_files, longest_name_of
+from meddiff_core.data.labels import give_labels, label_files
 from meddiff_core.data.listing import Found, find_images, without_twins
 from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
-from meddiff_core.data.participants import Participants, covariates_for, read_participants, table_of, unmatched
+from meddiff_core.data.participants import (
+    Participants,
+    covariates_for,
+    match_rows,
+    read_participants,
+    table_id,
+    table_of,
+    unmatched,
+)
 from meddiff_core.data.scan import Scan
 from meddiff_core.data.tables import covariate_kinds, ignored_columns
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
@@ -59,18 +67,27 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         others = f"; found {len(listing.refused)} other files" if listing.refused else ""
         raise DataRefused(f"data.images: no scans in {source}, looked for {LOOKED_FOR}{others}")
     named = base / config.participants if config.participants else None
-    participants = read_participants(named or listing.participants)
+    participants = read_participants(named or listing.participants, config.missing)
     images = _with_subjects(listing.found, participants)
+    participants = match_rows(participants, images, config)
     unique, twins = without_twins(images)
     found, unlabelled, notes = _with_labels(config, base, unique)
     table = table_of(found, participants)
     kinds = covariate_kinds(config, table)
-    cases, misfits = _cases(found, participants, kinds)
+    cases, misfits = _cases(found, participants, kinds, declared=config.covariates is not None)
     tables = [path for path in (source, participants.path) if path is not None and path.is_file()]
     return Inventory(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
         refused=_in_order([*listing.refused, *twins, *unlabelled, *misfits]),
-        notes=_in_order([*listing.notes, *notes, *ignored_columns(config, table), *unmatched(participants, images)]),
+        notes=_in_order(
+            [
+                *listing.notes,
+                *notes,
+                *participants.notes,
+                *ignored_columns(config, table),
+                *unmatched(participants, images),
+            ]
+        ),
         kinds=kinds,
         listing=_stat_files(cases, tables, base),
     )
@@ -81,15 +98,14 @@ def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
 
 
 def _with_subjects(found: Sequence[Found], participants: Participants) -> list[Found]:
-    known = [subject for subject in participants.rows if subject]
-    return [replace(image, subject=_subject(image, known)) for image in found]
+    return [replace(image, subject=_subject(image, participants)) for image in found]
 
 
-def _subject(image: Found, known: Sequence[str]) -> str:
+def _subject(image: Found, participants: Participants) -> str:
     """Of the table or BIDS; else the longest known id that the name begins with; else all up to the first `_`."""
     if image.row or (image.subject or "").startswith("sub-"):
         return str(image.subject)
-    return longest_name_of(known, image.case) or image.subject or image.case.split("_")[0]
+    return table_id(image.case, image.subject, participants) or image.subject or image.case.split("_")[0]
 
 
 def _with_labels(
@@ -107,12 +123,12 @@ def _with_labels(
 
 
 def _cases(
-    found: Sequence[Found], participants: Participants, kinds: Mapping[str, str]
+    found: Sequence[Found], participants: Participants, kinds: Mapping[str, str], declared: bool
 ) -> tuple[list[CaseRef], list[Refusal]]:
     cases, refused = [], []
     for image in found:
         try:
-            values = covariates_for(image, participants, kinds)
+            values = covariates_for(image, participants, kinds, declared)
             cases.append(CaseRef(image.case, str(image.subject), image.image, image.label, values))
         except ValueError as error:
             refused.append(Refusal(image.case, str(error)))
