@@ -11,6 +11,7 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.listing import Found, plain
+from meddiff_core.data.names import longest_name_of
 from meddiff_core.data.tables import covariates_of, id_column, read_table
 from meddiff_core.types import Refusal
 
@@ -44,6 +45,11 @@ def read_participants(path: Path | None) -> Participants:
         if rows.setdefault(subject, row) != row:
             twins.add(subject)
     return Participants(rows, tuple(column for column in table.columns if column != name), frozenset(twins), path)
+
+
+def table_id(name: str, subject: str | None, participants: Participants) -> str | None:
+    """Id of the table's row for a scan: its subject's, or the longest that its name begins with; None if there is none."""
+    return subject if subject in participants.rows else longest_name_of([row for row in participants.rows if row], name)
 
 
 def row_of(image: Found, participants: Participants) -> dict[str, str]:
