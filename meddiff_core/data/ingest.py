@@ -62,6 +62,8 @@ class Inventory:
     """Contrasts, channels and the like that were found, also those that are not used."""
     label_groups: dict[str, list[int]] = field(default_factory=dict)
     """Names of label values that the data set brings along."""
+    label_folder: Path | None = None
+    """Where the label maps lie that it brings along."""
 
 
 def listing_digest(inventory: Inventory) -> str:
@@ -121,6 +123,7 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         subject_rules=rules_used(chosen.found),
         image_kinds=chosen.kinds,
         label_groups=listing.label_groups,
+        label_folder=listing.labels[0].parent if listing.labels else None,
     )
 
 
@@ -257,7 +260,7 @@ def digest_case(case: CaseRef) -> tuple[str, str | None]:
 
 
 def _digest_image(case: CaseRef) -> str:
-    """SHA-256 of a file, with its channel if one is read; or of the digests of a series' files, whatever their names."""
+    """SHA-256 of a file, with its channel if one is read, or of the digests of a series' files in any order."""
     if case.slices:
         return digest_of(sorted(digest_file(path) for path in case.slices))
     digest = digest_file(case.image)

@@ -83,7 +83,7 @@ def _one_spelling(found: Sequence[Found]) -> list[Found]:
 
 
 def _known(kind: str, known: Sequence[str], key: str) -> str:
-    match = next((name for name in known if name.lower() == kind.strip().lower()), None)
+    match = next((name for name in known if name.lower() == (kind.strip() or UNNAMED).lower()), None)
     if match is None:
         raise ConfigurationError(
             f"{key}: must be kinds of image that were found, {kind!r} is none; {advise(kind, known, 'kinds')}"
@@ -114,5 +114,7 @@ def _question(counts: Sequence[KindOfImage], key: str) -> Question:
 
 def _how(kind: str, key: str) -> str:
     if key == "data.channel":
-        return f"Choose one by its number or name, such as {kind!r}, or several in data.kinds as the condition `{CONDITION}`"
+        return (
+            f"Choose one by its number or name, such as {kind!r}, or several by data.kinds as condition `{CONDITION}`"
+        )
     return f"Choose one, such as [{kind!r}], or several, which become the condition `{CONDITION}`"

@@ -64,14 +64,20 @@ def give_labels(
         if len(own) == 1:
             matched.append(replace(image, label=own[0]))
         else:
-            refused.append(Refusal(image.case, _not_one(own)))
+            refused.append(Refusal(image.case, _not_one(own) if own else _none(image, labels, used)))
     used |= {path for own in by_case.values() for path in own}
     return matched, refused, [Refusal(path.name, "is a label map of no image") for path in paths if path not in used]
 
 
+def _none(image: Found, labels: Sequence[LabelFile], used: set[Path]) -> str:
+    """Why an image has no label map: there is none, or one that fits other images as well."""
+    fits = [label for label in labels if label.path not in used and image.stem and label.stem.startswith(image.stem)]
+    if any(_adds_nothing(label.stem[len(image.stem) :], ()) for label in fits):
+        return f"has no label map of its own: {fits[0].path.name} could be that of another image of the same name too"
+    return "has no label map"
+
+
 def _not_one(labels: Sequence[Path]) -> str:
-    if not labels:
-        return "has no label map"
     names = [path.name for path in labels]
     return f"has {len(names)} label maps: {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
 

@@ -48,7 +48,7 @@ def read_participants(path: Path | None) -> Participants:
 
 
 def table_id(name: str, subject: str | None, participants: Participants) -> str | None:
-    """Id of the table's row for a scan: its subject's, or the longest that its name begins with; None if there is none."""
+    """Id of the table's row for a scan: its subject's, or the longest that its name begins with; None if none is."""
     return subject if subject in participants.rows else longest_name_of([row for row in participants.rows if row], name)
 
 

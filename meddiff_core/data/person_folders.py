@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import mean
 
-from meddiff_core.data.names import NameParts, is_name_of, tells_kind, tells_visit
+from meddiff_core.data.names import NameParts, is_name_of, split_names, tells_kind, tells_visit
 from meddiff_core.data.walking import counted
 from meddiff_core.types import Question
 
@@ -23,8 +23,8 @@ FEW_A_FOLDER = 4
 class FolderReading:
     """What the folders say of scans."""
 
-    persons: dict[str, str]
-    """Folder that is the subject, by the name of the scan; empty where folders are no persons."""
+    persons: dict[str, NameParts]
+    """What the name of the subject's folder says, by the name of the scan; empty where folders are no persons."""
     questions: tuple[Question, ...] = ()
 
 
@@ -37,7 +37,7 @@ def read_folders(parts: Mapping[str, NameParts]) -> FolderReading:
     if len(bases) < 2:
         return FolderReading({})
     if _hold_the_same_names(bases) or all(is_name_of(person, base) for person, own in bases.items() for base in own):
-        return FolderReading(persons, tuple(_ask_which_level(persons)))
+        return FolderReading(_in_parts(persons), tuple(_ask_which_level(persons)))
     if mean(map(len, bases.values())) <= FEW_A_FOLDER:
         return FolderReading({}, (_ask_folder_or_file(persons),))
     return FolderReading({})
@@ -50,6 +50,13 @@ def _person_folders(names: Sequence[str]) -> dict[str, str]:
     own = {name: [part for part in folders[shared:] if not tells_kind(part) and not tells_visit(part)]
            for name, folders in above.items()}  # fmt: skip
     return {name: folders[0] for name, folders in own.items() if folders}
+
+
+def _in_parts(persons: Mapping[str, str]) -> dict[str, NameParts]:
+    """`P01_ses-1` and `P01_ses-2` are one person's folders."""
+    folders = sorted(set(persons.values()))
+    parts = dict(zip(folders, split_names(folders), strict=True))
+    return {name: parts[folder] if parts[folder].subject else NameParts(folder, "") for name, folder in persons.items()}
 
 
 def _shared_start(paths: Sequence[tuple[str, ...]]) -> int:
@@ -93,8 +100,8 @@ def _ask_folder_or_file(persons: Mapping[str, str]) -> Question:
     return Question(
         "data.subject",
         f"{counted(len(persons), 'scan')} lie in {counted(len(set(persons.values())), 'folder')} under names that "
-        f"differ, such as {_some(persons)}. Give the pattern of a subject: '^(?P<subject>[^/]+)/' where a folder is a person, "
-        r"'(?P<subject>[^/.]+)[^/]*$' where a file is",
+        f"differ, such as {_some(persons)}. Give the pattern of a subject: '^(?P<subject>[^/]+)/' where a folder is a "
+        r"person, '(?P<subject>[^/.]+)[^/]*$' where a file is",
     )
 
 

@@ -135,20 +135,26 @@ def _last(image: Found) -> str:
     return image.stem or PurePosixPath(image.name).name
 
 
-def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, str], bases: Counter[str]) -> Found:
-    part = parts[image.name]
+def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, NameParts], bases: Counter[str]) -> Found:
+    """Subject and kind of a scan by the folder that is a person's, or else by its own name."""
+    own = parts[image.name]
     if person := persons.get(image.name):
-        shared = part.subject if bases[part.subject] > 1 and not is_name_of(person, part.subject) else ""
-        kind = image.kind if image.kind is not None else _kind(image, f"{shared} {part.kind}".strip())
-        return replace(image, subject=plain(person), rule=FOLDER, kind=kind)
-    kind = image.kind if image.kind is not None else _kind(image, part.kind)
-    return replace(image, subject=part.subject or _last(image), rule=FILE_NAME, kind=kind)
+        words = own.subject if bases[own.subject] > 1 and not is_name_of(person.subject, own.subject) else ""
+        subject, rule, words = person.subject, FOLDER, _joined(person.kind, words, own.kind)
+    else:
+        subject, rule, words = own.subject or _last(image), FILE_NAME, own.kind
+    return replace(
+        image, subject=plain(subject), rule=rule, kind=_kind(image, words) if image.kind is None else image.kind
+    )
 
 
 def _kind(image: Found, own: str) -> str:
     """What the folders above a file and its own name say that it shows."""
-    folders = [part for part in PurePosixPath(image.name).parts[:-1] if tells_kind(part)]
-    return " ".join([*folders, *([own] if own else [])])
+    return _joined(*(part for part in PurePosixPath(image.name).parts[:-1] if tells_kind(part)), own)
+
+
+def _joined(*words: str) -> str:
+    return " ".join(word for word in words if word)
 
 
 def _ask_about_merging(found: Sequence[Found]) -> list[Question]:

@@ -47,7 +47,7 @@ def _found(path: Path, root: Path, reserve: bool) -> Found:
         case=f"{subject}_{stem_of(path)}",
         image=path,
         name=relative(path, root),
-        stem=subject,
+        stem=subject.partition(".long.")[2] or subject,
         kind=stem_of(path),
         reserve=reserve,
     )
