@@ -50,7 +50,7 @@ def init(
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
 
-    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset)
+    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset).path
     print(f"study   {path}\nnext    meddiff plan {path}")
 
 

@@ -1,7 +1,11 @@
-"""A first study.yaml for some scans, with what can be seen in them already filled in."""
+"""A first study.yaml for some scans, with what can be seen in them already filled in.
+
+What the scans leave open is not: a guess that is written down looks like a decision.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,21 @@ import yaml
 from pydantic import ValidationError
 
 from meddiff_core.artefacts import write_text
-from meddiff_core.data.ingest import discover
+from meddiff_core.data.freesurfer_groups import FREESURFER
+from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import Study, describe_faults, render_study
 from meddiff_core.workspace import STUDY_FILE
+
+GROUP_PRESETS: Mapping[str, Mapping[str, Sequence[int]]] = {"freesurfer": FREESURFER}
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """A study that was written, and what was understood of its scans."""
+
+    path: Path
+    inventory: Inventory
 
 
 def scaffold_study(
@@ -25,11 +40,13 @@ def scaffold_study(
     size: int | None = None,
     budget_minutes: float | None = None,
     preset: str | None = None,
-) -> Path:
-    """Write `folder/study.yaml` and return its path.
+    mask: str | None = None,
+) -> NewStudy:
+    """Write `folder/study.yaml`.
 
-    `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
-    `budget_minutes` the time for both trainings, `preset` that of the gates.
+    `groups` is a YAML file or the name of a preset, whose label maps lie among the images unless `labels` says
+    otherwise; `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
+    `budget_minutes` the time for both trainings, `preset` that of the gates, `mask` as in the study.
 
     Raises:
         ConfigurationError: a path does not exist, the folder has a study already, or a value fits no study.
@@ -38,13 +55,13 @@ def scaffold_study(
     path = folder / STUDY_FILE
     if path.exists():
         raise ConfigurationError(f"study must be new, {path} exists; edit it")
+    if labels is None and str(groups) in GROUP_PRESETS:
+        labels = images
+    _check_paths({"images": images, "labels": labels, "participants": participants})
     given = {"images": images, "labels": labels, "participants": participants}
-    for option, source in given.items():
-        if source is not None and not source.exists() and not _is_pattern(source):
-            raise ConfigurationError(f"--{option} must exist, {source} does not")
     data: dict[str, Any] = {name: str(source.absolute()) for name, source in given.items() if source is not None}
-    if groups is not None:
-        data |= _with_groups(groups, labels)
+    data |= {} if groups is None else {"label_groups": _groups(groups)}
+    data |= {} if mask is None else {"mask": mask}
     settings = {
         "name": _name(folder),
         "data": data,
@@ -52,11 +69,30 @@ def scaffold_study(
         "cohort": {} if size is None else {"size": size},
         "audit": {} if preset is None else {"preset": preset},
     }
-    kinds = discover(_validated(settings).data, folder).kinds
-    measured = {f"{group}_mm3": f"volume of {group}" for group in volumes}
-    study = _validated(settings | {"data": data | {"covariates": {**kinds, **measured}}})
-    write_text(path, render_study(study))
-    return path
+    inventory = discover(_validated(settings | {"data": data | {"mask": "none"}}).data, folder)
+    data = _filled(data, inventory, volumes)
+    if groups is not None and "labels" not in data and not any(case.label for case in inventory.cases):
+        raise ConfigurationError("--groups needs --labels, which is missing")
+    write_text(path, render_study(_validated(settings | {"data": data})))
+    return NewStudy(path, inventory)
+
+
+def _check_paths(given: Mapping[str, Path | None]) -> None:
+    for option, source in given.items():
+        if source is not None and not source.exists() and not _is_pattern(source):
+            raise ConfigurationError(f"--{option} must exist, {source} does not")
+
+
+def _filled(data: Mapping[str, Any], inventory: Inventory, volumes: Sequence[str]) -> dict[str, Any]:
+    """The settings with what the data set says of itself, and with its covariates if nothing is open."""
+    filled = dict(data)
+    if inventory.label_folder is not None:
+        filled["labels"] = str(inventory.label_folder.absolute())
+    if inventory.label_groups and "label_groups" not in data and ("labels" in filled):
+        filled["label_groups"] = inventory.label_groups
+    covariates = {} if inventory.questions else dict(inventory.kinds)
+    covariates |= {f"{group}_mm3": f"volume of {group}" for group in volumes}
+    return filled | ({"covariates": covariates} if covariates or not inventory.questions else {})
 
 
 def _validated(settings: dict[str, Any]) -> Study:
@@ -70,14 +106,15 @@ def _is_pattern(path: Path) -> bool:
     return any(character in str(path) for character in "*?[")
 
 
-def _with_groups(groups: Path, labels: Path | None) -> dict[str, Any]:
-    """Label groups from a file; with them, everything outside the labels is masked."""
+def _groups(groups: Path) -> Any:
+    """Label groups of a preset or a file."""
+    if (preset := GROUP_PRESETS.get(str(groups))) is not None:
+        return {name: list(values) for name, values in preset.items()}
     if not groups.is_file():
-        raise ConfigurationError(f"--groups must be a YAML file, {groups} is none")
-    if labels is None:
-        raise ConfigurationError("--groups needs --labels, which is missing")
+        known = ", ".join(GROUP_PRESETS)
+        raise ConfigurationError(f"--groups must be a YAML file or a preset ({known}), {groups} is none")
     try:
-        return {"label_groups": yaml.safe_load(groups.read_bytes()), "mask": "label"}
+        return yaml.safe_load(groups.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigurationError(
             f"--groups must be YAML, {groups.name} is none: {str(error).splitlines()[0]}"

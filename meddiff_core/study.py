@@ -91,11 +91,22 @@ class DataConfig(Config):
         values = [value for group in self.label_groups.values() for value in group]
         if twice := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"label_groups must not share values, shared is {twice}")
+        if self.subject is not None and (fault := _fault_of_pattern(self.subject)):
+            raise ValueError(f"subject must be a regular expression with a group named `subject`, {fault}")
         if self.mask == "label" and self.labels is None and not self.images.endswith((".csv", ".tsv")):
             raise ValueError("labels must be given for `mask: label`, is null")
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"window_hu must be [low, high], is {list(self.window_hu)}")
         return self
+
+
+def _fault_of_pattern(pattern: str) -> str | None:
+    """Why a pattern cannot tell subjects, or None."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        return f"{pattern!r} is none: {error}"
+    return None if "subject" in groups else f"{pattern!r} has no such group"
 
 
 class SplitConfig(Config):

@@ -59,6 +59,8 @@ class CaseRef:
     """All files of a DICOM series; none for NIfTI."""
     kind: str = ""
     """What tells this image apart from others of the same subject: contrast, channel, field of view."""
+    channel: int | None = None
+    """Along the fourth axis of a file that holds several; None for a file of one volume."""
 
 
 @dataclass(frozen=True)

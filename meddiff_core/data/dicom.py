@@ -6,6 +6,7 @@ shape; such a series is refused with the measured figures. DICOM is LPS; it leav
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
+from meddiff_core.artefacts import digest_of
 from meddiff_core.data.scan import Scan, check_shape, ras_scan
 from meddiff_core.errors import CaseRefused
+from meddiff_core.types import Refusal
 
 MOST_TILT_DEGREES = 0.5
 MOST_UNEVEN_MM = 0.05
@@ -35,39 +38,59 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def series_in(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """DICOM files by the SeriesInstanceUID that they carry; an unreadable one counts as a series of its own."""
+@dataclass(frozen=True)
+class DicomSeries:
+    """One series."""
+
+    slices: tuple[Path, ...]
+    patient: str | None
+    study: str
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class DicomIndex:
+    """All series."""
+
+    series: tuple[DicomSeries, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    notes: tuple[Refusal, ...] = ()
+
+
+def index_dicom(files: Sequence[Path], root: Path) -> DicomIndex:
+    """Series among files."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
+    patients = {}
     for path in sorted(files):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            found[str(header.get("SeriesInstanceUID", ""))].append(path)
-        except Exception:  # pydicom raises many kinds; the reader will say why
-            found[path.name].append(path)
-    return dict(found)
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "PatientID", "SeriesDescription"]
+            )
+            uid = str(header.get("SeriesInstanceUID", ""))
+            patients[uid] = str(header.get("PatientID", ""))
+        except Exception:
+            uid = path.name
+        found[uid].append(path)
+    folders = {uid: (paths[0].parent.relative_to(root).parts or (root.resolve().name,)) for uid, paths in found.items()}
+    several = list(folders.values())
+    return DicomIndex(
+        tuple(
+            DicomSeries(
+                tuple(paths),
+                digest_of(patients[uid])[:12] if patients.get(uid) else "",
+                "",
+                "/".join(folders[uid]) + (f"_{digest_of(uid)[:8]}" if several.count(folders[uid]) > 1 else ""),
+                "",
+            )
+            for uid, paths in sorted(found.items())
+        )
+    )
 
 
-def files_of_series(image: Path) -> list[Path]:
-    """Files of the series that a case names: a folder of one series, or one file of it in a folder of several."""
-    folder = image if image.is_dir() else image.parent
-    series = series_in([path for path in folder.iterdir() if _belongs(path, folder) and is_dicom(path)])
-    if image.is_dir():
-        return [path for files in series.values() for path in files]
-    return next(files for files in series.values() if image in files)
-
-
-def _belongs(path: Path, folder: Path) -> bool:
-    """Neither hidden nor a link that leaves the folder."""
-    return path.is_file() and not path.name.startswith(".") and path.resolve().is_relative_to(folder.resolve())
-
-
-def read_series(case: str, image: Path) -> Scan:
+def read_series(case: str, files: Sequence[Path]) -> Scan:
     """One volume from a series of single-frame slices; CaseRefused says why it cannot be used."""
-    if not image.exists():
-        raise CaseRefused(case, f"image is gone: {image.name}")
-    slices = [_read_slice(case, path) for path in files_of_series(image)]
-    if not slices:
-        raise CaseRefused(case, f"folder must hold a DICOM series, {image.name} holds none")
+    slices = [_read_slice(case, path) for path in files]
     check_shape(case, (len(slices), int(slices[0].Rows), int(slices[0].Columns)))
     _check_alike(case, slices)
     normal = _normal(slices[0])

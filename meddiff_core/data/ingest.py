@@ -4,19 +4,24 @@ Nothing is dropped in silence: each image that is found becomes a case or a refu
 row or label map that belongs to none becomes a note. Voxels are read only when a case is asked for.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
-from meddiff_core.data.dicom import files_of_series, read_series
+from meddiff_core.data.dicom import read_series
+from meddiff_core.data.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds, name_of
 from meddiff_core.data.labels import give_labels, label_files
-from meddiff_core.data.listing import Found, find_images, without_twins
-from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
+from meddiff_core.data.layouts.search import find_images
+from meddiff_core.data.listing import Found, Listing, plain
+from meddiff_core.data.nifti import read_label, read_nifti, stem_of
 from meddiff_core.data.participants import (
     Participants,
     covariates_for,
@@ -27,12 +32,14 @@ from meddiff_core.data.participants import (
     unmatched,
 )
 from meddiff_core.data.scan import Scan
-from meddiff_core.data.tables import covariate_kinds, ignored_columns
+from meddiff_core.data.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
+from meddiff_core.data.tables import covariate_kinds, ignored_columns, table_questions
+from meddiff_core.data.walking import counted, summarise
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
-from meddiff_core.types import CaseRef, Refusal, Volume
+from meddiff_core.types import CaseRef, Question, Refusal, Volume
 
-LOOKED_FOR = ".nii, .nii.gz, DICOM series, BIDS anat images"
+LOOKED_FOR = ".nii, .nii.gz, .mgz, DICOM series, BIDS anat images"
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,18 @@ class Inventory:
     """Kind per covariate: continuous, categorical, or `volume of GROUP`."""
     listing: tuple[tuple[str, int, int], ...] = ()
     """Path relative to the study, size and modification time of every file used."""
+    questions: tuple[Question, ...] = ()
+    """What a person must settle before anything is made; until then `cases` holds all that is open."""
+    layout: str = ""
+    """What the images were understood as: BIDS, nnU-Net, a flat folder, ..."""
+    subject_rules: tuple[SubjectRule, ...] = ()
+    """How the cases got their subjects."""
+    image_kinds: tuple[KindOfImage, ...] = ()
+    """Contrasts, channels and the like that were found, also those that are not used."""
+    label_groups: dict[str, list[int]] = field(default_factory=dict)
+    """Names of label values that the data set brings along."""
+    label_folder: Path | None = None
+    """Where the label maps lie that it brings along."""
 
 
 def listing_digest(inventory: Inventory) -> str:
@@ -54,72 +73,147 @@ def listing_digest(inventory: Inventory) -> str:
     return digest_of({"files": inventory.listing, "odd": odd})
 
 
+def require_answers(inventory: Inventory) -> None:
+    """Stop where a folder leaves something open.
+
+    Raises:
+        ConfigurationError: there are questions; it lists them all, with the settings that answer them.
+    """
+    if inventory.questions:
+        lines = "\n".join(f"  {question.key}: {question.text}" for question in inventory.questions)
+        what = counted(len(inventory.questions), "question")
+        raise ConfigurationError(f"{what} must be answered in study.yaml before anything is made:\n{lines}")
+
+
 def discover(config: DataConfig, base: Path) -> Inventory:
     """Find every case of a study; paths of the configuration are relative to `base`.
 
     Raises:
-        ConfigurationError: a path or column that the study names does not exist.
+        ConfigurationError: a path, column, kind or subject that the study names does not exist.
         DataRefused: nothing that could be a scan was found.
     """
     listing = find_images(config, base)
-    source = base / config.images
-    if not listing.found and not (source.is_file() and listing.refused):
-        others = f"; found {len(listing.refused)} other files" if listing.refused else ""
-        raise DataRefused(f"data.images: no scans in {source}, looked for {LOOKED_FOR}{others}")
+    _check_found(listing, base / config.images)
     named = base / config.participants if config.participants else None
     participants = read_participants(named or listing.participants, config.missing)
-    images = _with_subjects(listing.found, participants)
-    participants = match_rows(participants, images, config)
-    unique, twins = without_twins(images)
-    found, unlabelled, notes = _with_labels(config, base, unique)
-    table = table_of(found, participants)
-    kinds = covariate_kinds(config, table)
+    assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=participants))
+    images = join_subjects(assigned.found, config.same_subject, base)
+    participants = match_rows(participants, [_as_participant(image) for image in images], config)
+    wanted = config.kinds if listing.chosen_kind is None else [listing.chosen_kind, *(config.kinds or [])]
+    chosen = choose_kinds(images, wanted, listing.kinds_key)
+    unique, twins = with_unique_ids(chosen.found)
+    found, unlabelled, notes = _with_labels(config, base, unique, listing)
+    rows = [_as_participant(image) for image in found]
+    table = table_of(rows, participants)
+    kinds = _covariate_kinds(config, table, chosen)
     cases, misfits = _cases(found, participants, kinds, declared=config.covariates is not None)
-    tables = [path for path in (source, participants.path) if path is not None and path.is_file()]
+    if chosen.several:
+        kinds, cases = kinds | {CONDITION: "categorical"}, [_with_kind(case) for case in cases]
+    tables = [
+        path for path in (*listing.sources, participants.path, _table_of_subjects(config, base)) if path is not None
+    ]
+    ignored = ignored_columns(config, table)
+    lonely = unmatched(participants, [_as_participant(image) for image in chosen.found])
     return Inventory(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
-        refused=_in_order([*listing.refused, *twins, *unlabelled, *misfits]),
+        refused=_in_order([*listing.refused, *listing.unread, *assigned.refused, *twins, *unlabelled, *misfits]),
         notes=_in_order(
-            [
-                *listing.notes,
-                *notes,
-                *participants.notes,
-                *ignored_columns(config, table),
-                *unmatched(participants, images),
-            ]
+            [*listing.notes, *assigned.notes, *chosen.notes, *notes, *participants.notes, *ignored, *lonely]
         ),
         kinds=kinds,
         listing=_stat_files(cases, tables, base),
+        questions=(*listing.questions, *assigned.questions, *chosen.questions, *table_questions(config, table)),
+        layout=listing.layout,
+        subject_rules=rules_used(chosen.found),
+        image_kinds=chosen.kinds,
+        label_groups=listing.label_groups,
+        label_folder=listing.labels[0].parent if listing.labels else None,
     )
+
+
+def _check_found(listing: Listing, source: Path) -> None:
+    if not listing.found and not listing.refused:
+        instead = "; ".join([*([summarise(listing.unread)] if listing.unread else []), *_first(listing.notes)])
+        raise DataRefused(
+            f"data.images: no scans in {source}, looked for {LOOKED_FOR}" + (f"; found {instead}" if instead else "")
+        )
+
+
+def _first(notes: Sequence[Refusal]) -> list[str]:
+    return [note.reason for note in notes[:3]]
 
 
 def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(sorted(refusals, key=lambda refusal: (refusal.case, refusal.reason)))
 
 
-def _with_subjects(found: Sequence[Found], participants: Participants) -> list[Found]:
-    return [replace(image, subject=_subject(image, participants)) for image in found]
+def _table_of_subjects(config: DataConfig, base: Path) -> Path | None:
+    return base / config.same_subject if isinstance(config.same_subject, str) else None
 
 
-def _subject(image: Found, participants: Participants) -> str:
-    """Of the table or BIDS; else the longest known id that the name begins with; else all up to the first `_`."""
-    if image.row or (image.subject or "").startswith("sub-"):
-        return str(image.subject)
-    return table_id(image.case, image.subject, participants) or image.subject or image.case.split("_")[0]
+def _as_participant(image: Found) -> Found:
+    """A scan under the id that the participants table knows its subject by."""
+    return image if image.participant is None else replace(image, subject=image.participant)
+
+
+def with_unique_ids(images: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
+    """Name cases by their paths where several files claim one id; a file that was named twice is refused."""
+    files: defaultdict[tuple[Path, int | None], list[Found]] = defaultdict(list)
+    for image in images:
+        files[image.image.resolve(), image.channel].append(image)
+    refused = [
+        Refusal(image.name, f"is the same file as {own[0].name}" if image.name != own[0].name else "is named twice")
+        for own in files.values()
+        for image in own[1:]
+    ]
+    found = [own[0] for own in files.values()]
+    for name in (_case_of_path, _case_of_kind, _case_of_digest):
+        counts = Counter(image.case for image in found)
+        found = [replace(image, case=name(image)) if counts[image.case] > 1 else image for image in found]
+    return found, refused
+
+
+def _case_of_path(image: Found) -> str:
+    path = Path(image.name)
+    return plain("_".join([*path.parts[:-1], stem_of(path)]))
+
+
+def _case_of_kind(image: Found) -> str:
+    return f"{image.case}_{'_'.join(name_of(image).split())}"
+
+
+def _case_of_digest(image: Found) -> str:
+    return f"{image.case}_{digest_of(image.name)[:8]}"
 
 
 def _with_labels(
-    config: DataConfig, base: Path, found: list[Found]
+    config: DataConfig, base: Path, found: list[Found], listing: Listing
 ) -> tuple[list[Found], list[Refusal], list[Refusal]]:
-    if config.labels is None:
+    if config.labels is None and listing.labels is None:
         if config.mask == "label" and found and not any(image.label for image in found):
             raise ConfigurationError("data.mask: label needs label maps, the table of images has no column label")
         return found, [], []
     own = [image for image in found if image.label]
     open_ = [image for image in found if not image.label]
-    labels = label_files(base / config.labels, found)
-    matched, refused, notes = give_labels(open_, [str(image.subject) for image in open_], labels)
+    folder = base / (config.labels or config.images)
+    labels = listing.labels or label_files(folder, found, config.follow_links)
+    matched, refused, notes = give_labels(open_, labels, folder)
     return own + matched, refused, notes
+
+
+def _covariate_kinds(config: DataConfig, table: pd.DataFrame, chosen: Chosen) -> dict[str, str]:
+    """Kinds of the table's covariates, where the condition that several kinds of image become is none of them."""
+    if not chosen.several:
+        return covariate_kinds(config, table)
+    if CONDITION in table.columns:
+        raise ConfigurationError(
+            f"data.kinds: several kinds become the condition `{CONDITION}`, which is a column of the table already; "
+            "give the column another name"
+        )
+    declared = config.covariates
+    if declared is not None:
+        declared = {name: kind for name, kind in declared.items() if name != CONDITION}
+    return covariate_kinds(config.model_copy(update={"covariates": declared}), table)
 
 
 def _cases(
@@ -128,11 +222,27 @@ def _cases(
     cases, refused = [], []
     for image in found:
         try:
-            values = covariates_for(image, participants, kinds, declared)
-            cases.append(CaseRef(image.case, str(image.subject), image.image, image.label, values))
+            cases.append(_case(image, participants, kinds, declared))
         except ValueError as error:
             refused.append(Refusal(image.case, str(error)))
     return cases, refused
+
+
+def _case(image: Found, participants: Participants, kinds: Mapping[str, str], declared: bool) -> CaseRef:
+    return CaseRef(
+        case=image.case,
+        subject=str(image.subject),
+        image=image.image,
+        label=image.label,
+        covariates=covariates_for(_as_participant(image), participants, kinds, declared),
+        slices=image.slices,
+        kind=image.kind or "",
+        channel=image.channel,
+    )
+
+
+def _with_kind(case: CaseRef) -> CaseRef:
+    return replace(case, covariates=case.covariates | {CONDITION: case.kind or UNNAMED})
 
 
 def _stat_files(cases: Sequence[CaseRef], tables: Sequence[Path], base: Path) -> tuple[tuple[str, int, int], ...]:
@@ -142,32 +252,31 @@ def _stat_files(cases: Sequence[CaseRef], tables: Sequence[Path], base: Path) ->
 
 
 def _files_of(case: CaseRef) -> list[Path]:
-    return [*scan_files(case.image), *([case.label] if case.label else [])]
-
-
-def scan_files(image: Path) -> list[Path]:
-    """The files that hold one image: itself, or the slices of its series."""
-    return [image] if is_nifti(image) else files_of_series(image)
-
-
-def digest_scan(image: Path) -> str:
-    """SHA-256 of a file, or of the digests of a series' files, whatever their names."""
-    files = scan_files(image)
-    return digest_file(image) if is_nifti(image) else digest_of(sorted(digest_file(path) for path in files))
+    return [*(case.slices or [case.image]), *([case.label] if case.label else [])]
 
 
 def digest_case(case: CaseRef) -> tuple[str, str | None]:
     """Digests of a case's image and label map; CaseRefused where a file is gone."""
     try:
-        return digest_scan(case.image), digest_scan(case.label) if case.label else None
-    except (OSError, StopIteration) as error:
+        return _digest_image(case), digest_file(case.label) if case.label else None
+    except OSError as error:
         raise CaseRefused(case.case, f"image or label map is gone: {type(error).__name__}") from error
+
+
+def _digest_image(case: CaseRef) -> str:
+    """SHA-256 of a file, with its channel if one is read, or of the digests of a series' files in any order."""
+    if case.slices:
+        return digest_of(sorted(digest_file(path) for path in case.slices))
+    digest = digest_file(case.image)
+    return digest if case.channel is None else digest_of([digest, case.channel])
 
 
 def read_scan(case: CaseRef) -> Scan:
     """A case's image and what its file said; CaseRefused where it cannot be used."""
     try:
-        return read_nifti(case.case, case.image) if is_nifti(case.image) else read_series(case.case, case.image)
+        if case.slices:
+            return read_series(case.case, case.slices)
+        return read_nifti(case.case, case.image, case.channel)
     except CaseRefused:
         raise
     except Exception as error:  # a file made to break readers must not stop the other cases

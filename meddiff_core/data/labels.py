@@ -1,99 +1,161 @@
 """Which label map belongs to which image, told from file names.
 
 A label goes to the image with the longest name that its own begins with, so that `a_1` never takes the map
-of `a_12`; what stays open is settled by the subject, and only where that leaves one choice.
+of `a_12`; what stays open is settled by the subject, and only where that leaves one choice. A map of another
+session, contrast or number than an image's is that of an image that is not there.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from meddiff_core.data.listing import Found, plain, walk
-from meddiff_core.data.nifti import is_nifti, stem_of
+from meddiff_core.data.layouts.freesurfer import one_parcellation
+from meddiff_core.data.listing import Found, plain
+from meddiff_core.data.names import longest_name_of, tells_contrast, tells_kind, tells_visit
+from meddiff_core.data.nifti import is_volume, stem_of
+from meddiff_core.data.walking import walk
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
 
-
-def is_name_of(name: str, longer: str) -> bool:
-    """Whether `longer` is `name`, or begins with it and goes on with neither letter nor digit."""
-    return longer == name or (longer.startswith(name) and not longer[len(name)].isalnum())
+MOST_NAMED = 3
 
 
-def longest_name_of(names: Sequence[str], longer: str) -> str | None:
-    """The longest of `names` that `longer` begins with."""
-    return max((name for name in names if is_name_of(name, longer)), key=len, default=None)
+@dataclass(frozen=True)
+class LabelFile:
+    """A label map and the names that its place gives it."""
+
+    path: Path
+    stem: str
+    joined: str
+    """Its folders and its name, below the folder of label maps."""
 
 
-def label_files(folder: Path, images: Sequence[Found]) -> list[Path]:
-    """NIfTI files below the labels folder that are not images themselves."""
+def label_files(folder: Path, images: Sequence[Found], follow_links: bool = False) -> list[Path]:
+    """Volumes below the labels folder that are not images themselves; of FreeSurfer's one a subject.
+
+    Raises:
+        ConfigurationError: the folder does not exist.
+    """
     if not folder.is_dir():
         raise ConfigurationError(f"data.labels: must exist as a folder, {folder} does not")
     taken = {found.image.resolve() for found in images}
-    return [path for path in walk(folder)[0] if is_nifti(path) and path.resolve() not in taken]
+    volumes = [path for path in walk(folder, follow_links=follow_links).files if is_volume(path)]
+    return one_parcellation([path for path in volumes if path.resolve() not in taken])
 
 
 def give_labels(
-    found: Sequence[Found], subjects: Sequence[str], labels: Sequence[Path]
+    found: Sequence[Found], paths: Sequence[Path], root: Path
 ) -> tuple[list[Found], list[Refusal], list[Refusal]]:
     """Images with their label map; images refused for having none or several; label maps without an image."""
-    by_case, left = _by_name(found, labels)
-    by_case = _by_subject(found, subjects, by_case, left)
+    labels = [_label_file(path, root) for path in paths]
+    same = _by_exact_name(found, labels)
+    taken = set(same.values())
+    open_ = [image for image in found if image.case not in same]
+    by_case = _by_name(open_, [label for label in labels if label.path not in taken])
+    used = taken | {path for own in by_case.values() for path in own}
+    by_case |= _by_subject(
+        [image for image in open_ if image.case not in by_case], [label for label in labels if label.path not in used]
+    )
     matched, refused = [], []
     for image in found:
-        paths = _choice(image, by_case.get(image.case, []))
-        if len(paths) == 1:
-            matched.append(replace(image, label=paths[0]))
+        own = [same[image.case]] if image.case in same else by_case.get(image.case, [])
+        if len(own) == 1:
+            matched.append(replace(image, label=own[0]))
         else:
-            names = ", ".join(path.name for path in paths)
-            refused.append(
-                Refusal(image.case, f"has {len(paths)} label maps: {names}" if paths else "has no label map")
-            )
-    used = {path for paths in by_case.values() for path in paths}
-    return matched, refused, [Refusal(path.name, "is a label map of no image") for path in labels if path not in used]
+            refused.append(Refusal(image.case, _not_one(own) if own else _none(image, labels, used)))
+    used |= {path for own in by_case.values() for path in own}
+    return matched, refused, [Refusal(path.name, "is a label map of no image") for path in paths if path not in used]
 
 
-def _choice(image: Found, labels: list[Path]) -> list[Path]:
-    """The label of exactly the image's name, if there is one."""
-    same = [path for path in labels if plain(stem_of(path)) == plain(stem_of(image.image))]
-    return same or labels
+def _none(image: Found, labels: Sequence[LabelFile], used: set[Path]) -> str:
+    """Why an image has no label map: there is none, or one that fits other images as well."""
+    fits = [label for label in labels if label.path not in used and image.stem and label.stem.startswith(image.stem)]
+    if any(_adds_nothing(label.stem[len(image.stem) :], ()) for label in fits):
+        return f"has no label map of its own: {fits[0].path.name} could be that of another image of the same name too"
+    return "has no label map"
 
 
-def _by_name(found: Sequence[Found], labels: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Labels per case by their names, and those that fit none."""
+def _not_one(labels: Sequence[Path]) -> str:
+    names = [path.name for path in labels]
+    return f"has {len(names)} label maps: {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
+
+
+def _label_file(path: Path, root: Path) -> LabelFile:
+    stem = plain(stem_of(path))
+    folders = path.parent.relative_to(root).parts if path.is_relative_to(root) else ()
+    return LabelFile(path, stem, plain("_".join([*folders, stem])))
+
+
+def _by_exact_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, Path]:
+    """The label of exactly an image's name, by case; the channels of an image share one."""
+    stems = Counter(label.stem for label in labels)
+    by_stem = {label.stem: label.path for label in labels if stems[label.stem] == 1}
+    claims = Counter((image.stem, image.kind) for image in found)
+    return {
+        image.case: by_stem[image.stem]
+        for image in found
+        if image.stem in by_stem and claims[image.stem, image.kind] == 1
+    }
+
+
+def _by_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+    """Labels per case whose own name, or that of their path, begins with the image's."""
     cases = _names(found)
+    matches = [(label, case, rest) for label in labels for case, rest in [_longest(cases, label)] if case]
+    rests = Counter(rest for _, _, rest in matches)
     by_case: defaultdict[str, list[Path]] = defaultdict(list)
-    left: list[Path] = []
-    for path in labels:
-        name = longest_name_of(list(cases), plain(stem_of(path)))
-        (left if name is None else by_case[cases[name]]).append(path)
-    return dict(by_case), left
+    for label, case, rest in matches:
+        if rests[rest] > 1 or _adds_nothing(rest, ()):
+            by_case[case].append(label.path)
+    return dict(by_case)
+
+
+def _longest(cases: dict[str, str], label: LabelFile) -> tuple[str, str]:
+    """The case that a label's name begins with, and what is left of the name; two empty texts for none."""
+    for text in (label.stem, label.joined):
+        if name := longest_name_of(list(cases), text):
+            return cases[name], text[len(name) :]
+    return "", ""
 
 
 def _names(found: Sequence[Found]) -> dict[str, str]:
     """The case by each name that means one only: its id, its file's stem, for BIDS the stem without contrast."""
     claims: defaultdict[str, set[str]] = defaultdict(set)
     for image in found:
-        stem = plain(stem_of(image.image))
-        bids = [stem.rsplit("_", 1)[0]] if stem.startswith("sub-") else []
-        for name in (image.case, stem, *bids):
+        bids = [image.stem.rsplit("_", 1)[0]] if image.stem.startswith("sub-") else []
+        for name in (image.case, *([image.stem] if image.stem else []), *bids):
             claims[name].add(image.case)
     return {name: cases.pop() for name, cases in claims.items() if len(cases) == 1}
 
 
-def _by_subject(
-    found: Sequence[Found], subjects: Sequence[str], by_case: dict[str, list[Path]], left: Sequence[Path]
-) -> dict[str, list[Path]]:
-    """Add the labels that share a subject with exactly one image that has none."""
-    without: defaultdict[str, list[str]] = defaultdict(list)
-    for image, subject in zip(found, subjects, strict=True):
-        if image.case not in by_case:
-            without[subject].append(image.case)
-    result = dict(by_case)
-    names = list(without)
-    for path in left:
-        name = longest_name_of(names, plain(stem_of(path)))
-        if name is not None and len(without[name]) == 1:
-            case = without[name][0]
-            result[case] = [*result.get(case, []), path]
-    return result
+def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+    """Labels that share a subject with exactly one image that has none, and name no other contrast or session."""
+    without: defaultdict[str, list[Found]] = defaultdict(list)
+    for image in found:
+        without[str(image.subject)].append(image)
+    by_case: defaultdict[str, list[Path]] = defaultdict(list)
+    for label in labels:
+        text, subject = next(
+            ((text, name) for text in (label.stem, label.joined) if (name := longest_name_of(list(without), text))),
+            ("", ""),
+        )
+        images = without.get(subject, [])
+        if len(images) == 1 and _adds_nothing(text[len(subject) :], _words(images[0].name)):
+            by_case[images[0].case].append(label.path)
+    return dict(by_case)
+
+
+def _adds_nothing(rest: str, words: Iterable[str]) -> bool:
+    """Whether what a label's name has beyond its image's tells no other session, contrast or number."""
+    known = set(words)
+    return not any(_tells_apart(word) for word in _words(rest) if word not in known)
+
+
+def _tells_apart(word: str) -> bool:
+    return tells_visit(word) or tells_contrast(word) or (bool(re.search(r"\d", word)) and not tells_kind(word))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[_./\s]+", text.lower()) if word]

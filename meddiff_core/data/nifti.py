@@ -1,4 +1,4 @@
-"""NIfTI images and label maps.
+"""Volumes in single files, images and label maps: NIfTI, and FreeSurfer's MGH.
 
 nibabel repairs a zero or negative voxel size in silence and scales label values as floats; both would give a
 volume of the wrong size or structure. The header is therefore read again as it was written.
@@ -18,23 +18,27 @@ from meddiff_core.types import Volume
 GRID_TOLERANCE_MM = 1e-3
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a single-file NIfTI."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
+"""NIfTI in one file, and FreeSurfer's own format."""
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the name is that of a volume in a single file."""
+    return path.name.lower().endswith(ENDINGS)
 
 
 def stem_of(path: Path) -> str:
-    """The name of an image without .nii or .nii.gz."""
+    """The name of an image without .nii.gz and the like."""
     name = path.name
-    for suffix in (".nii.gz", ".nii"):
+    for suffix in ENDINGS:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 
 
-def read_nifti(case: str, path: Path) -> Scan:
-    """One volume; CaseRefused says why it cannot be used."""
-    image = _open(case, path, "image")
+def read_nifti(case: str, path: Path, channel: int | None = None) -> Scan:
+    """One volume, or one channel of several along the fourth axis; CaseRefused says why it cannot be used."""
+    image = _open(case, path, "image", channel)
     array = _voxels(case, path, image, "image")
     stored = image.get_data_dtype()
     bits, integer = 8 * stored.itemsize, stored.kind in "iu"
@@ -65,20 +69,31 @@ def _label_values(case: str, values: NDArray[Any]) -> NDArray[np.int32]:
     return labels
 
 
-def _open(case: str, path: Path, what: str) -> nib.Nifti1Image:
+def _open(case: str, path: Path, what: str, channel: int | None = None) -> nib.Nifti1Image:
     if not path.exists():
         raise CaseRefused(case, f"{what} is gone: {path.name}")
     try:
         image = nib.load(path)
     except Exception as error:  # a damaged header makes nibabel raise many kinds
         raise CaseRefused(case, f"{what} cannot be read as NIfTI: {_without_path(error, path)}") from error
+    if isinstance(image, nib.MGHImage):
+        image = nib.Nifti1Image.from_image(image)
+    elif isinstance(image, nib.Nifti1Image):
+        _check_spacing(case, image)
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one
         raise CaseRefused(case, f"{what} must be NIfTI, is {type(image).__name__}")
+    image = image if channel is None else _channel(case, image, channel)
     check_shape(case, image.shape)
     if image.get_data_dtype().kind not in "iuf":
         raise CaseRefused(case, f"{what} must hold one number a voxel, holds {image.get_data_dtype()}")
-    _check_spacing(case, image)
     return image
+
+
+def _channel(case: str, image: nib.Nifti1Image, channel: int) -> nib.Nifti1Image:
+    """One volume of a file that holds several along its fourth axis."""
+    if len(image.shape) != 4 or channel >= image.shape[3]:
+        raise CaseRefused(case, f"must hold channel {channel} along a fourth axis, has shape {image.shape}")
+    return image.slicer[..., channel]
 
 
 def _voxels(case: str, path: Path, image: nib.Nifti1Image, what: str) -> NDArray[Any]:

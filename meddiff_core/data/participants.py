@@ -15,8 +15,8 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.cells import Words, is_missing
-from meddiff_core.data.labels import longest_name_of
 from meddiff_core.data.listing import Found, plain
+from meddiff_core.data.names import longest_name_of
 from meddiff_core.data.tables import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig

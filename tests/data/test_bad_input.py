@@ -201,18 +201,21 @@ def test_an_image_without_a_label_map(refusal_of: Made) -> None:
 
 def test_an_empty_folder(tmp_path: Path, data: Made) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataRefused, match=r"no scans in .*images, looked for \.nii, \.nii\.gz, DICOM"):
+    with pytest.raises(DataRefused, match=r"no scans in .*images, looked for \.nii, \.nii\.gz, \.mgz, DICOM"):
         discover(data(labels=None, mask="none", label_groups={}), tmp_path)
 
 
-def test_two_images_that_claim_one_case(cohort: Made, data: Made) -> None:
+def test_two_images_of_one_name_are_told_apart_by_their_folders(cohort: Made, data: Made) -> None:
     folder = cohort(2)
     (folder / "images" / "again").mkdir()
     shutil.copy(folder / "images" / "s01_T1.nii.gz", folder / "images" / "again" / "s01_T1.nii.gz")
-    inventory = discover(data(), folder)
-    assert [case.case for case in inventory.cases] == ["s00_T1"]
-    assert [refusal.case for refusal in inventory.refused] == ["again/s01_T1.nii.gz", "s01_T1.nii.gz"]
-    assert "two images claim the case id 's01_T1': again/s01_T1.nii.gz, s01_T1.nii.gz" in inventory.refused[0].reason
+    bare = discover(data(labels=None, mask="none"), folder)
+    cases = {case.case: case.subject for case in bare.cases}
+    assert cases == {"s00_T1": "s00", "s01_T1": "s01", "again_s01_T1": "s01"}
+    labelled = discover(data(), folder)
+    assert [case.case for case in labelled.cases] == ["s00_T1"]
+    assert {refusal.case for refusal in labelled.refused} == {"again_s01_T1", "s01_T1"}
+    assert "s01_T1_seg.nii.gz could be that of another image of the same name" in labelled.refused[0].reason
 
 
 def test_two_rows_that_claim_one_subject(refusal_of: Made) -> None:

@@ -94,7 +94,7 @@ def test_bids_gives_one_contrast_of_every_session(tmp_path: Path, save: Made, he
     save(tmp_path / "ds" / "derivatives" / "x" / "sub-01" / "anat" / "sub-01_ses-2_dseg.nii.gz", head(0)[1])
     (tmp_path / "ds" / "dataset_description.json").write_text("{}")
     (tmp_path / "ds" / "participants.tsv").write_text("participant_id\tage\nsub-01\t44\n")
-    inventory = discover(DataConfig(images="ds", labels="ds/derivatives/x"), tmp_path)
+    inventory = discover(DataConfig(images="ds", labels="ds/derivatives/x", kinds=["T1w"]), tmp_path)
     assert [case.case for case in inventory.cases] == ["sub-01_ses-1_T1w", "sub-01_ses-2_T1w"]
     assert {case.subject for case in inventory.cases} == {"sub-01"}
     assert {case.covariates["age"] for case in inventory.cases} == {44.0}
@@ -102,7 +102,9 @@ def test_bids_gives_one_contrast_of_every_session(tmp_path: Path, save: Made, he
         "sub-01_ses-1_dseg.nii.gz",
         "sub-01_ses-2_dseg.nii.gz",
     ]
-    assert [note.case for note in inventory.notes] == ["sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"]
+    assert [(note.case, note.reason) for note in inventory.notes] == [
+        ("FLAIR", "left out: 1 scan of 1 subject of this kind; data.kinds chooses")
+    ]
 
 
 def test_a_table_gives_subjects_label_maps_and_covariates(tmp_path: Path, save: Made, head: Made) -> None:

@@ -1,0 +1,156 @@
+"""What the name of an image file says: whose it is, what it shows, which visit, and whether it is a label map.
+
+Only words that the field uses for contrasts, processing, sessions, runs and spaces are taken off the end, and
+never all of a name. `hippocampus_001` keeps its number: cut at the first `_`, 260 subjects would be one.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+CONTRAST = re.compile(
+    r"t1|t1w|t1c|t1ce|t1gd|t1post|t1pre|t1n|t2|t2w|t2f|t2flair|flair|flairw|pd|pdw|pdt2|t2star|t2starw|t2s|swi|dwi|adc|"
+    r"mprage|mpr(?:-?\d)?|mp2rage|unit1|spgr|bravo|space|tse|fse|mra|mrv|tof|angio|ct|cta|cbct|ncct|cect|pet|suv|mr|mri|"
+    r"ce|gd|gad|pre|post|contrast|(?:acq|ce|rec|echo|inv|mt|part|flip)-[a-z0-9]+|echo\d+|e\d"
+)
+"""Words that tell what an image shows."""
+PROCESSING = re.compile(
+    r"brain|bet|n4|biascorr|corrected|reg|registered|coreg|warped|norm|normali[sz]ed|mni|mni152|native|std|restore|"
+    r"stripped|skullstripped|ss|deface|defaced|anon|preproc|preprocessed|reo|crop|cropped|resampled|iso|"
+    r"\d+(?:p\d+)?mm|hires|img|image|scan|orig|raw|nu|(?:space|desc|res)-[a-z0-9]+"
+)
+"""Words that tell what was done to it, or in which space it lies."""
+VISIT = re.compile(
+    r"(?:ses|session|run|visit|tp|timepoint|time|scan|rep|repeat|fu|followup|wave|week|month|year|day)-?\d+[a-z]?|"
+    r"ses-[a-z0-9]+|v\d{1,2}|m\d{1,3}|mr\d|y\d|bl|baseline|followup|preop|postop|pre-op|post-op|retest|left|right|"
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+)
+"""Words of a session, run, date or side of the body: another image of the same kind and subject."""
+DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
+VISIT_FOLDER = re.compile(rf"(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|val|{VISIT.pattern}")
+
+LABEL_WORD = re.compile(
+    r"d?segs?|segmentations?|labels?|labelmaps?|(?:brain|deface)?masks?|probseg|aseg|aparc|wmparc|synthseg|"
+    r"parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
+)
+LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon")
+LABEL_PART = re.compile(r"segmentation|aseg|labelmap")
+LABEL_FOLDER = re.compile(r"(?:ground_?truths?|gts?|labels?.*|masks?|segs?|segmentations?|annotations?)")
+
+
+@dataclass(frozen=True)
+class NameParts:
+    """The name of an image in its parts."""
+
+    subject: str
+    """What is left when all words of the field are taken off; empty for names like `T1`."""
+    kind: str
+    """What it shows and how it was processed, such as `T1` or `T1 brain`; empty where the name does not say."""
+
+
+def is_label_name(stem: str) -> bool:
+    """Whether a file's name is that of a label map, a mask or a parcellation."""
+    text = stem.lower()
+    words = re.split(r"[_.\s]+", text)
+    words += [word for part in words for word in part.split("-")]
+    last = re.split(r"[_\-.\s]+", text)[-1]
+    return bool(
+        LABEL_PART.search(text) or LABEL_LAST.fullmatch(last) or any(LABEL_WORD.fullmatch(word) for word in words)
+    )
+
+
+def lies_among_labels(name: str) -> bool:
+    """Whether a folder on a relative path is one of label maps."""
+    return any(LABEL_FOLDER.fullmatch(part.lower()) for part in PurePath(name).parts[:-1])
+
+
+def tells_visit(folder: str) -> bool:
+    """Whether a folder's name is a session, a date or a part of a split, and not a person."""
+    return bool(VISIT_FOLDER.fullmatch(folder.lower()))
+
+
+def tells_kind(folder: str) -> bool:
+    """Whether a folder's name says what its images show."""
+    return bool(CONTRAST.fullmatch(folder.lower()) or PROCESSING.fullmatch(folder.lower()))
+
+
+def tells_contrast(word: str) -> bool:
+    """Whether a word says what an image shows, apart from how it was processed."""
+    return bool(CONTRAST.fullmatch(word.lower()))
+
+
+def is_name_of(name: str, longer: str) -> bool:
+    """Whether `longer` is `name`, or begins with it and goes on with neither letter nor digit."""
+    return longer == name or (longer.startswith(name) and not longer[len(name)].isalnum())
+
+
+def longest_name_of(names: Sequence[str], longer: str) -> str | None:
+    """The longest of `names` that `longer` begins with."""
+    return max((name for name in names if is_name_of(name, longer)), key=len, default=None)
+
+
+def split_name(stem: str) -> NameParts:
+    """Take the words of the field off the end of a name; a lone session or date stays, for it may be all there is."""
+    rest, kinds = stem, list[str]()
+    while rest:
+        head, word = _last_word(rest)
+        shows = tells_kind(word)
+        if not shows and (not head or not _is_visit(word)):
+            break
+        kinds = [word, *kinds] if shows else kinds
+        rest = head
+    return NameParts(rest, " ".join(kinds))
+
+
+def _last_word(text: str) -> tuple[str, str]:
+    """A name before and after its last separator; a date and an entity such as `ses-01` are one word."""
+    if dated := DATE.search(text):
+        return text[: dated.start()], dated.group(1)
+    head, _, word = text.rpartition("_")
+    if tells_kind(word) or _is_visit(word):
+        return head, word
+    found = re.search(r"[_\-.\s](?=[^_\-.\s]*$)", text)
+    return (text[: found.start()], text[found.end() :]) if found else ("", text)
+
+
+def _is_visit(word: str) -> bool:
+    return bool(VISIT.fullmatch(word.lower()) or DATE.search(f"_{word}"))
+
+
+def split_names(stems: Sequence[str]) -> list[NameParts]:
+    """The parts of many names, where words that several subjects share also tell kinds apart.
+
+    `P01_axial, P01_sagittal, P02_axial, P02_sagittal` are two subjects with two kinds each, and so are
+    `T1_001, T2_001, T1_002, T2_002`; `anna_smith, bert_smith` are two subjects.
+    """
+    parts = [split_name(stem) for stem in stems]
+    return _take_shared(_take_shared(parts, _end_of), _start_of)
+
+
+def _end_of(subject: str) -> tuple[str, str]:
+    head, _, word = subject.rpartition("_")
+    return (head, word) if any(sign.isalpha() for sign in word) else ("", "")
+
+
+def _start_of(subject: str) -> tuple[str, str]:
+    word, _, tail = subject.partition("_")
+    return (tail, word) if CONTRAST.fullmatch(word.lower()) else ("", "")
+
+
+def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]) -> list[NameParts]:
+    """Take a word off all names that have one there, if only that brings several images of a subject together."""
+    words: defaultdict[str, set[str]] = defaultdict(set)
+    subjects: defaultdict[str, set[str]] = defaultdict(set)
+    for subject, word in (split(part.subject) for part in parts):
+        if subject:
+            words[subject].add(word)
+            subjects[word].add(subject)
+    several = [subject for subject, own in words.items() if len(own) > 1 and any(map(str.isdigit, subject))]
+    shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1}
+    return [_without(part, *split(part.subject), shared) for part in parts]
+
+
+def _without(part: NameParts, subject: str, word: str, shared: set[str]) -> NameParts:
+    return NameParts(subject, f"{word} {part.kind}".strip()) if subject and word in shared else part
