@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
-from meddiff_core.data.dicom import files_of_series, read_series
+from meddiff_core.data.dicom import read_series
 from meddiff_core.data.labels import give_labels, label_files, longest_name_of
 from meddiff_core.data.listing import Found, find_images, without_twins
-from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
+from meddiff_core.data.nifti import read_label, read_nifti
 from meddiff_core.data.participants import Participants, covariates_for, read_participants, table_of, unmatched
 from meddiff_core.data.scan import Scan
 from meddiff_core.data.tables import covariate_kinds, ignored_columns
@@ -113,7 +113,9 @@ def _cases(
     for image in found:
         try:
             values = covariates_for(image, participants, kinds)
-            cases.append(CaseRef(image.case, str(image.subject), image.image, image.label, values))
+            cases.append(
+                CaseRef(image.case, str(image.subject), image.image, image.label, values, image.slices, image.kind)
+            )
         except ValueError as error:
             refused.append(Refusal(image.case, str(error)))
     return cases, refused
@@ -126,32 +128,33 @@ def _stat_files(cases: Sequence[CaseRef], tables: Sequence[Path], base: Path) ->
 
 
 def _files_of(case: CaseRef) -> list[Path]:
-    return [*scan_files(case.image), *([case.label] if case.label else [])]
+    return [*scan_files(case), *([case.label] if case.label else [])]
 
 
-def scan_files(image: Path) -> list[Path]:
-    """The files that hold one image: itself, or the slices of its series."""
-    return [image] if is_nifti(image) else files_of_series(image)
+def scan_files(case: CaseRef) -> list[Path]:
+    """The files that hold a case's image: one, or the slices of its series."""
+    return list(case.slices) or [case.image]
 
 
-def digest_scan(image: Path) -> str:
-    """SHA-256 of a file, or of the digests of a series' files, whatever their names."""
-    files = scan_files(image)
-    return digest_file(image) if is_nifti(image) else digest_of(sorted(digest_file(path) for path in files))
+def digest_scan(case: CaseRef) -> str:
+    """SHA-256 of a case's image file, or of the digests of its series' files, whatever their names."""
+    if not case.slices:
+        return digest_file(case.image)
+    return digest_of(sorted(digest_file(path) for path in case.slices))
 
 
 def digest_case(case: CaseRef) -> tuple[str, str | None]:
     """Digests of a case's image and label map; CaseRefused where a file is gone."""
     try:
-        return digest_scan(case.image), digest_scan(case.label) if case.label else None
-    except (OSError, StopIteration) as error:
+        return digest_scan(case), digest_file(case.label) if case.label else None
+    except OSError as error:
         raise CaseRefused(case.case, f"image or label map is gone: {type(error).__name__}") from error
 
 
 def read_scan(case: CaseRef) -> Scan:
     """A case's image and what its file said; CaseRefused where it cannot be used."""
     try:
-        return read_nifti(case.case, case.image) if is_nifti(case.image) else read_series(case.case, case.image)
+        return read_series(case.case, case.slices) if case.slices else read_nifti(case.case, case.image)
     except CaseRefused:
         raise
     except Exception as error:  # a file made to break readers must not stop the other cases

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from meddiff_core.artefacts import digest_of
-from meddiff_core.data.dicom import is_dicom, series_in
+from meddiff_core.data.dicom import DicomSeries, index_dicom, is_dicom
 from meddiff_core.data.nifti import is_nifti, stem_of
 from meddiff_core.data.tables import is_table, read_table
 from meddiff_core.errors import ConfigurationError
@@ -39,6 +38,9 @@ class Found:
     label: Path | None = None
     row: dict[str, str] = field(default_factory=dict)
     """Covariates of the scan's own row, where images is a table."""
+    slices: tuple[Path, ...] = ()
+    """All files of a DICOM series; `image` is the first of them."""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,21 +154,17 @@ def _list_files(root: Path, files: Sequence[Path]) -> Listing:
     slices = [path for path in others if is_dicom(path)]
     foreign = sorted(set(others) - set(slices))
     found = [Found(plain(stem_of(path)), path, _relative(path, root)) for path in images]
-    for folder in sorted({path.parent for path in slices}):
-        found += _series(root, folder, [path for path in slices if path.parent == folder])
-    return Listing(
-        tuple(found), tuple(Refusal(_relative(path, root), "is no image that can be read") for path in foreign)
-    )
+    index = index_dicom(slices, root)
+    found += [_series(series) for series in index.series]
+    odd = [Refusal(_relative(path, root), "is no image that can be read") for path in foreign]
+    return Listing(tuple(found), (*odd, *index.refused), index.notes)
 
 
-def _series(root: Path, folder: Path, files: Sequence[Path]) -> list[Found]:
-    """One case per series; the subject is the topmost folder below `root`, the case the folders' names."""
-    parts = folder.relative_to(root).parts or (folder.resolve().name,)
-    case, subject, name = plain("_".join(parts)), plain(parts[0]), "/".join(parts)
-    series = series_in(files)
-    if len(series) == 1:
-        return [Found(case, folder, name, subject)]
-    return [Found(f"{case}_{digest_of(uid)[:8]}", paths[0], name, subject) for uid, paths in sorted(series.items())]
+def _series(series: DicomSeries) -> Found:
+    """The case is named by the folders of the series; the subject by its patient, else the topmost folder."""
+    parts = series.name.split("/")
+    subject = plain(series.patient or parts[0])
+    return Found(plain("_".join(parts)), series.slices[0], series.name, subject, slices=series.slices, kind=series.kind)
 
 
 def _is_bids(root: Path) -> bool:
@@ -226,9 +224,17 @@ def _table_row(table: Path, row: dict[str, str], needs_label: bool) -> Found:
     if needs_label and not row["label"]:
         raise ValueError("has no label map")
     label = _confined(table, row["label"], "label") if row.get("label") else None
+    slices = _only_series(image) if image.is_dir() else ()
     stem = plain(stem_of(image))
     case = stem if stem.startswith(subject) else f"{subject}_{stem}"
-    return Found(case, image, row["image"], subject, label, row)
+    return Found(case, slices[0] if slices else image, row["image"], subject, label, row, slices)
+
+
+def _only_series(folder: Path) -> tuple[Path, ...]:
+    index = index_dicom([path for path in walk(folder)[0] if is_dicom(path)], folder)
+    if len(index.series) != 1:
+        raise ValueError(f"folder must hold one DICOM series, holds {len(index.series)}")
+    return index.series[0].slices
 
 
 def _confined(table: Path, entry: str, column: str) -> Path:
