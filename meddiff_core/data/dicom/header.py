@@ -39,8 +39,11 @@ TAGS = [
     *("ScanningSequence", "EchoNumbers", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
     *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "GantryDetectorTilt"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "RescaleSlope", "RescaleIntercept"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
+PIXEL_TAGS = [
+    *map(Tag, ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData")),
 ]
 IMAGES = (
     "CT Image Storage",
@@ -87,6 +90,8 @@ class Header:
     """(frames, 6), direction cosines of rows and columns."""
     spacing_mm: tuple[float, float] | None
     """Distance between rows and between columns."""
+    rescale: Vectors
+    """(frames, 2), slope and intercept of the Modality LUT."""
 
     @property
     def lacking(self) -> list[str]:
@@ -148,15 +153,12 @@ def _element_bytes(head: bytes, at: int, order: str) -> int:
     return 8 + int(struct.unpack_from(f"{order}I", head, at + 4)[0])
 
 
-def read_dataset(path: Path, whole: bool = False) -> FileDataset:
-    """A file by pydicom, without a preamble too; only the tags of `TAGS` unless the whole is asked for."""
+def read_dataset(path: Path, pixels: bool = False) -> FileDataset:
+    """The elements of `TAGS` of a file, with or without a preamble; of `PIXEL_TAGS` where pixels are asked for."""
+    tags = PIXEL_TAGS if pixels else [*map(Tag, TAGS), Tag(GE_COMPONENT)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values against the standard, which every console writes
-        if whole:
-            return pydicom.dcmread(path, force=True)
-        return pydicom.dcmread(
-            path, force=True, stop_before_pixels=True, specific_tags=[*map(Tag, TAGS), Tag(GE_COMPONENT)]
-        )
+        return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=tags)
 
 
 def read_header(path: Path) -> Header:
@@ -191,6 +193,7 @@ def _header(path: Path, data: FileDataset) -> Header:
         positions=positions,
         orientations=orientations,
         spacing_mm=spacing,
+        rescale=_rescale(data),
     )
 
 
@@ -295,3 +298,14 @@ def _spacing(part: Dataset) -> tuple[float, float] | None:
     if value is None or isinstance(value, str) or len(value) != 2:
         return None
     return float(value[0]), float(value[1])
+
+
+def _rescale(data: Dataset) -> Vectors:
+    shared = next(iter(_sequence(data, "SharedFunctionalGroupsSequence")), Dataset())
+    frames = _sequence(data, "PerFrameFunctionalGroupsSequence")
+    parts = [_macro(frame, shared, "PixelValueTransformationSequence") for frame in frames] or [data]
+    return np.array([[_or(part.get("RescaleSlope"), 1), _or(part.get("RescaleIntercept"), 0)] for part in parts])
+
+
+def _or(value: Any, default: float) -> float:
+    return float(default if value is None or value == "" else value)

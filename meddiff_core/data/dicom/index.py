@@ -4,6 +4,7 @@ A series may lie in several folders, and one series may hold several volumes: ec
 points. What is no scan (localisers, reports, secondary captures) is left out and said; a copy is dropped and said.
 """
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -170,10 +171,10 @@ def _without_copies(headers: Sequence[Header], found: Findings) -> list[Header]:
 def _content(header: Header) -> str:
     """Digest of what a slice shows and where; read only where two files claim to be one."""
     try:
-        data = read_dataset(header.path, whole=True)
+        data = read_dataset(header.path, pixels=True)
         place = None if header.positions is None else header.positions.tolist()
-        rescale = [str(data.get(name, "")) for name in ("RescaleSlope", "RescaleIntercept")]
-        return digest_of([bytes(data.get("PixelData") or b"").hex(), place, rescale, str(header.syntax)])
+        pixels = hashlib.sha256(bytes(data.get("PixelData") or b"")).hexdigest()
+        return digest_of([pixels, place, header.rescale.tolist(), str(header.syntax)])
     except Exception as error:  # damaged: its own content, so that it is refused
         return f"{type(error).__name__} {header.path}"
 

@@ -52,8 +52,16 @@ def stack_of(headers: Sequence[Header]) -> Stack:
 
 def positions_of(headers: Sequence[Header]) -> NDArray[np.float64]:
     """Positions of all frames (frames, 3), LPS, mm, in order along the normal."""
-    positions = np.concatenate([header.positions for header in headers if header.positions is not None])
-    return np.asarray(positions[np.argsort(positions @ normal_of(headers[0]), kind="stable")], np.float64)
+    return np.asarray(_positions(headers)[order_of(headers)], np.float64)
+
+
+def order_of(headers: Sequence[Header]) -> NDArray[np.intp]:
+    """Frames, counted through all files, in order along the normal."""
+    return np.argsort(_positions(headers) @ normal_of(headers[0]), kind="stable")
+
+
+def _positions(headers: Sequence[Header]) -> NDArray[np.float64]:
+    return np.concatenate([header.positions for header in headers if header.positions is not None])
 
 
 def axes_of(header: Header) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

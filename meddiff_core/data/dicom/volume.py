@@ -1,15 +1,15 @@
 """The voxels of a DICOM series, by dcm2niix, the field's own converter.
 
-It sees the series' files alone, in a temporary folder and under neutral names, so that nothing of a header ends in
-a file name or a message. Where its voxels lie is held against the headers before they are used: it writes a volume
-for a stack with a missing slice, too.
+It is given what the headers were found to say and no more: each frame as a slice of its own, with pixels and place,
+under a neutral name. So nothing of a person reaches it, and no habit of a vendor or an export (slices of several
+UIDs or times, scales that vary, private elements) makes it split, scale or interpolate what is one even stack.
 """
 
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,25 @@ import dcm2niix
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
 from meddiff_core.data.dicom.header import Header, read_dataset, read_header
-from meddiff_core.data.dicom.stack import EXACT_MM, stack_of
+from meddiff_core.data.dicom.stack import EXACT_MM, LPS_TO_RAS, Stack, order_of, stack_of
 from meddiff_core.data.scan import Scan, check_shape, ras_scan
 from meddiff_core.errors import CaseRefused
 
 TIMEOUT_S = 600.0
 SAME_COSINES = 2e-3
 SAME_SPACING_MM = 1e-3
-MOST_TURN = 0.1
-"""Largest part of a voxel by which one step of the converter's grid may differ from the headers'."""
-IGNORED_SCALING = "slope/intercept is being ignored"
-RESAMPLED = ("_Eq", "_Tilt")
-"""Suffixes of second versions that dcm2niix makes of stacks that it finds uneven; geometry is decided here."""
-OF_SIDECARS = (
-    *("patient position", "unable to determine manufacturer", "protocol name", "instance number", "siemens moco"),
-    *("slice timing", "interslice distance"),
-)
-"""Warnings of dcm2niix that concern files not asked for, or what the headers' positions have settled."""
-MOST_WARNINGS = 3
+PLACED_MM = 0.05
+"""Largest distance between the converter's corners and those of the headers."""
+NATIVE = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian)
+OPTIONS = ("-z", "n", "-b", "n", "-f", "volume", "-m", "y", "-x", "i", "-w", "2", "-p", "n")
+"""Not compressed, no side file, slices merged, neither cropped nor turned, no scale of a vendor."""
+GREY = "MONOCHROME2"
+ROOT_UID = "2.25."
 
 
 def read_series(case: str, slices: Sequence[Path]) -> Scan:
@@ -46,17 +45,20 @@ def read_series(case: str, slices: Sequence[Path]) -> Scan:
     headers = [_header(case, path) for path in slices]
     _check_grey(case, headers)
     _check_alike(case, headers)
-    shape = (headers[0].columns, headers[0].rows, sum(header.frames for header in headers))
-    check_shape(case, shape)
+    check_shape(case, _shape(headers))
     stack = stack_of(headers)
     if stack.faults:
         raise CaseRefused(case, "; ".join(stack.faults))
-    array, affine, warnings = _convert(case, headers)
-    voxels, affine = _on_headers_grid(case, array, affine, shape, stack.affine)
+    array = _rescaled(case, headers, _convert(case, headers, stack))
+    warnings = []
     if stack.displacement_mm > EXACT_MM:
         warnings.append(f"slices lie up to {stack.displacement_mm:.3f} mm off an even stack, taken as rounding")
-    modality = headers[0].text.get("Modality")
-    return ras_scan(case, voxels, affine, headers[0].bits, True, modality, tuple(warnings))
+    first = headers[0]
+    return ras_scan(case, array, stack.affine, first.bits, True, first.text.get("Modality"), tuple(warnings))
+
+
+def _shape(headers: Sequence[Header]) -> tuple[int, int, int]:
+    return headers[0].columns, headers[0].rows, sum(header.frames for header in headers)
 
 
 def _header(case: str, path: Path) -> Header:
@@ -105,64 +107,99 @@ def _plane(header: Header) -> list[tuple[str, float, NDArray[np.float64]]]:
     ]
 
 
-def _convert(case: str, headers: Sequence[Header]) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
-    """Voxels as dcm2niix writes them, their affine (RAS) and what it warns of."""
+def _convert(case: str, headers: Sequence[Header], stack: Stack) -> NDArray[Any]:
+    """Stored pixels (column, row, slice in order of position)."""
     with tempfile.TemporaryDirectory(prefix="meddiff-dicom-") as name:
         source, target = Path(name, "in"), Path(name, "out")
         source.mkdir()
         target.mkdir()
-        _lay_out(case, headers, source)
-        said = _run_converter(case, headers, source, target)
-        files = [path for path in target.glob("*.nii") if not any(f"{sign}_" in path.stem for sign in RESAMPLED)]
-        syntax = f"{headers[0].syntax.name or 'an unknown transfer syntax'}"
-        if not files:
-            raise CaseRefused(case, f"pixels must be decodable, dcm2niix gave no volume of {syntax}{_errors(said)}")
-        if len(files) > 1:
-            raise CaseRefused(case, f"must be one volume, dcm2niix found {len(files)} in this series")
+        _lay_out(case, headers, stack, source)
+        said = _run_converter(case, source, target)
+        files = sorted(target.iterdir())
+        if len(files) != 1 or files[0].suffix != ".nii":
+            syntax = f"{headers[0].syntax.name or 'pixels of no known transfer syntax'}"
+            found = f"gave {len(files)}{_first_error(said)}"
+            raise CaseRefused(case, f"dcm2niix must give one volume of {syntax}, {found}")
         image = nib.load(files[0])
         assert isinstance(image, nib.Nifti1Image)
-        return np.array(image.dataobj), np.asarray(image.affine, np.float64), _warnings(said)
+        return _on_headers_grid(case, image, _shape(headers), stack.affine)
 
 
-def _lay_out(case: str, headers: Sequence[Header], folder: Path) -> None:
-    """Links to the slices; a copy with preamble and one series UID where the converter would not join them."""
-    joined = len({header.series for header in headers}) > 1
-    for number, header in enumerate(headers):
-        path = folder / f"{number:05d}.dcm"
-        if header.preamble and not joined:
-            path.symlink_to(header.path.resolve())
-            continue
+def _lay_out(case: str, headers: Sequence[Header], stack: Stack, folder: Path) -> None:
+    """A file for each frame, numbered along the normal, at its place on the even grid."""
+    place = np.argsort(order_of(headers))
+    frame = 0
+    for header in headers:
         try:
-            _write_standard(header.path, path, headers[0].series)
-        except Exception as error:  # as above
-            raise CaseRefused(case, f"{header.path.name} cannot be read to its end ({type(error).__name__})") from error
+            for pixels, data in _frames(header):
+                _write_slice(folder, int(place[frame]), pixels, data, headers[0], stack)
+                frame += 1
+        except CaseRefused:
+            raise
+        except Exception as error:  # a damaged file makes pydicom raise many kinds
+            raise CaseRefused(case, f"pixels of {header.path.name} cannot be read: {_brief(error)}") from error
 
 
-def _write_standard(source: Path, target: Path, series: str) -> None:
-    """The same data set with preamble, meta information and the given Series Instance UID."""
-    data = read_dataset(source, whole=True)
-    data.SeriesInstanceUID = series
+def _brief(error: Exception) -> str:
+    """Our own words, or the kind of error: those of pydicom may quote the header."""
+    return str(error) if isinstance(error, EOFError) else type(error).__name__
+
+
+def _frames(header: Header) -> Iterator[tuple[bytes, Dataset]]:
+    """Pixels of each frame, as they are stored, and the data set that describes them."""
+    data = read_dataset(header.path, pixels=True)
     if "TransferSyntaxUID" not in data.file_meta:
-        implicit, little = data.original_encoding
-        data.file_meta.TransferSyntaxUID = _plain_syntax(bool(implicit), bool(little))
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.preamble = b"\0" * 128
-    data.save_as(target, enforce_file_format=True)
+        data.file_meta.TransferSyntaxUID = _plain_syntax(*data.original_encoding)
+    if data.file_meta.TransferSyntaxUID not in NATIVE:
+        for pixels in generate_frames(data.PixelData, number_of_frames=header.frames):
+            yield encapsulate([pixels]), data
+        return
+    size = header.rows * header.columns * (int(data.BitsAllocated) // 8)
+    if len(data.PixelData) < size * header.frames:
+        raise EOFError(f"{len(data.PixelData)} of {size * header.frames} bytes are there")
+    for frame in range(header.frames):
+        yield data.PixelData[frame * size : (frame + 1) * size], data
 
 
-def _plain_syntax(implicit: bool, little: bool) -> str:
-    return "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+def _plain_syntax(implicit: bool | None, little: bool | None) -> UID:
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _run_converter(case: str, headers: Sequence[Header], source: Path, target: Path) -> str:
+def _write_slice(folder: Path, number: int, pixels: bytes, data: Dataset, first: Header, stack: Stack) -> None:
+    """What the converter needs of one frame; its place is that of the even grid."""
+    part = Dataset()
+    part.file_meta = FileMetaDataset()
+    part.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
+    part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = UID(f"{ROOT_UID}{number + 1}")
+    part.StudyInstanceUID = part.SeriesInstanceUID = UID(f"{ROOT_UID}0")
+    part.Modality, part.InstanceNumber, part.SeriesNumber = "MR", number + 1, 1
+    position = LPS_TO_RAS[:3, :3] @ (stack.affine[:3, 3] + number * stack.affine[:3, 2])
+    assert first.orientations is not None
+    part.ImagePositionPatient = [_decimal(value) for value in position]
+    part.ImageOrientationPatient = [_decimal(value) for value in first.orientations[0]]
+    part.PixelSpacing = [_decimal(value) for value in first.spacing_mm or ()]
+    part.SliceThickness = _decimal(float(np.linalg.norm(stack.affine[:3, 2])))
+    part.Rows, part.Columns, part.SamplesPerPixel, part.PhotometricInterpretation = first.rows, first.columns, 1, GREY
+    for name in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        setattr(part, name, int(data[name].value))
+    part.PixelData = pixels
+    part["PixelData"].VR = "OB" if data.file_meta.TransferSyntaxUID not in NATIVE else "OW"
+    part.save_as(folder / f"{number:05d}.dcm", enforce_file_format=True)
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters."""
+    return f"{value:.9f}"[:16]
+
+
+def _run_converter(case: str, source: Path, target: Path) -> str:
     """What dcm2niix says; its exit status is no measure, its volumes are."""
-    environment = {"HOME": str(target), "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            [*_command(headers[0]), "-o", str(target), str(source)],
+            [dcm2niix.bin, *OPTIONS, "-o", str(target), str(source)],
             cwd=target,
-            env=environment,
+            env={"HOME": str(target), "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT_S,
@@ -175,63 +212,36 @@ def _run_converter(case: str, headers: Sequence[Header], source: Path, target: P
         raise CaseRefused(case, f"dcm2niix must be installed, cannot be started: {why}") from error
     if done.returncode < 0:
         raise CaseRefused(case, f"dcm2niix must end, was stopped by signal {-done.returncode}")
-    said = (done.stdout + b"\n" + done.stderr).decode(errors="replace").replace(f"{source}{os.sep}", "")
-    if IGNORED_SCALING in said:
-        raise CaseRefused(case, "rescale slopes vary from slice to slice, dcm2niix does not apply them")
-    return said
+    return (done.stdout + b"\n" + done.stderr).decode(errors="replace").replace(f"{source}{os.sep}", "")
 
 
-def _command(first: Header) -> list[str]:
-    """Merged, neither cropped nor turned, without side files.
-
-    Philips: `-p n`, the values of the Modality LUT and not the vendor's own scale. For others that option would drop
-    slopes that vary from slice to slice.
-    """
-    philips = "philips" in first.text.get("Manufacturer", "").lower()
-    options = {"-z": "n", "-b": "n", "-f": "volume", "-m": "y", "-x": "i", "-w": "2", "-p": "n" if philips else "y"}
-    return [dcm2niix.bin, *(part for option in options.items() for part in option)]
-
-
-def _errors(said: str) -> str:
-    lines = re.findall(r"^Error:? *(.+)$", said, re.MULTILINE)
+def _first_error(said: str) -> str:
+    lines = re.findall(
+        r"^(?:Error|Warning):? *(.*(?:decode|decompress|Transfer Syntax|corrupt).*)$", said, re.MULTILINE
+    )
     return f": {lines[0][:200]}" if lines else ""
 
 
-def _warnings(said: str) -> list[str]:
-    lines = dict.fromkeys(re.findall(r"^Warning: *(.+)$", said, re.MULTILINE))
-    kept = [line for line in lines if not any(sign in line.lower() for sign in OF_SIDECARS) or "Missing" in line]
-    return [f"dcm2niix: {line[:200]}" for line in kept[:MOST_WARNINGS]]
-
-
 def _on_headers_grid(
-    case: str,
-    array: NDArray[Any],
-    affine: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    expected: NDArray[np.float64],
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The converter's voxels with the headers' affine, in the converter's order of axes.
-
-    dcm2niix takes the slice distance from the first two slices, which rounded positions spoil.
-    """
-    check_shape(case, array.shape)
-    voxels = array.reshape(array.shape[:3])
-    steps = (np.linalg.inv(expected) @ affine)[:3, :3]
-    turn = np.rint(steps)
-    if not np.array_equal(turn @ turn.T, np.eye(3)) or np.abs(steps - turn).max() > MOST_TURN:
-        raise CaseRefused(case, f"dcm2niix must keep the headers' grid, steps by {np.round(steps, 3).tolist()} voxels")
-    if tuple(np.abs(turn) @ voxels.shape) != shape:
-        raise CaseRefused(case, f"dcm2niix must give {shape} voxels, gave {voxels.shape}")
-    placed = np.eye(4)
-    placed[:3, :3] = turn
-    placed[:3, 3] = np.where(turn.sum(axis=1) < 0, np.array(shape) - 1, 0)
-    if not _meets(expected @ placed, affine, voxels.shape):
-        raise CaseRefused(case, "dcm2niix must place the volume where the headers do, places it elsewhere")
-    return voxels, expected @ placed
-
-
-def _meets(expected: NDArray[np.float64], got: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
-    """Whether two grids with like steps agree within half a voxel at one corner or more."""
+    case: str, image: nib.Nifti1Image, shape: tuple[int, int, int], affine: NDArray[np.float64]
+) -> NDArray[Any]:
+    """The converter's voxels in the order of the headers' grid, whose corners must be where the converter's are."""
+    if image.shape != shape:
+        raise CaseRefused(case, f"dcm2niix must give {shape} voxels, gave {image.shape}")
+    flips = np.rint(np.diag(np.linalg.inv(affine) @ image.affine)[:3]).astype(int)
+    turn = np.diag([*flips, 1.0])
+    turn[:3, 3] = np.where(flips < 0, np.array(shape) - 1, 0)
     corners = np.array([[*np.where(bits, np.array(shape) - 1, 0), 1] for bits in np.ndindex(2, 2, 2)], np.float64)
-    off = np.abs(np.linalg.inv(expected) @ (got - expected) @ corners.T)[:3]
-    return bool((off.max(axis=0) <= 0.5).any())
+    off = np.linalg.norm((affine @ turn - image.affine) @ corners.T, axis=0).max()
+    if not off <= PLACED_MM:
+        raise CaseRefused(case, f"dcm2niix must place the volume where its headers do, is {off:.2f} mm off")
+    return np.asarray(image.dataobj)[tuple(slice(None, None, int(flip)) for flip in flips)]
+
+
+def _rescaled(case: str, headers: Sequence[Header], array: NDArray[Any]) -> NDArray[np.float32]:
+    """Each slice by its own slope and intercept."""
+    rescale = np.concatenate([np.broadcast_to(header.rescale, (header.frames, 2)) for header in headers])
+    if not np.isfinite(rescale).all() or (rescale[:, 0] == 0).any():
+        raise CaseRefused(case, "rescale slope must be a number other than 0, is not in every slice")
+    slope, intercept = rescale[order_of(headers)].T
+    return np.asarray(array * slope + intercept, np.float32)
