@@ -94,6 +94,11 @@ class Header:
     """(frames, 2), slope and intercept of the Modality LUT."""
 
     @property
+    def coding(self) -> str:
+        """Transfer syntax in words."""
+        return str(self.syntax.name) or "no named transfer syntax"
+
+    @property
     def lacking(self) -> list[str]:
         """What a slice needs to lie in space, and this one does not have."""
         needed = {

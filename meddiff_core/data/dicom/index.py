@@ -81,10 +81,12 @@ class Findings:
 def index_dicom(files: Sequence[Path], root: Path) -> DicomIndex:
     """The volumes among DICOM files below `root`; every file ends in a series, a refusal or a note."""
     found = Findings(root, [], [])
-    headers = _without_copies(_images(_read(files, found), found), found)
+    read, damaged = _read(files, found)
+    headers = _without_copies(_images(read, found), found)
     parts: list[Part] = []
     for series in _joined(_by_series(headers), found):
         parts += [part for part in _volumes(series, found) if _is_volume(part, found)]
+    parts = _without_gaps(parts, damaged, found)
     parts.sort(key=lambda part: min(header.path for header in part.headers))
     kinds = kinds_of([show_of(part.headers, part.volume) for part in parts])
     names = _names(parts, root)
@@ -113,15 +115,35 @@ def _series(part: Part, name: str, kind: str) -> DicomSeries:
     return DicomSeries(tuple(sorted(h.path for h in part.headers)), first.patient, first.study, name, kind)
 
 
-def _read(files: Sequence[Path], found: Findings) -> list[Header]:
-    headers = []
+def _read(files: Sequence[Path], found: Findings) -> tuple[list[Header], list[Path]]:
+    """Headers, and the files that have none that can be read."""
+    headers, damaged = [], []
     for path in sorted(files):
         try:
-            headers.append(read_header(path))
+            header = read_header(path)
+            if not header.sop_class:
+                raise EOFError("no SOP class")
+            headers.append(header)
         except Exception as error:  # pydicom raises many kinds; their texts may hold what the header says of a person
-            reason = f"header cannot be read as DICOM ({type(error).__name__})"
-            found.refused.append(Refusal(place_of([path], found.root), reason))
-    return headers
+            damaged.append(path)
+            found.refused.append(
+                Refusal(place_of([path], found.root), f"header cannot be read as DICOM ({type(error).__name__})")
+            )
+    return headers, damaged
+
+
+def _without_gaps(parts: Sequence[Part], damaged: Sequence[Path], found: Findings) -> list[Part]:
+    """Volumes without those that are alone in a folder with damaged files, which can only be theirs."""
+    holes = Counter(path.parent for path in damaged)
+    count = Counter(folder for part in parts for folder in {header.path.parent for header in part.headers})
+    whole = []
+    for part in parts:
+        folders = {header.path.parent for header in part.headers}
+        if lost := sum(holes[folder] for folder in folders if count[folder] == 1):
+            found.refuse(part.headers, f"every slice must be readable, {lost} beside these {len(part.headers)} are not")
+        else:
+            whole.append(part)
+    return whole
 
 
 def _images(headers: Sequence[Header], found: Findings) -> list[Header]:

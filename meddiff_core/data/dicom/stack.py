@@ -35,6 +35,15 @@ class Stack:
     displacement_mm: float
     """Largest distance of a slice from its place on the grid."""
 
+    @property
+    def upright(self) -> NDArray[np.float64]:
+        """The affine without the lean of the slices that a small tilt leaves."""
+        upright = self.affine.copy()
+        normal = np.cross(upright[:3, 0], upright[:3, 1])
+        normal /= np.linalg.norm(normal)
+        upright[:3, 2] = (upright[:3, 2] @ normal) * normal
+        return upright
+
 
 def stack_of(headers: Sequence[Header]) -> Stack:
     """The stack that alike, placed slices make; needs two or more."""

@@ -117,12 +117,12 @@ def _convert(case: str, headers: Sequence[Header], stack: Stack) -> NDArray[Any]
         said = _run_converter(case, source, target)
         files = sorted(target.iterdir())
         if len(files) != 1 or files[0].suffix != ".nii":
-            syntax = f"{headers[0].syntax.name or 'pixels of no known transfer syntax'}"
-            found = f"gave {len(files)}{_first_error(said)}"
-            raise CaseRefused(case, f"dcm2niix must give one volume of {syntax}, {found}")
+            raise CaseRefused(
+                case, f"dcm2niix must give one volume of {headers[0].coding}, gave {len(files)}{_first_error(said)}"
+            )
         image = nib.load(files[0])
         assert isinstance(image, nib.Nifti1Image)
-        return _on_headers_grid(case, image, _shape(headers), stack.affine)
+        return _on_headers_grid(case, image, _shape(headers), stack.upright)
 
 
 def _lay_out(case: str, headers: Sequence[Header], stack: Stack, folder: Path) -> None:
@@ -134,10 +134,9 @@ def _lay_out(case: str, headers: Sequence[Header], stack: Stack, folder: Path) -
             for pixels, data in _frames(header):
                 _write_slice(folder, int(place[frame]), pixels, data, headers[0], stack)
                 frame += 1
-        except CaseRefused:
-            raise
         except Exception as error:  # a damaged file makes pydicom raise many kinds
-            raise CaseRefused(case, f"pixels of {header.path.name} cannot be read: {_brief(error)}") from error
+            what = f"pixels of {header.path.name} ({header.coding})"
+            raise CaseRefused(case, f"{what} cannot be read: {_brief(error)}") from error
 
 
 def _brief(error: Exception) -> str:
@@ -148,7 +147,7 @@ def _brief(error: Exception) -> str:
 def _frames(header: Header) -> Iterator[tuple[bytes, Dataset]]:
     """Pixels of each frame, as they are stored, and the data set that describes them."""
     data = read_dataset(header.path, pixels=True)
-    if "TransferSyntaxUID" not in data.file_meta:
+    if "TransferSyntaxUID" not in data.file_meta or data.file_meta.TransferSyntaxUID.is_deflated:
         data.file_meta.TransferSyntaxUID = _plain_syntax(*data.original_encoding)
     if data.file_meta.TransferSyntaxUID not in NATIVE:
         for pixels in generate_frames(data.PixelData, number_of_frames=header.frames):
@@ -166,7 +165,7 @@ def _plain_syntax(implicit: bool | None, little: bool | None) -> UID:
 
 
 def _write_slice(folder: Path, number: int, pixels: bytes, data: Dataset, first: Header, stack: Stack) -> None:
-    """What the converter needs of one frame; its place is that of the even grid."""
+    """What the converter needs of one frame; its place is on the even, upright grid: dcm2niix knows no lean."""
     part = Dataset()
     part.file_meta = FileMetaDataset()
     part.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
@@ -174,12 +173,12 @@ def _write_slice(folder: Path, number: int, pixels: bytes, data: Dataset, first:
     part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = UID(f"{ROOT_UID}{number + 1}")
     part.StudyInstanceUID = part.SeriesInstanceUID = UID(f"{ROOT_UID}0")
     part.Modality, part.InstanceNumber, part.SeriesNumber = "MR", number + 1, 1
-    position = LPS_TO_RAS[:3, :3] @ (stack.affine[:3, 3] + number * stack.affine[:3, 2])
+    position = (LPS_TO_RAS @ stack.upright @ [0, 0, number, 1])[:3]
     assert first.orientations is not None
     part.ImagePositionPatient = [_decimal(value) for value in position]
     part.ImageOrientationPatient = [_decimal(value) for value in first.orientations[0]]
     part.PixelSpacing = [_decimal(value) for value in first.spacing_mm or ()]
-    part.SliceThickness = _decimal(float(np.linalg.norm(stack.affine[:3, 2])))
+    part.SliceThickness = _decimal(float(np.linalg.norm(stack.upright[:3, 2])))
     part.Rows, part.Columns, part.SamplesPerPixel, part.PhotometricInterpretation = first.rows, first.columns, 1, GREY
     for name in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
         setattr(part, name, int(data[name].value))
@@ -243,5 +242,7 @@ def _rescaled(case: str, headers: Sequence[Header], array: NDArray[Any]) -> NDAr
     rescale = np.concatenate([np.broadcast_to(header.rescale, (header.frames, 2)) for header in headers])
     if not np.isfinite(rescale).all() or (rescale[:, 0] == 0).any():
         raise CaseRefused(case, "rescale slope must be a number other than 0, is not in every slice")
-    slope, intercept = rescale[order_of(headers)].T
-    return np.asarray(array * slope + intercept, np.float32)
+    voxels = np.empty(array.shape, np.float32, order="F")
+    for number, (slope, intercept) in enumerate(rescale[order_of(headers)].tolist()):
+        voxels[..., number] = array[..., number] * slope + intercept
+    return voxels
