@@ -16,7 +16,7 @@ from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.data.dicom import files_of_series, read_series
 from meddiff_core.data.labels import give_labels, label_files, longest_name_of
 from meddiff_core.data.listing import Found, find_images, without_twins
-from meddiff_core.data.nifti import is_nifti, read_label, read_nifti
+from meddiff_core.data.nifti import LabelMap, is_nifti, read_label, read_nifti
 from meddiff_core.data.participants import Participants, covariates_for, read_participants, table_of, unmatched
 from meddiff_core.data.scan import Scan
 from meddiff_core.data.tables import covariate_kinds, ignored_columns
@@ -164,7 +164,12 @@ def load_image(case: CaseRef) -> Volume:
 
 
 def load_label(case: CaseRef, image: Volume) -> NDArray[np.int32]:
-    """A case's label map on the grid of `image`, RAS+; CaseRefused where it cannot be used."""
+    """Values of a case's label map on the grid of `image`, RAS+; CaseRefused where it cannot be used."""
+    return load_label_map(case, image).values
+
+
+def load_label_map(case: CaseRef, image: Volume) -> LabelMap:
+    """A case's label map and what was repaired in it; CaseRefused where it cannot be used."""
     if case.label is None:
         raise CaseRefused(case.case, "has no label map")
     try:
