@@ -17,6 +17,7 @@ from meddiff_core.contract import (
     Contract,
     IntensityMapping,
 )
+from meddiff_core.data.cohort import common_modality
 from meddiff_core.data.fingerprint import PERCENTILES, CaseFingerprint, Fingerprint
 from meddiff_core.data.grid import choose_grid
 from meddiff_core.data.split import Split
@@ -83,12 +84,13 @@ def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[Inte
 
 
 def _common_modality(train: Sequence[CaseFingerprint]) -> str:
-    counts = {name: sum(case.modality == name for case in train) for name in ("MR", "CT")}
-    if all(counts.values()):
+    if (found := common_modality(train)) is None:
+        counts = {name: sum(case.modality == name for case in train) for name in ("MR", "CT", None)}
         raise ConfigurationError(
-            f"data.modality: must be given, {counts['MR']} scans look like MR and {counts['CT']} like CT"
+            f"data.modality: must be given as MR or CT, {counts['MR']} scans look like MR, {counts['CT']} like CT, "
+            f"{counts[None]} could be either"
         )
-    return "CT" if counts["CT"] else "MR"
+    return found
 
 
 def _labels(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[dict[str, tuple[int, ...]], str]:

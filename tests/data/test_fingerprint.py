@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, take_fingerprint
-from meddiff_core.data.foreground import body_of, extract_brain, two_means
+from meddiff_core.data.foreground import body_of, extract_brain, split_values
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.types import Volume, in_turn
@@ -45,7 +45,7 @@ def test_without_a_mask_the_foreground_is_the_body_and_not_the_air(head: Made) -
 
 def test_two_heaps_of_values_are_told_apart() -> None:
     values = np.concatenate([np.full(50, 10.0), np.full(20, 90.0)]).astype(np.float32)
-    assert two_means(values) == pytest.approx((10, 90), abs=0.5)
+    assert split_values(values) == pytest.approx((10, 90), abs=0.5)
 
 
 def test_deep_negative_values_mean_ct(tmp_path: Path, save: Made, head: Made, data: Made) -> None:
