@@ -57,10 +57,10 @@ def conform_case(case: CaseRef, found: CaseFingerprint, contract: Contract, conf
     return Conformed(contract.intensity.store(resampled), groups, volume.affine @ step)
 
 
-def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int, int]) -> Matrix:
+def grid_step(affine: Matrix, spacing_mm: tuple[float, float, float], box: Box, size: tuple[int, int, int]) -> Matrix:
     """(4, 4) from a voxel of the grid to a voxel of the scan: axes of the scan made orthogonal, box in the middle."""
     rotation = polar(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))[0]
-    axes = np.round(np.linalg.solve(affine[:3, :3], rotation * spacing_mm), 6) + 0.0  # no -0
+    axes = np.round(np.linalg.solve(affine[:3, :3], rotation * np.array(spacing_mm)), 6) + 0.0  # no -0
     centre = np.array([(start + stop - 1) / 2 for start, stop in box])
     step = np.eye(4)
     step[:3, :3] = axes

@@ -15,23 +15,28 @@ Made = Callable[..., Any]
 
 def test_on_a_cpu_the_spacing_is_raised_until_a_volume_is_small_enough(figures: Made, study: Made) -> None:
     contract, why = infer_contract(figures(), study(), "cpu")
-    assert (contract.spacing_mm, contract.size) == (4.0, (40, 48, 40))
+    assert (contract.spacing_mm, contract.size) == ((3.8,) * 3, (40, 56, 40))
     assert "100000 voxels" in why["spacing_mm"]
 
 
-def test_on_a_gpu_the_scans_keep_their_spacing_in_half_millimetres(figures: Made, study: Made) -> None:
-    contract, _ = infer_contract(figures(spacing_mm=(0.9, 1.2, 1.2)), study(), "cuda:0")
-    assert (contract.spacing_mm, contract.size) == (1.5, (96, 128, 104))
+def test_a_spacing_of_the_study_has_the_size_that_holds_the_scans(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(), study(plan={"spacing_mm": 4}), "cpu")
+    assert (contract.spacing_mm, contract.size) == ((4.0,) * 3, (40, 48, 40))
+
+
+def test_on_a_gpu_the_scans_keep_their_spacing_where_that_fits(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(spacing_mm=(0.859, 0.9, 0.9), extent_mm=(90.0, 90.0, 90.0)), study(), "cuda:0")
+    assert contract.spacing_mm == (0.86,) * 3
 
 
 def test_a_size_of_the_study_raises_the_spacing_until_the_scans_fit(figures: Made, study: Made) -> None:
     contract, _ = infer_contract(figures(), study(plan={"size": [32, 32, 32]}), "cpu")
-    assert (contract.spacing_mm, contract.size) == (6.0, (32, 32, 32))
+    assert (contract.spacing_mm, contract.size) == ((5.9,) * 3, (32, 32, 32))
 
 
 def test_size_and_spacing_of_the_study_are_kept_and_a_cut_is_told(figures: Made, study: Made) -> None:
     contract, why = infer_contract(figures(), study(plan={"size": [32, 32, 32], "spacing_mm": 2.25}), "cpu")
-    assert (contract.spacing_mm, contract.size) == (2.25, (32, 32, 32))
+    assert (contract.spacing_mm, contract.size) == ((2.25,) * 3, (32, 32, 32))
     assert "training scans is larger and is cut" in why["size"]
 
 

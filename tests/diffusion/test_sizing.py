@@ -116,7 +116,9 @@ def test_what_several_processes_train_in_parts_is_given_and_not_measured(
 def test_a_size_that_networks_cannot_halve_is_refused(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract]
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"plan\.size: must be multiples of 8, is 20 along one axis"):
+    with pytest.raises(
+        ConfigurationError, match=r"plan\.size: must be multiples of 8 along each axis, is \[16, 20, 16\]"
+    ):
         infer(contract=make_contract(size=(16, 20, 16)))
 
 
