@@ -122,6 +122,17 @@ def test_a_size_that_networks_cannot_halve_is_refused(
         infer(contract=make_contract(size=(16, 20, 16)))
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing", "latents"), [((8, 16, 16), 2.0, (4, 4, 4)), ((32, 32, 12), (1.0, 1.0, 6.0), (8, 8, 12))]
+)
+def test_short_and_thick_axes_have_a_plan(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], size: Any, spacing: Any, latents: Any
+) -> None:
+    plan = infer(contract=make_contract(size=size, spacing_mm=spacing))
+    assert plan.latent_size == latents
+    assert plan.autoencoder_training.seconds_per_step > 0
+
+
 def test_a_training_with_an_imagenet_network_has_a_plan(infer: Callable[..., Plan]) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     plan = infer({"train.autoencoder.perceptual": "imagenet"})
