@@ -4,10 +4,12 @@ It is written once by the plan, lives inside every checkpoint and every release,
 match it is refused with the difference. Without it weights are useless on anybody else's scans.
 """
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from meddiff_core.types import FloatArray, StoredArray
 
@@ -15,6 +17,21 @@ ConditionValue = float | str | None
 """A number, a category, or None where it is not known."""
 Condition = dict[str, ConditionValue]
 """Value per condition name."""
+
+
+def along_each_axis(given: Any) -> Any:
+    """One number as three equal ones, for i, j, k; anything else as it is."""
+    return (given,) * 3 if isinstance(given, int | float) else given
+
+
+Spacing = Annotated[tuple[float, float, float], BeforeValidator(along_each_axis)]
+"""Voxel size along i, j, k in mm. Plans and releases of older versions hold the one number of all three."""
+
+
+def spacing_text(spacing_mm: Iterable[float]) -> str:
+    """`1.2 mm` if it is the same along each axis, else `0.43 × 0.43 × 6.5 mm`."""
+    lengths = [f"{length:g}" for length in spacing_mm]
+    return f"{lengths[0] if len(set(lengths)) == 1 else ' × '.join(lengths)} mm"
 
 
 class Frozen(BaseModel):
@@ -85,8 +102,8 @@ ConditionSpec = Annotated[ContinuousCondition | CategoricalCondition, Field(disc
 class Contract(Frozen):
     """Grid, intensities, labels and conditions that a study's models live in. Axes (i, j, k) are RAS+."""
 
-    spacing_mm: float
-    """Isotropic voxel size."""
+    spacing_mm: Spacing
+    """Voxel size along i, j, k."""
     size: tuple[int, int, int]
     """Voxels along i, j, k."""
     intensity: IntensityMapping
@@ -99,6 +116,11 @@ class Contract(Frozen):
     def channels(self) -> int:
         """Channels that the autoencoder sees: the image, and one per stored label value if there are labels."""
         return 1 + (len(self.labels) + 1 if self.labels else 0)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return math.prod(self.spacing_mm)
 
     def differences(self, other: "Contract") -> list[str]:
         """What differs, one `field: this, not that` each; empty when both are the same."""

@@ -21,9 +21,11 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
+from meddiff_core.contract import along_each_axis
 from meddiff_core.errors import ConfigurationError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -127,16 +129,25 @@ class SplitConfig(Config):
 class PlanConfig(Config):
     """What the plan may not decide by itself."""
 
-    spacing_mm: Positive | None = None
-    """Voxel size of the synthetic volumes, isotropic, in mm."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Voxel size of the synthetic volumes in mm: one number, or three, along i, j and k."""
     size: tuple[Count, Count, Count] | None = None
     """Voxels along i (left-right), j (back-front), k (down-up)."""
     latent_factor: Literal[2, 4, 8] | None = None
-    """Downsampling of the autoencoder along each axis."""
+    """Downsampling of the autoencoder; less along an axis of thick slices or of few voxels."""
     memory_gb: Positive | None = None
     """Memory that training may use. Null: what the device has free."""
     budget_minutes: Positive = 60.0
     """Time for both trainings together on this machine; sets the steps where they are null."""
+
+    @field_validator("spacing_mm", mode="before")
+    @classmethod
+    def _has_a_length_along_each_axis(cls, given: Any) -> Any:
+        lengths = along_each_axis(given)
+        numbers = isinstance(lengths, list | tuple) and all(isinstance(length, int | float) for length in lengths)
+        if given is not None and not (numbers and len(lengths) == 3 and min(lengths) > 0):
+            raise ValueError(f"must be one number above 0, or three, is {given!r}")
+        return lengths
 
 
 class AutoencoderConfig(Config):

@@ -27,7 +27,7 @@ def draw_reconstructions(folder: Path) -> None:
     network, contract = load_autoencoder(Workspace.open(folder).path("autoencoder"))
     pairs = list(reconstructions(network, volumes, range(min(SHOWN, len(volumes))), contract))
     real, copies = ([unit_image(pair[side])[0].numpy() for pair in pairs] for side in (0, 1))
-    _keep(folder, "reconstructions", figures.real_beside_reconstruction(real, copies, "png"))
+    _keep(folder, "reconstructions", figures.real_beside_reconstruction(real, copies, "png", contract.spacing_mm))
 
 
 def draw_samples(folder: Path) -> None:
@@ -39,10 +39,12 @@ def draw_samples(folder: Path) -> None:
     digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
     engine = open_engine(folder / "models", digest, study.sampling, device)
     images, labels = engine.draw(samples)
-    units = [engine.contract.intensity.unit(image) for image in images]
-    _keep(folder, "samples", figures.mosaic(units, columns=SHOWN, kind="png"))
+    units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm
+    _keep(folder, "samples", figures.mosaic(units, columns=SHOWN, kind="png", spacing_mm=spacing))
     if labels is not None:
-        _keep(folder, "sample-labels", figures.mosaic(units, list(labels), columns=SHOWN, kind="png"))
+        _keep(
+            folder, "sample-labels", figures.mosaic(units, list(labels), columns=SHOWN, kind="png", spacing_mm=spacing)
+        )
 
 
 def draw_choice(folder: Path) -> None:

@@ -79,7 +79,7 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     write_json(workspace.path("plan"), plan)
     log_file(workspace.path("plan"))
     length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}
-    summary = {"size": list(contract.size), "spacing_mm": contract.spacing_mm, **length}
+    summary = {"size": list(contract.size), "spacing_mm": list(contract.spacing_mm), **length}
     return {"digest": workspace.plan_digest(), "summary": summary}
 
 

@@ -138,7 +138,7 @@ def _begun_from(staged: Path) -> Any:
 
 
 def _create(path: Path, count: int, contract: Contract) -> zarr.Group:
-    group = create_store(path, {"contract": contract.model_dump(mode="json"), "spacing_mm": contract.spacing_mm})
+    group = create_store(path, {"contract": contract.model_dump(mode="json"), "spacing_mm": list(contract.spacing_mm)})
     create_volumes(group, "image", count, contract.size, contract.intensity.storage)
     if contract.labels:
         create_volumes(group, "label", count, contract.size, "uint8")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from meddiff_core.contract import CategoricalCondition, Contract
+from meddiff_core.data.grid import latent_factor, latent_strides, require_halvable
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
@@ -43,8 +44,7 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     """Complete the contract with networks, batches and steps."""
     keep_freed_memory()
     shape = _autoencoder_shape(contract, study, device)
-    if wrong := [side for side in contract.size if side % (2 * shape.factor)]:
-        raise ConfigurationError(f"plan.size: must be multiples of {2 * shape.factor}, is {wrong[0]} along one axis")
+    require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
     denoiser_shape = _denoiser_shape(shape.latent_channels, latent_size, study, device)
     config = study.train
@@ -87,14 +87,17 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
 
 def _autoencoder_shape(contract: Contract, study: Study, device: str) -> AutoencoderShape:
     config = study.train.autoencoder
-    factor = study.plan.latent_factor or (4 if int(np.prod(contract.size)) < 4_000_000 else 8)
+    factor = latent_factor(contract.size, study)
     levels = {2: 2, 4: 3, 8: 4}[factor]
     base = 16 if device == "cpu" else 32
     channels = config.channels or tuple(base * 2**level for level in range(levels))
     if len(channels) != levels or any(width % 8 for width in channels):
         expected = f"{levels} multiples of 8 for a latent factor of {factor}"
         raise ConfigurationError(f"train.autoencoder.channels: must be {expected}, is {list(channels)}")
-    return AutoencoderShape(in_channels=contract.channels, channels=channels, latent_channels=config.latent_channels)
+    strides = latent_strides(contract.size, contract.spacing_mm, study)
+    return AutoencoderShape(
+        in_channels=contract.channels, channels=channels, latent_channels=config.latent_channels, strides=strides
+    )
 
 
 def _denoiser_shape(latent_channels: int, latent_size: tuple[int, ...], study: Study, device: str) -> DenoiserShape:
@@ -142,9 +145,12 @@ def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study,
     ways = _ways(config.batch, usual, config.gradient_checkpointing)
     if config.patch is not None:
         return [way._replace(patch=config.patch) for way in ways]
-    grid, patches = shape.factor, []
+    patches = []
     for part in (2, 4):
-        i, j, k = (min(side, max(SMALLEST_PATCH, side // part // grid * grid)) for side in contract.size)
+        i, j, k = (
+            min(side, max(SMALLEST_PATCH, side // part // factor * factor))
+            for side, factor in zip(contract.size, shape.downsampling, strict=True)
+        )
         patches.append((i, j, k))
     return [*ways, *(ways[-1]._replace(patch=patch) for patch in patches if patch != contract.size)]
 

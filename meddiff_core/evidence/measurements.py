@@ -32,7 +32,7 @@ def measure(image: StoredArray | FloatArray, label: LabelArray | None, contract:
     """
     finite = bool(np.isfinite(image).all())
     unit = _unit(image, contract)
-    figures = {"finite": float(finite), **_intensities(unit, contract.spacing_mm)}
+    figures = {"finite": float(finite), **_intensities(unit, contract)}
     if label is not None:
         figures |= _structures(label, contract)
     return figures
@@ -54,7 +54,7 @@ def _unit(image: NDArray[Any], contract: Contract) -> FloatArray:
     return contract.intensity.unit(image)
 
 
-def _intensities(unit: FloatArray, spacing_mm: float) -> dict[str, float]:
+def _intensities(unit: FloatArray, contract: Contract) -> dict[str, float]:
     foreground = unit > FOREGROUND
     inside = unit[foreground]
     low, middle, high = np.percentile(inside, [5, 50, 95]) if inside.size else (0.0, 0.0, 0.0)
@@ -65,14 +65,14 @@ def _intensities(unit: FloatArray, spacing_mm: float) -> dict[str, float]:
         "p05": float(low),
         "p50": float(middle),
         "p95": float(high),
-        "sharpness": _sharpness(unit, foreground) / spacing_mm,
+        "sharpness": _sharpness(unit, foreground, contract),
     }
 
 
-def _sharpness(unit: FloatArray, foreground: NDArray[np.bool_]) -> float:
+def _sharpness(unit: FloatArray, foreground: NDArray[np.bool_], contract: Contract) -> float:
     if not foreground.any():
         return 0.0
-    gradients: list[FloatArray] = list(np.gradient(unit))
+    gradients: list[FloatArray] = list(np.gradient(unit, *contract.spacing_mm))
     steepness = np.sqrt(sum(gradient**2 for gradient in gradients))
     return float(steepness[foreground].mean(dtype=np.float64))
 
@@ -84,7 +84,7 @@ def _structures(label: LabelArray, contract: Contract) -> dict[str, float]:
     for value, group in enumerate(contract.labels, start=1):
         box = boxes[value - 1]
         whole, pieces = _wholeness(label[box] == value) if box is not None else (0.0, 0)
-        figures[f"{MEASURED_VOLUME}{group}"] = float(counts[value]) * contract.spacing_mm**3
+        figures[f"{MEASURED_VOLUME}{group}"] = float(counts[value]) * contract.voxel_mm3
         figures[f"components:{group}"] = whole
         figures[f"pieces:{group}"] = float(pieces)
     return figures

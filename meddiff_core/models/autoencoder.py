@@ -4,18 +4,22 @@ One latent describes a volume and its anatomy, so a decoded label map fits its i
 channels are label logits; `decode` turns them into probabilities.
 """
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from meddiff_core.models.drawing.moments import use_exact_moments
-from meddiff_core.models.equivalents import recomputed, replace_slow_layers
+from meddiff_core.models.equivalents import DOUBLED, Factors, recomputed, replace_slow_layers, set_strides
 from meddiff_core.types import Images, Latents
+
+Stride = Annotated[int, Field(ge=1, le=2)]
 
 
 class AutoencoderArguments(Frozen):
@@ -41,6 +45,8 @@ class AutoencoderShape(Frozen):
     latent_channels: int
     arguments: AutoencoderArguments | None = None
     """Of a network that was trained elsewhere. Null: ours, without attention."""
+    strides: tuple[tuple[Stride, Stride, Stride], ...] | None = None
+    """By how much each level is coarser than the one before along i, j, k. Null: by 2 along each."""
     image_range: tuple[float, float] = (-1.0, 1.0)
     """What the network was shown for the darkest and the brightest voxel."""
 
@@ -52,15 +58,28 @@ class AutoencoderShape(Frozen):
             num_res_blocks=(1,) * levels, attention_levels=(False,) * levels, norm_num_groups=8
         )
 
+    @model_validator(mode="after")
+    def _has_a_stride_between_levels(self) -> "AutoencoderShape":
+        if len(self.level_strides) != len(self.channels) - 1:
+            expected = f"{len(self.channels) - 1} for {len(self.channels)} levels"
+            raise ValueError(f"strides must be {expected}, are {len(self.level_strides)}")
+        return self
+
     @property
-    def factor(self) -> int:
-        """Downsampling along each axis."""
-        return int(2 ** (len(self.channels) - 1))
+    def level_strides(self) -> tuple[Factors, ...]:
+        """The strides that hold."""
+        return (DOUBLED,) * (len(self.channels) - 1) if self.strides is None else self.strides
+
+    @property
+    def downsampling(self) -> Factors:
+        """Voxels of a volume per latent voxel along i, j, k."""
+        i, j, k = (math.prod(stride[axis] for stride in self.level_strides) for axis in range(3))
+        return i, j, k
 
     def latent_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Size (i, j, k) of the latents of volumes of a size."""
-        i, j, k = size
-        return i // self.factor, j // self.factor, k // self.factor
+        i, j, k = (side // factor for side, factor in zip(size, self.downsampling, strict=True))
+        return i, j, k
 
 
 class Autoencoder(nn.Module):
@@ -80,6 +99,7 @@ class Autoencoder(nn.Module):
             **shape.network.model_dump(),
         )
         replace_slow_layers(self.network)
+        set_strides(self.network, shape.level_strides)
         use_exact_moments(self.network.decoder)
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it

@@ -4,7 +4,7 @@ Names and shapes of the weights stay, so checkpoints do not know which of the tw
 by rounding alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, cast
 
@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+Factors = tuple[int, int, int]
+"""1 or 2 along i, j, k."""
+DOUBLED: Factors = (2, 2, 2)
 
 
 def replace_slow_layers(network: nn.Module) -> None:
@@ -25,6 +29,23 @@ def replace_slow_layers(network: nn.Module) -> None:
             network.set_submodule(name, PointwiseConvolution(layer))
         elif isinstance(layer, SABlock) and layer.rel_positional_embedding is None and not layer.save_attn:
             layer.use_flash_attention = True  # torch's own attention, which never holds the matrix of all pairs
+
+
+def set_strides(network: nn.Module, strides: Sequence[Factors]) -> None:
+    """Halve, and in the decoder double, from level to level along those axes alone whose stride is 2, in place.
+
+    MONAI's `AutoencoderKL` knows no strides but 2. Weights stay as they are.
+    """
+    from monai.networks.nets.autoencoderkl import AEKLDownsample
+
+    halving = [layer for layer in network.modules() if isinstance(layer, AEKLDownsample)]
+    doubling = [layer for layer in network.modules() if isinstance(layer, DoublingConvolution)]
+    for layer, factors in zip(halving, strides, strict=True):
+        layer.pad.pad = tuple(end for factor in factors[::-1] for end in (2 - factor, 1))  # last axis first
+        layer.conv.get_submodule("conv").stride = factors  # type: ignore[assignment]
+    if any(factors != DOUBLED for factors in strides):
+        for doubled, factors in zip(doubling, reversed(strides), strict=True):
+            doubled.factors = factors
 
 
 def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,6 +63,8 @@ def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 class DoublingConvolution(nn.Module):
     """Nearest-neighbour doubling and a convolution of 3x3x3, as one transposed convolution of 4x4x4 with stride 2.
 
+    Along an axis that is not doubled its stride is 1, and its kernel has 3 voxels.
+
     Doubling is a transposed convolution with a box of 2, and two convolutions in a row are one with the kernels'
     convolution. 8 products are summed per output voxel and channel instead of 27, and the doubled input never exists.
     On a GPU, where this was not measured, it computes what MONAI does.
@@ -50,6 +73,8 @@ class DoublingConvolution(nn.Module):
     def __init__(self, postconv: nn.Module) -> None:
         super().__init__()
         self.postconv = postconv
+        self.factors: Factors = DOUBLED
+        """2 along an axis that is doubled, 1 along others."""
 
     @property
     def convolution(self) -> nn.Conv3d:
@@ -59,16 +84,21 @@ class DoublingConvolution(nn.Module):
     def forward(self, x: Tensor, emb: Tensor | None = None, haloed: bool = False) -> Tensor:
         """`emb` is what MONAI's own layer ignores too. `haloed`: the outermost slices along i are neighbours alone."""
         if x.is_cuda:
-            return doubled_and_convolved(x, self.convolution, haloed)
-        kernel = doubling_kernel(self.convolution.weight).contiguous(memory_format=torch.channels_last_3d)
-        padding = (3 if haloed else 1, 1, 1)  # of what a transposed convolution leaves out at each end
-        return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=2, padding=padding)
+            return doubled_and_convolved(x, self.convolution, haloed, self.factors)
+        kernel = doubling_kernel(self.convolution.weight, self.factors)
+        kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
+        padding = (
+            1 + self.factors[0] if haloed else 1,
+            1,
+            1,
+        )  # of what a transposed convolution leaves out at each end
+        return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=self.factors, padding=padding)
 
 
-def doubled_and_convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
+def doubled_and_convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool, factors: Factors = DOUBLED) -> Tensor:
     """One after the other."""
-    doubled = functional.interpolate(x, scale_factor=2.0)
-    return convolved(doubled[:, :, 1:-1] if haloed else doubled, convolution, haloed)
+    doubled = functional.interpolate(x, scale_factor=tuple(map(float, factors)))
+    return convolved(doubled[:, :, 1:-1] if haloed and factors[0] == 2 else doubled, convolution, haloed)
 
 
 def convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
@@ -77,10 +107,13 @@ def convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
     return functional.conv3d(x, convolution.weight, convolution.bias, padding=padding)
 
 
-def doubling_kernel(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3, 3) of a convolution after doubling, to (in, out, 4, 4, 4) of the transposed one of stride 2."""
+def doubling_kernel(weight: Tensor, factors: Factors = DOUBLED) -> Tensor:
+    """(out, in, 3, 3, 3) of a convolution after doubling, to (in, out, 4, 4, 4) of the transposed one of stride 2.
+
+    Along an axis that is not doubled it keeps its 3 voxels.
+    """
     kernel = weight.flip(2, 3, 4).transpose(0, 1)
-    for axis in (2, 3, 4):
+    for axis in (axis for axis, factor in enumerate(factors, start=2) if factor == 2):
         before = [0, 0] * (4 - axis)
         kernel = functional.pad(kernel, [*before, 0, 1]) + functional.pad(kernel, [*before, 1, 0])
     return kernel

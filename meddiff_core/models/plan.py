@@ -88,8 +88,9 @@ def load_plan(path: Path) -> Plan:
 
 def check_plan(plan: Plan) -> None:
     """Refuse, with ConfigurationError, decisions that do not go together."""
-    if any(side % plan.autoencoder.factor for side in plan.contract.size):
-        factor, size = plan.autoencoder.factor, plan.contract.size
+    factors, size = plan.autoencoder.downsampling, plan.contract.size
+    if any(side % factor for side, factor in zip(size, factors, strict=True)):
+        factor = factors[0] if len(set(factors)) == 1 else factors
         raise ConfigurationError(f"plan.json contract.size: must be multiples of the latent factor {factor}, is {size}")
     if plan.autoencoder.in_channels != plan.contract.channels:
         expected, found = plan.contract.channels, plan.autoencoder.in_channels

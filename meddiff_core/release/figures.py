@@ -16,19 +16,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from meddiff_core.contract import Spacing
 from meddiff_core.diffusion.choice import ChoiceRecord, Point
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
 from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
+    ALIKE,
     TILE,
     Picture,
     arrange,
     encode,
-    middle_slices,
+    paint_axial,
     paint_planes,
-    paint_slice,
     window_of,
 )
 from meddiff_core.types import FloatArray, LabelArray
@@ -71,50 +72,54 @@ def mosaic(
     columns: int = 10,
     tile: int = 112,
     kind: str = "webp",
+    spacing_mm: Spacing = ALIKE,
 ) -> bytes:
     """The axial middle slice of each volume, all in one window; with label maps over them where given."""
     window = window_of(volumes)
-    covers = [None] * len(volumes) if labels is None else [middle_slices(label)[0] for label in labels]
+    covers = [None] * len(volumes) if labels is None else labels
     tiles = [
-        paint_slice(middle_slices(volume)[0], window, cover, tile)
-        for volume, cover in zip(volumes, covers, strict=True)
+        paint_axial(volume, window, cover, tile, spacing_mm) for volume, cover in zip(volumes, covers, strict=True)
     ]
     return encode(arrange(tiles, min(columns, len(tiles))), kind)
 
 
 def planes(
-    volume: FloatArray, window: tuple[float, float], label: LabelArray | None = None, kind: str = "webp"
+    volume: FloatArray,
+    window: tuple[float, float],
+    label: LabelArray | None = None,
+    kind: str = "webp",
+    spacing_mm: Spacing = ALIKE,
 ) -> bytes:
     """Axial, coronal and sagittal middle slices of one volume."""
-    return encode(paint_planes(volume, window, label), kind)
+    return encode(paint_planes(volume, window, label, spacing_mm=spacing_mm), kind)
 
 
-def real_beside_synthetic(real: Sequence[FloatArray], synthetic: Sequence[FloatArray], kind: str = "webp") -> bytes:
+def real_beside_synthetic(
+    real: Sequence[FloatArray], synthetic: Sequence[FloatArray], kind: str = "webp", spacing_mm: Spacing = ALIKE
+) -> bytes:
     """Rows of three planes: a real volume on the left, a synthetic one on the right."""
-    return _pairs(real, synthetic, kind)
+    window = window_of([*real, *synthetic])
+    tiles: list[Picture] = [
+        paint_planes(volume, window, tile=TILE * 3 // 4, spacing_mm=spacing_mm)
+        for pair in zip(real, synthetic, strict=False)
+        for volume in pair
+    ]
+    return encode(arrange(tiles, 2), kind)
 
 
 def real_beside_reconstruction(
-    real: Sequence[FloatArray], reconstructed: Sequence[FloatArray], kind: str = "webp"
+    real: Sequence[FloatArray], reconstructed: Sequence[FloatArray], kind: str = "webp", spacing_mm: Spacing = ALIKE
 ) -> bytes:
     """Rows of three planes: a real volume, what the autoencoder makes of it, and four times their difference."""
     window = window_of(real)
     span = window[1] - window[0]
     errors = [np.abs(left - right) for left, right in zip(real, reconstructed, strict=True)]
     tiles = [
-        paint_planes(volume, limits, tile=TILE // 2)
+        paint_planes(volume, limits, tile=TILE // 2, spacing_mm=spacing_mm)
         for row in zip(real, reconstructed, errors, strict=True)
         for volume, limits in zip(row, (window, window, (0, span / 4)), strict=True)
     ]
     return encode(arrange(tiles, 3), kind)
-
-
-def _pairs(left: Sequence[FloatArray], right: Sequence[FloatArray], kind: str) -> bytes:
-    window = window_of([*left, *right])
-    tiles: list[Picture] = [
-        paint_planes(v, window, tile=TILE * 3 // 4) for pair in zip(left, right, strict=False) for v in pair
-    ]
-    return encode(arrange(tiles, 2), kind)
 
 
 def histogram(found: Histogram) -> bytes:

@@ -78,6 +78,7 @@ def render_internal(content: InternalContent) -> str:
     real = sheet_of(content.real, content.contract, ON_SHEET)
     synthetic = sheet_of(content.synthetic, content.contract, ON_SHEET) if content.synthetic else []
     failed = [gate for gate in content.gates if gate.holds_back]
+    spacing = content.contract.spacing_mm
     parts = part_views(content.metrics, content.tables, content.evidence_curves)
     return render(
         "internal.html.j2",
@@ -85,8 +86,8 @@ def render_internal(content: InternalContent) -> str:
         labels=legend(content.contract),
         real_count=len(content.real),
         synthetic_count=len(content.synthetic) if content.synthetic else 0,
-        real_sheet=data_uri(figures.mosaic(real)),
-        synthetic_sheet=data_uri(figures.mosaic(synthetic)) if synthetic else None,
+        real_sheet=data_uri(figures.mosaic(real, spacing_mm=spacing)),
+        synthetic_sheet=data_uri(figures.mosaic(synthetic, spacing_mm=spacing)) if synthetic else None,
         pairs=_pairs(content),
         reconstructions=_reconstructions(content),
         curves=[(spoken(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
@@ -137,7 +138,7 @@ def _pairs(content: InternalContent) -> str | None:
     if not content.synthetic:
         return None
     real, synthetic = _some(content.real, content.contract), _some(content.synthetic, content.contract)
-    return data_uri(figures.real_beside_synthetic(real, synthetic))
+    return data_uri(figures.real_beside_synthetic(real, synthetic, spacing_mm=content.contract.spacing_mm))
 
 
 def _some(volumes: Volumes, contract: Contract) -> list[FloatArray]:
@@ -149,11 +150,11 @@ def _reconstructions(content: InternalContent) -> str | None:
         return None
     unit = content.contract.intensity.unit
     real, again = zip(*[(unit(left), unit(right)) for left, right in content.reconstructions[:IN_PAIRS]], strict=True)
-    return data_uri(figures.real_beside_reconstruction(real, again))
+    return data_uri(figures.real_beside_reconstruction(real, again, spacing_mm=content.contract.spacing_mm))
 
 
 def _suspects(content: InternalContent) -> Iterator[dict[str, Any]]:
-    unit = content.contract.intensity.unit
+    unit, spacing = content.contract.intensity.unit, content.contract.spacing_mm
     for suspect in content.suspects:
         shown = [unit(volume) for volume in (suspect.volume, suspect.nearest) if volume is not None]
         window = window_of(shown)
@@ -162,5 +163,5 @@ def _suspects(content: InternalContent) -> Iterator[dict[str, Any]]:
             "reasons": [spoken(reason) for reason in suspect.reasons],
             "nearest_case": suspect.nearest_case,
             "distance": suspect.distance,
-            "pictures": [data_uri(figures.planes(volume, window)) for volume in shown],
+            "pictures": [data_uri(figures.planes(volume, window, spacing_mm=spacing)) for volume in shown],
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from meddiff_core.contract import spacing_text
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
@@ -33,10 +34,10 @@ def describe_methods(
 ) -> list[str]:
     """Sentences for a methods section, in the order of the stages."""
     contract, sampling = plan.contract, study.sampling
-    size = " x ".join(map(str, contract.size))
+    voxels = f"{' x '.join(map(str, contract.size))} voxels of {spacing_text(contract.spacing_mm)}"
     return [
-        f"Scans of {sum(sides.values())} cases were brought to {size} voxels of {contract.spacing_mm:g} mm in RAS+ "
-        f"orientation and split by subject into {sides['train']} for training, {sides['validation']} for validation "
+        f"Scans of {sum(sides.values())} cases were brought to {voxels} in RAS+ orientation and split "
+        f"by subject into {sides['train']} for training, {sides['validation']} for validation "
         f"and {sides['holdout']} held out until the audit.",
         _autoencoder(plan, study.train.autoencoder),
         _denoiser(plan, study),

@@ -31,13 +31,14 @@ MR_RANGE = 1000
 """Released MR intensities run from 0, the background, to this."""
 LEVEL = 5
 """Of zstd: written once, fetched often."""
+Factors = tuple[int, int, int]
 RESERVED = frozenset({"image", "pyramid", "labels", *AXES})
 
 
 def affine_of(contract: Contract) -> NDArray[np.float64]:
     """(4, 4), voxel index (x, y, z) to RAS mm, with the origin in the middle of the grid."""
-    affine = np.diag([contract.spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = [-contract.spacing_mm * (size - 1) / 2 for size in contract.size]
+    affine = np.diag([*contract.spacing_mm, 1.0])
+    affine[:3, 3] = [-step * (size - 1) / 2 for step, size in zip(contract.spacing_mm, contract.size, strict=True)]
     return affine
 
 
@@ -68,7 +69,7 @@ def public_contract(contract: Contract) -> dict[str, Any]:
         for condition in contract.conditions
     ]
     return {
-        "spacing_mm": contract.spacing_mm,
+        "spacing_mm": list(contract.spacing_mm),
         "size": list(contract.size),
         "orientation": "RAS+",
         "intensity": {
@@ -107,7 +108,7 @@ def write_cohort(
 
 def _create_arrays(root: zarr.Group, count: int, contract: Contract) -> dict[str, zarr.Array[Any]]:
     full = contract.size[::-1]
-    half = tuple((size + 1) // 2 for size in full)
+    half = tuple(-(-size // factor) for size, factor in zip(full, smaller_by(contract)[::-1], strict=True))
     wanted = {"image": (full, "int16"), "pyramid/1": (half, "int16")}
     if contract.labels:
         root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [LABELS]}})
@@ -124,7 +125,7 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
     if stored.shape != contract.size:
         raise IntegrityError(f"volume {index} must have the size {contract.size} of the contract, has {stored.shape}")
     image = released_image(stored, contract)
-    arrays["image"][index], arrays["pyramid/1"][index] = image, halve_image(image)
+    arrays["image"][index], arrays["pyramid/1"][index] = image, halve_image(image, smaller_by(contract)[::-1])
     if not contract.labels:
         return
     label = volumes.label(index)
@@ -133,32 +134,41 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
             f"volume {index} must have a label map with values 0 to {len(contract.labels)} on the grid of its image"
         )
     label = np.ascontiguousarray(label.T)
-    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/1"][index] = label, halve_label(label)
+    smaller = halve_label(label, smaller_by(contract)[::-1])
+    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/1"][index] = label, smaller
 
 
-def halve_image(image: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The mean of every 2x2x2 voxels; an odd edge is repeated."""
-    means: NDArray[np.int16] = np.rint(_blocks(image).mean(axis=0)).astype(np.int16)
+def smaller_by(contract: Contract) -> Factors:
+    """Of the smaller copy along x, y, z: 2, but 1 along an axis that stays no finer than the halved ones as it is."""
+    finest = min(contract.spacing_mm)
+    x, y, z = (2 if spacing < 2 * finest else 1 for spacing in contract.spacing_mm)
+    return x, y, z
+
+
+def halve_image(image: NDArray[np.int16], factors: Factors = (2, 2, 2)) -> NDArray[np.int16]:
+    """The mean of every block of voxels, 2x2x2 or as the factors say; an odd edge is repeated."""
+    means: NDArray[np.int16] = np.rint(_blocks(image, factors).mean(axis=0)).astype(np.int16)
     return means
 
 
-def halve_label(label: LabelArray) -> LabelArray:
-    """The most frequent value of every 2x2x2 voxels; a tie goes to the first of them."""
-    blocks = _blocks(label)
+def halve_label(label: LabelArray, factors: Factors = (2, 2, 2)) -> LabelArray:
+    """The most frequent value of every block of voxels; a tie goes to the first of them."""
+    blocks = _blocks(label, factors)
     votes = np.stack([(blocks == block).sum(axis=0) for block in blocks])
     winners: LabelArray = np.take_along_axis(blocks, votes.argmax(axis=0)[None], axis=0)[0]
     return winners
 
 
-def _blocks(array: NDArray[Any]) -> NDArray[Any]:
-    """(8, z/2, y/2, x/2): the eight voxels of each block along the first axis."""
-    even = np.pad(array, [(0, size % 2) for size in array.shape], mode="edge")
-    return np.stack([even[z::2, y::2, x::2] for z in (0, 1) for y in (0, 1) for x in (0, 1)])
+def _blocks(array: NDArray[Any], factors: Factors) -> NDArray[Any]:
+    """(8, z/2, y/2, x/2), or as the factors say: the voxels of each block along the first axis."""
+    even = np.pad(array, [(0, -size % factor) for size, factor in zip(array.shape, factors, strict=True)], mode="edge")
+    p, q, r = factors
+    return np.stack([even[z::p, y::q, x::r] for z in range(p) for y in range(q) for x in range(r)])
 
 
 def _write_coordinates(root: zarr.Group, contract: Contract) -> None:
     for axis, (name, size) in enumerate(zip("xyz", contract.size, strict=True)):
-        positions = affine_of(contract)[axis, 3] + contract.spacing_mm * np.arange(size)
+        positions = affine_of(contract)[axis, 3] + contract.spacing_mm[axis] * np.arange(size)
         _write_line(root, name, positions, name, {"units": "mm", "long_name": f"RAS {name} of the voxel's middle"})
 
 
@@ -227,15 +237,18 @@ def _multiscale(name: str, paths: tuple[str, str], contract: Contract) -> dict[s
     return {
         "name": name,
         "axes": axes,
-        "datasets": [_dataset(path, 2**level, contract) for level, path in enumerate(paths)],
+        "datasets": [
+            _dataset(path, factors, contract)
+            for path, factors in zip(paths, ((1, 1, 1), smaller_by(contract)), strict=True)
+        ],
     }
 
 
-def _dataset(path: str, factor: int, contract: Contract) -> dict[str, Any]:
-    spacing = contract.spacing_mm * factor
-    origin = [float(value) + (spacing - contract.spacing_mm) / 2 for value in affine_of(contract)[:3, 3]]
+def _dataset(path: str, factors: Factors, contract: Contract) -> dict[str, Any]:
+    spacing = np.array(contract.spacing_mm) * factors
+    origin = affine_of(contract)[:3, 3] + (spacing - contract.spacing_mm) / 2
     place = [
-        {"type": "scale", "scale": [1.0] + [spacing] * 3},
-        {"type": "translation", "translation": [0.0, *origin[::-1]]},
+        {"type": "scale", "scale": [1.0, *spacing[::-1].tolist()]},
+        {"type": "translation", "translation": [0.0, *origin[::-1].tolist()]},
     ]
     return {"path": path, "coordinateTransformations": place}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract
+from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract, spacing_text
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.screening.judging import EXTRAPOLATED
 from meddiff_core.release import figures, wording
@@ -81,7 +81,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
     """What only the page shows."""
     on_sheet = sheet_of(content.volumes, content.contract, ON_SHEET)
     return {
-        "sheet": data_uri(figures.mosaic(on_sheet)),
+        "sheet": data_uri(figures.mosaic(on_sheet, spacing_mm=content.contract.spacing_mm)),
         "sheet_count": len(on_sheet),
         "samples": list(_samples(content, window_of(on_sheet))),
         "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
@@ -100,7 +100,8 @@ def summarise(content: ReleaseContent) -> str:
     contract = content.contract
     kind = {"MR": "magnetic resonance", "CT": "computed tomography"}[contract.intensity.modality]
     grid = " × ".join(str(size) for size in contract.size)
-    text = f"{len(content.volumes)} synthetic {kind} volumes of {grid} voxels, {contract.spacing_mm:g} mm each way"
+    voxels = f"{grid} voxels of {spacing_text(contract.spacing_mm)}"
+    text = f"{len(content.volumes)} synthetic {kind} volumes of {voxels}"
     extras = []
     if contract.labels:
         extras.append(f"label maps of {len(contract.labels)} structure{'s' if len(contract.labels) > 1 else ''}")
@@ -143,7 +144,7 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
     facts = [
         ("Volumes", str(len(content.volumes))),
         ("Modality", contract.intensity.modality),
-        ("Grid", f"{' × '.join(map(str, contract.size))}, {contract.spacing_mm:g} mm"),
+        ("Grid", f"{' × '.join(map(str, contract.size))}, {spacing_text(contract.spacing_mm)}"),
         ("Structures", ", ".join(map(spoken, contract.labels))),
         ("Conditions", ", ".join(spoken(condition.name) for condition in contract.conditions)),
         ("Gates", content.preset),
@@ -169,14 +170,15 @@ def _extrapolations(content: ReleaseContent) -> list[str]:
 
 
 def _samples(content: ReleaseContent, window: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    spacing = content.contract.spacing_mm
     for index in spread(len(content.volumes), SHOWN):
         volume = content.contract.intensity.unit(content.volumes.image(index))
         label: LabelArray | None = content.volumes.label(index) if content.contract.labels else None
         row = content.table.iloc[index]
         yield {
             "name": row["sample_id"],
-            "plain": data_uri(figures.planes(volume, window)),
-            "overlay": None if label is None else data_uri(figures.planes(volume, window, label)),
+            "plain": data_uri(figures.planes(volume, window, spacing_mm=spacing)),
+            "overlay": None if label is None else data_uri(figures.planes(volume, window, label, spacing_mm=spacing)),
             "conditions": [
                 (spoken(c.name), _value(row[c.name], c)) for c in content.contract.conditions if c.name in row
             ],

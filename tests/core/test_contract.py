@@ -57,7 +57,7 @@ def test_equal_contracts_have_no_differences() -> None:
 
 
 def test_a_difference_names_the_field_and_both_values() -> None:
-    assert contract().differences(contract(spacing_mm=1.5)) == ["spacing_mm: 2.0, not 1.5"]
+    assert contract().differences(contract(spacing_mm=1.5)) == ["spacing_mm: (2.0, 2.0, 2.0), not (1.5, 1.5, 1.5)"]
 
 
 def test_the_order_of_label_groups_is_a_difference() -> None:

@@ -114,16 +114,16 @@ def test_outside_of_the_mask_all_is_zero(conform: Made, head: Made) -> None:
 
 def test_a_linear_ramp_stays_one_on_a_coarser_grid() -> None:
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None, None], (40, 40, 40)).copy()
-    step = grid_step(np.eye(4), 2.5, ((0, 40), (0, 40), (0, 40)), (8, 8, 8))
+    step = grid_step(np.eye(4), (2.5,) * 3, ((0, 40), (0, 40), (0, 40)), (8, 8, 8))
     expected = 19.5 + 2.5 * (np.arange(8) - 3.5)
     np.testing.assert_allclose(resample(ramp, step, (8, 8, 8))[:, 4, 4], expected, rtol=1e-5)
 
 
 def test_fine_noise_is_averaged_away_and_not_picked_up() -> None:
     board = (np.indices((32, 32, 32)).sum(0) % 2).astype(np.float32)
-    step = grid_step(np.eye(4), 4.0, ((0, 32), (0, 32), (0, 32)), (4, 4, 4))
+    step = grid_step(np.eye(4), (4.0,) * 3, ((0, 32), (0, 32), (0, 32)), (4, 4, 4))
     assert np.abs(resample(board, step, (4, 4, 4)) - 0.5).max() < 0.01
-    assert np.ptp(nearest(board, grid_step(np.eye(4), 3.0, ((0, 32),) * 3, (4, 4, 4)), (4, 4, 4))) == 1
+    assert np.ptp(nearest(board, grid_step(np.eye(4), (3.0,) * 3, ((0, 32),) * 3, (4, 4, 4)), (4, 4, 4))) == 1
 
 
 def test_beyond_the_scan_there_is_background(conform: Made) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.data.contract_inference import infer_contract, training_part
+from meddiff_core.data.grid import latent_strides
 from meddiff_core.data.split import assign_sides, stratifying_covariates
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.study import SplitConfig
@@ -16,23 +17,28 @@ Made = Callable[..., Any]
 
 def test_on_a_cpu_the_spacing_is_raised_until_a_volume_is_small_enough(figures: Made, study: Made) -> None:
     contract, why = infer_contract(figures(), study(), "cpu")
-    assert (contract.spacing_mm, contract.size) == (4.0, (40, 48, 40))
+    assert (contract.spacing_mm, contract.size) == ((3.8,) * 3, (40, 56, 40))
     assert "100000 voxels" in why["spacing_mm"]
 
 
-def test_on_a_gpu_the_scans_keep_their_spacing_in_half_millimetres(figures: Made, study: Made) -> None:
-    contract, _ = infer_contract(figures(spacing_mm=(0.9, 1.2, 1.2)), study(), "cuda:0")
-    assert (contract.spacing_mm, contract.size) == (1.5, (96, 128, 104))
+def test_a_spacing_of_the_study_has_the_size_that_holds_the_scans(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(), study(plan={"spacing_mm": 4}), "cpu")
+    assert (contract.spacing_mm, contract.size) == ((4.0,) * 3, (40, 48, 40))
+
+
+def test_on_a_gpu_the_scans_keep_their_spacing_where_that_fits(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(spacing_mm=(0.859, 0.9, 0.9), extent_mm=(90.0, 90.0, 90.0)), study(), "cuda:0")
+    assert contract.spacing_mm == (0.86,) * 3
 
 
 def test_a_size_of_the_study_raises_the_spacing_until_the_scans_fit(figures: Made, study: Made) -> None:
     contract, _ = infer_contract(figures(), study(plan={"size": [32, 32, 32]}), "cpu")
-    assert (contract.spacing_mm, contract.size) == (6.0, (32, 32, 32))
+    assert (contract.spacing_mm, contract.size) == ((5.9,) * 3, (32, 32, 32))
 
 
 def test_size_and_spacing_of_the_study_are_kept_and_a_cut_is_told(figures: Made, study: Made) -> None:
     contract, why = infer_contract(figures(), study(plan={"size": [32, 32, 32], "spacing_mm": 2.25}), "cpu")
-    assert (contract.spacing_mm, contract.size) == (2.25, (32, 32, 32))
+    assert (contract.spacing_mm, contract.size) == ((2.25,) * 3, (32, 32, 32))
     assert "training scans is larger and is cut" in why["size"]
 
 
@@ -42,6 +48,91 @@ def test_a_size_that_cannot_be_halved_often_enough_is_refused(
 ) -> None:
     plan = {"size": [48, 48, 48 + multiple // 2], "latent_factor": factor}
     with pytest.raises(ConfigurationError, match=rf"plan\.size: must be multiples of {multiple} along .* is \[48"):
+        infer_contract(figures(), study(plan=plan), "cpu")
+
+
+def test_thick_slices_keep_their_axis(figures: Made, study: Made) -> None:
+    clinical = figures(spacing_mm=(0.43, 0.43, 6.5), extent_mm=(100.0, 100.0, 150.0))
+    on_gpu, why = infer_contract(clinical, study(), "cuda:0")
+    assert (on_gpu.spacing_mm, on_gpu.size[2]) == ((0.43, 0.43, 6.5), 24)
+    assert "as thick along k" in why["spacing_mm"]
+    on_cpu, _ = infer_contract(clinical, study(), "cpu")
+    assert on_cpu.spacing_mm[0] == on_cpu.spacing_mm[1] > 1
+    assert on_cpu.spacing_mm[2] == 6.5
+
+
+@pytest.mark.parametrize(("spacing", "kept"), [((6.5, 0.5, 0.5), 0), ((0.5, 6.5, 0.5), 1), ((0.5, 0.5, 1.5), 2)])
+def test_slices_may_be_thick_along_any_axis(
+    figures: Made, study: Made, spacing: tuple[float, float, float], kept: int
+) -> None:
+    contract, _ = infer_contract(figures(spacing_mm=spacing, extent_mm=(100.0,) * 3), study(), "cuda:0")
+    assert contract.spacing_mm[kept] == spacing[kept]
+
+
+def test_a_few_other_scans_do_not_thin_the_slices_of_all(figures: Made, study: Made) -> None:
+    few = figures(spacing_mm=lambda n: (1.0,) * 3 if n % 10 == 0 else (0.5, 0.5, 5.0), extent_mm=(90.0,) * 3)
+    assert infer_contract(few, study(), "cuda:0")[0].spacing_mm == (0.5, 0.5, 5.0)
+
+
+def test_thick_slices_along_several_axes_become_isotropic(figures: Made, study: Made) -> None:
+    for other in [(5.0, 0.5, 0.5), (1.0, 1.0, 1.0)]:
+        mixed = figures(spacing_mm=lambda n, other=other: other if n % 2 else (0.5, 0.5, 5.0), extent_mm=(90.0,) * 3)
+        contract, why = infer_contract(mixed, study(), "cuda:0")
+        assert len(set(contract.spacing_mm)) == 1
+        assert "too few along one axis" in why["spacing_mm"]
+
+
+def test_slices_just_less_than_three_times_as_thick_become_isotropic(figures: Made, study: Made) -> None:
+    nearly = figures(spacing_mm=(1.0, 1.0, 2.9), extent_mm=(90.0,) * 3)
+    assert infer_contract(nearly, study(), "cuda:0")[0].spacing_mm == (1.0,) * 3
+
+
+def test_where_slices_fill_a_size_the_thick_axis_is_raised_by_itself(figures: Made, study: Made) -> None:
+    clinical = figures(spacing_mm=(0.5, 0.5, 5.0), extent_mm=(100.0, 100.0, 150.0))
+    contract, _ = infer_contract(clinical, study(plan={"size": [256, 256, 16]}), "cuda:0")
+    assert contract.spacing_mm[:2] == (0.5, 0.5)
+    assert contract.spacing_mm[2] == pytest.approx(145 / 15, abs=0.1)
+
+
+def test_in_plane_spacing_rises_until_it_meets_the_slices(figures: Made, study: Made) -> None:
+    large = figures(spacing_mm=(1.0, 1.0, 3.0), extent_mm=(400.0,) * 3)
+    spacing = infer_contract(large, study(), "cpu")[0].spacing_mm
+    assert spacing[0] == spacing[2] > 3
+
+
+def test_the_voxels_allowed_are_used(figures: Made, study: Made) -> None:
+    for side in range(140, 260, 7):
+        contract, _ = infer_contract(figures(extent_mm=(side, side * 1.2, side)), study(), "cpu")
+        assert contract.size[0] * contract.size[1] * contract.size[2] > 0.6 * 100_000
+
+
+def test_one_broken_scan_does_not_set_the_grid_of_all(figures: Made, study: Made) -> None:
+    usual, _ = infer_contract(figures(), study(), "cpu")
+    broken = figures(extent_mm=lambda n: (90_000.0,) * 3 if n == 0 else (140.0, 184.0, 150.0))
+    contract, why = infer_contract(broken, study(), "cpu")
+    assert (contract.spacing_mm, contract.size) == (usual.spacing_mm, usual.size)
+    assert "Not counted: 1 with more than 2 times the median extent" in why["size"]
+    assert "The box of 1 of" in why["size"]
+
+
+def test_large_and_small_subjects_are_no_broken_scans(figures: Made, study: Made) -> None:
+    mixed = figures(extent_mm=lambda n: (300.0,) * 3 if n % 3 == 0 else (100.0,) * 3)
+    contract, why = infer_contract(mixed, study(), "cpu")
+    assert contract.spacing_mm[0] * contract.size[0] > 300
+    assert "Not counted" not in why["size"]
+
+
+def test_a_side_of_eight_voxels_is_halved_once(figures: Made, study: Made) -> None:
+    contract, _ = infer_contract(figures(), study(plan={"size": [8, 16, 16]}), "cpu")
+    assert contract.size == (8, 16, 16)
+    assert latent_strides(contract.size, contract.spacing_mm, study()) == ((2, 2, 2), (1, 2, 2))
+
+
+def test_a_refused_size_names_the_multiple_along_each_axis(figures: Made, study: Made) -> None:
+    plan = {"size": [48, 48, 15], "spacing_mm": [1, 1, 6]}
+    with pytest.raises(
+        ConfigurationError, match=r"plan\.size: must be multiples of 8 along i, 8 along j and 2 along k"
+    ):
         infer_contract(figures(), study(plan=plan), "cpu")
 
 

@@ -55,7 +55,7 @@ def test_heads_fit_a_small_grid_upright_and_quickly(
     contract, _ = infer_contract(training_part(found, split), study, "cpu")
     refused = finish(build_dataset(tmp_path, some.cases, found, contract, study.data, split, in_turn))
     seconds = time.process_time() - start
-    assert (contract.spacing_mm, contract.size, contract.intensity.storage) == (4.0, (40, 48, 40), "uint8")
+    assert (contract.spacing_mm, contract.size, contract.intensity.storage) == ((4.0,) * 3, (40, 48, 40), "uint8")
     assert {case.orientation for case in found.cases} == {"PSR"}
     assert refused == []
     volumes = Dataset.open(tmp_path).volumes(None)

@@ -116,8 +116,21 @@ def test_what_several_processes_train_in_parts_is_given_and_not_measured(
 def test_a_size_that_networks_cannot_halve_is_refused(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract]
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"plan\.size: must be multiples of 8, is 20 along one axis"):
+    with pytest.raises(
+        ConfigurationError, match=r"plan\.size: must be multiples of 8 along each axis, is \[16, 20, 16\]"
+    ):
         infer(contract=make_contract(size=(16, 20, 16)))
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "latents"), [((8, 16, 16), 2.0, (4, 4, 4)), ((32, 32, 12), (1.0, 1.0, 6.0), (8, 8, 12))]
+)
+def test_short_and_thick_axes_have_a_plan(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], size: Any, spacing: Any, latents: Any
+) -> None:
+    plan = infer(contract=make_contract(size=size, spacing_mm=spacing))
+    assert plan.latent_size == latents
+    assert plan.autoencoder_training.seconds_per_step > 0
 
 
 def test_a_training_with_an_imagenet_network_has_a_plan(infer: Callable[..., Plan]) -> None:

@@ -196,9 +196,9 @@ def test_models_of_two_contracts_are_refused_with_the_difference(
     tmp_path: Path, save_models: Callable[..., Path], contract: Contract, sampling: Sampling
 ) -> None:
     folder = save_models(tmp_path / "models", contract)
-    save_models(tmp_path / "others", contract.model_copy(update={"spacing_mm": 3.0}))
+    save_models(tmp_path / "others", contract.model_copy(update={"spacing_mm": (3.0,) * 3}))
     (tmp_path / "others" / "denoiser" / "facts.json").replace(folder / "denoiser" / "facts.json")
-    with pytest.raises(IntegrityError, match=r"must share a contract; spacing_mm: 2\.0, not 3\.0"):
+    with pytest.raises(IntegrityError, match=r"must share a contract; spacing_mm: \(2\.0, 2\.0, 2\.0\), not \(3\.0,"):
         open_engine(folder, "digest", sampling(), "cpu")
 
 

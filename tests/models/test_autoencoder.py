@@ -29,7 +29,7 @@ def images(make_volumes: Callable, contract: Contract) -> Images:
 def test_every_level_but_the_first_halves_the_latents(network: Autoencoder, images: Images) -> None:
     mean, log_variance = network.encode(images)
     size = network.shape.latent_size((16, 16, 16))
-    assert network.shape.factor == 4
+    assert network.shape.downsampling == (4, 4, 4)
     assert tuple(mean.shape) == tuple(log_variance.shape) == (2, 3, *size) == (2, 3, 4, 4, 4)
     assert network.decode(mean).shape == images.shape
 

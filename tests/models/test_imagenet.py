@@ -19,7 +19,7 @@ def volumes(count: int, seed: int = 0) -> Tensor:
 
 
 def distance(found: Tensor, target: Tensor) -> Tensor:
-    return imagenet_distance(imagenet_network("cpu"), found, target, PLACES)
+    return imagenet_distance(imagenet_network("cpu"), found, target, PLACES, (1.0, 1.0, 1.0))
 
 
 def test_blur_is_farther_than_a_brighter_image_of_the_same_error() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from meddiff_core.artefacts import digest_file, digest_of
-from meddiff_core.contract import Contract
+from meddiff_core.contract import Contract, Spacing
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.features.slices import PLACES, slice_features
 from meddiff_core.models.checkpoint import Tensors
@@ -61,7 +61,7 @@ class ExternalFeatures:
         """(n, 512), or (n, 2048) of `resnet50`."""
         network, look = _opened(*self._source), _LOOKS[self.name]
         images = unit_image(load_images(volumes, indices, self.contract)).to(self._source[-1])
-        return look(network, images).float().cpu().numpy()
+        return look(network, images, self.contract.spacing_mm).float().cpu().numpy()
 
 
 @lru_cache(maxsize=2)
@@ -137,18 +137,18 @@ _DECLARED = {
 }
 
 
-def _whole(network: nn.Module, images: Tensor) -> Tensor:
+def _whole(network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
     """(b, d) of volumes (b, i, j, k) in [0, 1], which a 3D network sees with about mean 0 and deviation 1."""
     found: Tensor = network(((images - 0.5) / 0.25)[:, None])
     return found
 
 
-def _slices(network: nn.Module, images: Tensor) -> Tensor:
+def _slices(network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
     """(b, d) of volumes (b, i, j, k) in [0, 1]."""
-    return slice_features(network, images, IMAGENET)
+    return slice_features(network, images, IMAGENET, spacing_mm)
 
 
-_LOOKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+_LOOKS: dict[str, Callable[[nn.Module, Tensor, Spacing], Tensor]] = {
     "resnet10": _whole,
     "resnet18": _whole,
     "resnet50": _slices,

@@ -30,5 +30,6 @@ class ImageNetFeatures:
         """(n, 1280)."""
         network = imagenet_network(self._device)
         images = unit_image(load_images(volumes, indices, self.contract)).to(self._device)
-        found = slice_features(lambda slices: network.extract_features(slices).mean((2, 3)), images, SCALING)
+        spacing = self.contract.spacing_mm
+        found = slice_features(lambda slices: network.extract_features(slices).mean((2, 3)), images, SCALING, spacing)
         return found.float().cpu().numpy()

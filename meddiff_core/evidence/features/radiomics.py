@@ -6,7 +6,6 @@ in [0, 1], so no bin depends on the volume at hand, and a shift of intensity is 
 """
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.artefacts import digest_of
-from meddiff_core.contract import Contract
+from meddiff_core.contract import Contract, Spacing
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
+from meddiff_core.evidence.surfaces import OFFSETS, surface_areas
 from meddiff_core.types import FloatArray, LabelArray, Volumes
 
 LEVELS = 32
 """Grey levels of equal width, 1/32 of the intensity range, for entropies and co-occurrence (fixed bin size)."""
-OFFSETS: tuple[tuple[int, int, int], ...] = tuple(
-    offset for offset in product((0, 1, -1), (0, 1, -1), (0, 1, -1)) if next((step for step in offset if step), 0) > 0
-)
-"""The 13 directions to the 26 neighbours of a voxel, one of each opposite pair; their counts are merged."""
-
 INTENSITY = (
     "mean", "variance", "skewness", "kurtosis", "median", "minimum", "p10", "p90", "maximum", "interquartile_range",
     "mean_absolute_deviation", "robust_mean_absolute_deviation", "root_mean_square", "entropy", "uniformity",
@@ -67,7 +62,7 @@ class RadiomicsFeatures:
 def radiomics(unit: FloatArray, label: LabelArray | None, contract: Contract) -> dict[str, float]:
     """Figures by name of one volume (i, j, k) with intensities in [0, 1]."""
     foreground = unit > FOREGROUND
-    figures = _intensity(unit[foreground]) | _texture(unit, foreground)
+    figures = _intensity(unit[foreground]) | _texture(unit, foreground, contract)
     masks = {"foreground": foreground}
     if label is not None:
         masks |= {group: label == value for value, group in enumerate(contract.labels, start=1)}
@@ -105,26 +100,35 @@ def _entropy(share: Matrix) -> float:
     return float(-(positive * np.log2(positive)).sum())
 
 
-def _texture(unit: FloatArray, foreground: NDArray[np.bool_]) -> dict[str, float]:
-    counts = co_occurrence(_levels(unit), foreground)
+def _texture(unit: FloatArray, foreground: NDArray[np.bool_], contract: Contract) -> dict[str, float]:
+    counts = co_occurrence(_levels(unit), foreground, contract.spacing_mm)
     return texture(counts / counts.sum()) if counts.any() else dict.fromkeys(TEXTURE, 0.0)
 
 
-def co_occurrence(levels: NDArray[np.intp], foreground: NDArray[np.bool_]) -> Matrix:
+def co_occurrence(
+    levels: NDArray[np.intp], foreground: NDArray[np.bool_], spacing_mm: Spacing = (1.0, 1.0, 1.0)
+) -> Matrix:
     """(32, 32) symmetric counts of grey levels in neighbouring foreground voxels, all 13 directions merged.
 
-    IBSI 3.6, aggregation 3D:MRG. Levels start at 0.
+    IBSI 3.6, aggregation 3D:MRG; where slices are thick, of neighbours within them alone, 2.5D:VMRG. Levels start at 0.
     """
     outside = LEVELS
     marked = np.pad(np.where(foreground, levels, outside), 1, constant_values=outside)
     inner = tuple(slice(1, -1) for _ in range(3))
     first = marked[inner].ravel() * (LEVELS + 1)
     counts = np.zeros((LEVELS + 1) ** 2, dtype=np.int64)
-    for offset in OFFSETS:
+    for offset in _near(spacing_mm):
         moved = marked[tuple(slice(1 + step, side - 1 + step) for step, side in zip(offset, marked.shape, strict=True))]
         counts += np.bincount(first + moved.ravel(), minlength=len(counts))
     pairs = counts.reshape(LEVELS + 1, LEVELS + 1)[:LEVELS, :LEVELS]
     return (pairs + pairs.T).astype(np.float64)
+
+
+def _near(spacing_mm: Spacing) -> list[tuple[int, ...]]:
+    """Offsets that take no step along an axis whose spacing is twice the finest or more."""
+    finest = min(spacing_mm)
+    coarse = [spacing >= 2 * finest for spacing in spacing_mm]
+    return [offset for offset in OFFSETS if not any(step and far for step, far in zip(offset, coarse, strict=True))]
 
 
 def texture(p: Matrix) -> dict[str, float]:
@@ -158,7 +162,7 @@ def _information_correlations(p: Matrix, joint: float) -> tuple[float, float]:
     return first, float(np.sqrt(max(0.0, 1 - np.exp(-2 * (_entropy(independent) - joint)))))
 
 
-def shape(mask: NDArray[np.bool_], spacing_mm: float) -> dict[str, float]:
+def shape(mask: NDArray[np.bool_], spacing_mm: Spacing) -> dict[str, float]:
     """Volume by counting, surface by Crofton's formula, axes by principal components (IBSI 3.1).
 
     IBSI measures surfaces on a mesh; Crofton's formula needs none. It is within 2% of a sphere's from a radius of 8
@@ -168,34 +172,16 @@ def shape(mask: NDArray[np.bool_], spacing_mm: float) -> dict[str, float]:
     if boxes[0] is None:
         return dict.fromkeys(SHAPE, 0.0)
     inside = mask[boxes[0]]
-    volume, area = inside.sum() * spacing_mm**3, surface(inside, spacing_mm)
-    least, minor, major = _axes(inside)
+    volume, area = inside.sum() * np.prod(spacing_mm), surface_areas(inside.astype(np.uint8), 1, spacing_mm)[0]
+    least, minor, major = _axes(inside, spacing_mm)
     figures = (volume, area / volume, (36 * np.pi * volume**2) ** (1 / 3) / area, minor / major, least / major)
     return dict(zip(SHAPE, map(float, figures), strict=True))
 
 
-def surface(mask: NDArray[np.bool_], spacing_mm: float) -> float:
-    """Area in mm2: four times the mean number of times per mm2 that a line enters the mask (Crofton's formula).
-
-    Over 13 directions, each with the share of the sphere that is nearest to it (Lang and Ohser 1998).
-    """
-    marked, total = np.pad(mask, 1), 0.0
-    for offset in OFFSETS:
-        here = tuple(slice(max(0, -step), side - max(0, step)) for step, side in zip(offset, marked.shape, strict=True))
-        there = tuple(slice(max(0, step), side + min(0, step)) for step, side in zip(offset, marked.shape, strict=True))
-        crossings = np.count_nonzero(marked[here] != marked[there])
-        length = np.sqrt(sum(step**2 for step in offset))
-        total += _DIRECTION_SHARE[sum(map(abs, offset))] * crossings / length
-    return float(2 * total * spacing_mm**2)
-
-
-_DIRECTION_SHARE = {1: 0.0457778912 * 2, 2: 0.0369806279 * 2, 3: 0.0351956397 * 2}
-"""Of a direction along an axis, in a plane, in space: areas of the cells that they own on a sphere."""
-
-
-def _axes(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+def _axes(mask: NDArray[np.bool_], spacing_mm: Spacing) -> tuple[float, float, float]:
     """Lengths of the principal axes, least first; those of one voxel are alike."""
-    points = np.argwhere(mask).astype(np.float64)
-    values = np.linalg.eigvalsh(np.cov(points.T, bias=True) + np.eye(3) / 12)  # a voxel has an extent of its own
+    points = np.argwhere(mask) * np.array(spacing_mm)
+    voxel = np.diag(np.square(spacing_mm)) / 12  # has an extent of its own
+    values = np.linalg.eigvalsh(np.cov(points.T, bias=True) + voxel)
     least, minor, major = np.sqrt(np.maximum(values, 1e-12))
     return float(least), float(minor), float(major)

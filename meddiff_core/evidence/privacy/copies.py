@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
+from meddiff_core.evidence.features.pooling import cell_sides
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
 from meddiff_core.types import FloatArray, StoredArray, Volumes
 
@@ -25,6 +26,7 @@ KEY_SIDE = 12
 """Longest side of the still coarser grid whose cells are the numbers of a key."""
 DRAWS = 20_000
 """Of the distributions of both shares."""
+Sides = tuple[int, int, int]
 STEPS = (0, -1, 1)
 """Shifts that are tried along each axis, in voxels of that grid."""
 
@@ -134,34 +136,40 @@ def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
 def key_grid(contract: Contract) -> tuple[int, int, int]:
     """Cells of a key along i, j, k; a key holds them in C order."""
     to_fine, to_key = _factors(contract)
-    i, j, k = (-(-fine // to_key) for fine in (-(-side // to_fine) for side in contract.size))
+    i, j, k = _sides_of(_sides_of(contract.size, to_fine), to_key)
     return i, j, k
 
 
-def _factors(contract: Contract) -> tuple[int, int]:
-    """Voxels per fine voxel, and fine voxels per cell of a key, along one axis."""
-    to_fine = -(-max(contract.size) // FINE_SIDE)
-    return to_fine, -(-max(contract.size) // (to_fine * KEY_SIDE))
+def _factors(contract: Contract) -> tuple[Sides, Sides]:
+    """Voxels per fine voxel, and fine voxels per cell of a key, along each axis."""
+    to_fine = cell_sides(contract.size, contract.spacing_mm, FINE_SIDE)
+    spacing = [length * factor for length, factor in zip(contract.spacing_mm, to_fine, strict=True)]
+    return to_fine, cell_sides(_sides_of(contract.size, to_fine), spacing, KEY_SIDE)
+
+
+def _sides_of(sides: Sequence[int], factors: Sides) -> list[int]:
+    """In cells, the last of which may be in part beyond the volume."""
+    return [-(-side // factor) for side, factor in zip(sides, factors, strict=True)]
 
 
 def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine, to_key = _factors(contract)
     views = _pad_to(image.astype(np.float32), to_fine)
-    for axis in range(3):
-        views = _average(views, axis, to_fine)
+    for axis, factor in enumerate(to_fine):
+        views = _average(views, axis, factor)
     views = np.pad(_pad_to(views, to_key), 1)[None]
-    for axis in (1, 2, 3):
+    for axis, factor in enumerate(to_key, start=1):
         inner = views.shape[axis] - 2
         shifted = [np.take(views, range(1 + step, 1 + step + inner), axis) for step in steps]
-        views = _average(np.concatenate(shifted), axis, to_key)
+        views = _average(np.concatenate(shifted), axis, factor)
     keys = views.reshape(len(views), -1)
     return to_length_one(keys - keys.mean(1, keepdims=True))
 
 
-def _pad_to(volume: FloatArray, multiple: int) -> FloatArray:
-    """Zeros on both sides, as evenly as can be, up to a multiple."""
-    missing = [-side % multiple for side in volume.shape]
+def _pad_to(volume: FloatArray, multiples: Sides) -> FloatArray:
+    """Zeros on both sides, as evenly as can be, up to a multiple along each axis."""
+    missing = [-side % multiple for side, multiple in zip(volume.shape, multiples, strict=True)]
     return np.asarray(np.pad(volume, [(gap // 2, gap - gap // 2) for gap in missing]))
 
 

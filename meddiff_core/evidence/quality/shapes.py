@@ -4,7 +4,6 @@ Volumes of structures can all be right in a label map that is frayed, torn or lo
 for a structure that is absent: it has surface 0 and lies in the middle.
 """
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.contract import Contract
-from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
+from meddiff_core.evidence.surfaces import surface_areas
 from meddiff_core.types import FloatArray, LabelArray, StoredArray
 
 SURFACE, CENTROID = "surface_to_volume:", "centroid_mm:"
 """Prefixes of figures per label group; centroids have one more suffix, the axis i, j or k."""
 AXES = "ijk"
-OFFSETS = tuple(offset for offset in product((-1, 0, 1), repeat=3) if offset > (0, 0, 0))
-"""One of each pair of opposite directions to the 26 neighbours."""
-SHARES = {1: 0.0915556, 2: 0.0739613, 3: 0.0703913}
-"""Share of all directions that are nearest to one along an axis, a diagonal of a face, or one of the cube."""
 
 
 def shape(image: StoredArray, label: LabelArray | None, contract: Contract) -> dict[str, float]:
@@ -88,33 +83,10 @@ def _dice(label: LabelArray, mirror: LabelArray, groups: int) -> float:
     return float((2 * common / np.maximum(counts + mirrored, 1))[present].mean()) if present.any() else 0.0
 
 
-def surface_areas(label: LabelArray, groups: int, spacing_mm: float) -> Matrix:
-    """(groups,) in mm2: crossings of lines in 13 directions (Crofton's formula, Legland et al. 2007).
-
-    Counted voxel faces would give half as much again on a smooth surface. Balls of 4 voxels and more come out within
-    4%, boxes along the grid a tenth too small.
-    """
-    padded = np.pad(label, 1)
-    areas = np.zeros(groups + 1)
-    for offset in OFFSETS:
-        steps = sum(map(abs, offset))
-        here, there = (padded[_window(offset, sign)] for sign in (1, -1))
-        crossed = here != there
-        crossings = sum(np.bincount(side[crossed], minlength=groups + 1) for side in (here, there))
-        areas += 2 * SHARES[steps] * np.asarray(crossings) / np.sqrt(steps)
-    return np.asarray(areas[1:] * spacing_mm**2)
-
-
-def _window(offset: tuple[int, ...], sign: int) -> tuple[slice, ...]:
-    """The part of a volume that has a neighbour at `sign * offset`."""
-    moves = [sign * step for step in offset]
-    return tuple(slice(max(0, -move), -move if move > 0 else None) for move in moves)
-
-
 def _surfaces(label: LabelArray, contract: Contract) -> dict[str, float]:
-    groups, step = len(contract.labels), contract.spacing_mm
-    volumes = np.bincount(label.ravel(), minlength=groups + 1)[1:] * step**3
-    ratios = surface_areas(label, groups, step) / np.maximum(volumes, step**3)
+    groups, voxel = len(contract.labels), contract.voxel_mm3
+    volumes = np.bincount(label.ravel(), minlength=groups + 1)[1:] * voxel
+    ratios = surface_areas(label, groups, contract.spacing_mm) / np.maximum(volumes, voxel)
     return {f"{SURFACE}{group}": float(ratio) for group, ratio in zip(contract.labels, ratios, strict=True)}
 
 
@@ -123,9 +95,9 @@ def _centroids(label: LabelArray, contract: Contract) -> dict[str, float]:
     values = label[where]
     counts = np.bincount(values, minlength=len(contract.labels) + 1)[1:]
     figures: dict[str, float] = {}
-    for axis, places in zip(AXES, where, strict=True):
+    for axis, places, spacing in zip(AXES, where, contract.spacing_mm, strict=True):
         sums = np.bincount(values, weights=places, minlength=len(contract.labels) + 1)[1:]
         middle = float(sums.sum()) / max(1, int(counts.sum()))
-        offsets = np.where(counts > 0, sums / np.maximum(counts, 1) - middle, 0.0) * contract.spacing_mm
+        offsets = np.where(counts > 0, sums / np.maximum(counts, 1) - middle, 0.0) * spacing
         figures |= {f"{CENTROID}{group}:{axis}": float(o) for group, o in zip(contract.labels, offsets, strict=True)}
     return figures

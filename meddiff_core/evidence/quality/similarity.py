@@ -60,8 +60,9 @@ def _random_pairs(n: int, pairs: int, seed: int) -> tuple[NDArray[np.int64], NDA
 
 
 def _scale_weights(smallest_side: int) -> tuple[float, ...]:
-    """Weights of the scales at which a kernel of 5 fits, by the condition that MONAI checks."""
-    scales = max(n for n in range(1, len(WEIGHTS) + 1) if n == 1 or smallest_side // (n - 1) ** 2 >= 5)
+    """Weights of the scales at which a kernel of 5 fits, by the condition that MONAI checks and by what it halves."""
+    fitting = (min(smallest_side // max(1, n - 1) ** 2, smallest_side >> (n - 1)) for n in range(1, len(WEIGHTS) + 1))
+    scales = max(n for n, side in enumerate(fitting, start=1) if n == 1 or side >= 5)
     chosen = WEIGHTS[:scales]
     return tuple(weight / sum(chosen) for weight in chosen)
 

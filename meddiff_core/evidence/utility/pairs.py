@@ -63,7 +63,7 @@ def pair_fidelity(audit: AuditInput, segmenter: Segmenter, drawing: Drawing) -> 
 def _segment(
     label: str, audit: AuditInput, volumes: Volumes, rows: Sequence[int], segmenter: Segmenter
 ) -> Generator[Progress, None, Segmented]:
-    groups, voxel = len(audit.contract.labels), audit.contract.spacing_mm**3
+    groups, voxel = len(audit.contract.labels), audit.contract.voxel_mm3
     seen, agreed, own = [], [], []
     for done, row in enumerate(rows, start=1):
         predicted, truth = segmenter(volumes.image(row)), volumes.label(row)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from meddiff_core.contract import Contract
+from meddiff_core.data.grid import Stride, level_strides
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_images
@@ -24,10 +25,8 @@ from meddiff_core.types import Images, LabelArray, Progress, StoredArray, Volume
 
 CHANNELS = (16, 32, 64, 64)
 """Widths of the U-Net; 324,000 weights with 6 label values. Its first layer halves the grid, which keeps it fast."""
-MULTIPLE = 8
-"""What the network halves three times."""
-SMALLEST_SIDE = 16
-"""Voxels, below which instance norm at the coarsest level would see a single one."""
+COARSEST_SIDE = 2
+"""Voxels along each axis at the coarsest level, of fewer of which instance norm might see a single one."""
 LARGEST_PATCH = 48
 """Voxels along each axis of a training item; larger volumes are cropped at random, so that a step costs no more."""
 WEIGHT_DECAY = 1e-4
@@ -62,7 +61,7 @@ class Segmenter:
     def __call__(self, image: StoredArray) -> LabelArray:
         """Most likely label values (i, j, k) of one stored image (i, j, k)."""
         unit = torch.from_numpy(self.contract.intensity.unit(image))[None, None]
-        logits = _logits(self.network, (2 * unit - 1).to(self.device))
+        logits = _logits(self.network, (2 * unit - 1).to(self.device), self.contract)
         return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
@@ -81,7 +80,7 @@ def train_segmenter(
         for step in range(recipe.steps):
             set_learning_rate(optimizer, recipe.learning_rate * learning_rate_factor(step, recipe.steps))
             images, target = (part.to(device) for part in _batch(pairs, contract, recipe, seed, step))
-            value = loss(_logits(network, images), target)
+            value = loss(_logits(network, images, contract), target)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -101,9 +100,14 @@ def build_network(contract: Contract, seed: int) -> nn.Module:
             in_channels=1,
             out_channels=contract.channels - 1,
             channels=CHANNELS,
-            strides=(2,) * (len(CHANNELS) - 1),
+            strides=_strides(contract),  # type: ignore[arg-type]  # one for each axis is fine
             norm="INSTANCE",
         )
+
+
+def _strides(contract: Contract) -> tuple[Stride, ...]:
+    """Of each level along i, j, k: axes of thick slices are halved less often."""
+    return level_strides((LARGEST_PATCH,) * 3, contract.spacing_mm, len(CHANNELS) - 1, COARSEST_SIDE)
 
 
 def _dice_and_cross_entropy() -> Callable[[Tensor, Tensor], Tensor]:
@@ -113,10 +117,12 @@ def _dice_and_cross_entropy() -> Callable[[Tensor, Tensor], Tensor]:
     return DiceCELoss(softmax=True, batch=True, include_background=False)
 
 
-def _logits(network: nn.Module, images: Float[Tensor, "b 1 i j k"]) -> Float[Tensor, "b n i j k"]:
+def _logits(network: nn.Module, images: Float[Tensor, "b 1 i j k"], contract: Contract) -> Float[Tensor, "b n i j k"]:
     """Of images in [-1, 1] on any grid: padded by background to what the network can halve, and cropped again."""
-    sides = images.shape[2:]
-    wanted = [max(SMALLEST_SIDE, -(-side // MULTIPLE) * MULTIPLE) for side in sides]
+    sides, multiples = images.shape[2:], np.prod(_strides(contract), axis=0).tolist()
+    wanted = [
+        multiple * max(COARSEST_SIDE, -(-side // multiple)) for side, multiple in zip(sides, multiples, strict=True)
+    ]
     ends = [end for side, whole in zip(sides, wanted, strict=True) for end in (whole - side, 0)]
     padded = functional.pad(images, ends[::-1], value=-1.0)
     logits: Tensor = network(padded.contiguous(memory_format=torch.channels_last_3d))

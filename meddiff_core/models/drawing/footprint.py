@@ -28,12 +28,14 @@ def untiled_bytes(autoencoder: Autoencoder, size: tuple[int, int, int], batch: i
     """Largest sum of activations that `autoencoder.decode` holds at one time, for float32 volumes (i, j, k)."""
     shape, voxels = autoencoder.shape, math.prod(size)
     most = 3 * shape.in_channels * voxels  # logits, probabilities, and both together with the image
-    given = shape.channels[-1]
+    given, strides = shape.channels[-1], [(1, 1, 1), *shape.level_strides]
     for level, channels in reversed(list(enumerate(shape.channels))):
-        here = voxels // 8**level
+        here = voxels // math.prod(map(math.prod, strides[: level + 1]))
         most = max(most, here * _residual_values(given, channels), here * _residual_values(channels, channels))
         if level:
-            most = max(most, here * channels * 17)  # 1 to double, 8 doubled, 8 before they are sorted
+            most = max(
+                most, here * channels * (1 + 2 * math.prod(strides[level]))
+            )  # given, doubled, and before sorting
         given = channels
     return 4 * batch * most
 

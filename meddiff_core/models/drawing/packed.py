@@ -18,6 +18,8 @@ from torch import Size, Tensor, nn
 from meddiff_core.models.equivalents import DoublingConvolution, PointwiseConvolution, doubling_kernel
 
 Network = TypeVar("Network", bound=nn.Module)
+TAPS = {2: ([3, 1], [2, 0]), 1: ([2, 1, 0],)}
+"""Of a doubling kernel along an axis, for its even and its odd voxels; for all of them where it is not doubled."""
 
 
 def packed(network: Network) -> Network:
@@ -77,28 +79,34 @@ class PackedConvolution(nn.Module):
 
 
 class PackedDoubling(nn.Module):
-    """Doubling and convolution as one convolution of 2x2x2 that gives all eight voxels of each doubled one."""
+    """Doubling and convolution as one convolution of 2x2x2 that gives all eight voxels of each doubled one.
+
+    Along an axis that is not doubled the convolution has 3 voxels, and gives one.
+    """
 
     def __init__(self, layer: DoublingConvolution) -> None:
         super().__init__()
-        kernel = doubling_kernel(layer.convolution.weight.detach()).transpose(0, 1)
+        self.factors = layer.factors
+        kernel = doubling_kernel(layer.convolution.weight.detach(), self.factors).transpose(0, 1)
         out, given = kernel.shape[:2]
-        taps = [3, 1], [2, 0]  # of the even and of the odd voxels along an axis
-        eight = [kernel[:, :, taps[p]][:, :, :, taps[q]][:, :, :, :, taps[r]] for p, q, r in product((0, 1), repeat=3)]
-        convolution = nn.Conv3d(given, 8 * out, 2, padding=1)
-        convolution.weight = nn.Parameter(torch.cat(eight), requires_grad=False)
+        along_i, along_j, along_k = (TAPS[factor] for factor in self.factors)
+        parts = [kernel[:, :, p][:, :, :, q][:, :, :, :, r] for p, q, r in product(along_i, along_j, along_k)]
+        i, j, k = parts[0].shape[2:]
+        convolution = nn.Conv3d(given, len(parts) * out, (i, j, k), padding=1)
+        convolution.weight = nn.Parameter(torch.cat(parts), requires_grad=False)
         bias = layer.convolution.bias
-        convolution.bias = None if bias is None else nn.Parameter(bias.detach().repeat(8), requires_grad=False)
+        convolution.bias = None if bias is None else nn.Parameter(bias.detach().repeat(len(parts)), requires_grad=False)
         self.convolution = PackedConvolution(convolution)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, haloed: bool = False) -> Tensor:
         """`emb` is what MONAI's own layer ignores too. `haloed`: the outermost slices along i are neighbours alone."""
-        eighths = self.convolution(x, haloed).chunk(8, dim=1)
-        i, j, k = (side - 1 for side in eighths[0].shape[2:])
-        size = len(x), eighths[0].shape[1], 2 * i, 2 * j, 2 * k
+        a, b, c = self.factors
+        parts = self.convolution(x, haloed).chunk(a * b * c, dim=1)
+        i, j, k = (side + 1 - factor for side, factor in zip(parts[0].shape[2:], self.factors, strict=True))
+        size = len(x), parts[0].shape[1], a * i, b * j, c * k
         doubled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
-        for eighth, (p, q, r) in zip(eighths, product((0, 1), repeat=3), strict=True):
-            doubled[:, :, p::2, q::2, r::2] = eighth[:, :, p : p + i, q : q + j, r : r + k]
+        for part, (p, q, r) in zip(parts, product(range(a), range(b), range(c)), strict=True):
+            doubled[:, :, p::a, q::b, r::c] = part[:, :, p : p + i, q : q + j, r : r + k]
         return doubled
 
 

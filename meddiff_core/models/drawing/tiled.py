@@ -38,7 +38,8 @@ def decode_tiled(autoencoder: Autoencoder, latents: Latents, slab: int = SLAB, s
     if slab < 1:
         raise ValueError(f"a slab must have at least 1 slice, got {slab}")
     shape, rest = autoencoder.shape, partial(Resting, scratch=scratch)
-    images = latents.new_empty(len(latents), shape.in_channels, *(side * shape.factor for side in latents.shape[2:]))
+    sides = (side * factor for side, factor in zip(latents.shape[2:], shape.downsampling, strict=True))
+    images = latents.new_empty(len(latents), shape.in_channels, *sides)
     for sample, image in zip(latents.split(1), images.split(1), strict=True):
         start = 0
         for part in _decoded(autoencoder.network, sample, slab, rest):
@@ -75,7 +76,7 @@ def _steps(blocks: Sequence[nn.Module], slab: int, rest: Callable[[Slabs], Resti
         if isinstance(block, nn.GroupNorm):
             norm = block
         elif isinstance(block, DoublingConvolution | PackedDoubling):
-            yield partial(_convolved, layer=block, slab=max(slab // 2, 1))
+            yield partial(_convolved, layer=block, slab=max(slab // block.factors[0], 1))
         elif hasattr(block, "conv2"):
             yield partial(_residual, block=block, slab=slab, rest=rest)
         else:

@@ -14,6 +14,7 @@ from torch import Tensor, autograd, nn
 from torch.nn import functional
 
 from meddiff_core.contract import Contract
+from meddiff_core.data.grid import level_strides
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.checkpoint import (
@@ -91,13 +92,13 @@ class AutoencoderTraining:
         if initial is not None:
             load_initial(self.network, initial)
         self.network.to(device)
-        self.discriminator = _discriminator().to(device)
+        self.size = _training_size(shape, contract, config)
+        self.discriminator = _discriminator(self.size, contract.spacing_mm).to(device)
         self.average = PowerAverage(self.network, share=0.1)
         if config.gradient_checkpointing:
             self.network.recompute_activations()
         self.imagenet = imagenet_network(device) if config.perceptual == "imagenet" else None
         self.optimizer, self.critic = _adam(self.network), _adam(self.discriminator)
-        self.size = _training_size(shape, contract, config)
         self.contract, self.config, self.device = contract, config, device
         self.train, self.validation = train, validation
         self.steps, self.batch, self.seed = steps, batch, seed
@@ -202,7 +203,7 @@ class AutoencoderTraining:
         if self.config.patch is None:
             images = load_images(self.train, indices, self.contract)
         else:
-            grid = self.network.shape.factor
+            grid = self.network.shape.downsampling
             images = load_patches(self.train, indices, self.contract, self.size, grid, draws.places)
         mirrored = torch.where(draws.mirrored[:, None, None, None, None], images.flip(2), images)
         return mirrored if self.device == "cpu" else mirrored.pin_memory()
@@ -250,7 +251,9 @@ class AutoencoderTraining:
             losses["spectrum"] = spectral_distance(decoded[:, :1], images[:, :1])
         if self.imagenet is not None:
             places = torch.rand(3, PLANES, generator=generator_for(self.seed, "autoencoder", "planes", step))
-            losses["imagenet"] = imagenet_distance(self.imagenet, unit_image(decoded), unit_image(images), places)
+            losses["imagenet"] = imagenet_distance(
+                self.imagenet, unit_image(decoded), unit_image(images), places, self.contract.spacing_mm
+            )
         return losses
 
     def _oppose(self, images: Images, decoded: Images, share: float) -> tuple[Tensor, list[Tensor]]:
@@ -357,11 +360,13 @@ def _training_size(shape: AutoencoderShape, contract: Contract, config: Autoenco
     """Of what the network sees: a patch or the whole volume."""
     if (patch := config.patch) is None:
         return contract.size
+    factors = shape.downsampling
     if any(
-        side % shape.factor or not min(SMALLEST_PATCH, whole) <= side <= whole
-        for side, whole in zip(patch, contract.size, strict=True)
+        side % factor or not min(SMALLEST_PATCH, whole) <= side <= whole
+        for side, factor, whole in zip(patch, factors, contract.size, strict=True)
     ):
-        expected = f"multiples of {shape.factor} from {SMALLEST_PATCH} to {list(contract.size)}"
+        multiples = factors[0] if len(set(factors)) == 1 else list(factors)
+        expected = f"multiples of {multiples} from {SMALLEST_PATCH} to {list(contract.size)}"
         raise ConfigurationError(f"train.autoencoder.patch: must be {expected}, is {list(patch)}")
     return patch
 
@@ -375,11 +380,14 @@ def _adam(network: nn.Module) -> torch.optim.Adam:
     return optimizer
 
 
-def _discriminator() -> nn.Module:
+def _discriminator(size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> nn.Module:
     from monai.networks.nets import PatchDiscriminator  # type: ignore[attr-defined]
 
     # No norm: a batch of two has no statistics worth normalising by, and instance norm evens out the strength of
     # texture, which is what tells blur from detail. Behind it the discriminator learned nothing.
     network = PatchDiscriminator(3, channels=16, in_channels=1, num_layers_d=2, norm=None)  # type: ignore[arg-type]
+    strides = level_strides(size, spacing_mm, levels=2, shortest=3)  # its last two layers take two voxels away
+    for layer, stride in zip(("initial_conv", "0"), strides, strict=True):
+        network.get_submodule(f"{layer}.conv").stride = stride  # type: ignore[assignment]
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
     return network

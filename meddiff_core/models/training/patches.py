@@ -25,10 +25,10 @@ def load_patches(
     indices: Sequence[int],
     contract: Contract,
     size: tuple[int, int, int],
-    grid: int,
+    grid: tuple[int, int, int],
     draws: Tensor,
 ) -> Images:
-    """One crop of each volume as channels, on the voxels of a `grid`. Row n of `draws` places that of index n."""
+    """One crop of each volume as channels, on every `grid`-th voxel. Row n of `draws` places that of index n."""
     images, labels = [], []
     for index, numbers in zip(indices, draws.tolist(), strict=True):
         image, label = volumes.image(index), volumes.label(index)
@@ -39,19 +39,24 @@ def load_patches(
 
 
 def place_patch(
-    image: StoredArray, label: LabelArray | None, size: tuple[int, int, int], grid: int, draws: Sequence[float]
+    image: StoredArray,
+    label: LabelArray | None,
+    size: tuple[int, int, int],
+    grid: tuple[int, int, int],
+    draws: Sequence[float],
 ) -> Box:
     """Where to cut, by `DRAWS` random numbers in [0, 1): starts are multiples of `grid`, and all of it lies inside."""
-    rooms = [(side - length) // grid for side, length in zip(image.shape, size, strict=True)]
+    rooms = [(side - length) // step for side, length, step in zip(image.shape, size, grid, strict=True)]
     steps = [int(draw * (room + 1)) for draw, room in zip(draws[2:], rooms, strict=True)]
     subject = _subject(image, label)
     if draws[0] < ON_SUBJECT and len(subject):
         centre = subject[int(draws[1] * len(subject))]
         steps = [
-            min(max(round((middle - length / 2) / grid), 0), room)
-            for middle, length, room in zip(centre.tolist(), size, rooms, strict=True)
+            min(max(round((middle - length / 2) / step), 0), room)
+            for middle, length, step, room in zip(centre.tolist(), size, grid, rooms, strict=True)
         ]
-    i, j, k = (slice(step * grid, step * grid + length) for step, length in zip(steps, size, strict=True))
+    starts = (count * step for count, step in zip(steps, grid, strict=True))
+    i, j, k = (slice(start, start + length) for start, length in zip(starts, size, strict=True))
     return i, j, k
 
 

@@ -76,7 +76,7 @@ def test_nothing_is_taken_from_another_digest(kept, contract, tmp_path, finish, 
     if changed == "extractor":
         extractor = replace(extractor, digest="2" * 64)
     if changed == "contract":
-        extractor = replace(extractor, contract=contract.model_copy(update={"spacing_mm": 3.0}))
+        extractor = replace(extractor, contract=contract.model_copy(update={"spacing_mm": (3.0,) * 3}))
     other = replace(kept, digest="b" * 64) if changed == "volumes" else kept
     finish(extract(CachedExtractor(extractor, tmp_path), other))
     assert extractor.asked == [1, BLOCK, BLOCK, 3]

@@ -71,7 +71,7 @@ def test_records_that_differ_are_not_compared_and_the_message_says_how(changed, 
     require_same_extractor(one, one.take([0, 1]))
 
 
-@pytest.mark.parametrize("changed", [{"spacing_mm": 3.0}, {"mask": "brain"}, {"labels": {"core": (2,)}}])
+@pytest.mark.parametrize("changed", [{"spacing_mm": (3.0, 3.0, 3.0)}, {"mask": "brain"}, {"labels": {"core": (2,)}}])
 def test_record_tells_the_preprocessing(contract, make_heads, finish, changed):
     heads, other = make_heads(2, 0), contract.model_copy(update=changed)
     record = finish(extract(RandomConvFeatures(contract), heads)).record

@@ -12,10 +12,10 @@ from meddiff_core.evidence.features.radiomics import (
     co_occurrence,
     radiomics,
     shape,
-    surface,
     texture,
 )
 from meddiff_core.evidence.features.records import extract
+from meddiff_core.evidence.surfaces import surface_areas
 
 OUT = 0
 PHANTOM = np.array(
@@ -73,14 +73,16 @@ def test_two_voxels_co_occur_once_in_each_order():
 
 @pytest.mark.parametrize("radius", [8.0, 10.0, 13.0])
 def test_ball_has_the_surface_of_a_sphere(radius):
-    assert surface(balls(radius), 2.0) == pytest.approx(4 * math.pi * (2 * radius) ** 2, rel=0.02)
-    assert shape(balls(radius), 2.0)["sphericity"] == pytest.approx(1, abs=0.02)
+    assert surface_areas(balls(radius).astype(np.uint8), 1, (2.0, 2.0, 2.0))[0] == pytest.approx(
+        4 * math.pi * (2 * radius) ** 2, rel=0.02
+    )
+    assert shape(balls(radius), (2.0, 2.0, 2.0))["sphericity"] == pytest.approx(1, abs=0.02)
 
 
 def test_axes_of_a_box_are_those_of_its_sides():
     box = np.zeros((24, 14, 9), bool)
     box[2:22, 2:12, 2:7] = True
-    found = shape(box, 3.0)
+    found = shape(box, (3.0, 3.0, 3.0))
     assert found["volume_mm3"] == 20 * 10 * 5 * 27
     assert found["elongation"] == pytest.approx(10 / 20)
     assert found["flatness"] == pytest.approx(5 / 20)

@@ -21,7 +21,7 @@ def test_slices_are_averaged_over_places_and_planes():
             seen.append(slices)
             return slices.mean((2, 3))
 
-    found = slice_features(Means(), images, ((0.0,) * 3, (1.0,) * 3))
+    found = slice_features(Means(), images, ((0.0,) * 3, (1.0,) * 3), (2.0, 2.0, 2.0))
     assert found.shape == (2, 3)
     assert [len(slices) for slices in seen] == [2 * len(PLACES)] * 3
     expected = torch.stack([slices[len(PLACES) :].mean((0, 2, 3)) for slices in seen]).mean(0)

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from meddiff_core.evidence.quality.shapes import noise_level, shape, surface_areas
+from meddiff_core.evidence.quality.shapes import noise_level, shape
+from meddiff_core.evidence.surfaces import surface_areas
+
+CUBES = (1.0, 1.0, 1.0)
 
 
 def ball(radius, side=24, centre=(11.3, 11.8, 12.1)):
@@ -15,26 +18,26 @@ def ball(radius, side=24, centre=(11.3, 11.8, 12.1)):
 
 @pytest.mark.parametrize("radius", [4, 6, 9])
 def test_surface_of_a_ball_is_that_of_the_formula(radius):
-    area = surface_areas(ball(radius), 1, 2.0)[0]
+    area = surface_areas(ball(radius), 1, (2.0, 2.0, 2.0))[0]
     assert area == pytest.approx(4 * np.pi * (2 * radius) ** 2, rel=0.04)
 
 
 def test_surface_of_a_box_is_near_that_of_its_faces():
     box = np.zeros((20, 20, 20), np.uint8)
     box[4:14, 5:13, 3:17] = 1
-    assert surface_areas(box, 1, 1.0)[0] == pytest.approx(2 * (10 * 8 + 10 * 14 + 8 * 14), rel=0.15)
+    assert surface_areas(box, 1, CUBES)[0] == pytest.approx(2 * (10 * 8 + 10 * 14 + 8 * 14), rel=0.15)
 
 
 def test_a_structure_at_the_edge_of_the_grid_is_closed_there():
     full = np.ones((12, 12, 12), np.uint8)
-    assert surface_areas(full, 1, 1.0)[0] == pytest.approx(surface_areas(np.pad(full, 3), 1, 1.0)[0])
+    assert surface_areas(full, 1, CUBES)[0] == pytest.approx(surface_areas(np.pad(full, 3), 1, CUBES)[0])
 
 
 def test_surfaces_of_touching_structures_are_those_of_each_alone():
     label = ball(9)
     label[ball(4) == 1] = 2
-    apart = [surface_areas((label == value).astype(np.uint8), 1, 1.0)[0] for value in (1, 2)]
-    np.testing.assert_allclose(surface_areas(label, 2, 1.0), apart)
+    apart = [surface_areas((label == value).astype(np.uint8), 1, CUBES)[0] for value in (1, 2)]
+    np.testing.assert_allclose(surface_areas(label, 2, CUBES), apart)
 
 
 def test_a_frayed_structure_has_more_surface_for_its_volume(contract):
@@ -43,7 +46,7 @@ def test_a_frayed_structure_has_more_surface_for_its_volume(contract):
     frayed = (smooth * (rng.random(smooth.shape) > 0.2)).astype(np.uint8)
     figures = [shape(np.zeros_like(label), label, contract) for label in (smooth, frayed)]
     ratio = figures[0]["surface_to_volume:core"]
-    assert ratio == pytest.approx(3 / (8 * contract.spacing_mm), rel=0.05)
+    assert ratio == pytest.approx(3 / (8 * contract.spacing_mm[0]), rel=0.05)
     assert figures[1]["surface_to_volume:core"] > 2 * ratio
 
 
@@ -52,7 +55,7 @@ def test_centroids_are_from_the_middle_of_all_structures_in_mm(contract):
     label[4, 10, 10], label[8, 10, 10] = 1, 2
     figures = shape(np.zeros_like(label), label, contract)
     assert [figures[f"centroid_mm:{group}:{axis}"] for group in ("shell", "core") for axis in "ijk"] == [
-        -2 * contract.spacing_mm, 0, 0, 2 * contract.spacing_mm, 0, 0,
+        -2 * contract.spacing_mm[0], 0, 0, 2 * contract.spacing_mm[0], 0, 0,
     ]  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_a_long_volume_takes_a_fraction_of_the_memory(network: Autoencoder) -> N
 def test_memory_is_foreseen(channels: tuple[int, ...], count: int) -> None:
     network = packed(autoencoder(channels))
     drawn = latents(10, 8, 8, count)
-    i, j, k = (side * network.shape.factor for side in drawn.shape[2:])
+    i, j, k = (side * factor for side, factor in zip(drawn.shape[2:], network.shape.downsampling, strict=True))
     found = resident(lambda: network.decode(drawn))
     assert found == pytest.approx(untiled_bytes(network, (i, j, k), count), rel=0.25)
 
