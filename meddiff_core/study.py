@@ -485,6 +485,9 @@ class AuditConfig(Config):
     """Of all intervals."""
     repeats: Count = 200
     """Bootstrap draws and equal-size subsamples per metric."""
+    rounds: Count = 5
+    """Most rounds of the search for copies: what a round flags is dropped and drawn again, and the next round looks at
+    that. Rounds end by themselves when nothing is flagged; `screen.budget` limits the candidates of all of them."""
     utility: UtilityConfig = UtilityConfig()
     """Whether the synthetic volumes can stand in for real ones."""
     extractor: OwnNetwork | PackedNetwork | None = None

@@ -152,16 +152,22 @@ CHAIN: dict[str, Artefact] = {
     "verdicts": Artefact(
         "screen", "verdicts.parquet", ("candidates", "reference"), lambda w: {"study.screen": w.study.screen}
     ),
+    "cohort": Artefact(
+        "audit",
+        "cohort.parquet",
+        ("dataset", "autoencoder", "denoiser", "candidates", "reference", "verdicts"),
+        lambda w: {"study.screen": w.study.screen, "study.audit.rounds": w.study.audit.rounds},
+    ),
     "audit": Artefact(
         "audit",
         "audit",
-        ("dataset", "autoencoder", "denoiser", "verdicts"),
+        ("dataset", "autoencoder", "denoiser", "cohort"),
         lambda w: {"study.audit": w.study.audit, **w.extractor_digest()},
     ),
     "release": Artefact(
         "release",
         "releases",
-        ("verdicts", "audit"),
+        ("cohort", "audit"),
         lambda w: {"study.name": w.study.name, "study.release": w.study.release},
     ),
 }

@@ -9,11 +9,12 @@ import pandas as pd
 from meddiff_core.artefacts import digest_file, digest_of, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.audit import Audit, InternalFindings, judge, measured_by, run_audit
+from meddiff_core.evidence.features.cache import KeptVolumes
 from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
+from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
 from meddiff_core.evidence.screening.bounds import load_reference
 from meddiff_core.evidence.screening.judging import (
     MEASURED,
-    accepted_volumes,
     columns_of,
     count_reasons,
     requested_conditions,
@@ -37,8 +38,9 @@ def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
     workspace = Workspace.open(folder)
     origin = _origin(workspace)
     if (kept := _measured_before(workspace, origin)) is None:
+        cohort = pd.read_parquet(workspace.path("cohort"))
         with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-            audit, findings = show(run_audit(_gather(workspace, mapper)))
+            audit, findings = show(run_audit(gather(workspace, mapper, cohort)))
     else:
         say("audit: measured before; only gates and waivers are applied anew")
         audit, findings = judge(kept[0], workspace.study.audit), kept[1]
@@ -74,23 +76,25 @@ def _measured_before(workspace: Workspace, origin: dict[str, str]) -> tuple[Audi
         return None
 
 
-def _gather(workspace: Workspace, mapper: Mapper) -> AuditInput:
-    opened, verdicts = Dataset.open(workspace.folder), pd.read_parquet(workspace.path("verdicts"))
+def gather(workspace: Workspace, mapper: Mapper, cohort: pd.DataFrame) -> AuditInput:
+    """What is audited, of the cohort of a table."""
+    opened = Dataset.open(workspace.folder)
     dataset, contract = KeptDataset(opened), opened.contract
-    accepted = verdicts[verdicts["accepted"]]
+    accepted, drawn, judged = cohort[cohort["accepted"]], first_round(cohort), screened(cohort)
     searched = copy_extractors(workspace, dataset, contract, mapper)
+    replaced = bool(cohort[DROPPED].any())
     return AuditInput(
         dataset=dataset,
         contract=contract,
-        accepted=kept_cohort(workspace, "accepted", accepted_volumes(verdicts, workspace.path("candidates"))),
+        accepted=kept_rows(workspace, "accepted" if replaced else "first-round", accepted),
         requested=requested_conditions(accepted),
         measured=columns_of(accepted, MEASURED),
         sample_ids=list(accepted["sample_id"]),
         extractors=set_extractors(workspace, contract, mapper),
         screen=ScreenSummary(
-            candidates=len(verdicts),
-            accepted=len(accepted),
-            reasons=count_reasons(verdicts),
+            candidates=len(judged),
+            accepted=int(judged["accepted"].sum()),
+            reasons=count_reasons(judged),
             real=load_reference(workspace.path("reference"))[0].real,
         ),
         config=workspace.study.audit,
@@ -98,16 +102,24 @@ def _gather(workspace: Workspace, mapper: Mapper) -> AuditInput:
         device=choose_device(workspace.study.runtime.device),
         seed=workspace.study.seed,
         copy_extractors=searched,
-        first_draw=_first_draw(verdicts, workspace),
+        first_draw=_first_draw(judged, workspace),
+        first_round=kept_rows(workspace, "first-round", drawn) if replaced else None,
+        first_round_ids=list(drawn["sample_id"]) if replaced else (),
+        rounds=rounds_of(cohort),
     )
+
+
+def kept_rows(workspace: Workspace, name: str, rows: pd.DataFrame) -> KeptVolumes:
+    """The volumes of a table's rows, known to the cache of features."""
+    places = list(zip(rows["shard"], rows["position"], strict=True))
+    return kept_cohort(workspace, name, Candidates(workspace.path("candidates"), places), list(rows["sample_id"]))
 
 
 def _first_draw(verdicts: pd.DataFrame, workspace: Workspace) -> FirstDraw:
     """What was drawn first for each place of the cohort, accepted or not."""
     first = verdicts[verdicts["attempt"] == 0]
-    volumes = Candidates(workspace.path("candidates"), list(zip(first["shard"], first["position"], strict=True)))
     return FirstDraw(
-        volumes=kept_cohort(workspace, "first-draw", volumes),
+        volumes=kept_rows(workspace, "first-draw", first),
         sample_ids=list(first["sample_id"]),
         accepted=list(first["accepted"]),
         requested=requested_conditions(first),

@@ -2,11 +2,14 @@
 
 Prefect and MLflow keep their state in the home folder, call home, and give up on a slow start unless they
 are told otherwise. Here a study keeps its own state, and nothing leaves the machine. What the user has set
-already is left alone.
+already is left alone. Two faults of the surroundings would end a command before its first task: a proxy that is
+asked for the command's own loopback API, and a folder whose name means something in a URL.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 STATE = ".meddiff"
 """Folder in a study for the state of the engines: everything in it can be made again."""
@@ -38,6 +41,9 @@ _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command itself says what went wrong, in one line
 }
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NO_PROXY = ("no_proxy", "NO_PROXY")
+_OTHER_DATABASE = ("PREFECT_HOME", "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
 
 
 def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
@@ -49,6 +55,29 @@ def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
     if "PREFECT_API_URL" not in os.environ:
         home = study_folder.absolute() / STATE / "prefect"
         home.mkdir(parents=True, exist_ok=True)
+        if not any(name.startswith(_OTHER_DATABASE) for name in os.environ):
+            chosen |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_url(home / "prefect.db", "sqlite+aiosqlite")}
         chosen |= {"PREFECT_HOME": str(home)}
+        _forget_socks()
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
+    os.environ |= dict.fromkeys(_NO_PROXY, ",".join(_without_proxy(os.environ.get(name, "") for name in _NO_PROXY)))
+
+
+def sqlite_url(path: Path, driver: str = "sqlite") -> str:
+    """Of a database, for SQLAlchemy, which would take what follows a `?` in a plain path for options."""
+    return f"{driver}:///file:{quote(str(path.absolute()))}?uri=true"
+
+
+def _without_proxy(given: Iterable[str]) -> list[str]:
+    """Hosts that no proxy is asked for: the user's, then this machine's own. Both spellings are read by somebody."""
+    hosts = dict.fromkeys(host for part in given for entry in part.split(",") if (host := entry.strip()))
+    return ["*"] if "*" in hosts else list(hosts | dict.fromkeys(_LOOPBACK))
+
+
+def _forget_socks() -> None:
+    """Prefect's client refuses to start beside a SOCKS proxy, even where that is never asked."""
+    for name in ("all_proxy", "http_proxy", "https_proxy"):
+        for spelling in (name, name.upper()):
+            if os.environ.get(spelling, "").startswith("socks"):
+                del os.environ[spelling]

@@ -3,6 +3,7 @@
 Features of the sealed holdout are among them, so nothing but the audit may open this room.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -50,10 +51,10 @@ class KeptDataset:
         return self.dataset.conditions(side)
 
 
-def kept_cohort(workspace: Workspace, name: str, volumes: Volumes) -> KeptVolumes:
-    """Candidates that the verdicts choose by `name`, likewise."""
+def kept_cohort(workspace: Workspace, name: str, volumes: Volumes, sample_ids: Sequence[str]) -> KeptVolumes:
+    """Some candidates, likewise."""
     records = [workspace.ledger.read(artefact) for artefact in ("candidates", "verdicts")]
-    return KeptVolumes(volumes, name, digest_of([name, *(record and record.digest for record in records)]))
+    return KeptVolumes(volumes, name, digest_of([name, list(sample_ids), *(one and one.digest for one in records)]))
 
 
 def set_extractors(workspace: Workspace, contract: Contract, mapper: Mapper) -> list[Extractor]:

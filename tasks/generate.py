@@ -57,7 +57,8 @@ def _draw(
     candidates = workspace.path("candidates")
     if not (candidates / "zarr.json").exists():
         create_store(candidates)
-        workspace.path("verdicts").unlink(missing_ok=True)  # they speak of later attempts, which lay here too
+        for later in ("verdicts", "cohort"):  # they speak of later attempts, which lay here too
+            workspace.path(later).unlink(missing_ok=True)
     inputs = workspace.inputs("candidates")
     models = digest_of([inputs["autoencoder"], inputs["denoiser"]])
     jobs = [

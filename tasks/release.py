@@ -13,6 +13,7 @@ from meddiff_core.data.ingest import discover
 from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, rounds_of, screened
 from meddiff_core.evidence.screening.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.models.plan import load_plan
@@ -21,12 +22,14 @@ from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.release.regenerate import draw_few, regenerate
+from meddiff_core.study import Study
 from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.caching import task
 from tasks.device import choose_device
 from tasks.generate import design_of
 from tasks.progress import say, show
+from tasks.screen import most_candidates
 from tasks.tracking import installed_versions, log_file
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
@@ -58,10 +61,10 @@ def _draw_again(release: Path, models: Path, device: str) -> list[str]:
 
 def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     study, dataset = workspace.study, Dataset.open(workspace.folder)
-    verdicts = pd.read_parquet(workspace.path("verdicts"))
-    kept = verdicts.copy()
+    cohort = pd.read_parquet(workspace.path("cohort"))
+    kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
-    accepted, choice = int(verdicts["accepted"].sum()), read_choice(workspace.path("denoiser"))
+    accepted, choice = int(cohort["accepted"].sum()), read_choice(workspace.path("denoiser"))
     cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
     return ReleaseContent(
         title=study.release.title or study.name,
@@ -84,10 +87,21 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
         preset=_preset(audit, changed=bool(study.audit.gates)),
-        counts=Counts(len(verdicts), accepted, count_reasons(verdicts), len(audit.flagged)),
+        counts=_counts(cohort, audit),
         choice=choice,
-        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells),
+        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells, _limit(study, cohort)),
         cells=cells,
+    )
+
+
+def _counts(cohort: pd.DataFrame, audit: Audit) -> Counts:
+    judged = screened(cohort)
+    return Counts(
+        candidates=len(judged),
+        accepted=int(judged["accepted"].sum()),
+        rejected=count_reasons(judged),
+        flagged=int(cohort[DROPPED].sum()) + len(audit.flagged),
+        rounds=describe_rounds(rounds_of(cohort), len(audit.flagged)),
     )
 
 
@@ -113,10 +127,17 @@ def _public_table(accepted: pd.DataFrame, dataset: Dataset, extrapolated: bool) 
     return pd.DataFrame(columns).reset_index(drop=True)
 
 
-def _shortfall(wanted: int, accepted: int, flagged: int, cells: Sequence[CellCount]) -> str | None:
+def _limit(study: Study, cohort: pd.DataFrame) -> str:
+    """What kept a cohort from becoming full."""
+    return "the budget was" if len(cohort) >= most_candidates(study) else "all rounds of the search for copies were"
+
+
+def _shortfall(
+    wanted: int, accepted: int, flagged: int, cells: Sequence[CellCount], limit: str = "the budget was"
+) -> str | None:
     parts = []
     if accepted < wanted:
-        parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when the budget was spent.")
+        parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when {limit} spent.")
     if flagged:
         left_out = "1 accepted volume was" if flagged == 1 else f"{flagged} accepted volumes were"
         parts.append(f"{left_out} left out as suspected copies of real scans.")

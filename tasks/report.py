@@ -8,7 +8,8 @@ import pandas as pd
 
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.choice import read_choice
-from meddiff_core.evidence.audit import Audit, InternalFindings
+from meddiff_core.evidence.audit import InternalFindings
+from meddiff_core.evidence.privacy.rounds import SEARCHED
 from meddiff_core.evidence.screening.judging import accepted_volumes
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.models.autoencoder import load_autoencoder
@@ -29,21 +30,21 @@ SHOWN = 8
 def write_report(workspace: Workspace) -> Path:
     """Write report.html of a study whose audit is done."""
     dataset = Dataset.open(workspace.folder)
-    verdicts = pd.read_parquet(workspace.path("verdicts"))
+    cohort = pd.read_parquet(workspace.path("cohort"))
     audit, findings = read_audit(workspace)
     path = workspace.folder / REPORT
     content = InternalContent(
         title=workspace.study.release.title or workspace.study.name,
         contract=dataset.contract,
         real=dataset.volumes("train"),
-        synthetic=accepted_volumes(verdicts, workspace.path("candidates")),
+        synthetic=accepted_volumes(cohort, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
         curves=_curves(workspace),
         choice=read_choice(workspace.path("denoiser")),
-        suspects=[*_flagged(workspace, dataset, verdicts, audit, findings), *_rejected(workspace, verdicts)],
+        suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
         minutes=_minutes(workspace),
-        cells=design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]),
+        cells=design_of(workspace).tally(cohort.loc[cohort["accepted"], "slot"]),
         gates=audit.gates,
         metrics=audit.metrics,
         tables=audit.tables,
@@ -67,28 +68,26 @@ def _reconstructions(workspace: Workspace, volumes: Volumes) -> list[tuple[Store
     return [(volumes.image(i), to_stored(copy, contract)[0][0]) for i, (_, copy) in zip(chosen, copies, strict=True)]
 
 
-def _flagged(
-    workspace: Workspace, dataset: Dataset, verdicts: pd.DataFrame, audit: Audit, findings: InternalFindings
-) -> list[Suspect]:
-    """Each suspected copy beside the training volume that it resembles."""
-    by_id = {row["sample_id"]: row for row in verdicts.to_dict("records")}
+def _flagged(workspace: Workspace, dataset: Dataset, cohort: pd.DataFrame, findings: InternalFindings) -> list[Suspect]:
+    """Each suspected copy of the first round beside the training volume that it resembles."""
+    by_id = {row["sample_id"]: row for row in cohort.to_dict("records")}
     train, cases = dataset.volumes("train"), list(dataset.table.iloc[dataset.rows("train")]["case"])
     return [
         Suspect(
             found.sample_id,
-            ["suspected copy (audit)"],
+            [str(by_id[found.sample_id]["reasons"]) or "suspected copy (audit)"],
             _volume(workspace, by_id[found.sample_id]),
             cases[found.train_row],
             train.image(found.train_row),
             found.score,
         )
         for found in findings.suspected
-        if found.sample_id in audit.flagged
     ]
 
 
-def _rejected(workspace: Workspace, verdicts: pd.DataFrame) -> list[Suspect]:
-    rows = verdicts[~verdicts["accepted"]].head(SHOWN).to_dict("records")
+def _rejected(workspace: Workspace, cohort: pd.DataFrame) -> list[Suspect]:
+    rejected = ~cohort["accepted"] & (cohort[SEARCHED] != 1)
+    rows = cohort[rejected].head(SHOWN).to_dict("records")
     return [Suspect(row["sample_id"], row["reasons"].split("; "), _volume(workspace, row)) for row in rows]
 
 

@@ -13,11 +13,12 @@ from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
-from meddiff_core.evidence.screening.judging import judge_shards, reject_duplicates
+from meddiff_core.evidence.screening.judging import judge_shards, next_attempt, open_slots, reject_duplicates
 from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.study import Study
 from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress, Volumes
 from meddiff_core.workspace import Workspace
@@ -87,27 +88,43 @@ def _models(workspace: Workspace) -> Models:
 def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
     """Judge every candidate; try rejected slots again until the cohort is full or the budget is spent."""
     workspace = Workspace.open(folder)
-    cohort, budget = workspace.study.cohort, int(workspace.study.screen.budget * workspace.study.cohort.size)
-    verdicts, lacking, attempt = pd.DataFrame(), list(range(cohort.size)), 0
     workspace.ledger.forget("verdicts")  # new attempts are about to replace the shards that they speak of
-    while lacking and len(verdicts) < budget:
-        slots = lacking[: budget - len(verdicts)]
-        if attempt:
-            say(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
-            draw_shards(folder=folder, slots=write_slots(slots), attempt=attempt, key=f"{attempt}-{key}")
-        verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
-        verdicts = reject_duplicates(
-            verdicts, workspace.path("candidates"), workspace.path("reference"), Dataset.open(folder).contract
-        )
-        lacking = sorted(set(range(cohort.size)) - set(verdicts.loc[verdicts["accepted"], "slot"]))
-        attempt += 1
+    workspace.path("cohort").unlink(missing_ok=True)  # it speaks of later attempts, which lie there too
+    verdicts = fill(workspace, pd.DataFrame(), key)
     write_parquet(workspace.path("verdicts"), verdicts)
     accepted = int(verdicts["accepted"].sum())
+    say_what_is_lacking(workspace, verdicts)
+    lacking = workspace.study.cohort.size - accepted
+    summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": lacking}
+    return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}
+
+
+def fill(workspace: Workspace, verdicts: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The same table with further attempts at every slot that has no accepted volume, until all have or the budget of
+    candidates is spent.
+    """
+    size, most = workspace.study.cohort.size, most_candidates(workspace.study)
+    while slots := open_slots(verdicts, size, most):
+        if attempt := next_attempt(verdicts):
+            say(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
+            draw_shards(folder=workspace.folder, slots=write_slots(slots), attempt=attempt, key=f"{attempt}-{key}")
+        verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
+        verdicts = reject_duplicates(
+            verdicts, workspace.path("candidates"), workspace.path("reference"), Dataset.open(workspace.folder).contract
+        )
+    return verdicts
+
+
+def most_candidates(study: Study) -> int:
+    """That may be drawn for the cohort."""
+    return int(study.screen.budget * study.cohort.size)
+
+
+def say_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> None:
+    """A line for each part of the cohort that did not become full."""
     for cell in design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]):
         if cell.accepted < cell.wanted:
-            say(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted when the budget was spent")
-    summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": len(lacking)}
-    return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}
+            say(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
 
 
 def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.types import Progress
-from tasks.environment import STATE
+from tasks.environment import STATE, sqlite_url
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,7 +176,7 @@ def _open_store(folder: Path, name: str) -> tuple[MlflowClient, str]:
     with FileLock(lock):
         if not remote:
             _make_database(folder)
-        client = MlflowClient(tracking_uri=remote or f"sqlite:///{folder / DATABASE}")
+        client = MlflowClient(tracking_uri=remote or sqlite_url(folder / DATABASE))
         return client, _experiment(client, name, None if remote else (folder / "mlruns").as_uri())
 
 
@@ -189,7 +189,7 @@ def _make_database(folder: Path) -> None:
     partial = folder / STATE / DATABASE
     for leftover in partial.parent.glob(f"{DATABASE}*"):
         leftover.unlink()
-    SqlAlchemyStore(f"sqlite:///{partial}", (folder / "mlruns").as_uri()).engine.dispose()
+    SqlAlchemyStore(sqlite_url(partial), (folder / "mlruns").as_uri()).engine.dispose()
     partial.replace(folder / DATABASE)
 
 

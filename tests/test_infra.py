@@ -17,6 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tasks.environment import sqlite_url
+
 ROOT = Path(__file__).parents[1]
 FLOWS = ["prepare", "train", "generate", "screen", "audit", "release", "synthesize"]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
@@ -77,7 +79,9 @@ def server(tmp_path: Path) -> Iterator[str]:
         port = str(listener.getsockname()[1])
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port, "--no-ui"]
     with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PREFECT_HOME": str(tmp_path)})
+        database = sqlite_url(tmp_path / "prefect.db", "sqlite+aiosqlite")
+        own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
     yield f"http://127.0.0.1:{port}/api"
     process.terminate()
     process.wait(timeout=30)

@@ -84,11 +84,11 @@ def grid_step(affine: Matrix, spacing_mm: tuple[float, float, float], box: Box, 
     centre = np.array([(start + stop - 1) / 2 for start, stop in box], np.float64)
     step = np.eye(4)
     step[:3, :3] = axes
-    step[:3, 3] = _snapped(np.asarray(centre - axes @ ((np.array(size) - 1) / 2), np.float64), axes)
+    step[:3, 3] = _snapped(centre - axes @ ((np.array(size) - 1) / 2), axes)
     return step
 
 
-def _snapped(origin: NDArray[np.float64], axes: Matrix) -> NDArray[np.float64]:
+def _snapped(origin: NDArray[Any], axes: Matrix) -> NDArray[Any]:
     """Onto a voxel along each axis that keeps its spacing: half a voxel aside would blur it for nothing."""
     kept = np.isclose(np.abs(axes).sum(axis=1), 1) & np.isclose(np.abs(axes).max(axis=1), 1)
     return np.where(kept, np.floor(np.round(origin, 6)), origin)

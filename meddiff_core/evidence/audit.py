@@ -4,10 +4,11 @@ The sealed holdout is opened here, for the first time. What comes out is two thi
 that a release may carry, and `InternalFindings` that name rows of the training set and never leave the study.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from meddiff_core.contract import Frozen
+from meddiff_core.data.split import SIDES
 from meddiff_core.data.split_limits import FEWEST_AUDITED
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
@@ -17,8 +18,10 @@ from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Estimate, from_count
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
+from meddiff_core.evidence.privacy.copy_views import Known
 from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
+from meddiff_core.evidence.privacy.rounds import rounds_section
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
 from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics, similarity_metrics
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
@@ -125,16 +128,16 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     Raises:
         DataRefused: a set has fewer than 8 volumes.
     """
+    sizes = require_volumes(audit)
     train, holdout = audit.dataset.volumes("train"), audit.dataset.volumes("holdout")
-    sizes = {"train": len(train), "holdout": len(holdout), "synthetic": len(audit.accepted)}
-    _require_volumes(sizes)
     drawing = Drawing(audit.config.repeats, audit.config.confidence, audit.seed)
     features = yield from _compare_features(audit, train, holdout, drawing)
-    evidence = yield from find_copies(audit, features.known, drawing)
+    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), drawing)
     diversity = yield from _diversity(audit, train, holdout, drawing)
     screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
     distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
-    sections = [evidence.section]
+    rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), drawing.confidence)
+    sections = [evidence.section, rounds]
     for part in PARTS:
         sections.append((yield from part(audit, drawing)))
     metrics = (
@@ -147,7 +150,7 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         sizes=sizes,
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
         metrics=metrics,
-        flagged=tuple(audit.sample_ids[row] for row in evidence.result.flagged),
+        flagged=tuple(audit.sample_ids[row] for row in evidence.flagged),
         power_by_disguise=evidence.power_by_disguise,
         histograms=tuple(found for section in sections for found in section.histograms),
         tables=tuple(table for section in sections for table in section.tables),
@@ -156,7 +159,7 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         screen=audit.screen,
         caveats=CAVEATS,
     )
-    return judge(result, audit.config), _internal(evidence, audit.sample_ids)
+    return judge(result, audit.config), _internal(evidence, audit.ids_as_drawn)
 
 
 def judge(audit: Audit, config: AuditConfig) -> Audit:
@@ -171,14 +174,32 @@ def measured_by(config: AuditConfig) -> dict[str, object]:
     power is measured.
     """
     gates = [gate for gate in gates_in_force(["copies_excess"], config) if gate.metric == "copies_excess"]
-    others = config.model_dump(mode="json", exclude={"preset", "gates", "waivers"})
+    others = config.model_dump(mode="json", exclude={"preset", "gates", "waivers", "rounds"})  # rounds make the cohort
     return others | {"effort": effort_of(config), "copy_gate": [gate.model_dump(mode="json") for gate in gates]}
 
 
-def _require_volumes(sizes: Mapping[str, int]) -> None:
+def require_volumes(audit: AuditInput) -> dict[str, int]:
+    """Volumes per set.
+
+    Raises:
+        DataRefused: a set has fewer than 8.
+    """
+    real = {side: audit.dataset.volumes(side) for side in SIDES if side != "validation"}
+    sizes = {side: len(volumes) for side, volumes in (real | {"synthetic": audit.accepted}).items()}
     for side, count in sizes.items():
         if count < FEWEST_AUDITED:
             raise DataRefused(f"the audit needs at least {FEWEST_AUDITED} {side} volumes, has {count}")
+    return sizes
+
+
+def _known_to_search(audit: AuditInput, known: Known) -> Known:
+    """The features of the accepted volumes, under the name that the search for copies has for them."""
+    if audit.first_round is None:
+        return known
+    return {
+        digest: {"final" if name == "synthetic" else name: features for name, features in sets.items()}
+        for digest, sets in known.items()
+    }
 
 
 def _accepted_metric(share: Estimate) -> Metric:

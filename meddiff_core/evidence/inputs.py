@@ -50,6 +50,14 @@ class FirstDraw:
     """These have one entry per volume, in its order."""
 
 
+class Round(Frozen):
+    """One round of the search for copies, in counts."""
+
+    searched: int
+    dropped: int
+    """Suspected copies among them."""
+
+
 @dataclass(frozen=True)
 class AuditInput:
     """What is audited, and how."""
@@ -73,3 +81,21 @@ class AuditInput:
     seed: int = 0
     copy_extractors: Sequence[Extractor] | None = None
     """What copies are looked for with, beside voxels; None for `extractors`."""
+    first_round: Volumes | None = None
+    """The cohort before suspected copies were dropped and drawn again; None where that is `accepted` itself."""
+    first_round_ids: Sequence[str] = ()
+    """One entry per volume of it, in its order."""
+    rounds: Sequence[Round] = ()
+    """What each round of that did; none where there were no rounds."""
+
+    @property
+    def as_drawn(self) -> Volumes:
+        """What the model draws and screening accepts. Whether a model copies can be read from this alone: in a cohort
+        whose suspects were replaced until none is left, a share of suspects says nothing.
+        """
+        return self.accepted if self.first_round is None else self.first_round
+
+    @property
+    def ids_as_drawn(self) -> Sequence[str]:
+        """Of them."""
+        return self.sample_ids if self.first_round is None else self.first_round_ids

@@ -32,7 +32,9 @@ class Counts:
     rejected: Mapping[str, int] = field(default_factory=dict)
     """By reason. A volume with two reasons counts under both."""
     flagged: int = 0
-    """Suspected copies of a real scan. None of them is in the release."""
+    """Suspected copies of a real scan among the accepted. None of them is in the release."""
+    rounds: str = ""
+    """How often copies were searched and replaced, and why that matters, in sentences."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _acceptance(content: ReleaseContent) -> str:
     if counts.flagged:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."
-    return text
+    return f"{text} {counts.rounds}".rstrip()
 
 
 def _extrapolations(content: ReleaseContent) -> list[str]:

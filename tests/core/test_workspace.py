@@ -21,7 +21,7 @@ PLAN: dict[str, Any] = {
     "device": "cpu",
     "reasons": {"size": "because"},
 }
-TRAINED = ["candidates", "verdicts", "audit", "release"]
+TRAINED = ["candidates", "verdicts", "cohort", "audit", "release"]
 
 
 def study(*changes: tuple[str, Any]) -> Study:
@@ -83,7 +83,8 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
         ("train.denoiser.steps", 7, ["plan", "denoiser", "reference", *TRAINED]),
         ("cohort.size", 7, TRAINED),
         ("sampling.steps", 7, TRAINED),
-        ("screen.margin", 0.5, ["reference", "verdicts", "audit", "release"]),
+        ("screen.margin", 0.5, ["reference", "verdicts", "cohort", "audit", "release"]),
+        ("audit.rounds", 7, ["cohort", "audit", "release"]),
         ("audit.repeats", 7, ["audit", "release"]),
         ("release.contact", "me", ["release"]),
         ("name", "hips", ["release"]),
@@ -113,7 +114,7 @@ def test_a_stale_artefact_names_what_changed(workspace: Workspace) -> None:
     found = behind(workspace, ("screen.margin", 0.5))
     assert found["reference"].reasons == ("study.screen changed",)
     assert found["verdicts"].reasons == ("study.screen changed",)
-    assert found["audit"].reasons == ("verdicts is stale",)
+    assert found["audit"].reasons == ("cohort is stale",)
 
 
 def test_new_scans_make_everything_stale(workspace: Workspace) -> None:

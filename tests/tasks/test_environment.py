@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
+import httpx
 import pytest
+import sqlalchemy
 
-from tasks.environment import prepare_environment
+from tasks.environment import prepare_environment, sqlite_url
 
 
 @pytest.fixture
@@ -48,3 +51,76 @@ def test_what_the_user_has_set_is_left_alone(environ: dict[str, str], tmp_path: 
 def test_a_verbose_command_hears_its_engines(environ: dict[str, str], tmp_path: Path) -> None:
     prepare_environment(tmp_path, verbose=True)
     assert "PREFECT_LOGGING_LEVEL" not in environ
+
+
+LOOPBACK = ["127.0.0.1", "localhost", "::1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, []),
+        ({"no_proxy": "ward.example, .lab.example"}, ["ward.example", ".lab.example"]),
+        ({"NO_PROXY": "ward.example"}, ["ward.example"]),
+        ({"no_proxy": "localhost,a.example", "NO_PROXY": "b.example"}, ["a.example", "b.example"]),
+    ],
+)
+def test_loopback_is_never_sent_to_a_proxy_and_what_the_user_excludes_stays(
+    environ: dict[str, str], tmp_path: Path, given: dict[str, str], kept: list[str]
+) -> None:
+    environ |= given | {"http_proxy": "http://proxy.example:3128", "HTTPS_PROXY": "http://proxy.example:3128"}
+    prepare_environment(tmp_path)
+    prepare_environment(tmp_path)  # of a process that the command starts
+    for name in ("no_proxy", "NO_PROXY"):
+        assert set(environ[name].split(",")) == {*LOOPBACK, *kept}
+    assert len(environ["no_proxy"].split(",")) == len({*LOOPBACK, *kept})
+    proxies = getproxies_environment()
+    assert all(proxy_bypass_environment(host, proxies) for host in ("127.0.0.1:4200", "localhost", *kept))
+    assert not proxy_bypass_environment("tracking.example", proxies)
+
+
+def test_a_user_who_wants_no_proxy_at_all_has_none(environ: dict[str, str], tmp_path: Path) -> None:
+    environ["NO_PROXY"] = "*"
+    prepare_environment(tmp_path)
+    assert environ["no_proxy"] == environ["NO_PROXY"] == "*"
+
+
+def test_a_socks_proxy_does_not_keep_the_client_from_starting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PREFECT_API_URL", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("PREFECT_HOME", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    prepare_environment(tmp_path)
+    httpx.Client().close()
+    assert "all_proxy" not in os.environ
+
+
+NAMES = ["what?now", "a#b", "a%20b", "a b", "ü", "it's", "semi;colon", "x&y=z"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_database_lies_where_it_is_asked_for_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    engine = sqlalchemy.create_engine(sqlite_url(folder / "some.db"))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("create table t (x integer)"))
+    engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in folder.iterdir()] == ["some.db"]
+
+
+def test_the_engine_keeps_its_database_in_a_study_of_any_name(environ: dict[str, str], tmp_path: Path) -> None:
+    prepare_environment(tmp_path / "what?now")
+    assert environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == (
+        f"sqlite+aiosqlite:///file:{tmp_path}/what%3Fnow/.meddiff/prefect/prefect.db?uri=true"
+    )
+
+
+@pytest.mark.parametrize("chosen", ["PREFECT_HOME", "PREFECT_API_DATABASE_NAME", "PREFECT_SERVER_DATABASE_DRIVER"])
+def test_a_database_that_the_user_chose_is_left_alone(environ: dict[str, str], tmp_path: Path, chosen: str) -> None:
+    environ[chosen] = "theirs"
+    prepare_environment(tmp_path)
+    assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in environ

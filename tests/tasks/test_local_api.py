@@ -61,17 +61,23 @@ def test_no_server_survives_a_killed_command(tmp_path: Path, how: signal.Signals
 
 @linux
 @pytest.mark.server
-def test_a_flow_runs_on_it_and_nothing_survives_a_killed_command(
+def test_a_flow_runs_on_it_behind_a_proxy_and_nothing_survives_a_killed_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PREFECT_HOME")
-    command, server = start(tmp_path, "flow")
+    for engine in ("PREFECT_HOME", "PREFECT_SERVER_DATABASE_CONNECTION_URL"):
+        monkeypatch.delenv(engine)
+    for proxy in ("http_proxy", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody answers there: loopback must not be sent to it
+    study = tmp_path / "what?now"
+    study.mkdir()
+    command, server = start(study, "flow")
     with command:
         assert command.stdout is not None
         assert command.stdout.readline() == "42\n"
         command.kill()
     assert ends(server, within_s=15)
-    assert (tmp_path / ".meddiff" / "prefect" / "prefect.db").exists()
+    assert (study / ".meddiff" / "prefect" / "prefect.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["what?now"]
 
 
 def test_a_given_server_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

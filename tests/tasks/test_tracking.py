@@ -158,3 +158,15 @@ def test_processes_that_start_together_make_one_store(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["what?now", "a#b;c", "50%20ü"])
+def test_a_study_of_any_name_keeps_its_lineage_to_itself(tmp_path: Path, name: str) -> None:
+    study = tmp_path / name
+    study.mkdir()
+    with tracking.study_run(study, "brains", STUDY_DIGEST) as run:
+        tracking.log_figure(Figure(), "screen/rejections.png")
+        assert read(run).info.status == "RUNNING"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in study.iterdir()) == [".meddiff", "mlflow.db", "mlruns"]
+    assert [path.name for path in (study / "mlruns").rglob("*.png")] == ["rejections.png"]

@@ -70,7 +70,10 @@ class RankedView:
 
 
 def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
-    """Authenticity, neighbour ratios, and the side on which the cohort lies, by voxels and by each extractor."""
+    """Authenticity, neighbour ratios, and the side on which the cohort as drawn lies, by voxels and by each extractor.
+
+    Without suspected copies any cohort lies less on the side of training.
+    """
     subjects = [*audit.dataset.subjects("train"), *audit.dataset.subjects("holdout")]
     real = RealVolumes(numbered(subjects, len(subjects)), len(audit.dataset.subjects("train")))
     views = [(yield from _voxels(audit, real))]
@@ -106,7 +109,7 @@ def _voxels(audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, R
     split = real.train
     return RankedView(
         name="voxels",
-        synthetic=(yield from ranked(audit.accepted, None)),
+        synthetic=(yield from ranked(audit.as_drawn, None)),
         train=(yield from ranked(train, real.people[:split])),
         holdout=(yield from ranked(holdout, real.people[split:])),
     )
@@ -116,7 +119,7 @@ def _features(extractor: Extractor, audit: AuditInput, real: RealVolumes) -> Gen
     """By features, standardised by the training set's deviations."""
     train = yield from extract(extractor, audit.dataset.volumes("train"))
     holdout = yield from extract(extractor, audit.dataset.volumes("holdout"))
-    synthetic = yield from extract(extractor, audit.accepted)
+    synthetic = yield from extract(extractor, audit.as_drawn)
     scale = fit_projection(train, 1).standardise
     sides, split = [scale(features) for features in (synthetic, train, holdout)], real.train
     pool = np.concatenate(sides[1:])

@@ -48,6 +48,8 @@ from meddiff_core.evidence.section import Section
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Progress, Volumes
 
+Scores = dict[Query, Matrix]
+Rows = dict[Query, NDArray[np.int64]]
 MOST_PLANTED = 180
 """Planted copies, 20 of each disguise; of 100 subjects, all of them caught puts the lower bound at 0.96."""
 
@@ -73,6 +75,9 @@ class CopyEvidence:
 
     section: Section
     result: CopyResult
+    """Of the cohort as drawn."""
+    flagged: NDArray[np.int64]
+    """Rows of the final cohort below the same threshold."""
     synthetic: Matrix
     rows: NDArray[np.int64]
     """The training volume that each synthetic one resembles most."""
@@ -85,7 +90,7 @@ class CopyEvidence:
 def find_copies(audit: AuditInput, known: Known, drawing: Drawing) -> Generator[Progress, None, CopyEvidence]:
     """Plant copies, look for them and for real ones in every way there is, and judge; `known` saves extracting."""
     train = audit.dataset.volumes("train")
-    planted = plant_copies(train, MOST_PLANTED, audit.contract, audit.seed, audit.accepted)
+    planted = plant_copies(train, MOST_PLANTED, audit.contract, audit.seed, audit.as_drawn)
     sets = copy_sets(audit, planted)
     views = yield from copy_views(audit, sets, known)
     return copy_evidence(views, sets, planted, audit.config, drawing)
@@ -99,15 +104,10 @@ def copy_evidence(
     Raises:
         DataRefused: the holdout has fewer than 2 subjects.
     """
-    typical = [float(np.median(view.train.score)) for view in views]
-    scores, rows = {}, {}
-    for name in sets.queries:
-        scores[name], rows[name] = combined_score([view.found[name] for view in views], typical)
-    oracle = Oracle(*(_one_score_each(name, scores, sets, drawing) for name in ("holdout", "validation")))
-    if len(oracle.holdout) < FEWEST_COMPARED:
-        wanted = f"at least {FEWEST_COMPARED} holdout subjects"
-        raise DataRefused(f"the copy test needs {wanted}, has {len(oracle.holdout)}")
+    scores, rows = copy_scores(views, sets)
+    oracle = Oracle(null_scores(scores, sets, drawing.seed), _one_score_each("validation", scores, sets, drawing.seed))
     result = copy_test(scores["synthetic"], oracle.holdout, ALPHA, drawing.confidence, drawing.seed)
+    final = scores.get("final", scores["synthetic"])
     caught = scores["planted"] < result.threshold
     subjects = [sets.subjects[row] for row in planted.rows]
     section = _section(result, Planted(caught, planted.disguises, subjects), oracle, config, drawing)
@@ -115,6 +115,7 @@ def copy_evidence(
     return CopyEvidence(
         section=replace(section, metrics=[*section.metrics, *sides]),
         result=result,
+        flagged=np.flatnonzero(final < result.threshold),
         synthetic=scores["synthetic"],
         rows=rows["synthetic"],
         holdout=scores["holdout"],
@@ -123,11 +124,33 @@ def copy_evidence(
     )
 
 
-def _one_score_each(name: Query, scores: dict[Query, Matrix], sets: CopySets, drawing: Drawing) -> Matrix:
+def copy_scores(views: Sequence[View], sets: CopySets) -> tuple[Scores, Rows]:
+    """The combined score of each volume of each set, and the training volume that it names.
+
+    A volume's score looks at no other volume of its set: dropping some of a cohort leaves those of the others.
+    """
+    typical = [float(np.median(view.train.score)) for view in views]
+    found = {name: combined_score([view.found[name] for view in views], typical) for name in sets.queries}
+    return {name: scores for name, (scores, _) in found.items()}, {name: rows for name, (_, rows) in found.items()}
+
+
+def null_scores(scores: Scores, sets: CopySets, seed: int) -> Matrix:
+    """(n,) what scores below which are flagged is read from: one holdout volume per subject.
+
+    Raises:
+        DataRefused: the holdout has fewer than 2 subjects.
+    """
+    null = _one_score_each("holdout", scores, sets, seed)
+    if len(null) < FEWEST_COMPARED:
+        raise DataRefused(f"the copy test needs at least {FEWEST_COMPARED} holdout subjects, has {len(null)}")
+    return null
+
+
+def _one_score_each(name: Query, scores: Scores, sets: CopySets, seed: int) -> Matrix:
     """(n,) scores of one volume per subject; none where there is no such set."""
     if name not in scores:
         return np.zeros(0)
-    return scores[name][one_of_each(sets.subjects_of[name], len(scores[name]), drawing.seed)]
+    return scores[name][one_of_each(sets.subjects_of[name], len(scores[name]), seed)]
 
 
 def _section(result: CopyResult, planted: Planted, oracle: Oracle, config: AuditConfig, drawing: Drawing) -> Section:

@@ -18,8 +18,9 @@ from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.types import FloatArray, Progress, Volumes
 
-Query = Literal["synthetic", "holdout", "planted", "validation"]
-"""Sets that are searched for copies of training volumes; validation is left out where it is empty."""
+Query = Literal["synthetic", "final", "holdout", "planted", "validation"]
+"""Sets that are searched for copies of training volumes. `synthetic` is the cohort as drawn; `final` is that after
+suspected copies were replaced, and is left out where none was. So are others that are empty."""
 Known = Mapping[str, Mapping[str, Features]]
 """Features that were extracted before, by digest of the extractor and by set."""
 TO_HOLDOUT = "to holdout"
@@ -47,18 +48,20 @@ class View:
     train: Neighbours
     """Of each training volume among those of other subjects."""
     to_holdout: Neighbours | None = None
-    """Of each synthetic volume; None for a view that cannot tell on which side a cohort lies, as that of an encoder
-    which has learnt to set training volumes apart."""
+    """Of each volume of the cohort as drawn; None for a view that cannot tell on which side a cohort lies, as that of
+    an encoder which has learnt to set training volumes apart."""
 
 
-def copy_sets(audit: AuditInput, planted: PlantedCopies) -> CopySets:
-    """The sets of an audit."""
+def copy_sets(audit: AuditInput, planted: PlantedCopies | None = None) -> CopySets:
+    """The sets of an audit; without planted copies, those alone that say which volumes are flagged."""
     real = audit.dataset
-    queries: dict[Query, Volumes] = {
-        "synthetic": audit.accepted, "holdout": real.volumes("holdout"), "planted": planted,
-    }  # fmt: skip
-    if len(validation := real.volumes("validation")):
-        queries["validation"] = validation
+    queries: dict[Query, Volumes] = {"synthetic": audit.as_drawn, "holdout": real.volumes("holdout")}
+    if audit.first_round is not None:
+        queries["final"] = audit.accepted
+    if planted is not None:
+        queries["planted"] = planted
+        if len(validation := real.volumes("validation")):
+            queries["validation"] = validation
     subjects_of: dict[str, list[str]] = {side: real.subjects(side) for side in SIDES if side in queries}
     return CopySets(real.volumes("train"), real.subjects("train"), queries, subjects_of)
 

@@ -121,7 +121,7 @@ def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
         part=PART,
         title="Distance to the holdout before and after screening",
         caption=f"At equal sizes, by {sides.train.extractor}. The first draw is the cohort as it would be without "
-        "a screen.",
+        "a screen, and without rounds of the search for copies.",
         columns=("Volumes", "Per side", "Kernel distance", "Interval", "Fréchet distance", "Its interval"),
         rows=rows,
     )

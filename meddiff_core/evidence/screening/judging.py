@@ -102,6 +102,17 @@ def reject_duplicates(verdicts: pd.DataFrame, candidates: Path, reference: Path,
     return verdicts
 
 
+def open_slots(verdicts: pd.DataFrame, size: int, most_candidates: int) -> list[int]:
+    """Places of the cohort without an accepted volume, as many as the budget of candidates still allows."""
+    filled = set() if verdicts.empty else set(verdicts.loc[verdicts["accepted"], "slot"])
+    return [slot for slot in range(size) if slot not in filled][: max(0, most_candidates - len(verdicts))]
+
+
+def next_attempt(verdicts: pd.DataFrame) -> int:
+    """The first that no slot has seen, so that no sample id occurs twice."""
+    return 0 if verdicts.empty else int(verdicts["attempt"].max()) + 1
+
+
 def accepted_volumes(verdicts: pd.DataFrame, candidates: Path) -> Candidates:
     """The accepted volumes, in the order of the table."""
     rows = verdicts[verdicts["accepted"]]

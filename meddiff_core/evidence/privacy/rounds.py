@@ -1,0 +1,149 @@
+"""Rounds of the search for copies: what is flagged is dropped, drawn again, and what was drawn is searched in turn.
+
+Left out without a replacement, every suspected copy makes the cohort smaller than was asked for. Replaced without a
+second look, the replacement is a volume that no copy test has seen. A volume is flagged by its own score, whatever
+the others are, so that each is searched once and the final cohort is known to hold no flagged one.
+"""
+
+from collections.abc import Callable, Collection, Generator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from meddiff_core.evidence.gates import metric_of
+from meddiff_core.evidence.inputs import AuditInput, Round
+from meddiff_core.evidence.intervals import from_count
+from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
+from meddiff_core.evidence.privacy.copy_evidence import copy_scores, null_scores
+from meddiff_core.evidence.privacy.copy_views import copy_sets, copy_views
+from meddiff_core.evidence.section import Section, Table
+from meddiff_core.types import Progress
+
+SEARCHED = "searched"
+"""Column of a cohort's table: the round in which a volume was searched for copies, 0 for one that never was."""
+DROPPED = "dropped"
+"""Column of a cohort's table: whether it was dropped then."""
+MOST_DROPPED = 0.5
+"""Share of the first round beyond which nothing is dropped: such a model copies, no preset's gate lets its cohort pass,
+and volumes picked from it until the test is silent would hide that."""
+Search = Callable[[pd.DataFrame], Collection[str]]
+"""Rows of a table to the ids of those that are suspected copies."""
+Refill = Callable[[pd.DataFrame], pd.DataFrame]
+"""A table to the same one with further rows, in place of volumes that are not accepted."""
+
+
+def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
+    """Rows of the accepted volumes that the copy test flags.
+
+    Raises:
+        DataRefused: the holdout has fewer than 2 subjects.
+    """
+    sets = copy_sets(audit)
+    views = yield from copy_views(audit, sets, {})
+    scores, _ = copy_scores(views, sets)
+    threshold = copy_threshold(null_scores(scores, sets, audit.seed), ALPHA)
+    return [int(row) for row in np.flatnonzero(scores["synthetic"] < threshold)]
+
+
+def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Refill) -> pd.DataFrame:
+    """The table of a cohort without suspected copies, from that of screening; `most` is the number of rounds.
+
+    A pure function of what `search` and `refill` give: broken off anywhere and begun anew, it comes to the same table.
+    """
+    table, searched, dropped = verdicts, dict[str, int](), set[str]()
+    for number in range(1, most + 1):
+        new = table[table["accepted"] & ~table["sample_id"].isin(searched)]
+        flagged = set(search(new)) if len(new) else set()
+        searched |= dict.fromkeys(new["sample_id"], number)
+        if number == 1 and len(flagged) > MOST_DROPPED * len(new):
+            break
+        dropped |= flagged
+        table = _without(table, flagged, number)
+        if not flagged or number == most:
+            break
+        table = refill(table)
+    rounds = [searched.get(name, 0) for name in table["sample_id"]]
+    return _with_columns(table, rounds, table["sample_id"].isin(dropped))
+
+
+def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The table of a cohort that no round has looked at."""
+    return _with_columns(verdicts, [0] * len(verdicts), [False] * len(verdicts))
+
+
+def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequence[bool] | pd.Series) -> pd.DataFrame:
+    table = table.copy()
+    table[SEARCHED], table[DROPPED] = searched, dropped
+    return table
+
+
+def _without(table: pd.DataFrame, flagged: Collection[str], number: int) -> pd.DataFrame:
+    """The same table with these volumes rejected, for a reason that names the round."""
+    rows, table = table["sample_id"].isin(flagged), table.copy()
+    table.loc[rows, "accepted"] = False
+    table.loc[rows, "reasons"] = f"suspected copy (audit round {number})"
+    return table
+
+
+def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
+    """The volumes that screening accepted before any was dropped: what the model draws, untouched by the audit."""
+    return cohort[cohort[SEARCHED] == 1]
+
+
+def rounds_of(cohort: pd.DataFrame) -> tuple[Round, ...]:
+    """What each round did."""
+    found = (cohort[cohort[SEARCHED] == number] for number in range(1, int(cohort[SEARCHED].max()) + 1))
+    return tuple(Round(searched=len(one), dropped=int(one[DROPPED].sum())) for one in found)
+
+
+def screened(cohort: pd.DataFrame) -> pd.DataFrame:
+    """The same table as screening alone left it: what the audit dropped counts as accepted."""
+    table = cohort.copy()
+    table["accepted"] |= table[DROPPED]
+    table.loc[table[DROPPED], "reasons"] = ""
+    return table
+
+
+def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence: float) -> Section:
+    """What the rounds did, and how many of the final cohort's `size` volumes are flagged all the same."""
+    if not rounds:
+        return Section()
+    left = metric_of(
+        "copies_left", from_count(flagged, size, confidence), "lower is better", floor=0.0,
+        explanation="Share of the final cohort, after suspected copies were dropped, that is flagged and so not "
+        "released. It says nothing of the model.",
+    )  # fmt: skip
+    table = Table(
+        part="privacy",
+        title="Rounds of the search for copies",
+        caption="Each round searched the volumes that were new in the cohort, and dropped those that it flagged. "
+        "`copies_share` and `copies_excess` are those of the first round.",
+        columns=("round", "searched", "dropped"),
+        rows=tuple((number, one.searched, one.dropped) for number, one in enumerate(rounds, 1)),
+    )
+    return Section([left], [table], statements=[describe_rounds(rounds, flagged)])
+
+
+def describe_rounds(rounds: Sequence[Round], flagged: int = 0) -> str:
+    """How many rounds there were, and why a reader must know; `flagged` volumes were not dropped."""
+    if not rounds:
+        return ""
+    if dropped := sum(one.dropped for one in rounds):
+        others = "others drawn in their place and searched in turn" if len(rounds) > 1 else "none drawn in their place"
+        return (
+            f"The search for copies took {_counted(len(rounds), 'round')}: of the volumes that it suspected to be "
+            f"copies, {dropped} in all, none was kept, and {others}. Each round asks the same held-out scans and keeps "
+            "what looks less like training, so the final cohort is a selected set, less like training than what the "
+            "model draws. Quality, fidelity and utility are measured on this set; whether the model copies is "
+            "measured, and gated, on the cohort as first drawn."
+        )
+    if flagged:
+        return (
+            f"The search for copies took 1 round: {flagged} of {rounds[0].searched} volumes were flagged, more than "
+            f"{MOST_DROPPED:.0%}, and none was drawn again: such a model copies, and picking would hide it."
+        )
+    return f"The search for copies took 1 round and dropped none of {_counted(rounds[0].searched, 'volume')}."
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
