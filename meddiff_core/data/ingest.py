@@ -33,7 +33,7 @@ from meddiff_core.data.participants import (
 from meddiff_core.data.scan import Scan
 from meddiff_core.data.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
 from meddiff_core.data.tables import covariate_kinds, ignored_columns
-from meddiff_core.data.walking import counted, summarise
+from meddiff_core.data.walking import counted, grouped, summarise
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, Question, Refusal, Volume
@@ -114,7 +114,9 @@ def discover(config: DataConfig, base: Path) -> Inventory:
     lonely = unmatched(participants, [_as_participant(image) for image in chosen.found])
     return Inventory(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
-        refused=_in_order([*listing.refused, *listing.unread, *assigned.refused, *twins, *unlabelled, *misfits]),
+        refused=_in_order(
+            [*listing.refused, *grouped(listing.unread), *assigned.refused, *twins, *unlabelled, *misfits]
+        ),
         notes=_in_order([*listing.notes, *assigned.notes, *chosen.notes, *notes, *ignored, *lonely]),
         kinds=kinds,
         listing=_stat_files(cases, tables, base),
@@ -192,7 +194,7 @@ def _with_labels(
     own = [image for image in found if image.label]
     open_ = [image for image in found if not image.label]
     folder = base / (config.labels or config.images)
-    labels = listing.labels or label_files(folder, found, config.follow_links)
+    labels = listing.labels or label_files(folder, listing.found, config.follow_links)
     matched, refused, notes = give_labels(open_, labels, folder)
     return own + matched, refused, notes
 
