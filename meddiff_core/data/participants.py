@@ -1,19 +1,30 @@
 """The table of subjects, and which of its rows is which scan's.
 
-A row that belongs to no scan, and a scan without a row, are never passed over in silence.
+Tables write `50772` for the folder `sub-0050772`: ids are matched as they stand, and else up to `sub-`, leading
+zeros and letter case, where that leaves one row and one subject. A table that fits no scan stops the study; a
+row without a scan, and a scan without a row, are never passed over in silence.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from meddiff_core.contract import ConditionValue
+from meddiff_core.data.cells import Words, is_missing
 from meddiff_core.data.listing import Found, plain
 from meddiff_core.data.names import longest_name_of
-from meddiff_core.data.tables import covariates_of, id_column, read_table
+from meddiff_core.data.tables import covariates_of, id_column, open_table
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal
+
+SESSION_COLUMNS = ("session_id", "session")
+UP_TO = "`sub-`, leading zeros and letter case"
+_SESSION = re.compile(r"(?:^|[/_])ses-([^/_]+)")
 
 
 @dataclass(frozen=True)
@@ -25,36 +36,145 @@ class Participants:
     twins: frozenset[str] = frozenset()
     """Subjects with two rows that differ."""
     path: Path | None = None
+    missing: Words = ()
+    """Cells that mean `not known` besides the usual ones."""
+    notes: tuple[Refusal, ...] = ()
+    visits: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """Rows by id and session, where the table has a column of sessions."""
+    matches: dict[str, str] = field(default_factory=dict)
+    """Id in the table by subject of the scans, where these are written differently."""
 
 
-def read_participants(path: Path | None) -> Participants:
+def read_participants(path: Path | None, missing: Words | None = None) -> Participants:
     """The table of subjects that the study names or the data set brings, or none.
 
     Raises:
         ConfigurationError: it cannot be read, or has no column of ids.
     """
     if path is None:
-        return Participants({})
-    table = read_table(path, "data.participants")
-    name = id_column(table, "data.participants")
+        return Participants({}, missing=missing or ())
+    table = open_table(path, "data.participants")
+    name = id_column(table.rows, "data.participants")
+    notes = [*table.notes]
+    records = [
+        (plain(row.pop(name)), row)
+        for row in ({str(key): str(cell) for key, cell in cells.items()} for cells in table.rows.to_dict("records"))
+    ]
+    if without := sum(not subject for subject, _ in records):
+        notes.append(f"{without} rows have no {name} and are left out")
+    return replace(
+        _by_subject([record for record in records if record[0]]),
+        columns=tuple(column for column in table.rows.columns if column != name),
+        path=path,
+        missing=missing or (),
+        notes=tuple(Refusal(path.name, note) for note in notes),
+    )
+
+
+def _by_subject(records: Sequence[tuple[str, dict[str, str]]]) -> Participants:
     rows: dict[str, dict[str, str]] = {}
-    twins = set()
-    for cells in table.to_dict("records"):
-        row = {str(column): str(cell) for column, cell in cells.items()}
-        subject = plain(row.pop(name))
+    visits: dict[tuple[str, str], dict[str, str]] = {}
+    twins, twice = set(), set()
+    for subject, row in records:
         if rows.setdefault(subject, row) != row:
             twins.add(subject)
-    return Participants(rows, tuple(column for column in table.columns if column != name), frozenset(twins), path)
+        visit = subject, _session_form(next((row[name] for name in SESSION_COLUMNS if name in row), ""))
+        if visits.setdefault(visit, row) != row:
+            twice.add(visit)
+    known = {visit: row for visit, row in visits.items() if visit[1] and visit not in twice}
+    return Participants(rows, twins=frozenset(twins), visits=known)
+
+
+def _form(name: str) -> str:
+    """An id without what tables and folders write differently."""
+    return re.sub(r"^0+(?=\d)", "", plain(name).casefold().removeprefix("sub-"))
+
+
+def _session_form(session: str) -> str:
+    return re.sub(r"^0+(?=\d)", "", session.casefold().removeprefix("ses-"))
+
+
+def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
+    forms: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(set(names)):
+        forms[_form(name)].append(name)
+    return dict(forms)
+
+
+def match_ids(ids: Iterable[str], subjects: Iterable[str]) -> dict[str, str]:
+    """Id in the table by subject: the same one, or the only one up to `sub-`, leading zeros and letter case.
+
+    Where two ids or two subjects are the same up to these, only equal ones match.
+    """
+    rows, scans = _by_form(ids), _by_form(subjects)
+    matches: dict[str, str] = {}
+    for form in rows.keys() & scans.keys():
+        if len(rows[form]) == len(scans[form]) == 1:
+            matches[scans[form][0]] = rows[form][0]
+        else:
+            matches |= {subject: subject for subject in scans[form] if subject in rows[form]}
+    return matches
 
 
 def table_id(name: str, subject: str | None, participants: Participants) -> str | None:
-    """Id of the table's row for a scan: its subject's, or the longest that its name begins with; None if none is."""
-    return subject if subject in participants.rows else longest_name_of([row for row in participants.rows if row], name)
+    """Id of the table's row for a scan, None if there is none or more than one.
+
+    Args:
+        name: Stem of the scan's file, or its case; the longest id that it begins with is its subject's.
+        subject: Whose the scan is by its folder, if that says so.
+        participants: The table.
+    """
+    if subject in participants.rows:
+        return subject
+    if exact := longest_name_of(list(participants.rows), name):
+        return exact
+    forms = _by_form(participants.rows)
+    form = (
+        _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(list(forms), _form(name))
+    )
+    ids = forms[form] if form else []
+    return ids[0] if len(ids) == 1 else None
+
+
+def match_rows(participants: Participants, found: Sequence[Found], config: DataConfig) -> Participants:
+    """The table with the rows of all scans matched.
+
+    Raises:
+        ConfigurationError: no row is that of a scan, though the study wants covariates of the table.
+    """
+    if participants.path is None or not participants.rows or not found:
+        return participants
+    subjects = {str(image.subject) for image in found}
+    matches = match_ids(participants.rows, subjects)
+    wanted = config.covariates is None or not all(kind.startswith("volume of ") for kind in config.covariates.values())
+    if wanted and not matches:
+        raise ConfigurationError(
+            f"data.participants: {participants.path.name} must have rows for the scans, not one id fits: it has "
+            f"{_three(participants.rows)}, the scans are of {_three(subjects)}, which may differ by {UP_TO} alone; "
+            f"data.subject tells ids from paths, data.covariates: {{}} does without the table"
+        )
+    return replace(participants, matches=matches)
+
+
+def _three(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)[:3])
+
+
+def _row_id(image: Found, participants: Participants) -> str:
+    return participants.matches.get(str(image.subject), str(image.subject))
+
+
+def _visit(image: Found, participants: Participants) -> dict[str, str] | None:
+    """The row of the scan's session, where the path names one."""
+    session = _SESSION.search(image.name) or _SESSION.search(image.case)
+    return participants.visits.get((_row_id(image, participants), _session_form(session[1]))) if session else None
 
 
 def row_of(image: Found, participants: Participants) -> dict[str, str]:
-    """What the table says of a scan's subject, and over it what the scan's own row says."""
-    return {**participants.rows.get(str(image.subject), {}), **image.row}
+    """What the table says of a scan's subject, and over it what the scan's own row says; empty if not known."""
+    row = _visit(image, participants) or participants.rows.get(_row_id(image, participants), {})
+    cells = {**row, **image.row}
+    return {name: "" if is_missing(cell, participants.missing) else cell for name, cell in cells.items()}
 
 
 def table_of(found: Sequence[Found], participants: Participants) -> pd.DataFrame:
@@ -64,31 +184,46 @@ def table_of(found: Sequence[Found], participants: Participants) -> pd.DataFrame
     return pd.DataFrame([row_of(image, participants) for image in found], columns=columns, dtype=str).fillna("")
 
 
-def covariates_for(image: Found, participants: Participants, kinds: Mapping[str, str]) -> dict[str, ConditionValue]:
-    """Covariates of a scan.
+def covariates_for(
+    image: Found, participants: Participants, kinds: Mapping[str, str], declared: bool = True
+) -> dict[str, ConditionValue]:
+    """Covariates of a scan; `declared`: whether a person named the kinds.
 
     Raises:
-        ValueError: two rows claim its subject, or a cell is not of its column's kind.
+        ValueError: two rows claim its subject and session, or a cell is not of its column's declared kind.
     """
-    if image.subject in participants.twins:
+    if _row_id(image, participants) in participants.twins and _visit(image, participants) is None:
         raise ValueError(f"two rows claim the subject {image.subject!r} and differ")
-    return covariates_of(row_of(image, participants), kinds)
+    return covariates_of(row_of(image, participants), kinds, declared)
 
 
 def unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusal]:
-    """Rows without a scan, and scans without a row where there is a table."""
-    subjects = {str(image.subject) for image in found}
-    lonely = [
-        Refusal(subject, "row of the participants table has no scan")
-        for subject in participants.rows
-        if subject not in subjects
-    ]
+    """Rows without a scan, scans without a row where there is a table, and how many of each were matched."""
     if participants.path is None:
-        return lonely
-    return lonely + [
-        Refusal(
-            image.case, f"subject {image.subject!r} has no row in the participants table; its covariates are missing"
-        )
+        return []
+    ids = {str(image.subject): _row_id(image, participants) for image in found}
+    used = set(ids.values())
+    lonely = [Refusal(row, "row of the participants table has no scan") for row in participants.rows if row not in used]
+    forms = _by_form(participants.rows)
+    without = [
+        Refusal(image.case, _why_without(str(image.subject), forms))
         for image in found
-        if image.subject not in participants.rows
+        if ids[str(image.subject)] not in participants.rows
     ]
+    return [*lonely, *without, *_summary(participants, ids, bool(lonely or without))]
+
+
+def _why_without(subject: str, forms: Mapping[str, Sequence[str]]) -> str:
+    lost = "its covariates are missing"
+    if _form(subject) in forms:
+        return f"subject {subject!r} has no row of its own: up to {UP_TO} several rows or subjects are the same; {lost}"
+    return f"subject {subject!r} has no row in the participants table; {lost}"
+
+
+def _summary(participants: Participants, ids: Mapping[str, str], partly: bool) -> list[Refusal]:
+    matched = {subject: row for subject, row in ids.items() if row in participants.rows}
+    alike = sum(subject != row for subject, row in matched.items())
+    if participants.path is None or not (partly or alike):
+        return []
+    reason = f"{len(matched)} of {len(ids)} subjects have one of the {len(participants.rows)} ids of the table"
+    return [Refusal(participants.path.name, reason + (f", {alike} of them up to {UP_TO}" if alike else ""))]

@@ -1,55 +1,93 @@
-"""Tables of subjects and scans: CSV or TSV, every cell a string until its column's kind is known.
+"""Tables of subjects and scans: every cell a string until its column's kind is known.
 
-A cell that does not fit the declared kind names its column and value, so that one typing error refuses one
-case and never turns a whole column of ages into categories unseen.
+A kind that a person declares is kept to: a cell that does not fit names its column and value and refuses one
+case. A kind that is told from the cells leaves out a typing error, with a note. So neither turns a whole column
+of ages into categories unseen.
 """
 
-import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from meddiff_core.contract import ConditionValue
+from meddiff_core.data.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
+from meddiff_core.data.column_kinds import MOSTLY, TABLE_OF_CASES, describe_odd, fault_of_categories, infer_kind
+from meddiff_core.data.delimited import SPREADSHEETS, read_delimited
+from meddiff_core.data.missing_codes import doubtful_numbers
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
-from meddiff_core.types import Refusal
+from meddiff_core.types import Question, Refusal
 
-MISSING = frozenset({"", "n/a", "na", "nan"})
-"""Cells, in small letters, that say nothing."""
-MOST_CATEGORIES = 20
-ID_COLUMNS = ("subject", "image", "label", "participant_id")
-TABLE_OF_CASES = frozenset(
-    {"row", "case", "subject", "side", "image_sha256", "source", "voxels_sha256", "label_voxels_sha256"}
-)
-"""Columns that cases.parquet has of its own."""
+ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
+MOST_DECLARED_CATEGORIES = 100
+MOST_SHOWN = 5
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_POINT_AND_COMMA = re.compile(r"[+-]?\d[\d.,]*([.]\d+,|,\d+[.])\d*", re.ASCII)
+_NUMBER_LIKE = re.compile(r"[+-]?[\d.,]+", re.ASCII)
+_PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and what was taken in another way than it stands."""
+
+    rows: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def is_table(path: Path) -> bool:
-    """Whether the name is that of a CSV or TSV file."""
-    return path.suffix.lower() in (".csv", ".tsv")
+    """Whether the name is that of a table: CSV, TSV, or a spreadsheet, which is refused when it is read."""
+    return path.suffix.lower() in (".csv", ".tsv", *SPREADSHEETS)
 
 
 def read_table(path: Path, key: str) -> pd.DataFrame:
-    """A table with every cell a stripped string; `key` is the setting that names it, for errors."""
+    """The rows of `open_table`."""
+    return open_table(path, key).rows
+
+
+def open_table(path: Path, key: str) -> Table:
+    """A table with every cell a stripped string; `key` is the setting that names it, for errors.
+
+    Raises:
+        ConfigurationError: it is none, is not even, or has numbers that can be read in two ways.
+    """
     if not path.is_file():
         raise ConfigurationError(f"{key}: must exist, {path} does not")
     try:
-        table = pd.read_csv(
-            path, sep=_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        text = read_delimited(path)
+        rows = pd.DataFrame(list(text.rows), columns=list(text.names), dtype=str)
+        commas = [name for name in text.names if _has_decimal_commas(rows[name], text.separator)]
+    except ValueError as error:
+        raise ConfigurationError(f"{key}: {path.name} {error}") from error
+    for name in commas:
+        rows[name] = rows[name].str.replace(",", ".", regex=False)
+    return Table(rows, (*text.notes, *(f"column {name}: decimal commas were read as points" for name in commas)))
+
+
+def _has_decimal_commas(column: "pd.Series[str]", separator: str) -> bool:
+    """Whether a column of numbers is written with decimal commas.
+
+    Raises:
+        ValueError: its numbers have both marks, or can be thousands as well as decimals.
+    """
+    cells = [cell for cell in column if not is_missing(cell)]
+    like = [cell for cell in cells if _NUMBER_LIKE.fullmatch(cell)]
+    commas = [cell for cell in like if _COMMA.fullmatch(cell)]
+    both = [cell for cell in like if _POINT_AND_COMMA.fullmatch(cell)]
+    lists = any(cell.count(",") > 1 and "." not in cell for cell in like)
+    if not (commas or both) or lists or len(like) <= MOSTLY * len(cells):
+        return False
+    if both or any("." in cell for cell in like):
+        raise ValueError(f"column {column.name}: must write its numbers in one way, has commas and points")
+    if separator != ";" and all(_PERHAPS_THOUSANDS.fullmatch(cell) for cell in commas):
+        raise ValueError(
+            f"column {column.name}: a comma may stand for thousands or for decimals, write the numbers without it"
         )
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise ConfigurationError(f"{key}: {path.name} must be a table in UTF-8: {error}") from error
-    table = table.fillna("").rename(columns=str.strip)
-    return pd.DataFrame({name: column.str.strip() for name, column in table.items()}, dtype=str)
-
-
-def _separator(path: Path) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
-    return ";" if header.count(";") > header.count(",") else ","
+    return True
 
 
 def id_column(table: pd.DataFrame, key: str) -> str:
@@ -57,83 +95,102 @@ def id_column(table: pd.DataFrame, key: str) -> str:
     for name in ("participant_id", "subject"):
         if name in table.columns:
             return name
-    raise ConfigurationError(f"{key}: must have a column participant_id or subject, has {', '.join(table.columns)}")
+    names = ", ".join([*table.columns[:8], *(["..."] if len(table.columns) > 8 else [])])
+    raise ConfigurationError(f"{key}: must have a column participant_id or subject, has {names}")
 
 
 def covariate_kinds(config: DataConfig, table: pd.DataFrame) -> dict[str, str]:
     """Kind per covariate, as declared or, when nothing is declared, from the cells of each column.
 
     Raises:
-        ConfigurationError: a declared column that the table lacks, or that is named like one of cases.parquet.
+        ConfigurationError: a declared column that the table lacks, that is named like one of cases.parquet, or
+            whose cells cannot be categories.
     """
     if config.covariates is None:
-        return {name: kind for name in _value_columns(table) if (kind := _inferred(table[name])[0])}
+        return {name: kind for name in _value_columns(table) if (kind := infer_kind(table[name]).kind)}
     for name, kind in config.covariates.items():
-        if name in TABLE_OF_CASES:
-            raise ConfigurationError(
-                f"data.covariates.{name}: must have another name, {name} is a column of cases.parquet"
-            )
-        if not kind.startswith("volume of ") and name not in table.columns:
-            known = ", ".join(_value_columns(table)) or "none"
-            raise ConfigurationError(f"data.covariates.{name}: must be a column of the table, which has {known}")
+        _check_declared(name, kind, table)
     return dict(config.covariates)
 
 
+def _check_declared(name: str, kind: str, table: pd.DataFrame) -> None:
+    if name in TABLE_OF_CASES:
+        raise ConfigurationError(f"data.covariates.{name}: must have another name, {name} is a column of cases.parquet")
+    if kind.startswith("volume of "):
+        return
+    if name not in table.columns:
+        known = ", ".join(_value_columns(table)) or "none"
+        raise ConfigurationError(f"data.covariates.{name}: must be a column of the table, which has {known}")
+    if kind == "categorical" and (fault := fault_of_categories(known_cells(table[name]), MOST_DECLARED_CATEGORIES)):
+        raise ConfigurationError(f"data.covariates.{name}: must be a column of categories, it {fault}")
+
+
 def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Refusal]:
-    """Columns that could not become conditions, when their kinds are inferred."""
-    if config.covariates is not None:
+    """What of the table is not taken as it stands: columns, cells that are no numbers, numbers that are categories."""
+    kinds = {name: infer_kind(table[name]) for name in _value_columns(table)} if config.covariates is None else {}
+    notes = [Refusal(name, f"column {reading.note}") for name, reading in kinds.items() if reading.note]
+    declared = [name for name, kind in (config.covariates or {}).items() if kind == "continuous"]
+    for name in declared:
+        if bounds := [cell for cell in known_cells(table[name]) if is_bound(cell)]:
+            notes.append(Refusal(name, f"column has {describe_odd(bounds)}"))
+    used = [name for name, reading in kinds.items() if reading.kind] if config.covariates is None else declared
+    words = {name: Counter(cell for cell in table[name] if cell.lower() in MISSING - BLANK) for name in used}
+    notes += [Refusal(name, f"column has {_unknowns(counts)}") for name, counts in words.items() if counts]
+    return notes
+
+
+def _unknowns(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} cells {cell!r}" for cell, count in sorted(counts.items())) + ", taken as not known"
+
+
+def table_questions(config: DataConfig, table: pd.DataFrame) -> list[Question]:
+    """Numbers far outside all others of their column, until `data.missing` says what they are."""
+    if config.missing is not None:
         return []
-    reasons = {name: _inferred(table[name]) for name in _value_columns(table)}
-    return [Refusal(name, f"column is ignored: it {reason}") for name, (kind, reason) in reasons.items() if not kind]
+    kinds = covariate_kinds(config, table)
+    questions = []
+    for name in (name for name, kind in kinds.items() if not kind.startswith("volume of ")):
+        numbers = [number for cell in known_cells(table[name]) if (number := number_of(cell)) is not None]
+        doubtful = doubtful_numbers(numbers, measured=kinds[name] == "continuous")
+        if doubtful:
+            questions.append(_ask(name, doubtful, numbers))
+    return questions
+
+
+def _ask(name: str, doubtful: Mapping[float, int], numbers: Iterable[float]) -> Question:
+    others = [number for number in numbers if number not in doubtful]
+    rows = [f"{number:g} in {count} {'row' if count == 1 else 'rows'}" for number, count in doubtful.items()]
+    shown = ", ".join([*rows[:MOST_SHOWN], *["..."][: len(rows) > MOST_SHOWN]])
+    codes = ", ".join([*(f"{number:g}" for number in doubtful)][:MOST_SHOWN])
+    return Question(
+        "data.missing",
+        f"column {name}: {shown}, where all others lie within {min(others):g} to {max(others):g}. Does it mean `not "
+        f"known`? Then data.missing: [{codes}]. If not, data.missing: [] takes every number as it is.",
+    )
 
 
 def _value_columns(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if name not in ID_COLUMNS]
 
 
-def _inferred(column: "pd.Series[str]") -> tuple[str | None, str]:
-    """Kind of a column and, where there is none, why."""
-    known = [cell for cell in column if not is_missing(cell)]
-    other = [cell for cell in known if _number(cell) is None]
-    if column.name in TABLE_OF_CASES:
-        return None, "is named like a column of cases.parquet"
-    if not known:
-        return None, "is empty"
-    if not other:
-        return "continuous", ""
-    if len(set(known)) <= MOST_CATEGORIES:
-        return "categorical", ""
-    return None, f"is not all numbers ({other[0]!r}) and has more than {MOST_CATEGORIES} values"
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a cell says nothing."""
-    return cell.lower() in MISSING
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def covariates_of(row: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, ConditionValue]:
+def covariates_of(row: Mapping[str, str], kinds: Mapping[str, str], declared: bool = True) -> dict[str, ConditionValue]:
     """Values of one row by the kinds of its columns, None where missing; measured volumes are left out.
 
+    `declared`: whether a person named the kinds, not `covariate_kinds`.
+
     Raises:
-        ValueError: a cell of a continuous column is no number.
+        ValueError: a cell of a column that was declared continuous is neither a number nor a bound such as 90+.
     """
     columns = [name for name, kind in kinds.items() if not kind.startswith("volume of ")]
-    return {name: _value(name, row.get(name, ""), kinds[name]) for name in columns}
+    return {name: _value(name, row.get(name, ""), kinds[name], declared) for name in columns}
 
 
-def _value(name: str, cell: str, kind: str) -> ConditionValue:
+def _value(name: str, cell: str, kind: str, declared: bool) -> ConditionValue:
     if is_missing(cell):
         return None
     if kind == "categorical":
         return cell
-    if (number := _number(cell)) is None:
+    number = number_of(cell)
+    if number is None and declared and not is_bound(cell):
         raise ValueError(f"participants row: {name} must be a number, is {cell!r}")
     return number

@@ -4,10 +4,11 @@ Real names reach a release in ways nobody planned (an error text in the methods,
 every text in it is searched for all of them. A finding says where and how long the name is, never the
 name: findings end in logs.
 
-The rule keeps chance out. A name counts as a whole word, in any text. Digits alone (`0012`, `100307`) also
-turn up as sizes and counts, so they count only as text, not as a number of a table or of JSON; with fewer
-than six digits, and any name with fewer than four characters, only as the whole cell of a table. One
-character names nobody.
+The rule keeps chance out. A name counts as a whole word, also inside a longer cell, and without its file's
+ending, `sub-` and leading zeros. Plain digits (`50772`) also turn up as sizes and counts: with four or five they
+count only in text cells, category names and settings, unless they begin with 0 (`0012`); never as a number of a
+table or of JSON. Years, and very short names (`A7`, `or`), count only as a whole cell. One character and three
+digits name nobody: 101 is a site as well.
 """
 
 import html
@@ -23,49 +24,76 @@ EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 ABSOLUTE = re.compile(
     r"file://|(?<![\w.:</~-])/(?:home|users|mnt|media|srv|root|tmp|var|opt|data|work|scratch|volumes|nfs|gpfs)/[\w.-]|\b[a-z]:\\\w"
 )
+YEAR = re.compile(r"(19|20)\d\d")
+ENDING = re.compile(r"\.(nii|dcm|ima|mgz|mgh|mha|mhd|nrrd|img|hdr)(\.gz)?$")
 
 
 def find_leaks(folder: Path, secrets: Iterable[str]) -> list[str]:
     """Where a release holds one of `secrets` (ids, case and file names, paths) or an absolute path; empty is good."""
-    names = {secret.strip().lower() for secret in secrets}
-    wanted = sorted(name for name in names if len(name) > 1)
+    names = {part for secret in secrets for part in _spellings(secret.strip().lower())}
+    wanted = sorted(name for name in names if len(name) > (3 if name.isdigit() else 1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [leak for path in files for leak in _search(path, path.relative_to(folder).as_posix(), wanted)]
 
 
+def _spellings(secret: str) -> set[str]:
+    """A name, and what is left of it that still tells who: without a file's ending, `sub-` and leading zeros."""
+    stem = ENDING.sub("", secret)
+    short = stem.removeprefix("sub-")
+    bare = short.lstrip("0") if short.isdigit() else short
+    return {secret, *(part for part in (stem, short, bare) if _digits(part) > 1 and _is_telling(part))}
+
+
 def _search(path: Path, name: str, secrets: list[str]) -> Iterator[str]:
     lines, cells = _read(path, name)
-    text = "\n".join([name, *lines]).lower()
-    words = set(cells)
+    text, words = "\n".join([name, *lines]).lower(), {cell.lower() for cell in cells}
+    inside = "\n".join(words)
     for secret in secrets:
-        if secret in words or (not _is_common(secret) and secret in text and _whole(secret).search(text)):
+        if secret in words or _occurs(secret, text if _is_rare(secret) else inside):
             yield f"{name}: a real name or id of {len(secret)} characters"
     if ABSOLUTE.search(text):
         yield f"{name}: an absolute path"
 
 
-def _is_common(secret: str) -> bool:
-    """Whether it may turn up anywhere by chance."""
-    return len(secret) < 4 or (secret.isdigit() and len(secret) < 6)
+def _occurs(secret: str, text: str) -> bool:
+    return _is_telling(secret) and secret in text and _whole(secret).search(text) is not None
+
+
+def _is_telling(name: str) -> bool:
+    """Whether it does not turn up inside a cell by chance."""
+    return (len(name) > 3 and not YEAR.fullmatch(name)) or (len(name) == 3 and not name.isdigit() and _digits(name) > 1)
+
+
+def _is_rare(name: str) -> bool:
+    """Whether it does not turn up in any text by chance either."""
+    return not name.isdigit() or len(name) > 5 or name.startswith("0")
+
+
+def _digits(name: str) -> int:
+    return sum(character.isdigit() for character in name)
 
 
 def _whole(secret: str) -> re.Pattern[str]:
-    left, right = (r"(?<!\d[.,])", r"(?![.,]\d)") if secret.isdigit() else ("", "")
+    left, right = (r"(?<!\d[.,])", r"(?![.,]\d)") if secret.isdigit() else ("(?<!#)", "")
     return re.compile(rf"(?<![^\W_]){left}{re.escape(secret)}(?![^\W_]){right}")
 
 
 def _read(path: Path, name: str) -> tuple[list[str], list[str]]:
-    """Texts of a file, and the text cells of a table. Chunks of arrays hold volumes and table again: not read."""
+    """Texts of a file, and those that hold no prose: cells, categories, settings.
+
+    Chunks of arrays hold volumes and table again: not read.
+    """
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if ".zarr/" in name and path.suffix != ".json":
         return [], []
     text = path.read_bytes().decode(errors="replace")
     if path.suffix == ".json":
-        return list(_strings(json.loads(text))), []
+        content = json.loads(text)
+        return list(_strings(content)), list(_short_texts(content))
     if path.suffix in (".tsv", ".csv"):
         cells = [cell for cell in re.split(r"[\t\n]", text) if not _is_number(cell)]
-        return cells, [cell.lower() for cell in cells]
+        return cells, cells
     return [html.unescape(EMBEDDED.sub("", text))], []
 
 
@@ -74,7 +102,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
     values = [value for column in table.columns for value in column.to_pylist()]
     cells = [value for value in [*table.column_names, *values] if isinstance(value, str)]
     metadata = [part.decode(errors="replace") for pair in (table.schema.metadata or {}).items() for part in pair]
-    return cells + metadata, [cell.lower() for cell in cells]
+    return cells + metadata, cells
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -87,6 +115,14 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _strings(inner)
+
+
+def _short_texts(content: Any) -> Iterator[str]:
+    """What the manifest holds of a person's words, and category names, which a sidecar lists as `Levels` (BIDS)."""
+    if isinstance(content, dict):
+        yield from _strings([content.get(name) for name in ("title", "licence", "study")])
+        columns = [column for column in content.values() if isinstance(column, dict)]
+        yield from _strings([column.get("Levels") for column in columns])
 
 
 def _is_number(cell: str) -> bool:

@@ -40,7 +40,8 @@ def test_a_row_without_scan_and_a_scan_without_row_are_noted(cohort: Made, data:
     folder = cohort(2)
     (folder / "participants.tsv").write_text("participant_id\tage\ns00\t30\nghost\t50\n")
     inventory = discover(data(), folder)
-    assert {note.case for note in inventory.notes} == {"ghost", "s01_T1"}
+    assert [note.case for note in inventory.notes] == ["ghost", "participants.tsv", "s01_T1"]
+    assert inventory.notes[1].reason == "1 of 2 subjects have one of the 2 ids of the table"
     assert inventory.cases[1].covariates == {"age": None}
 
 

@@ -104,3 +104,48 @@ def test_a_number_of_a_setting_is_no_id(tmp_path_factory: pytest.TempPathFactory
 def test_a_part_of_a_word_is_no_name(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("A smithy, 0.0042 and and/or and https://example.org/data/x and </var>.")
     assert find_leaks(tmp_path, ["Smith", "0042", "or"]) == []
+
+
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [
+        ("s07", "s07"),
+        ("sub-s07", "S07"),
+        ("50772", "50772"),
+        ("sub-0050772", "50772"),
+        ("0012", "0012"),
+        ("s07_T1.nii.gz", "s07_T1"),
+        ("Anna", "anna"),
+    ],
+)
+def test_a_name_inside_a_longer_cell_is_found(tmp_path: Path, secret: str, shown: str) -> None:
+    frame = pd.DataFrame({"sex": ["M", f"F\n{shown}\t37\tM"]})
+    frame.to_parquet(tmp_path / "participants.parquet")
+    (tmp_path / "participants.json").write_text(json.dumps({"sex": {"Levels": {f"F {shown}, 37": "x"}}}))
+    assert {leak.split(":")[0] for leak in find_leaks(tmp_path, [secret])} == {
+        "participants.parquet",
+        "participants.json",
+    }
+
+
+@pytest.mark.parametrize("secret", ["s07", "50772", "0012"])
+def test_a_short_id_in_a_title_or_a_setting_is_found(small: Any, build: Any, tmp_path: Path, secret: str) -> None:
+    for change in ({"title": f"Heads like {secret}"}, {"study": {"cohort": {"requests": f"like_{secret}.csv"}}}):
+        with pytest.raises(IntegrityError, match=r"manifest\.json"):
+            build(replace(small, **change), tmp_path, [secret])
+
+
+def test_codes_that_ids_share_with_categories_and_figures_are_no_leak(tmp_path: Path) -> None:
+    ids = [*(f"{n:02d}" for n in range(1, 41)), *map(str, range(101, 141)), "sub-12", "sub-007", "2019", "1024"]
+    frame = pd.DataFrame({"site": ["01", "101"], "group": ["age 12 to 18", "since 2019"], "age": [12.0, 1024.0]})
+    frame.to_parquet(tmp_path / "participants.parquet")
+    frame.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    (tmp_path / "manifest.json").write_text(json.dumps({"licence": "© 2019, CC BY 4.0", "study": {"size": 1024}}))
+    (tmp_path / "README.md").write_text("1024 volumes of 101 x 12 voxels, drawn in 2019.")
+    assert find_leaks(tmp_path, ids) == []
+
+
+def test_a_file_name_that_anyone_uses_is_no_leak(tmp_path: Path) -> None:
+    pd.DataFrame({"note": ["image of the brain", "T1 and CT"]}).to_parquet(tmp_path / "participants.parquet")
+    (tmp_path / "README.md").write_text("Each image shows a brain. #a12 is blue, T1w the contrast.")
+    assert find_leaks(tmp_path, ["image.nii.gz", "brain.nii.gz", "ct.nii.gz", "T1.nii.gz", "T1w.nii.gz", "a12"]) == []
