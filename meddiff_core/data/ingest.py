@@ -4,7 +4,6 @@ Nothing is dropped in silence: each image that is found becomes a case or a refu
 row or label map that belongs to none becomes a note. Voxels are read only when a case is asked for.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,12 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
+from meddiff_core.contract import ConditionValue
+from meddiff_core.data.case_ids import with_unique_ids
 from meddiff_core.data.dicom import read_series
-from meddiff_core.data.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds, name_of
+from meddiff_core.data.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds
 from meddiff_core.data.labels import give_labels, label_files
 from meddiff_core.data.layouts.search import find_images
-from meddiff_core.data.listing import Found, Listing, plain
-from meddiff_core.data.nifti import LabelMap, read_label, read_nifti, stem_of
+from meddiff_core.data.listing import Found, Listing
+from meddiff_core.data.nifti import LabelMap, read_label, read_nifti
 from meddiff_core.data.participants import (
     Participants,
     covariates_for,
@@ -34,7 +35,7 @@ from meddiff_core.data.participants import (
 from meddiff_core.data.scan import Scan
 from meddiff_core.data.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
 from meddiff_core.data.tables import covariate_kinds, ignored_columns, table_questions
-from meddiff_core.data.walking import counted, summarise
+from meddiff_core.data.walking import counted, grouped, summarise
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, Question, Refusal, Volume
@@ -67,6 +68,17 @@ class Inventory:
     """Where the label maps lie that it brings along."""
 
 
+@dataclass(frozen=True)
+class _Described:
+    """Cases with their covariates, and what the tables left over."""
+
+    cases: tuple[CaseRef, ...]
+    kinds: dict[str, str]
+    refused: Sequence[Refusal]
+    notes: Sequence[Refusal]
+    questions: Sequence[Question]
+
+
 def listing_digest(inventory: Inventory) -> str:
     """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
     odd = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
@@ -95,34 +107,23 @@ def discover(config: DataConfig, base: Path) -> Inventory:
     listing = find_images(config, base)
     _check_found(listing, base / config.images)
     named = base / config.participants if config.participants else None
-    participants = read_participants(named or listing.participants, config.missing)
-    assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=participants))
+    table = read_participants(named or listing.participants, config.missing)
+    assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=table))
     images = join_subjects(assigned.found, config.same_subject, base)
-    participants = match_rows(participants, [_as_participant(image) for image in images], config)
     wanted = config.kinds if listing.chosen_kind is None else [listing.chosen_kind, *(config.kinds or [])]
     chosen = choose_kinds(images, wanted, listing.kinds_key)
     unique, twins = with_unique_ids(chosen.found)
-    found, unlabelled, notes = _with_labels(config, base, unique, listing)
-    rows = [_as_participant(image) for image in found]
-    table = table_of(rows, participants)
-    kinds = _covariate_kinds(config, table, chosen)
-    cases, misfits = _cases(found, participants, kinds, declared=config.covariates is not None)
-    if chosen.several:
-        kinds, cases = kinds | {CONDITION: "categorical"}, [_with_kind(case) for case in cases]
-    tables = [
-        path for path in (*listing.sources, participants.path, _table_of_subjects(config, base)) if path is not None
-    ]
-    ignored = ignored_columns(config, table)
-    lonely = unmatched(participants, [_as_participant(image) for image in chosen.found])
+    labelled, unlabelled, lonely = _with_labels(config, base, unique, listing)
+    described = _describe(config, table, labelled, chosen)
+    refused = [*listing.refused, *grouped(listing.unread), *assigned.refused, *twins, *unlabelled, *described.refused]
+    tables = [*listing.sources, *([table.path] if table.path else []), *_table_of_subjects(config, base)]
     return Inventory(
-        cases=tuple(sorted(cases, key=lambda case: case.case)),
-        refused=_in_order([*listing.refused, *listing.unread, *assigned.refused, *twins, *unlabelled, *misfits]),
-        notes=_in_order(
-            [*listing.notes, *assigned.notes, *chosen.notes, *notes, *participants.notes, *ignored, *lonely]
-        ),
-        kinds=kinds,
-        listing=_stat_files(cases, tables, base),
-        questions=(*listing.questions, *assigned.questions, *chosen.questions, *table_questions(config, table)),
+        cases=described.cases,
+        refused=_in_order(refused),
+        notes=_in_order([*listing.notes, *assigned.notes, *chosen.notes, *lonely, *described.notes]),
+        kinds=described.kinds,
+        listing=_stat_files(described.cases, tables, base),
+        questions=(*listing.questions, *assigned.questions, *chosen.questions, *described.questions),
         layout=listing.layout,
         subject_rules=rules_used(chosen.found),
         image_kinds=chosen.kinds,
@@ -147,43 +148,8 @@ def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(sorted(refusals, key=lambda refusal: (refusal.case, refusal.reason)))
 
 
-def _table_of_subjects(config: DataConfig, base: Path) -> Path | None:
-    return base / config.same_subject if isinstance(config.same_subject, str) else None
-
-
-def _as_participant(image: Found) -> Found:
-    """A scan under the id that the participants table knows its subject by."""
-    return image if image.participant is None else replace(image, subject=image.participant)
-
-
-def with_unique_ids(images: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
-    """Name cases by their paths where several files claim one id; a file that was named twice is refused."""
-    files: defaultdict[tuple[Path, int | None], list[Found]] = defaultdict(list)
-    for image in images:
-        files[image.image.resolve(), image.channel].append(image)
-    refused = [
-        Refusal(image.name, f"is the same file as {own[0].name}" if image.name != own[0].name else "is named twice")
-        for own in files.values()
-        for image in own[1:]
-    ]
-    found = [own[0] for own in files.values()]
-    for name in (_case_of_path, _case_of_kind, _case_of_digest):
-        counts = Counter(image.case for image in found)
-        found = [replace(image, case=name(image)) if counts[image.case] > 1 else image for image in found]
-    return found, refused
-
-
-def _case_of_path(image: Found) -> str:
-    path = Path(image.name)
-    return plain("_".join([*path.parts[:-1], stem_of(path)]))
-
-
-def _case_of_kind(image: Found) -> str:
-    return f"{image.case}_{'_'.join(name_of(image).split())}"
-
-
-def _case_of_digest(image: Found) -> str:
-    return f"{image.case}_{digest_of(image.name)[:8]}"
+def _table_of_subjects(config: DataConfig, base: Path) -> list[Path]:
+    return [base / config.same_subject] if isinstance(config.same_subject, str) else []
 
 
 def _with_labels(
@@ -196,24 +162,51 @@ def _with_labels(
     own = [image for image in found if image.label]
     open_ = [image for image in found if not image.label]
     folder = base / (config.labels or config.images)
-    labels = listing.labels or label_files(folder, found, config.follow_links)
+    labels = listing.labels or label_files(folder, listing.found, config.follow_links)
     matched, refused, notes = give_labels(open_, labels, folder)
     return own + matched, refused, notes
 
 
-def _covariate_kinds(config: DataConfig, table: pd.DataFrame, chosen: Chosen) -> dict[str, str]:
-    """Kinds of the table's covariates, where the condition that several kinds of image become is none of them."""
-    if not chosen.several:
-        return covariate_kinds(config, table)
+def _describe(config: DataConfig, participants: Participants, found: Sequence[Found], chosen: Chosen) -> _Described:
+    """Give each scan what the tables say of it, and the condition that several kinds of image become."""
+    rows = [_as_participant(image) for image in found]
+    participants = match_rows(participants, rows, config)
+    table = table_of(rows, participants)
+    own = _without_condition(config, table) if chosen.several else config
+    kinds = covariate_kinds(own, table)
+    cases, misfits = _cases(found, participants, kinds, declared=own.covariates is not None)
+    if chosen.several:
+        kinds, cases = kinds | {CONDITION: "categorical"}, [_with_kind(case) for case in cases]
+    lonely = unmatched(participants, [_as_participant(image) for image in chosen.found])
+    return _Described(
+        cases=tuple(sorted(cases, key=lambda case: case.case)),
+        kinds=kinds,
+        refused=misfits,
+        notes=[*participants.notes, *ignored_columns(own, table), *lonely],
+        questions=table_questions(own, table),
+    )
+
+
+def _as_participant(image: Found) -> Found:
+    """A scan under the name that the participants table may know its subject by."""
+    return image if image.participant is None else replace(image, subject=image.participant)
+
+
+def _without_condition(config: DataConfig, table: pd.DataFrame) -> DataConfig:
+    """Settings for the table alone, where several kinds of image become a condition of their own.
+
+    Raises:
+        ConfigurationError: the table has a column of the condition's name.
+    """
     if CONDITION in table.columns:
         raise ConfigurationError(
             f"data.kinds: several kinds become the condition `{CONDITION}`, which is a column of the table already; "
             "give the column another name"
         )
-    declared = config.covariates
-    if declared is not None:
-        declared = {name: kind for name, kind in declared.items() if name != CONDITION}
-    return covariate_kinds(config.model_copy(update={"covariates": declared}), table)
+    if config.covariates is None:
+        return config
+    others = {name: kind for name, kind in config.covariates.items() if name != CONDITION}
+    return config.model_copy(update={"covariates": others})
 
 
 def _cases(
@@ -222,19 +215,21 @@ def _cases(
     cases, refused = [], []
     for image in found:
         try:
-            cases.append(_case(image, participants, kinds, declared))
+            values = covariates_for(_as_participant(image), participants, kinds, declared)
         except ValueError as error:
             refused.append(Refusal(image.case, str(error)))
+        else:
+            cases.append(_case(image, values))
     return cases, refused
 
 
-def _case(image: Found, participants: Participants, kinds: Mapping[str, str], declared: bool) -> CaseRef:
+def _case(image: Found, covariates: dict[str, ConditionValue]) -> CaseRef:
     return CaseRef(
         case=image.case,
         subject=str(image.subject),
         image=image.image,
         label=image.label,
-        covariates=covariates_for(_as_participant(image), participants, kinds, declared),
+        covariates=covariates,
         slices=image.slices,
         kind=image.kind or "",
         channel=image.channel,

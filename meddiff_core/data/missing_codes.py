@@ -19,6 +19,8 @@ FAR_GAP = 1.0
 """Least distance on the compressed scale: about a factor of 2 and of 4 above the median."""
 FAR_RANGES = 1.5
 """A number that is no code lies this many ranges of all others away from them."""
+MOST_FAR = 0.1
+"""Share of the distinct numbers above which they are no exceptions."""
 FEWEST_OTHERS = 10
 """Distinct numbers without which nothing is called far that is no code."""
 
@@ -33,7 +35,7 @@ def doubtful_numbers(numbers: Sequence[float], measured: bool) -> dict[float, in
     honest = distinct - codes
     doubtful = {code for code in codes if _is_code(code, honest)} | _lone_negatives(distinct)
     if measured:
-        doubtful |= {number for number in _ends(honest) if _is_far(number, honest - {number})}
+        doubtful |= _far(sorted(honest))
     return {number: sum(other == number for other in numbers) for number in sorted(doubtful)}
 
 
@@ -44,8 +46,15 @@ def _lone_negatives(distinct: set[float]) -> set[float]:
     return negative if negative <= NEGATIVE and len(negative) <= MOST_NEGATIVE_CODES and len(others) > 1 else set()
 
 
-def _ends(numbers: set[float]) -> set[float]:
-    return {min(numbers), max(numbers)} if numbers else set()
+def _far(numbers: Sequence[float]) -> set[float]:
+    """The few at one end of sorted numbers that lie far from all others, such as ages in days among years."""
+    for count in range(max(1, int(MOST_FAR * len(numbers))), 0, -1):
+        low, high = numbers[:count], numbers[-count:]
+        if low and _is_far(low[-1], numbers[count:]):
+            return set(low)
+        if high and _is_far(high[0], numbers[:-count]):
+            return set(high)
+    return set()
 
 
 def _is_code(number: float, others: Collection[float]) -> bool:

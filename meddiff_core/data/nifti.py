@@ -127,7 +127,7 @@ def _open(case: str, path: Path, what: str, channel: int | None = None) -> nib.N
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one
         raise CaseRefused(case, f"{what} must be NIfTI, is {type(image).__name__}")
     image = image if channel is None else _channel(case, image, channel)
-    check_shape(case, image.shape)
+    check_shape(case, tuple(int(length) for length in image.shape))
     if image.get_data_dtype().kind not in "iuf":
         raise CaseRefused(case, f"{what} must hold one number a voxel, holds {image.get_data_dtype()}")
     return image

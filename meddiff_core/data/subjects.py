@@ -109,11 +109,8 @@ def _row_of_path(image: Found, row_for: RowFor) -> str | None:
 
 
 def _participant(image: Found, row_for: RowFor) -> str | None:
-    """The id of the table for a subject that is called otherwise: by a digest, or by a part of its name."""
-    if image.rule.startswith("column"):
-        return image.subject
-    known = row_for(str(image.subject), image.subject)
-    return _row_of_path(image, row_for) if known is None and image.rule == PATIENT_ID else known
+    """Whom the table may know the subject as: under its own name, or, for a digest, under that of a folder."""
+    return (_row_of_path(image, row_for) if image.rule == PATIENT_ID else None) or image.subject
 
 
 def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:

@@ -24,6 +24,7 @@ from meddiff_core.types import Question, Refusal
 
 ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
 MOST_DECLARED_CATEGORIES = 100
+MOST_SHOWN = 5
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _POINT_AND_COMMA = re.compile(r"[+-]?\d[\d.,]*([.]\d+,|,\d+[.])\d*", re.ASCII)
 _NUMBER_LIKE = re.compile(r"[+-]?[\d.,]+", re.ASCII)
@@ -158,8 +159,9 @@ def table_questions(config: DataConfig, table: pd.DataFrame) -> list[Question]:
 
 def _ask(name: str, doubtful: Mapping[float, int], numbers: Iterable[float]) -> Question:
     others = [number for number in numbers if number not in doubtful]
-    shown = ", ".join(f"{number:g} in {count} {'row' if count == 1 else 'rows'}" for number, count in doubtful.items())
-    codes = ", ".join(f"{number:g}" for number in doubtful)
+    rows = [f"{number:g} in {count} {'row' if count == 1 else 'rows'}" for number, count in doubtful.items()]
+    shown = ", ".join([*rows[:MOST_SHOWN], *["..."][: len(rows) > MOST_SHOWN]])
+    codes = ", ".join([*(f"{number:g}" for number in doubtful)][:MOST_SHOWN])
     return Question(
         "data.missing",
         f"column {name}: {shown}, where all others lie within {min(others):g} to {max(others):g}. Does it mean `not "

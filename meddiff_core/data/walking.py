@@ -101,14 +101,21 @@ def relative(path: Path, root: Path) -> str:
 
 
 def without_use(files: Sequence[Path], root: Path) -> list[Refusal]:
-    """Files that are no images; where they are many, a count for each ending of their names."""
-    if len(files) <= MOST_NAMED:
-        return [Refusal(relative(path, root), NO_IMAGE) for path in files]
-    endings = Counter(path.suffix for path in files)
-    return [
-        Refusal(f"*{ending}", f"{counted(count, 'file')} {'is' if count == 1 else 'are'} no image that can be read")
-        for ending, count in sorted(endings.items())
+    """Files that are no images."""
+    return [Refusal(relative(path, root), NO_IMAGE) for path in files]
+
+
+def grouped(unread: Sequence[Refusal]) -> list[Refusal]:
+    """Files that are no images, where they are many, as one line for each ending of their names."""
+    foreign = [refusal for refusal in unread if refusal.reason == NO_IMAGE]
+    if len(foreign) <= MOST_NAMED:
+        return list(unread)
+    endings = Counter(Path(refusal.case).suffix for refusal in foreign)
+    lines = [
+        Refusal(f"*{ending}", f"{counted(number, 'file')} {'is' if number == 1 else 'are'} no image that can be read")
+        for ending, number in sorted(endings.items())
     ]
+    return [refusal for refusal in unread if refusal.reason != NO_IMAGE] + lines
 
 
 def counted(number: int, what: str, several: str | None = None) -> str:
@@ -118,9 +125,9 @@ def counted(number: int, what: str, several: str | None = None) -> str:
 
 def summarise(unread: Sequence[Refusal]) -> str:
     """What was found instead of scans, in a few words: counts by reason, with what helps."""
-    reasons = Counter(refusal.reason for refusal in unread)
-    lines = []
-    for reason, number in reasons.most_common(3):
-        one, several, help_ = COUNTED.get(reason, ("other file", "other files", ""))
-        lines.append(counted(number, one, several) + (f" ({help_})" if help_ else ""))
-    return "; ".join(lines)
+    other = ("other file", "other files", "")
+    reasons = Counter(COUNTED.get(refusal.reason, other) for refusal in unread)
+    return "; ".join(
+        counted(number, one, several) + (f" ({help_})" if help_ else "")
+        for (one, several, help_), number in reasons.most_common()
+    )

@@ -181,6 +181,7 @@ def test_categories_that_are_declared_are_bounded() -> None:
         ([*range(30, 45), 999, 999], "999 in 2 rows,"),
         ([*range(30, 90), -9, -1], "-9 in 1 row, -1 in 1 row,"),
         ([*range(20, 81), 1234], "1234 in 1 row,"),
+        ([*range(20, 81), 14610, 20454, 9131], "9131 in 1 row, 14610 in 1 row, 20454 in 1 row,"),
         ([*[1, 2] * 8, 9], "9 in 1 row,"),
         ([-2.1, -0.5, 0.3, 1.4, 2.2, -999], "-999 in 1 row,"),
     ],

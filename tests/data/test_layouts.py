@@ -1,0 +1,486 @@
+"""Layout by layout: what is read as a scan, of whom, of which kind, with which label map, and what is asked."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from meddiff_core.data.ingest import Inventory, discover, load_image, load_label, require_answers
+from meddiff_core.errors import ConfigurationError, DataRefused
+from meddiff_core.study import DataConfig
+
+Made = Callable[..., Any]
+TWELVE = range(12)
+
+
+def _touch(root: Path, *names: str) -> Path:
+    """Files by their names alone: nothing is read before a case is asked for."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder, and what is right."""
+
+    files: tuple[str, ...]
+    """Names below the folder; `{n}` stands for 01 to 12."""
+    scans: int
+    subjects: int
+    example: tuple[str, str]
+    """The first case and its subject."""
+    words: str
+    """What the layout is called."""
+    rule: str
+    kinds: dict[str, int]
+    """Scans of every kind that was found, used or not."""
+    labels: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What each note is of."""
+    asks: tuple[str, ...] = ()
+    """Keys of the questions."""
+
+
+LAYOUTS = {
+    "flat, numbered": Layout(
+        ("hippocampus_{n}.nii.gz",), 12, 12, ("hippocampus_01", "hippocampus_01"), "flat folder", "file name",
+        {"(no suffix)": 12},
+    ),
+    "flat, several contrasts": Layout(
+        ("P{n}_T1.nii.gz", "P{n}_flair.nii.gz"), 24, 12, ("P01_T1", "P01"), "flat folder", "file name",
+        {"T1": 12, "flair": 12}, asks=("data.kinds",),
+    ),
+    "flat, one of several contrasts": Layout(
+        ("P{n}_T1.nii.gz", "P{n}_flair.nii.gz"), 12, 12, ("P01_flair", "P01"), "flat folder", "file name",
+        {"T1": 12, "flair": 12}, settings={"kinds": ["FLAIR"]}, notes=("T1",),
+    ),
+    "flat, two visits": Layout(
+        ("P{n}_v1_T1.nii.gz", "P{n}_v2_T1.nii.gz"), 24, 12, ("P01_v1_T1", "P01"), "flat folder", "file name",
+        {"T1": 24},
+    ),
+    "flat, label maps beside": Layout(
+        ("P{n}.nii.gz", "P{n}_seg.nii.gz"), 12, 12, ("P01", "P01"), "flat folder", "file name", {"(no suffix)": 12},
+        notes=("data.labels",),
+    ),
+    "flat, label maps beside, named": Layout(
+        ("P{n}.nii.gz", "P{n}_seg.nii.gz"), 12, 12, ("P01", "P01"), "flat folder", "file name", {"(no suffix)": 12},
+        labels=12, settings={"labels": "in"},
+    ),
+    "a folder a subject": Layout(
+        ("s00{n}/ct.nii.gz",), 12, 12, ("s0001_ct", "s0001"), "12 folders of images", "folder", {"ct": 12},
+    ),
+    "a folder a subject, several contrasts": Layout(
+        ("P{n}/T1.nii.gz", "P{n}/T2.nii.gz"), 24, 12, ("P01_T1", "P01"), "12 folders of images", "folder",
+        {"T1": 12, "T2": 12}, asks=("data.kinds",),
+    ),
+    "a folder a subject and visit": Layout(
+        ("P{n}/2019/T1.nii.gz", "P{n}/2021/T1.nii.gz"), 24, 12, ("P01_2019_T1", "P01"), "24 folders of images",
+        "folder", {"T1": 24},
+    ),
+    "a folder a visit and subject": Layout(
+        ("baseline/P{n}/T1.nii.gz", "followup/P{n}/T1.nii.gz"), 24, 12, ("baseline_P01_T1", "P01"),
+        "24 folders of images", "folder", {"T1": 24},
+    ),
+    "a folder a site": Layout(
+        ("paris/P{n}.nii.gz", "rome/R{n}.nii.gz"), 24, 24, ("P01", "P01"), "2 folders of images", "file name",
+        {"(no suffix)": 24},
+    ),
+    "a folder a site and subject": Layout(
+        ("paris/P{n}/T1.nii.gz", "rome/R{n}/T1.nii.gz"), 24, 2, ("paris_P01_T1", "paris"), "24 folders of images",
+        "folder", {"T1": 24}, asks=("data.subject", "data.subject"),
+    ),
+    "a folder a site and subject, with a pattern": Layout(
+        ("paris/P{n}/T1.nii.gz", "rome/R{n}/T1.nii.gz"), 24, 24, ("paris_P01_T1", "P01"), "24 folders of images",
+        "data.subject", {"T1": 24}, settings={"subject": "^[^/]+/(?P<subject>[^/]+)/"},
+    ),
+    "a folder a contrast": Layout(
+        ("T1/P{n}.nii.gz", "T2/P{n}.nii.gz"), 24, 12, ("T1_P01", "P01"), "2 folders of images", "file name",
+        {"T1": 12, "T2": 12}, asks=("data.kinds",),
+    ),
+    "BraTS": Layout(
+        ("BraTS_{n}/BraTS_{n}_t1.nii.gz", "BraTS_{n}/BraTS_{n}_t1ce.nii.gz", "BraTS_{n}/BraTS_{n}_seg.nii.gz"), 12, 12,
+        ("BraTS_01_t1ce", "BraTS_01"), "12 folders of images", "folder", {"t1": 12, "t1ce": 12}, labels=12,
+        settings={"labels": "in", "kinds": ["t1ce"]}, notes=("t1",),
+    ),
+    "TotalSegmentator": Layout(
+        ("s00{n}/ct.nii.gz", "s00{n}/segmentations/liver.nii.gz", "s00{n}/segmentations/spleen.nii.gz"), 12, 12,
+        ("s0001_ct", "s0001"), "12 folders of images", "folder", {"ct": 12}, notes=("data.labels",),
+    ),
+    "nnU-Net": Layout(
+        ("imagesTr/L_{n}_0000.nii.gz", "labelsTr/L_{n}.nii.gz", "imagesTs/L_9{n}_0000.nii.gz"), 12, 12,
+        ("L_01", "L_01"), "nnU-Net (in, 1 channel)", "file name", {"channel 0": 12}, labels=12, notes=("imagesTs",),
+    ),
+    "nnU-Net, two channels": Layout(
+        ("imagesTr/L_{n}_0000.nii.gz", "imagesTr/L_{n}_0001.nii.gz", "labelsTr/L_{n}.nii.gz"), 24, 12,
+        ("imagesTr_L_01_0000", "L_01"), "nnU-Net (in, 2 channels)", "file name", {"channel 0": 12, "channel 1": 12},
+        labels=24, asks=("data.channel",),
+    ),
+    "nnU-Net, one of two channels": Layout(
+        ("imagesTr/L_{n}_0000.nii.gz", "imagesTr/L_{n}_0001.nii.gz", "labelsTr/L_{n}.nii.gz"), 12, 12, ("L_01", "L_01"),
+        "nnU-Net (in, 2 channels)", "file name", {"channel 0": 12, "channel 1": 12}, labels=12,
+        settings={"channel": 1}, notes=("channel 0",),
+    ),
+    "nnU-Net, its folders named": Layout(
+        ("imagesTr/L_{n}_0000.nii.gz", "labelsTr/L_{n}.nii.gz"), 12, 12, ("L_01", "L_01"), "nnU-Net (in, 1 channel)",
+        "file name", {"channel 0": 12}, labels=12, settings={"images": "in/imagesTr", "labels": "in/labelsTr"},
+    ),
+    "Decathlon": Layout(
+        ("imagesTr/spleen_{n}.nii.gz", "labelsTr/spleen_{n}.nii.gz"), 12, 12, ("spleen_01", "spleen_01"),
+        "Decathlon (in, 1 channel)", "file name", {"(no suffix)": 12}, labels=12,
+    ),
+    "BIDS": Layout(
+        ("sub-{n}/anat/sub-{n}_T1w.nii.gz", "sub-{n}/anat/sub-{n}_T1w.json", "sub-{n}/func/sub-{n}_task-x_bold.nii.gz"),
+        12, 12, ("sub-01_T1w", "sub-01"), "BIDS", "BIDS entity `sub`", {"T1w": 12}, notes=("func/*_bold",),
+    ),
+    "BIDS, sessions, runs and parts": Layout(
+        (
+            "sub-{n}/ses-1/anat/sub-{n}_ses-1_run-1_part-mag_T1w.nii.gz",
+            "sub-{n}/ses-1/anat/sub-{n}_ses-1_run-1_part-phase_T1w.nii.gz",
+            "sub-{n}/ses-2/anat/sub-{n}_ses-2_run-1_part-mag_T1w.nii.gz",
+            "sub-{n}/ses-2/anat/sub-{n}_ses-2_run-2_part-mag_T1w.nii.gz",
+        ),
+        36, 12, ("sub-01_ses-1_run-1_part-mag_T1w", "sub-01"), "BIDS", "BIDS entity `sub`",
+        {"T1w": 36, "T1w part-phase": 12}, notes=("T1w part-phase",),
+    ),
+    "BIDS, before and after contrast": Layout(
+        ("sub-{n}/anat/sub-{n}_T1w.nii.gz", "sub-{n}/anat/sub-{n}_ce-gad_T1w.nii.gz"), 24, 12,
+        ("sub-01_T1w", "sub-01"), "BIDS", "BIDS entity `sub`", {"T1w": 12, "T1w ce-gad": 12}, asks=("data.kinds",),
+    ),
+    "BIDS, one level down": Layout(
+        ("ds000001/sub-{n}/anat/sub-{n}_UNIT1.nii.gz",), 12, 12, ("sub-01_UNIT1", "sub-01"), "BIDS in ds000001",
+        "BIDS entity `sub`", {"UNIT1": 12},
+    ),
+    "BIDS, derivatives": Layout(
+        (
+            "derivatives/fmriprep/sub-{n}/anat/sub-{n}_desc-preproc_T1w.nii.gz",
+            "derivatives/fmriprep/sub-{n}/anat/sub-{n}_desc-brain_mask.nii.gz",
+            "derivatives/fmriprep/sub-{n}/anat/sub-{n}_label-GM_probseg.nii.gz",
+            "derivatives/fmriprep/sub-{n}/anat/sub-{n}_dseg.nii.gz",
+        ),
+        12, 12, ("sub-01_desc-preproc_T1w", "sub-01"), "BIDS", "BIDS entity `sub`", {"T1w desc-preproc": 12},
+        settings={"images": "in/derivatives/fmriprep"}, notes=("anat/*_dseg", "anat/*_mask", "anat/*_probseg"),
+    ),
+    "FreeSurfer": Layout(
+        tuple(f"bert{{n}}/mri/{name}.mgz" for name in ("orig", "T1", "norm", "aseg", "aparc+aseg", "wm", "ribbon")), 12,
+        12, ("bert01_T1", "bert01"), "FreeSurfer subjects", "folder", {"T1": 12, "orig": 12, "norm": 12}, labels=12,
+        settings={"labels": "in"}, notes=("norm", "orig"),
+    ),
+    "SynthSeg": Layout(
+        ("P{n}.nii.gz", "P{n}_synthseg.nii.gz"), 12, 12, ("P01", "P01"), "flat folder", "file name",
+        {"(no suffix)": 12}, labels=12, settings={"labels": "in"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_is_read_as_what_it_is(tmp_path: Path, layout: Layout) -> None:
+    _touch(tmp_path / "in", *(name.replace("{n}", f"{n + 1:02d}") for name in layout.files for n in TWELVE))
+    inventory = discover(DataConfig(**({"images": "in"} | layout.settings)), tmp_path)
+    assert inventory.refused == ()
+    assert [question.key for question in inventory.questions] == list(layout.asks)
+    assert (len(inventory.cases), len({case.subject for case in inventory.cases})) == (layout.scans, layout.subjects)
+    assert (inventory.cases[0].case, inventory.cases[0].subject) == layout.example
+    assert (inventory.layout, {rule.rule for rule in inventory.subject_rules}) == (layout.words, {layout.rule})
+    assert {kind.kind: kind.scans for kind in inventory.image_kinds} == layout.kinds
+    assert sum(case.label is not None for case in inventory.cases) == layout.labels
+    assert tuple(note.case for note in inventory.notes) == layout.notes
+
+
+def _read(root: Path, *names: str, **settings: Any) -> Inventory:
+    _touch(root / "in", *names)
+    return discover(DataConfig(**({"images": "in"} | settings)), root)
+
+
+def _subjects(inventory: Inventory) -> dict[str, str]:
+    return {case.case: case.subject for case in inventory.cases}
+
+
+# Who is a subject
+
+
+def test_a_name_that_would_make_all_scans_one_subject_is_asked_about(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"volunteer_v{n}.nii.gz" for n in TWELVE))
+    assert [question.key for question in inventory.questions] == ["data.subject"]
+    text = inventory.questions[0].text
+    assert "12 scans would be of one subject, 'volunteer', by the file name: volunteer_v0.nii.gz" in text
+    with pytest.raises(ConfigurationError, match=r"1 question must be answered.*\n  data\.subject: 12 scans"):
+        require_answers(inventory)
+    answered = _read(tmp_path, subject=r"_(?P<subject>v\d+)")
+    require_answers(answered)
+    assert len(set(_subjects(answered).values())) == 12
+
+
+def test_a_few_scans_of_one_subject_are_not_asked_about(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"P{n}_run-{run}.nii" for n in TWELVE for run in range(8)))
+    assert (len(set(_subjects(inventory).values())), inventory.questions) == (12, ())
+
+
+def test_a_scan_that_the_pattern_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "P1_T1.nii", "P2_T1.nii", "other.nii", subject="(?P<subject>P[0-9])")
+    assert _subjects(inventory) == {"P1_T1": "P1", "P2_T1": "P2"}
+    assert [refusal.case for refusal in inventory.refused] == ["other.nii"]
+    assert "data.subject" in inventory.refused[0].reason
+
+
+@pytest.mark.parametrize("pattern", ["(", "(P[0-9])", "(?P<person>P[0-9])"])
+def test_a_pattern_without_the_group_is_refused_when_the_study_is_read(pattern: str) -> None:
+    with pytest.raises(ValueError, match="subject must be a regular expression with a group named `subject`"):
+        DataConfig(images="in", subject=pattern)
+
+
+def test_two_names_of_one_person_are_joined(tmp_path: Path) -> None:
+    names = [f"P{n}.nii" for n in range(5)]
+    assert set(_subjects(_read(tmp_path, *names, same_subject=[["P1", "P3"], ["P3", "P4"]])).values()) == {
+        "P0", "P1", "P2",
+    }  # fmt: skip
+    (tmp_path / "same.csv").write_text("first,second\nP1,P3\nP0,P2\n")
+    assert set(_subjects(_read(tmp_path, same_subject="same.csv")).values()) == {"P0", "P1", "P4"}
+
+
+def test_a_joined_name_that_no_subject_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.same_subject: .*'patient_7' is none; did you mean patient_1"):
+        _read(tmp_path, "patient_1.nii", "q2.nii", same_subject=[["q2", "patient_7"]])
+
+
+def test_folders_that_could_be_persons_or_sites_are_asked_about(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "a/x1.nii", "a/y2.nii", "b/z3.nii", "b/u4.nii")
+    assert [question.key for question in inventory.questions] == ["data.subject"]
+    assert "4 scans lie in 2 folders under names that differ" in inventory.questions[0].text
+
+
+def test_folders_of_one_persons_sessions_are_one_subject(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"P{n}_ses-{ses}/T1.nii" for n in TWELVE for ses in (1, 2)))
+    assert len(set(_subjects(inventory).values())) == 12
+
+
+def test_a_table_knows_the_subject_by_the_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("participant_id\tage\nkim\t30\nlee\t40\n")
+    inventory = _read(tmp_path, "site/kim/x1.nii", "site/lee/x2.nii", participants="p.tsv")
+    assert {case.subject: case.covariates["age"] for case in inventory.cases} == {"kim": 30.0, "lee": 40.0}
+    assert inventory.subject_rules[0].examples == (("site/kim/x1.nii", "kim"), ("site/lee/x2.nii", "lee"))
+
+
+def test_a_joined_subject_keeps_the_row_of_each_name(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("participant_id\tage\nkim\t30\nlee\t40\n")
+    inventory = _read(tmp_path, "kim.nii", "lee.nii", participants="p.tsv", same_subject=[["kim", "lee"]])
+    assert [(case.subject, case.covariates["age"]) for case in inventory.cases] == [("kim", 30.0), ("kim", 40.0)]
+
+
+def test_a_table_of_images_may_name_one_file_name_many_times(tmp_path: Path) -> None:
+    names = [f"s{n}/{year}/T1.nii.gz" for n in TWELVE for year in (2019, 2021)]
+    _touch(tmp_path / "in", *names)
+    rows = [f"{name.split('/')[0]},{name}" for name in [*names, names[0]]]
+    (tmp_path / "in" / "scans.csv").write_text("\n".join(["subject,image", *rows]))
+    inventory = discover(DataConfig(images="in/scans.csv"), tmp_path)
+    assert (len(inventory.cases), len({case.subject for case in inventory.cases})) == (24, 12)
+    assert inventory.cases[0].case == "s0_2019_T1"
+    assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [(names[0], "is named twice")]
+
+
+# Kinds of image
+
+
+def test_several_kinds_that_were_chosen_become_a_condition(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "P1_T1.nii", "P1_T2.nii", "P2_t1.nii", "P2_PD.nii", kinds=["t1", "T2"])
+    assert {case.case: case.covariates for case in inventory.cases} == {
+        "P1_T1": {"kind": "T1"},
+        "P1_T2": {"kind": "T2"},
+        "P2_t1": {"kind": "T1"},
+    }
+    assert inventory.kinds == {"kind": "categorical"}
+    assert [note.case for note in inventory.notes] == ["PD"]
+
+
+def test_a_column_of_the_table_cannot_be_called_as_the_condition(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("participant_id\tkind\nP1\tx\nP2\ty\n")
+    files = "P1_T1.nii", "P2_T2.nii"
+    assert _read(tmp_path, *files, participants="p.tsv", kinds=["T1"]).kinds == {"kind": "categorical"}
+    with pytest.raises(ConfigurationError, match="condition `kind`, which is a column of the table already"):
+        _read(tmp_path, *files, participants="p.tsv", kinds=["T1", "T2"])
+
+
+def test_a_kind_that_no_scan_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.kinds: .*'flare' is none; did you mean flair\?"):
+        _read(tmp_path, "P1_flair.nii", "P2_T1.nii", kinds=["flare"])
+
+
+def test_the_counts_of_kinds_tell_scans_and_subjects(tmp_path: Path) -> None:
+    names = [f"sub-{n}/anat/sub-{n}_T2w.nii.gz" for n in TWELVE]
+    inventory = _read(tmp_path, *names, "sub-1/anat/sub-1_T1w.nii.gz")
+    assert "'T2w': 12 scans of 12 subjects; 'T1w': 1 scan of 1 subject" in inventory.questions[0].text
+
+
+def test_phase_images_are_used_only_by_name(tmp_path: Path) -> None:
+    names = [f"sub-{n}/anat/sub-{n}_part-{part}_T1w.nii.gz" for n in TWELVE for part in ("mag", "phase")]
+    assert {case.kind for case in _read(tmp_path, *names).cases} == {"T1w"}
+    assert {case.kind for case in _read(tmp_path, kinds=["T1w part-phase"]).cases} == {"T1w part-phase"}
+    for path in (tmp_path / "in").rglob("*mag*"):
+        path.unlink()
+    assert [question.key for question in _read(tmp_path).questions] == ["data.kinds"]
+
+
+# nnU-Net and the Decathlon
+
+
+def _description(root: Path, **content: Any) -> None:
+    (root / "in").mkdir(exist_ok=True)
+    (root / "in" / "dataset.json").write_text(json.dumps(content))
+
+
+def test_a_channel_is_chosen_by_its_number_or_name(tmp_path: Path) -> None:
+    names = [f"imagesTr/x_{n}_000{channel}.nii.gz" for n in TWELVE for channel in (0, 1)]
+    _description(tmp_path, channel_names={"0": "T1", "1": "FLAIR"})
+    for channel in (1, "1", "flair"):
+        assert {case.kind for case in _read(tmp_path, *names, channel=channel).cases} == {"FLAIR"}
+    with pytest.raises(ConfigurationError, match=r"data\.channel: .*is 'FLARE'; did you mean FLAIR"):
+        _read(tmp_path, channel="FLARE")
+    with pytest.raises(ConfigurationError, match=r"data\.channel: .*is 7"):
+        _read(tmp_path, channel=7)
+
+
+def test_a_channel_is_no_setting_for_other_layouts(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"data\.channel: is for nnU-Net and Decathlon data sets, .*flat folder"
+    ):
+        _read(tmp_path, "P1.nii", channel=0)
+
+
+def test_numbers_that_are_no_channels_are_subjects(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"hippocampus_{n:04d}.nii.gz" for n in range(26)))
+    assert (inventory.layout, len(set(_subjects(inventory).values()))) == ("flat folder", 26)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        ({"background": 0, "liver": 1, "left kidney": 2}, {"liver": [1], "left_kidney": [2]}),
+        ({"background": 0, "edema": [1], "core": [2, 3], "ignore": 4}, {"edema": [1], "core": [2, 3]}),
+        ({"0": "background", "1": "liver", "2": "cancer"}, {"liver": [1], "cancer": [2]}),
+        ({"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3]}, {}),
+        ({"background": 0, "肝": 1}, {"label_1": [1]}),
+    ],
+)
+def test_label_names_of_dataset_json_are_groups(tmp_path: Path, labels: Any, groups: Any) -> None:
+    _description(tmp_path, labels=labels)
+    inventory = _read(tmp_path, "imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", "imagesTr/y_0000.nii.gz")
+    assert inventory.label_groups == groups
+    assert [note.case for note in inventory.notes] == ([] if groups else ["dataset.json"])
+    assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [("y", "has no label map")]
+
+
+def test_an_image_of_several_channels_gives_the_one_that_was_chosen(tmp_path: Path, save: Made, head: Made) -> None:
+    image, label = head(0)
+    for n in range(3):
+        save(tmp_path / "in" / "imagesTr" / f"B_{n}.nii.gz", np.stack([image, image + 100], axis=-1))
+        save(tmp_path / "in" / "labelsTr" / f"B_{n}.nii.gz", label)
+    _description(tmp_path, tensorImageSize="4D", modality={"0": "T1w", "1": "FLAIR"})
+    assert [question.key for question in _read(tmp_path).questions] == ["data.channel"]
+    cases = _read(tmp_path, channel="FLAIR").cases
+    assert [(case.case, case.kind) for case in cases] == [(f"B_{n}", "FLAIR") for n in range(3)]
+    volume = load_image(cases[0])
+    np.testing.assert_array_equal(volume.array, image + 100)
+    assert load_label(cases[0], volume).max() == 2
+
+
+# Label maps
+
+
+def test_two_label_maps_of_absent_images_are_no_ones(tmp_path: Path) -> None:
+    _touch(tmp_path / "labels", "P1_seg.nii", "P2_1_seg.nii", "P2_2_old.nii")
+    inventory = _read(tmp_path, "P1.nii", "P2.nii", labels="labels")
+    assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [("P2", "has no label map")]
+    assert {note.case for note in inventory.notes} == {"P2_1_seg.nii", "P2_2_old.nii"}
+
+
+def test_a_label_map_of_another_session_is_not_taken(tmp_path: Path) -> None:
+    _touch(tmp_path / "labels", "P1_ses-1_T1_seg.nii", "P1_ses-3_T1_seg.nii", "P2_ses-2_T1_seg.nii")
+    inventory = _read(tmp_path, "P1_ses-2_T1.nii", "P2_ses-2_T1.nii", labels="labels")
+    assert [case.case for case in inventory.cases] == ["P2_ses-2_T1"]
+    assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [("P1_ses-2_T1", "has no label map")]
+
+
+def test_label_maps_in_folders_of_subjects_are_found(tmp_path: Path) -> None:
+    _touch(tmp_path / "labels", *(f"P{n}/2019/seg.nii" for n in TWELVE))
+    inventory = _read(tmp_path, *(f"P{n}/2019/T1.nii" for n in TWELVE), labels="labels")
+    assert all(case.label and case.label.parts[-3] == case.subject for case in inventory.cases)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["P1_seg", "P1_label", "P1_labels", "P1_mask", "P1_dseg", "P1-seg", "P1_gt", "segmentation_P1", "aparc+aseg",
+     "P1_brainmask", "P1_T1_seg_v2", "masks/P1", "labelsTr/P1", "P1/segmentations/liver"],
+)  # fmt: skip
+def test_a_label_map_is_never_a_scan(tmp_path: Path, name: str) -> None:
+    inventory = _read(tmp_path, "P1_T1.nii.gz", f"{name}.nii.gz")
+    assert [case.case for case in inventory.cases] == ["P1_T1"]
+    assert f"1 file is named as a label map and left out ({name}.nii.gz)" in inventory.notes[0].reason
+
+
+def test_a_volume_of_freesurfer_is_read(tmp_path: Path, head: Made) -> None:
+    image, label = head(0)
+    for name, array in (("T1", image.clip(0, 255).astype(np.uint8)), ("aseg", label.astype(np.int32))):
+        path = tmp_path / "in" / "bert" / "mri" / f"{name}.mgz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.MGHImage(array, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    case = discover(DataConfig(images="in", labels="in"), tmp_path).cases[0]
+    volume = load_image(case)
+    assert (volume.array.shape, volume.spacing_mm) == (image.shape, (2.0, 2.0, 2.0))
+    np.testing.assert_array_equal(load_label(case, volume), label)
+
+
+# Links, other files, and nothing at all
+
+
+def _links(root: Path, count: int, target: str) -> None:
+    (root / "in").mkdir(exist_ok=True)
+    for n in range(count):
+        (root / "in" / f"P{n}.nii").symlink_to(target.format(n))
+
+
+def test_links_out_of_the_folder_are_used_only_if_a_person_says_so(tmp_path: Path) -> None:
+    share = _touch(tmp_path / "share", *(f"P{n}.nii" for n in TWELVE))
+    _links(tmp_path, 12, f"{share}/P{{}}.nii")
+    with pytest.raises(DataRefused, match=r"12 links lead out of the folder \(set data\.follow_links: true\)"):
+        _read(tmp_path)
+    assert len(_read(tmp_path, follow_links=True).cases) == 12
+
+
+def test_content_that_was_not_fetched_is_called_so(tmp_path: Path) -> None:
+    _links(tmp_path, 1, "../.git/annex/objects/P{}")
+    with pytest.raises(DataRefused, match=r"1 file was not fetched \(git-annex, DataLad: run `datalad get`\)"):
+        _read(tmp_path, follow_links=True)
+
+
+def test_folders_linked_in_a_circle_end(tmp_path: Path) -> None:
+    _touch(tmp_path / "in", "a/P1.nii")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    assert len(_read(tmp_path, follow_links=True).cases) == 1
+
+
+def test_a_whole_refusal_is_short_whatever_it_counts(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused) as caught:
+        _read(tmp_path, *(f"slide_{n}.png" for n in range(300)), "notes.docx")
+    assert str(caught.value).endswith("BIDS anat images; found 301 other files")
+
+
+def test_many_files_without_use_are_counted_and_few_are_named(tmp_path: Path) -> None:
+    few = _read(tmp_path, "P1.nii", "a.png", "b.png")
+    assert [refusal.case for refusal in few.refused] == ["a.png", "b.png"]
+    many = _read(tmp_path, *(f"{n}.png" for n in range(300)))
+    assert [(refusal.case, refusal.reason) for refusal in many.refused] == [
+        ("*.png", "302 files are no image that can be read"),
+    ]
+
+
+def test_a_study_whose_images_are_all_refused_is_still_listed(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    inventory = _read(tmp_path, *(f"P{n}.nii" for n in TWELVE), labels="labels")
+    assert (len(inventory.cases), len(inventory.refused)) == (0, 12)
