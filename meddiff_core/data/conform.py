@@ -88,7 +88,7 @@ def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int,
     return step
 
 
-def _snapped(origin: NDArray[np.floating[Any]], axes: Matrix) -> NDArray[np.floating[Any]]:
+def _snapped(origin: NDArray[np.floating[Any]], axes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Onto a voxel along each axis that keeps its spacing: half a voxel aside would blur it for nothing."""
     kept = np.isclose(np.abs(axes).sum(axis=1), 1) & np.isclose(np.abs(axes).max(axis=1), 1)
     return np.where(kept, np.floor(np.round(origin, 6)), origin)
