@@ -29,8 +29,10 @@ LEAST_BORDER = 0.05
 MOST_UNEVEN = 0.2
 """Air's standard deviation by its median deviation, as a share of its distance to tissue. The darker half of a ramp
 has 0.37, that of one Gaussian about as much, air in a noisy MR 0.15."""
-MOST_BRIGHT = 0.25
-"""Air's median above the darkest voxels, as a share of tissue's."""
+MOST_BRIGHT = 0.2
+"""Air's median above black, as a share of tissue's."""
+ALL_AROUND = 0.5
+"""Share of the border that air must hold where it is not black."""
 MAD_TO_STD = 1.4826
 """Of a Gaussian."""
 MOST_VOXELS = 6_000_000
@@ -98,20 +100,19 @@ def _air_ct(array: FloatArray, padding: Mask) -> Mask:
 def _air_mr(array: FloatArray, padding: Mask) -> Mask:
     """Dark and even voxels that hold a part of the border, where the scan has such; else none."""
     none, values = np.zeros_like(padding), array[~padding]
-    if values.size == 0:
+    if values.size == 0 or values.min() == values.max():
         return none
     floor, top = (float(value) for value in np.percentile(values, ROBUST))
-    if floor == top:
-        return none
     split = split_values(np.clip(values, floor, top))
-    darkest = min(floor, float(array[padding][0])) if padding.any() else floor
     if split.spread > MOST_UNEVEN * (split.bright - split.dark):
         return none
-    if split.dark - darkest > MOST_BRIGHT * (split.bright - darkest):
-        return none
-    edge = _faces(array.shape) & ~padding | (ndimage.binary_dilation(padding) & ~padding)
+    edge = (_faces(array.shape) | ndimage.binary_dilation(padding)) & ~padding
     air = _reached((array < split.threshold) | padding, _faces(array.shape) | padding)
-    return air if (air & edge).sum() >= LEAST_BORDER * edge.sum() else none
+    share = (air & edge).sum() / max(edge.sum(), 1)
+    # Fluid at the border of a crop is even as well, but not black; air above an offset is not black, but all around.
+    black = min(0.0, floor) if not padding.any() else min(floor, float(array[padding][0]))
+    least = LEAST_BORDER if split.brightness(black) <= MOST_BRIGHT else ALL_AROUND
+    return air if share >= least and split.brightness(floor) <= MOST_BRIGHT else none
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ class Split:
     """Mean of the brighter part."""
     spread: float
     """Standard deviation of the darker part, by its median deviation."""
+
+    def brightness(self, black: float) -> float:
+        """Of the darker part above black, as a share of the brighter one's."""
+        return (self.dark - black) / (self.bright - black)
 
     @property
     def threshold(self) -> float:

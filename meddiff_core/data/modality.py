@@ -16,6 +16,10 @@ LEAST_SHARE = 0.005
 """Of the voxels that make a peak."""
 DARKEST_HU = -4096.0
 """Below any padding that CT scanners write."""
+BRIGHTEST_HU = 4000.0
+"""Above bone and what 12 bits hold; metal in few voxels."""
+MUCH = 0.2
+"""Share of the voxels that no undershoot has."""
 CLIPPED_HU = (-1100.0, -40.0)
 """Where the lower end of a window in Hounsfield units lies."""
 SOFT_TISSUE_HU = (-200.0, 300.0)
@@ -42,8 +46,9 @@ def _has_air(array: FloatArray) -> bool:
     air, lung = _share(array, -1100, -900), _share(array, -900, -500)
     if array.min() < DARKEST_HU:
         return False
-    is_air = air >= LEAST_SHARE and air > _share(array, -500, -300)
-    return is_air or (lung >= 0.3 and lung > 2 * _share(array, -300, -100))
+    least = LEAST_SHARE if np.percentile(array, 99.9) <= BRIGHTEST_HU else MUCH
+    is_air = air >= least and air > 2 * _share(array, -500, -300)
+    return is_air or (lung >= MUCH and lung > 2 * _share(array, -300, -100))
 
 
 def _is_clipped(array: FloatArray) -> bool:

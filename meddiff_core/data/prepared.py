@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
 from meddiff_core.data.conform import Conformed, Loaded, conform_scan, group_labels, load_case
-from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint
+from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
 from meddiff_core.data.losses import Loss, loss_of
-from meddiff_core.errors import CaseRefused
+from meddiff_core.errors import CaseRefused, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, LabelArray, Mapper, Progress, Refusal
 
@@ -86,7 +86,7 @@ def look_at_conforming(
     """Conform up to two dozen of the given cases, which must not be of the holdout, and draw a dozen.
 
     Raises:
-        CaseRefused: none of them can be conformed.
+        DataRefused: none of them can be conformed.
     """
     jobs = choose_cases(cases, fingerprint, seed)
     pairs: dict[int, Pair] = {}
@@ -98,12 +98,16 @@ def look_at_conforming(
             refused.append(result)
         yield Progress("look at scans", len(pairs) + len(refused), len(jobs))
     if not pairs:
-        raise CaseRefused(refused[0].case, refused[0].reason)
-    found = sorted((pairs[position] for position in sorted(pairs)), key=lambda pair: -pair.loss.worst)
-    drawn = (
-        found[:WORST_DRAWN] + found[WORST_DRAWN:][:: max(1, (len(found) - WORST_DRAWN) // (MOST_DRAWN - WORST_DRAWN))]
-    )
-    return Look(tuple(pair.loss for pair in found), draw_prepared(drawn[:MOST_DRAWN]))
+        raise DataRefused(f"none of {len(jobs)} scans looked at can be conformed; {all_refused(refused)}")
+    found = sorted(pairs.values(), key=lambda pair: (-pair.loss.worst, pair.case))
+    return Look(tuple(pair.loss for pair in found), draw_prepared(_drawn(found)))
+
+
+def _drawn(found: Sequence[Pair]) -> list[Pair]:
+    """The worst, and others from all the rest."""
+    worst, others = list(found[:WORST_DRAWN]), found[WORST_DRAWN:]
+    places = np.unique(np.linspace(0, len(others) - 1, MOST_DRAWN - WORST_DRAWN).round().astype(int))
+    return worst + [others[place] for place in places if others]
 
 
 def choose_cases(
@@ -244,7 +248,7 @@ def _draw_frame(axes: Axes, view: View, across: int, up: int, width: float) -> N
     low, high = (np.sort(view.frame, axis=0)[:, [across, up]] + 0.5) * sides
     left, right = width - high[0], width - low[0]
     axes.add_patch(Rectangle((left, low[1]), *(high - low), fill=False, edgecolor=FRAME, linewidth=0.6))
-    (x0, x1), (y0, y1), slack = axes.get_xlim(), axes.get_ylim(), 0.5 * float(sides.max())
+    (x0, x1), (y0, y1), slack = axes.get_xlim(), axes.get_ylim(), 0.02 * float((high - low).max())
     axes.set(
         xlim=(min(x0, left - slack), max(x1, right + slack)), ylim=(min(y0, low[1] - slack), max(y1, high[1] + slack))
     )
