@@ -658,7 +658,7 @@ def _described(text: str, **values: Any) -> Change:
 
 def _kinds(root: Path, *changes: Change) -> list[str]:
     for number, change in enumerate(changes):
-        _write(root / f"{number:02d}", change, series=f"1.2.{number + 1}", patient=f"P{number}")
+        _write(root / f"{number:02d}", change, series=f"1.2.{number + 1}", patient=f"PAT{number}")
     return [series.kind for series in _index(root).series]
 
 
@@ -689,7 +689,7 @@ def test_contrasts_and_fields_of_view_are_told_apart(tmp_path: Path, one: Any, o
     ("one", "other"),
     [
         ({"text": "T1 mprage 3"}, {"text": "t1_MPRAGE-12"}),
-        ({"text": "t1 P0"}, {"text": "t1 P1"}),
+        ({"text": "t1 PAT0"}, {"text": "t1 pat1"}),
         ({"text": "t1 20190203"}, {"text": "t1 2021-04-30"}),
         ({"text": "t1 pat50772"}, {"text": "t1"}),
         (

@@ -26,6 +26,7 @@ ECHO_RATIO = 1.05
 SAME_COSINES = 2e-3
 NOT_SCANS = ("LOCALIZER", "SCOUT", "SCREEN SAVE", "SCREENSAVE", "DOSE_INFO", "DOSE INFO", "MOSAIC")
 LOCALISER_PLANES = 3
+DIRECTORY = "Media Storage Directory Storage"
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _read(files: Sequence[Path], found: Findings) -> tuple[list[Header], list[Pa
     for path in sorted(files):
         try:
             header = read_header(path)
-            if not header.sop_class:
-                raise EOFError("no SOP class")
+            if not (header.instance or header.series or header.sop_class == DIRECTORY):
+                raise EOFError("ends before its UIDs")
             headers.append(header)
         except Exception as error:  # pydicom raises many kinds; their texts may hold what the header says of a person
             damaged.append(path)
@@ -287,9 +288,7 @@ def _volumes(series: Sequence[Header], found: Findings) -> list[Part]:
     alike = _grouped(series, lambda header: (header.rows, header.columns, type_words(header)))
     planes = [plane for group in alike for plane in _by_plane(group)]
     if len(planes) >= LOCALISER_PLANES and len({_turned(plane[0]) for plane in planes}) >= LOCALISER_PLANES:
-        found.note(
-            series, f"{_files(len(series))} left out: {len(planes)} orientations in one series, as of a localiser"
-        )
+        found.note(series, f"{_files(len(series))} left out: {len(planes)} orientations, as of a localiser")
         return []
     return [part for plane in planes for echo in _by_echo(plane) for part in _apart(echo, found)]
 
