@@ -77,18 +77,18 @@ def conform_scan(scan: Loaded, found: CaseFingerprint, contract: Contract) -> Co
     return Conformed(contract.intensity.store(resampled), groups, volume.affine @ step)
 
 
-def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int, int]) -> Matrix:
+def grid_step(affine: Matrix, spacing_mm: tuple[float, float, float], box: Box, size: tuple[int, int, int]) -> Matrix:
     """(4, 4) from a voxel of the grid to a voxel of the scan: axes of the scan made orthogonal, box in the middle."""
     rotation = polar(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))[0]
-    axes = np.round(np.linalg.solve(affine[:3, :3], rotation * spacing_mm), 6) + 0.0  # no -0
-    centre = np.array([(start + stop - 1) / 2 for start, stop in box])
+    axes = np.round(np.linalg.solve(affine[:3, :3], rotation * np.array(spacing_mm)), 6) + 0.0  # no -0
+    centre = np.array([(start + stop - 1) / 2 for start, stop in box], np.float64)
     step = np.eye(4)
     step[:3, :3] = axes
     step[:3, 3] = _snapped(centre - axes @ ((np.array(size) - 1) / 2), axes)
     return step
 
 
-def _snapped(origin: NDArray[np.floating[Any]], axes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _snapped(origin: NDArray[Any], axes: NDArray[Any]) -> NDArray[Any]:
     """Onto a voxel along each axis that keeps its spacing: half a voxel aside would blur it for nothing."""
     kept = np.isclose(np.abs(axes).sum(axis=1), 1) & np.isclose(np.abs(axes).max(axis=1), 1)
     return np.where(kept, np.floor(np.round(origin, 6)), origin)
