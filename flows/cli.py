@@ -39,19 +39,27 @@ def init(
     images: Annotated[Path, typer.Option(help="Folder of scans, or a table with subject and image.")],
     labels: Annotated[Path | None, typer.Option(help="Folder of label maps.")] = None,
     participants: Annotated[Path | None, typer.Option(help="Table of covariates.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="YAML file of label groups, name to list of values.")] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="YAML file of label groups, name to list of values; or `freesurfer`.")
+    ] = None,
     volume: Annotated[
         list[str] | None, typer.Option(help="Label group whose volume becomes a condition; may be repeated.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Volumes that the cohort shall have.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(min=0.1, help="Time for both trainings.")] = None,
     preset: Annotated[str | None, typer.Option(help="Gates: strict, research or trial.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Keep only what lies inside: none, label or brain.")] = None,
 ) -> None:
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
+    from tasks.inventory import describe_inventory
 
-    path = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset).path
-    print(f"study   {path}\nnext    meddiff plan {path}")
+    new = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask)
+    print("\n".join(describe_inventory(new.inventory)))
+    for question in new.inventory.questions:
+        print(f"\nopen    {question.key}: {question.text}")
+    following = "answer in" if new.inventory.questions else "meddiff plan"
+    print(f"\nstudy   {new.path}\nnext    {following} {new.path}")
 
 
 @app.command()

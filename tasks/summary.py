@@ -1,12 +1,17 @@
 """What the command says at its end: where things are, how they stand, what to do next."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from meddiff_core.contract import Contract, spacing_text
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.errors import MeddiffError
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.workspace import CHAIN, State, Workspace
+from tasks.inventory import describe_inventory, read_inventory
 
+PREPARED = "figures/prepared.png"
+"""Scans as they came beside what the networks will see."""
 PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
 """What a person may want to open after a run."""
 
@@ -50,23 +55,55 @@ def _release_line(workspace: Workspace) -> str:
 
 
 def describe_plan(study: Path) -> str:
-    """The decisions and why, what was refused, and what comes next."""
+    """Who and what goes into the study, every decision with its value and its reason, and what comes next."""
     workspace = Workspace.open(study)
     made = load_plan(workspace.path("plan"))
-    record = workspace.ledger.read("fingerprint")
-    counts = record.summary if record else {}
-    lines = [f"{name:<21} {reason}" for name, reason in made.reasons.items()]
+    records = {name: record.summary for name, record in workspace.records().items()}
+    counts, sides = records.get("fingerprint", {}), records.get("split", {})
+    places = {"picture": workspace.folder / PREPARED, "refused": workspace.folder / "refused.csv"}
     return "\n".join(
         [
-            *lines,
-            f"{'estimate':<21} {_estimate(made)}",
-            f"{'cases':<21} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
+            *describe_inventory(read_inventory(workspace)),
+            f"{'measured':<11} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
             f"{counts.get('notes', 0)} notes (fingerprint.json)",
+            f"{'split':<11} {_figures(sides)} subjects (split.json)",
             "",
+            *describe_contract(made.contract, made.reasons),
+            *_lines(_trainings(made), made.reasons),
+            f"{'estimate':<21} {_estimate(made)}",
+            "",
+            *(f"{name:<8}{path}" for name, path in places.items() if path.exists()),
             f"plan    {workspace.path('plan')} (edit it before training if you know better)",
             f"next    meddiff run {study}",
         ]
     )
+
+
+def describe_contract(contract: Contract, reasons: Mapping[str, str]) -> list[str]:
+    """What was decided of grid, intensities, labels and conditions: name, value and reason, a line each."""
+    mapping = contract.intensity
+    scale = "percentiles " + " to ".join(f"{end:g}" for end in mapping.percentiles) if mapping.percentiles else "HU"
+    values = {
+        "spacing_mm": spacing_text(contract.spacing_mm),
+        "size": " x ".join(map(str, contract.size)),
+        "intensity": f"{mapping.modality}, {scale}, {mapping.storage}",
+        "mask": contract.mask,
+        "labels": ", ".join(contract.labels) or "none",
+        "conditions": ", ".join(spec.name for spec in contract.conditions) or "none",
+    }
+    dropped = {name: "dropped" for name in reasons if name.startswith("conditions.")}
+    return _lines(values | dropped, reasons)
+
+
+def _trainings(plan: Plan) -> dict[str, str]:
+    parts = {"autoencoder_training": plan.autoencoder_training, "denoiser_training": plan.denoiser_training}
+    return {name: f"{part.steps} steps of {part.batch}" for name, part in parts.items()} | {
+        "augmentations": ", ".join(plan.augmentations) or "none"
+    }
+
+
+def _lines(values: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
+    return [f"{name:<21} {value}. {reasons.get(name, '')}".rstrip() for name, value in values.items()]
 
 
 def _estimate(plan: Plan) -> str:

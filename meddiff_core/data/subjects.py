@@ -206,7 +206,7 @@ def join_subjects(found: Sequence[Found], same: list[list[str]] | str | None, ba
     """
     known = {str(image.subject) for image in found}
     persons: dict[str, str] = {}
-    for names in _same(same, base, known):
+    for names in names_of_one_person(same, base, known):
         for name in names:
             if name not in known:
                 advice = advise(name, sorted(known), "subjects")
@@ -225,7 +225,8 @@ def _join(persons: dict[str, str], names: Sequence[str]) -> None:
         persons[name] = first
 
 
-def _same(same: list[list[str]] | str | None, base: Path, known: set[str]) -> list[list[str]]:
+def names_of_one_person(same: list[list[str]] | str | None, base: Path, known: set[str]) -> list[list[str]]:
+    """The lists of `data.same_subject`; the head of a table is a list only if it holds a known subject."""
     if not isinstance(same, str):
         return [[plain(name) for name in names] for names in same or [] if names]
     table = read_table(base / same, "data.same_subject")
