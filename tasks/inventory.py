@@ -6,6 +6,7 @@ from meddiff_core.artefacts import write_bytes
 from meddiff_core.data.dataset import write_refusals
 from meddiff_core.data.fingerprint import all_refused
 from meddiff_core.data.ingest import Inventory, discover, require_answers
+from meddiff_core.data.kinds import UNNAMED
 from meddiff_core.data.subjects import SubjectRule
 from meddiff_core.errors import DataRefused
 from meddiff_core.workspace import Workspace
@@ -61,6 +62,8 @@ def _rule(rule: SubjectRule) -> str:
 
 
 def _kinds(inventory: Inventory) -> str:
+    if [kind.kind for kind in inventory.image_kinds] == [UNNAMED]:
+        return "one, which no name tells"
     parts = [f"{kind.kind} ({kind.scans}{'' if kind.used else ', left out'})" for kind in inventory.image_kinds]
     return ", ".join(parts) or "none"
 

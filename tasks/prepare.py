@@ -17,6 +17,7 @@ from meddiff_core.data.split import Split, assign_sides, read_split, stratifying
 from meddiff_core.data.split_limits import require_usable_sides
 from meddiff_core.data.subjects import names_of_one_person
 from meddiff_core.diffusion.sizing import infer_plan
+from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
 from meddiff_core.workspace import Workspace
 from tasks.caching import task
@@ -52,12 +53,15 @@ def split_subjects(folder: Path, *, key: str) -> dict[str, Any]:
     workspace = Workspace.open(folder)
     study, fingerprint, previous = workspace.study, _read_fingerprint(workspace), _previous_split(workspace)
     subjects = stratifying_covariates(fingerprint)
-    split = assign_sides(
-        previous, subjects, study.split, study.seed, names_of_one_person(study.data.same_subject, folder, set(subjects))
-    )
-    require_usable_sides(split, [case.subject for case in fingerprint.cases], study.split, first=previous is None)
-    write_json(workspace.path("split"), split)
+    same = names_of_one_person(study.data.same_subject, folder, set(subjects))
+    split = assign_sides(previous, subjects, study.split, study.seed, same)
     _tell_near_duplicates(workspace, fingerprint, split)
+    try:
+        require_usable_sides(split, [case.subject for case in fingerprint.cases], study.split, first=previous is None)
+    except ConfigurationError:
+        _show_decisions(workspace, training_part(fingerprint, split), choose_device(study.runtime.device))
+        raise
+    write_json(workspace.path("split"), split)
     return {"digest": split.digest(), "summary": split.sizes(list(subjects))}
 
 
@@ -93,10 +97,7 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     study, fingerprint = workspace.study, _read_fingerprint(workspace)
     device = choose_device(study.runtime.device)
     train = training_part(fingerprint, read_split(workspace.path("split")))
-    contract, reasons = infer_contract(train, study, device)
-    for line in describe_contract(contract, reasons):
-        say(line)
-    _look(workspace, train, contract)
+    contract, reasons = _show_decisions(workspace, train, device)
     say("measuring the speed of both trainings on this machine")
     plan = infer_plan(contract, reasons, study, len(train.cases), device)
     write_json(workspace.path("plan"), plan)
@@ -106,9 +107,12 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     return {"digest": workspace.plan_digest(), "summary": summary}
 
 
-def _look(workspace: Workspace, train: Fingerprint, contract: Contract) -> None:
-    """Draw some training scans before and after, and say what conforming loses."""
+def _show_decisions(workspace: Workspace, train: Fingerprint, device: str) -> tuple[Contract, dict[str, str]]:
+    """The contract, said and drawn: some training scans before and after, and what conforming loses of them."""
     study, folder = workspace.study, workspace.folder
+    contract, reasons = infer_contract(train, study, device)
+    for line in describe_contract(contract, reasons):
+        say(line)
     known = {found.case for found in train.cases}
     cases = [case for case in read_inventory(workspace).cases if case.case in known]
     with open_mapper(study.runtime, folder) as mapper:
@@ -117,6 +121,7 @@ def _look(workspace: Workspace, train: Fingerprint, contract: Contract) -> None:
     for line in summarise_losses(look.losses):
         say(line)
     say(f"scans as they came beside what the networks will see: {folder / PREPARED}")
+    return contract, reasons
 
 
 @task()

@@ -9,7 +9,6 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.data.ingest import discover
 from meddiff_core.diffusion.choice import read_choice
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
@@ -28,6 +27,7 @@ from tasks.audit import read_audit
 from tasks.caching import task
 from tasks.device import choose_device
 from tasks.generate import design_of
+from tasks.inventory import read_inventory
 from tasks.progress import say, show
 from tasks.screen import most_candidates
 from tasks.tracking import installed_versions, log_file
@@ -149,6 +149,6 @@ def _shortfall(
 
 def _secrets(workspace: Workspace) -> list[str]:
     """Whatever names a real subject or file: none of it may occur in a release."""
-    cases = discover(workspace.study.data, workspace.folder).cases
+    cases = read_inventory(workspace).cases
     names = {name for case in cases for name in (case.case, case.subject, case.image.name, str(case.image))}
     return sorted(names | {str(workspace.folder)})

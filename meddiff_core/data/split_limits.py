@@ -44,8 +44,8 @@ def require_usable_sides(split: Split, scans: Sequence[str], config: SplitConfig
         found += f" ({_listed(volumes)} of {len(scans)} scans)"
     advice = _other_shares(config, len(people), needed) if first else _more_or_anew(subjects, needed)
     raise ConfigurationError(
-        f"split: training and audit need at least {_listed(FEWEST_VOLUMES)} scans of "
-        f"{_listed(FEWEST_SUBJECTS)} subjects to train, validate and hold out, there are {found}; {advice}"
+        f"split: at least {_listed(FEWEST_VOLUMES)} scans of {_listed(FEWEST_SUBJECTS)} subjects must train / validate "
+        f"/ be held out, there are {found}; {advice}"
     )
 
 
