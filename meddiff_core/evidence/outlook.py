@@ -12,12 +12,12 @@ from math import ceil, sqrt
 import numpy as np
 from scipy import stats
 
-from meddiff_core.evidence.gates import ONLY_IF_MEASURED, apply_gates, gates_in_force, metric_of
+from meddiff_core.evidence.gates import ONLY_IF_MEASURED, gates_in_force, metric_of, passes_gate
 from meddiff_core.evidence.intervals import Estimate, from_count
 from meddiff_core.evidence.privacy.copies import ALPHA, expected_share
 from meddiff_core.evidence.privacy.copy_evidence import MOST_PLANTED
 from meddiff_core.evidence.privacy.membership import FALSE_POSITIVES, MOST, TRAIN_PER_HOLDOUT, auc_interval
-from meddiff_core.evidence.privacy.oracle import TOLERATED, chance_of_blocking, holdout_needed
+from meddiff_core.evidence.privacy.oracle import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
 from meddiff_core.evidence.privacy.planting import DISGUISES
 from meddiff_core.evidence.privacy.power import copy_gate
 from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
@@ -30,7 +30,7 @@ FAITHFUL = 0.8
 """Correlation of requested and measured in a cohort that follows its conditions well."""
 HOPELESS = 0.5
 """Share of good cohorts held back above which, or of bad ones below which, a gate decides nothing."""
-MOST_SUBJECTS = 1000
+MOST_SUBJECTS = MOST_HOLDOUT
 """Up to which the number that would do is sought."""
 GRID = np.linspace(0, 1, 401)
 """Values at which a gate on an area or a correlation is asked."""
@@ -51,7 +51,7 @@ class GateOutlook:
     """Chance that it holds back a cohort without fault."""
     needed: int | None
     """Of `waits_for`, so many that at most 5% of good cohorts are held back; None where it is so already, or where
-    not even 1000 would do."""
+    not even 999 would do."""
     waits_for: str
     """`train`, `holdout` or `synthetic`."""
     reason: str
@@ -174,8 +174,7 @@ def _drawing(audit: AuditConfig) -> Drawing:
 
 def _passes(name: str, found: Estimate, audit: AuditConfig) -> bool:
     """What the gate itself says of an estimate."""
-    results = apply_gates([metric_of(name, found, "", "")], audit)
-    return next(result.passed for result in results if result.metric == name)
+    return passes_gate(metric_of(name, found, "", ""), audit)
 
 
 def _limit(name: str, audit: AuditConfig) -> float:

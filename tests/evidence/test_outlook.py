@@ -58,9 +58,9 @@ def metric_estimate(metric):
 
 def test_false_alarms_of_the_membership_gate_are_those_of_scores_that_tell_nothing() -> None:
     rng, members = np.random.default_rng(0), np.arange(36 + 18) < 36
-    areas = [area(rng.random(54), members) for _ in range(1000)]
+    areas = [area(rng.random(54), members) for _ in range(200)]
     share = np.mean([blocked("membership_auc:denoiser", auc_interval(auc, 36, 18, 0.95)) for auc in areas])
-    assert outlook()["membership_auc:*"].false_alarm == pytest.approx(share, abs=0.03)
+    assert outlook()["membership_auc:*"].false_alarm == pytest.approx(share, abs=0.05)
 
 
 def test_false_alarms_of_the_rate_of_members_found_are_those_of_scores_that_tell_nothing() -> None:
