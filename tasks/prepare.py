@@ -8,7 +8,7 @@ from meddiff_core.data.contract_inference import infer_contract, training_part
 from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import discover
-from meddiff_core.data.split import Split, assign_sides, read_split, stratifying_covariates
+from meddiff_core.data.split import Split, assign_sides, names_of_one_person, read_split, stratifying_covariates
 from meddiff_core.data.split_limits import require_usable_sides
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.models.plan import load_plan
@@ -44,7 +44,8 @@ def split_subjects(folder: Path, *, key: str) -> dict[str, Any]:
     workspace = Workspace.open(folder)
     study, fingerprint, previous = workspace.study, _read_fingerprint(workspace), _previous_split(workspace)
     subjects = stratifying_covariates(fingerprint)
-    split = assign_sides(previous, subjects, study.split, study.seed, _names_of_one_person(workspace))
+    same_subject = names_of_one_person(study.data.same_subject, folder)
+    split = assign_sides(previous, subjects, study.split, study.seed, same_subject)
     require_usable_sides(split, [case.subject for case in fingerprint.cases], study.split, first=previous is None)
     write_json(workspace.path("split"), split)
     return {"digest": split.digest(), "summary": split.sizes(list(subjects))}
@@ -59,11 +60,6 @@ def _previous_split(workspace: Workspace) -> Split | None:
     if not sides:
         return None
     return Split(sides=sides, train=study.split.train, validation=study.split.validation, seed=study.seed)
-
-
-def _names_of_one_person(workspace: Workspace) -> list[list[str]]:
-    given = workspace.study.data.same_subject
-    return given if isinstance(given, list) else []
 
 
 @task()

@@ -17,6 +17,7 @@ import numpy as np
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Condition, ConditionValue, Frozen
 from meddiff_core.data.fingerprint import Fingerprint
+from meddiff_core.data.tables import read_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import SplitConfig
 
@@ -61,6 +62,15 @@ def read_split(path: Path) -> Split:
             f"{path.name} must say on which side each subject is, it cannot be read: "
             f"{str(error).splitlines()[0]}; restore it, or delete it to split all subjects anew"
         ) from error
+
+
+def names_of_one_person(same_subject: list[list[str]] | str | None, base: Path) -> list[list[str]]:
+    """What `data.same_subject` says, which may be a table with the names of one person in each row."""
+    if not isinstance(same_subject, str):
+        return same_subject or []
+    table = read_table(base / same_subject, "data.same_subject")
+    rows = [list(table.columns), *table.to_numpy().tolist()]  # a head is a row of names that nobody has
+    return [[name for name in row if name] for row in rows]
 
 
 def stratifying_covariates(fingerprint: Fingerprint) -> dict[str, Condition]:
