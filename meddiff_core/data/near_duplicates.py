@@ -33,6 +33,8 @@ MAD_TO_STD = 1.4826
 """For normal values, standard deviation over median absolute deviation."""
 NEIGHBOURS = 8
 """Nearest scans of other subjects that are looked at for each scan."""
+SAMPLE = 2000
+"""Scans that the components are fitted on."""
 BLOCK = 1024
 """Scans that are compared with all others at a time."""
 
@@ -86,8 +88,10 @@ def _deviations(thumbnails: NDArray[Any], modes: int) -> FloatArray:
     """(n, v) of length 1: what sets each thumbnail, freed of its brightness and contrast, apart from the cohort."""
     units = _unit(thumbnails.astype(np.float32))
     units -= units.mean(0)
-    axes = np.linalg.eigh(units.T @ units)[1][:, units.shape[1] - modes :]
-    return _unit(units - units @ axes @ axes.T)
+    if not modes:
+        return _unit(units)
+    axes = np.linalg.svd(units[:: -(-len(units) // SAMPLE)], full_matrices=False)[2][:modes]
+    return _unit(units - units @ axes.T @ axes)
 
 
 def _unit(rows: FloatArray) -> FloatArray:

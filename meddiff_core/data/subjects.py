@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from meddiff_core.data.delimited import read_lists
 from meddiff_core.data.listing import Found, plain
 from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind
 from meddiff_core.data.person_folders import read_folders
-from meddiff_core.data.tables import read_table
 from meddiff_core.data.walking import counted
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
@@ -229,7 +229,9 @@ def names_of_one_person(same: list[list[str]] | str | None, base: Path, known: s
     """The lists of `data.same_subject`; the head of a table is a list only if it holds a known subject."""
     if not isinstance(same, str):
         return [[plain(name) for name in names] for names in same or [] if names]
-    table = read_table(base / same, "data.same_subject")
-    rows = [list(table.columns), *table.to_numpy().tolist()]
-    lists = [[plain(str(cell)) for cell in row if cell] for row in rows]
+    path = base / same
+    try:
+        lists = [[plain(cell) for cell in row] for row in read_lists(path)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"data.same_subject: {path.name} must be a table of names: {error}") from error
     return [names for number, names in enumerate(lists) if names and (number or set(names) & known)]

@@ -197,6 +197,12 @@ def apply_gates(
     )
 
 
+def passes_gate(metric: Metric, audit: AuditConfig) -> bool:
+    """What the gate on one metric, which is in force, says of it."""
+    gate = next(gate for gate in gates_in_force([metric.name], audit) if gate.metric == metric.name)
+    return _Judge(audit, {})(gate, metric, None).passed
+
+
 def unused_waivers(gates: Sequence[GateResult], audit: AuditConfig) -> list[str]:
     """A sentence for each waiver that no failed gate needed."""
     used = {gate.metric for gate in gates if gate.waiver is not None}

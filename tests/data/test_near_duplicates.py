@@ -17,11 +17,11 @@ from meddiff_core.data.near_duplicates import (
 from meddiff_core.data.split import Side
 
 Grey = NDArray[np.uint8]
-SIDE = 8
+SIDE = 6
 
 
 def strangers(count: int, seed: int = 0) -> Grey:
-    """(count, 512) blobs in a box that differ in size and shade, as heads do, and in details of their own."""
+    """(count, 216) blobs in a box that differ in size and shade, as heads do, and in details of their own."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 3, indexing="ij"))
     sizes = rng.normal(0.8, 0.05, (count, 3, 1, 1, 1))
@@ -57,7 +57,7 @@ DISGUISES = {
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-@pytest.mark.parametrize("count", [10, 40, 150])
+@pytest.mark.parametrize("count", [10, 60])
 def test_a_scan_saved_again_under_another_subject_is_found_and_nothing_else(count: int, disguise: str) -> None:
     heads = strangers(count)
     again = np.clip(DISGUISES[disguise](heads[3:4]), 0, 255).astype(np.uint8)
@@ -66,9 +66,9 @@ def test_a_scan_saved_again_under_another_subject_is_found_and_nothing_else(coun
     assert found[0].correlation > 0.8
 
 
-@pytest.mark.parametrize("count", [8, 12, 20, 60, 200])
+@pytest.mark.parametrize("count", [8, 20, 60])
 def test_strangers_are_not_listed(count: int) -> None:
-    assert [pair for seed in range(5) for pair in search(strangers(count, seed), names(count))] == []
+    assert [pair for seed in range(3) for pair in search(strangers(count, seed), names(count))] == []
 
 
 def test_scans_of_one_subject_are_no_pair_however_alike() -> None:
@@ -109,7 +109,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_empty_thumbnails_and_small_cohorts_are_no_pairs() -> None:
-    assert search(np.zeros((20, 512), np.uint8), names(20)) == ()
+    assert search(np.zeros((20, 216), np.uint8), names(20)) == ()
     assert search(np.repeat(strangers(1), 5, 0), names(5)) == ()
 
 

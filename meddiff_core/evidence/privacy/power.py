@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meddiff_core.evidence.aggregates import FEWEST
-from meddiff_core.evidence.gates import Metric, apply_gates, metric_of
+from meddiff_core.evidence.gates import Metric, metric_of, passes_gate
 from meddiff_core.evidence.intervals import Estimate, from_count
 from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
 from meddiff_core.evidence.privacy.planting import MIXTURE
@@ -91,7 +91,7 @@ def _gate_blocks(count: int, size: int, null_size: int, config: AuditConfig, dra
     if count > size:
         return True
     metric = excess_metric(excess_of(count, size, null_size, ALPHA, drawing.confidence, drawing.seed))
-    return not next(gate.passed for gate in apply_gates([metric], config) if gate.metric == metric.name)
+    return not passes_gate(metric, config)
 
 
 def excess_metric(excess: Estimate) -> Metric:

@@ -1,0 +1,292 @@
+"""Which gates so many subjects can decide at all: the audit's own arithmetic, asked before anything is trained.
+
+A gate reads the bound that hurts, so that too few subjects do not let a bad cohort pass but hold a good one back.
+How often they do follows from the sizes alone for some gates, and is told here by the audit's own intervals and
+gates; for the others it depends on the data, and they are left out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
+
+import numpy as np
+from scipy import stats
+
+from meddiff_core.evidence.gates import ONLY_IF_MEASURED, gates_in_force, metric_of, passes_gate
+from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.privacy.copies import ALPHA, expected_share
+from meddiff_core.evidence.privacy.copy_evidence import MOST_PLANTED
+from meddiff_core.evidence.privacy.membership import FALSE_POSITIVES, MOST, TRAIN_PER_HOLDOUT, auc_interval
+from meddiff_core.evidence.privacy.oracle import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
+from meddiff_core.evidence.privacy.planting import DISGUISES
+from meddiff_core.evidence.privacy.power import copy_gate
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
+from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size
+from meddiff_core.study import AuditConfig
+
+BEYOND = 2.0
+"""Copies in a bad cohort, in units of the excess that the gate allows."""
+FAITHFUL = 0.8
+"""Correlation of requested and measured in a cohort that follows its conditions well."""
+HOPELESS = 0.5
+"""Share of good cohorts held back above which, or of bad ones below which, a gate decides nothing."""
+MOST_SUBJECTS = MOST_HOLDOUT
+"""Up to which the number that would do is sought."""
+GRID = np.linspace(0, 1, 401)
+"""Values at which a gate on an area or a correlation is asked."""
+SETS = {"train": "training subjects", "holdout": "held-out subjects", "synthetic": "synthetic volumes"}
+
+
+@dataclass(frozen=True)
+class GateOutlook:
+    """What can be expected of one gate, by the sizes alone."""
+
+    metric: str
+    """As the preset names it."""
+    decidable: bool
+    """Whether it passes good cohorts more often than not, and holds back bad ones so."""
+    power: float | None
+    """Chance that it holds back a cohort that it is there for; None where sizes alone do not tell."""
+    false_alarm: float | None
+    """Chance that it holds back a cohort without fault."""
+    needed: int | None
+    """Of `waits_for`, so many that at most 5% of good cohorts are held back; None where it is so already, or where
+    not even 999 would do."""
+    waits_for: str
+    """`train`, `holdout` or `synthetic`."""
+    reason: str
+    """What the chances are of."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Subjects of the training set and of the holdout, and synthetic volumes."""
+
+    train: int
+    holdout: int
+    synthetic: int
+
+    def scaled(self, waits_for: str, count: int) -> "Sizes":
+        """With so many of one set, and of the training set as many more as of the holdout."""
+        if waits_for == "holdout":
+            return Sizes(max(self.train, ceil(self.train * count / max(1, self.holdout))), count, self.synthetic)
+        return replace(self, **{waits_for: count})
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Of holding back a cohort without fault, and one with."""
+
+    false_alarm: float
+    power: float | None = None
+
+
+Expectation = Callable[[str, Sizes, AuditConfig], Chances]
+
+
+def decidable_gates(sizes: Mapping[str, int], audit: AuditConfig, cohort_size: int) -> tuple[GateOutlook, ...]:
+    """What to expect of the gates in force, where the sizes alone tell.
+
+    `sizes` are subjects on the sides `train` and `holdout`; several scans of a subject make no difference here.
+    """
+    counts = Sizes(sizes["train"], sizes["holdout"], cohort_size)
+    known = [
+        (gate.metric, _RULES.get(gate.metric.partition(":")[0])) for gate in gates_in_force(ONLY_IF_MEASURED, audit)
+    ]
+    return tuple(_outlook(metric, rule, counts, audit) for metric, rule in known if rule is not None)
+
+
+def describe_outlook(outlooks: Sequence[GateOutlook], gates_left_out: Sequence[str] = ()) -> list[str]:
+    """Lines for the plan: first the gates that decide nothing, then the others; last those that are left out."""
+    lines = [_line(outlook) for outlook in sorted(outlooks, key=lambda outlook: outlook.decidable)]
+    if gates_left_out:
+        lines.append(f"sizes alone do not tell of the gates on {', '.join(gates_left_out)}")
+    return lines
+
+
+def gates_left_out(audit: AuditConfig) -> list[str]:
+    """Gates in force of which sizes alone do not tell, by the names of their metrics without the features."""
+    names = [gate.metric.partition(":")[0] for gate in gates_in_force(ONLY_IF_MEASURED, audit)]
+    return list(dict.fromkeys(name for name in names if name not in _RULES))
+
+
+def _line(outlook: GateOutlook) -> str:
+    verdict = "can decide" if outlook.decidable else "cannot decide"
+    figures = [f"holds back {_percent(outlook.false_alarm)} of good cohorts" if outlook.false_alarm is not None else ""]
+    if outlook.power is not None:
+        figures.append(f"and {_percent(outlook.power)} of bad ones")
+    return f"{outlook.metric} {verdict}: {' '.join(filter(None, figures))} ({outlook.reason}){_advice(outlook)}"
+
+
+def _advice(outlook: GateOutlook) -> str:
+    if outlook.false_alarm is None or outlook.false_alarm <= TOLERATED:
+        return ""
+    if outlook.needed is None:
+        return f"; not even {MOST_SUBJECTS} {SETS[outlook.waits_for]} would bring the former to {TOLERATED:.0%}"
+    return f"; {outlook.needed} {SETS[outlook.waits_for]} would bring the former to {TOLERATED:.0%}"
+
+
+def _percent(chance: float | None) -> str:
+    chance = chance or 0.0
+    return "less than 1%" if 0 < chance < 0.01 else "more than 99%" if 0.99 < chance < 1 else f"{chance:.0%}"
+
+
+@dataclass(frozen=True)
+class _Rule:
+    expect: Expectation
+    waits_for: str
+    reason: str
+
+
+def _outlook(metric: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> GateOutlook:
+    name = metric.replace("*", "any")
+    chances = rule.expect(name, sizes, audit)
+    needed = None if chances.false_alarm <= TOLERATED else _needed(name, rule, sizes, audit)
+    return GateOutlook(
+        metric, _decides(chances), chances.power, chances.false_alarm, needed, rule.waits_for, rule.reason
+    )
+
+
+def _decides(chances: Chances) -> bool:
+    return chances.false_alarm <= HOPELESS and (chances.power is None or chances.power >= HOPELESS)
+
+
+def _needed(name: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> int | None:
+    """Of the set that a gate waits for, so many that it holds back one good cohort in 20, by halving."""
+    if rule.expect is _copies_excess:  # its threshold is met exactly at some numbers alone
+        return holdout_needed(sizes.synthetic, audit, _drawing(audit))
+
+    def suffices(count: int) -> bool:
+        return rule.expect(name, sizes.scaled(rule.waits_for, count), audit).false_alarm <= TOLERATED
+
+    low, high = int(getattr(sizes, rule.waits_for)), MOST_SUBJECTS
+    if low >= high or not suffices(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
+
+
+def _drawing(audit: AuditConfig) -> Drawing:
+    return Drawing(audit.repeats, audit.confidence, seed=0)
+
+
+def _passes(name: str, found: Estimate, audit: AuditConfig) -> bool:
+    """What the gate itself says of an estimate."""
+    return passes_gate(metric_of(name, found, "", ""), audit)
+
+
+def _limit(name: str, audit: AuditConfig) -> float:
+    """Of a gate that has a largest value; 1 where it has none."""
+    limit = next(gate.max for gate in gates_in_force([name], audit) if gate.metric == name)
+    return 1.0 if limit is None else limit
+
+
+def _fewest(name: str, n: int, audit: AuditConfig, passing: bool) -> int:
+    """The fewest of n from which on a gate on a share passes, or from which on it fails; n + 1 where never."""
+    low, high = 0, n + 1
+    while low < high:
+        middle = (low + high) // 2
+        if _passes(name, from_count(middle, n, audit.confidence), audit) == passing:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _copies_excess(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """Exactly, as the audit's oracle (evidence/privacy/oracle.py); every copy is taken to be caught."""
+    flagged = round(sizes.synthetic * expected_share(sizes.holdout, ALPHA))
+    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _drawing(audit))
+    return Chances(chance_of_blocking(gate, sizes.holdout), gate.blocks(min(1.0, BEYOND * _limit(name, audit)), 1.0))
+
+
+def _copy_power(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """A test that catches every planted copy: the interval counts the subjects that were copied."""
+    people = min(sizes.train, MOST_PLANTED * (len(DISGUISES) + 1) // (len(DISGUISES) + 2))
+    return Chances(0.0 if _passes(name, from_count(people, people, audit.confidence), audit) else 1.0)
+
+
+def _membership_auc(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """Normal, with the deviation of an area under the null (Mann and Whitney 1947), and that of Hanley and McNeil
+    (1982) at the gate's limit; one attack, since the audit corrects for the choice of the strongest.
+    """
+    members, outsiders = _attacked(sizes)
+    failing = _first(lambda area: not _passes(name, auc_interval(area, members, outsiders, audit.confidence), audit))
+    last = failing - float(GRID[1])
+    limit = _limit(name, audit)
+    null = sqrt((members + outsiders + 1) / (12 * members * outsiders))
+    spread = 1 + ((members + outsiders) / 2 - 1) * ((1 - limit) / (2 - limit) + limit / (1 + limit))
+    leak = sqrt(max(limit * (1 - limit) * spread, 1e-12) / (members * outsiders))
+    return Chances(float(stats.norm.sf((last - 0.5) / null)), float(stats.norm.sf((last - limit) / leak)))
+
+
+def _attacked(sizes: Sizes) -> tuple[int, int]:
+    """Members and outsiders that the membership attacks compare."""
+    return min(sizes.train, MOST, TRAIN_PER_HOLDOUT * sizes.holdout), min(sizes.holdout, MOST)
+
+
+def _first(holds: Callable[[float], bool]) -> float:
+    """The smallest value of the grid from which on something holds; 1 where it never does."""
+    low, high = 0, len(GRID) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(float(GRID[middle])) else (middle + 1, high)
+    return float(GRID[low])
+
+
+def _membership_tpr(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """Exactly: members above the k-th highest of n outsiders are beta-binomial, whatever the distribution."""
+    members, outsiders = _attacked(sizes)
+    rank = 1 + int(FALSE_POSITIVES * outsiders)
+    blocked = _fewest(name, members, audit, passing=False)
+    return Chances(float(stats.betabinom.sf(blocked - 1, members, rank, outsiders + 1 - rank)))
+
+
+def _distinct_share(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """A cohort in which no volume repeats another."""
+    found = from_count(sizes.synthetic, sizes.synthetic, audit.confidence)
+    return Chances(0.0 if _passes(name, found, audit) else 1.0)
+
+
+def _coverage(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """Binomial around the mean for two samples of one distribution (Naeem et al. 2020, eq. 8), whatever it is."""
+    n = min(sizes.train, sizes.holdout, sizes.synthetic, LARGEST_SAMPLE)
+    missed = np.prod([(n - i) / (2 * n - i) for i in range(1, neighbourhood_size(n) + 1)])
+    return Chances(float(stats.binom.cdf(_fewest(name, n, audit, passing=True) - 1, n, 1 - missed)))
+
+
+def _fidelity_r(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """Normal on the scale of Fisher (1915), deviation 1 / sqrt(n - 3)."""
+    if sizes.synthetic < 4:
+        return Chances(1.0)
+    deviation = 1 / sqrt(sizes.synthetic - 3)
+    reach = float(stats.norm.ppf((1 + audit.confidence) / 2)) * deviation
+
+    def interval(r: float) -> Estimate:
+        z = np.arctanh(min(r, 0.999999))
+        return Estimate(r, float(np.tanh(z - reach)), float(np.tanh(z + reach)), sizes.synthetic)
+
+    first = _first(lambda r: _passes(name, interval(r), audit))
+    return Chances(float(stats.norm.cdf((np.arctanh(min(first, 0.999999)) - np.arctanh(FAITHFUL)) / deviation)))
+
+
+def _exact_rows(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
+    """A count without an interval."""
+    return Chances(0.0, 1.0)
+
+
+_RULES = {
+    "copies_excess": _Rule(
+        _copies_excess, "holdout", "good: no copies; bad: twice as many as it allows, if each of them is caught"
+    ),
+    "copy_power": _Rule(_copy_power, "train", "good: a test that catches every planted copy"),
+    "membership_auc": _Rule(_membership_auc, "holdout", "good: weights that betray nobody; bad: just beyond the limit"),
+    "membership_tpr": _Rule(_membership_tpr, "holdout", "good: weights that betray nobody"),
+    "distinct_share": _Rule(_distinct_share, "synthetic", "good: no volume repeats another"),
+    "coverage": _Rule(_coverage, "holdout", "good: of the distribution of the real ones"),
+    "fidelity_r": _Rule(_fidelity_r, "synthetic", f"good: a condition is followed with r = {FAITHFUL:g}"),
+    "exact_rows": _Rule(_exact_rows, "synthetic", "a count, which no number of subjects makes unsure"),
+}
+"""By the name of a metric without its features."""
