@@ -320,6 +320,13 @@ def test_two_slices_at_one_place_are_refused(tmp_path: Path) -> None:
     assert "1 of 5 lie where another one does: more than one volume" in _refusal(_write(tmp_path, change))
 
 
+def test_a_claim_of_enormous_size_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    def change(part: Dataset, number: int) -> None:
+        part.Rows = part.Columns = 65_000
+
+    assert "must have at most 2147483648 voxels, has 21125000000" in _refusal(_write(tmp_path, change))
+
+
 def test_one_slice_is_no_volume(tmp_path: Path) -> None:
     assert "must be a 3D volume" in _refusal(_write(tmp_path, numbers=[0]))
 
@@ -477,7 +484,13 @@ def test_a_copy_of_a_whole_folder_is_dropped(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     index = _index(tmp_path)
     assert [series.name for series in index.series] == ["a"]
-    assert [(note.case, note.reason[:19]) for note in index.notes] == [("b", "5 files are a copy ")]
+    assert [(note.case, note.reason[:19]) for note in index.notes] == [("b", "5 files are copies ")]
+
+
+def test_of_two_copies_the_more_complete_one_is_kept(tmp_path: Path) -> None:
+    _write(tmp_path / "a", lambda part, _: setattr(part, "PatientID", "X1"), range(3))
+    _write(tmp_path / "b", lambda part, _: setattr(part, "PatientID", "X2"))
+    assert [(series.name, len(series.slices)) for series in _index(tmp_path).series] == [("b", COUNT)]
 
 
 def test_one_instance_uid_with_two_contents_is_refused(tmp_path: Path) -> None:
@@ -485,8 +498,19 @@ def test_one_instance_uid_with_two_contents_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "b", lambda part, _: setattr(part, "PixelData", _pixels(7).tobytes()))
     index = _index(tmp_path)
     assert not index.series
-    assert {refusal.case for refusal in index.refused} == {"a", "b"}
-    assert "with other content" in index.refused[0].reason
+    assert [refusal.case for refusal in index.refused] == [tmp_path.name]
+    assert "share a SOP Instance UID and differ in pixels" in index.refused[0].reason
+
+
+def test_a_slice_of_two_contents_refuses_its_series_only(tmp_path: Path) -> None:
+    _write(tmp_path / "good", series="1.2.4")
+    _write(tmp_path / "bad")
+    part = pydicom.dcmread(tmp_path / "bad" / "a-099.dcm")
+    part.PixelData = _pixels(7).tobytes()
+    part.save_as(tmp_path / "bad" / "again.dcm")
+    index = _index(tmp_path)
+    assert [series.name for series in index.series] == ["good"]
+    assert [refusal.case for refusal in index.refused] == ["bad"]
 
 
 def test_patients_whose_series_uid_is_the_same_are_kept_apart(tmp_path: Path) -> None:
@@ -614,6 +638,7 @@ def _localiser(part: Dataset, number: int) -> None:
         (lambda part, _: setattr(part, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.66.4"), "Segmentation Storage"),
         (lambda part, _: setattr(part, "SOPClassUID", "1.2.3.4.5"), "1.2.3.4.5"),
         (lambda part, _: setattr(part, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), "Image Type says LOCALIZER"),
+        (lambda part, _: setattr(part, "SamplesPerPixel", 3), "its pixels are in colour"),
         (_localiser, "3 orientations, as of a localiser"),
     ],
 )
@@ -679,6 +704,7 @@ def test_a_kind_is_said_in_words(tmp_path: Path) -> None:
         ({"text": "", "ScanningSequence": "SE"}, {"text": "", "ScanningSequence": "GR"}),
         ({"text": "head", "ConvolutionKernel": "BONE"}, {"text": "head", "ConvolutionKernel": "STANDARD"}),
         ({"text": "head"}, {"text": "head", "PixelSpacing": [5, 10]}),
+        ({"text": "", "InversionTime": 900}, {"text": "", "InversionTime": 2500}),
     ],
 )
 def test_contrasts_and_fields_of_view_are_told_apart(tmp_path: Path, one: Any, other: Any) -> None:

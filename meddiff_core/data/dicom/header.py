@@ -34,10 +34,10 @@ GE_COMPONENT = 0x0043102F
 COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}
 TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImageType"),
-    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName", "SequenceName", "ComplexImageComponent"),
+    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName", "ComplexImageComponent"),
     *("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber"),
     *("ScanningSequence", "EchoNumbers", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
-    *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "GantryDetectorTilt"),
+    *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "RescaleSlope", "RescaleIntercept"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -230,7 +230,7 @@ def _words(text: str) -> list[str]:
 
 
 def _texts(data: Dataset) -> dict[str, str]:
-    names = ("Modality", "Manufacturer", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier")
+    names = ("Modality", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier")
     found = {name: _text(data, name) for name in (*names, "DiffusionBValue", "ContrastBolusAgent")}
     found["ScanningSequence"] = "/".join(sorted(_list(data, "ScanningSequence")))
     found["ConvolutionKernel"] = " ".join(_list(data, "ConvolutionKernel")).lower()
@@ -243,7 +243,7 @@ def _component(data: Dataset) -> str:
     named = _text(data, "ComplexImageComponent").lower()
     if named:
         return "" if named == "magnitude" else named
-    private = data.get(GE_COMPONENT)
+    private = data.get(GE_COMPONENT) if _text(data, "Manufacturer").upper().startswith("GE") else None
     value = private.value if private is not None else 0
     number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value
     return COMPONENTS.get(number, "") if isinstance(number, int) else ""

@@ -7,7 +7,7 @@ points. What is no scan (localisers, reports, secondary captures) is left out an
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def index_dicom(files: Sequence[Path], root: Path) -> DicomIndex:
     read, damaged = _read(files, found)
     headers = _without_copies(_images(read, found), found)
     parts: list[Part] = []
-    for series in _joined(_by_series(headers), found):
+    for series in _joined(_grouped(headers, _series_key), found):
         parts += [part for part in _volumes(series, found) if _is_volume(part, found)]
     parts = _without_gaps(parts, damaged, found)
     parts.sort(key=lambda part: min(header.path for header in part.headers))
@@ -170,25 +170,37 @@ def _not_a_scan(header: Header) -> str | None:
         return f"no image of CT, MR or PET, but {header.sop_class or 'of no known class'}"
     if odd := [value for value in header.image_type if value in NOT_SCANS]:
         return f"no scan, Image Type says {odd[0]}"
+    if header.samples != 1:
+        return f"no scan, its pixels are in colour ({header.colours})"
     return None
 
 
 def _without_copies(headers: Sequence[Header], found: Findings) -> list[Header]:
-    """One file per SOP Instance UID; another with the same content is dropped, one with other content refused."""
-    by_instance: defaultdict[str, list[Header]] = defaultdict(list)
-    for header in headers:
-        by_instance[header.instance or str(header.path)].append(header)
-    kept, copies, conflicts = [], [], []
-    for group in by_instance.values():
-        group.sort(key=lambda header: (header.path.parent, len(header.path.name), header.path.name))
+    """One file per SOP Instance UID: another of the same content is dropped, one of other content spoils its series."""
+    size = Counter(_series_key(header) for header in headers)
+    kept, copies, spoilt = [], [], set()
+    for group in _grouped(headers, lambda header: header.instance or str(header.path)):
+        group.sort(key=lambda header: (-size[_series_key(header)], *_by_name(header)))
         if len(group) > 1 and len({_content(header) for header in group}) > 1:
-            conflicts += group
-        else:
-            kept.append(group[0])
-            copies += group[1:]
-    _say_by_folder(copies, "a copy of another, with the same SOP Instance UID and content: dropped", found.note)
-    _say_by_folder(conflicts, "of the same SOP Instance UID as another, with other content", found.refuse)
-    return kept
+            spoilt |= {_series_key(header) for header in group}
+        kept.append(group[0])
+        copies += [header for header in group[1:] if _series_key(header) not in spoilt]
+    for folder in _grouped(copies, lambda header: header.path.parent):
+        found.note(folder, f"{_copies(len(folder))} with the same SOP Instance UID and content: dropped")
+    for series in _grouped([header for header in headers if _series_key(header) in spoilt], _series_key):
+        found.refuse(
+            series, "every slice must have one content, some files share a SOP Instance UID and differ in pixels"
+        )
+    return [header for header in kept if _series_key(header) not in spoilt]
+
+
+def _by_name(header: Header) -> tuple[Path, int, str]:
+    """Of `5.dcm` and `5 (1).dcm` the shorter first."""
+    return header.path.parent, len(header.path.name), header.path.name
+
+
+def _copies(count: int) -> str:
+    return "1 file is a copy of another," if count == 1 else f"{count} files are copies of others,"
 
 
 def _content(header: Header) -> str:
@@ -202,20 +214,9 @@ def _content(header: Header) -> str:
         return f"{type(error).__name__} {header.path}"
 
 
-def _say_by_folder(headers: Iterable[Header], what: str, say: Callable[[Sequence[Header], str], None]) -> None:
-    by_folder: defaultdict[Path, list[Header]] = defaultdict(list)
-    for header in headers:
-        by_folder[header.path.parent].append(header)
-    for group in by_folder.values():
-        say(group, f"{_files(len(group))} {what}")
-
-
-def _by_series(headers: Sequence[Header]) -> list[list[Header]]:
-    """By patient and Series Instance UID, across folders; by folder where there is no UID."""
-    groups: defaultdict[tuple[str | None, str], list[Header]] = defaultdict(list)
-    for header in headers:
-        groups[header.patient, header.series or str(header.path.parent)].append(header)
-    return list(groups.values())
+def _series_key(header: Header) -> tuple[str | None, str]:
+    """Patient and Series Instance UID, across folders; the folder where there is no UID."""
+    return header.patient, header.series or str(header.path.parent)
 
 
 def _joined(groups: Sequence[list[Header]], found: Findings) -> list[list[Header]]:
