@@ -1,5 +1,6 @@
 """DICOM as hospitals write it: which files make one scan, where its voxels lie, and what is refused."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -27,8 +28,12 @@ from pydicom.uid import (
 
 from meddiff_core.data.dicom import DicomIndex, index_dicom, is_dicom, read_series, volume
 from meddiff_core.data.dicom import index as index_module
+from meddiff_core.data.fingerprint import fingerprint_case
+from meddiff_core.data.ingest import digest_case, discover, read_scan
 from meddiff_core.data.scan import Scan
 from meddiff_core.errors import CaseRefused
+from meddiff_core.study import DataConfig
+from meddiff_core.types import Refusal
 
 Change = Callable[[Dataset, int], None]
 ROWS, COLUMNS, COUNT = 6, 8, 5
@@ -448,6 +453,15 @@ def test_a_series_in_two_folders_is_one_scan(tmp_path: Path) -> None:
     assert _is_whole(_read(tmp_path / "in"))
 
 
+def test_names_may_be_in_any_encoding(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"in/M\xfcller")
+    for path in _write(folder).iterdir():
+        path.rename(path.with_name(os.fsdecode(b"\xe4") + path.name))
+    index = _index(tmp_path / "in")
+    assert index.series[0].name == "M\\udcfcller"
+    assert _is_whole(_read(tmp_path / "in"))
+
+
 def test_two_folders_of_one_patient_share_its_digest(tmp_path: Path) -> None:
     _write(tmp_path / "ACC1", series="1.2.1", patient="4711")
     _write(tmp_path / "ACC2", series="1.2.2", patient="4711")
@@ -573,12 +587,12 @@ def _two_of(name: str, second: Any) -> Change:
 @pytest.mark.parametrize(
     ("name", "second", "kind"),
     [
-        ("EchoNumbers", 2, "CT, echo 2"),
-        ("ImageType", ["ORIGINAL", "PRIMARY", "P", "ND"], "CT, phase"),
-        ("ImageType", ["DERIVED", "PRIMARY", "DIXON", "WATER"], "CT, water"),
-        ("AcquisitionNumber", 2, "CT, acquisition 2"),
-        ("TemporalPositionIdentifier", 2, "CT, time point 2"),
-        ("ComplexImageComponent", "PHASE", "CT, phase"),
+        ("EchoNumbers", 2, "CT; echo 2"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "P", "ND"], "CT; phase"),
+        ("ImageType", ["DERIVED", "PRIMARY", "DIXON", "WATER"], "CT; water"),
+        ("AcquisitionNumber", 2, "CT; acquisition 2"),
+        ("TemporalPositionIdentifier", 2, "CT; time point 2"),
+        ("ComplexImageComponent", "PHASE", "CT; phase"),
     ],
 )
 def test_volumes_under_one_uid_are_told_apart(tmp_path: Path, name: str, second: Any, kind: str) -> None:
@@ -589,12 +603,29 @@ def test_volumes_under_one_uid_are_told_apart(tmp_path: Path, name: str, second:
     assert all(read_series("case", part.slices).volume.array.shape == (COLUMNS, ROWS, 6) for part in series)
 
 
+def test_two_kernels_under_one_uid_are_two_kinds(tmp_path: Path) -> None:
+    series = _index(_write(tmp_path, _two_of("ConvolutionKernel", "BONE"), range(12))).series
+    assert [part.kind for part in series] == ["CT; kernel bone", "CT"]
+    assert len({part.name for part in series}) == 2
+
+
+def test_time_points_are_counted_by_their_numbers(tmp_path: Path) -> None:
+    def change(part: Dataset, number: int) -> None:
+        part.ImagePositionPatient = [10, 20, 30 + 12 * (number // 3)]
+        part.TemporalPositionIdentifier = 10 - number % 3
+        part.InstanceNumber = 10 - number % 3
+
+    for part in _index(_write(tmp_path, change, range(15))).series:
+        header = pydicom.dcmread(part.slices[0])
+        assert part.kind == f"CT; time point {header.InstanceNumber - 7}"
+
+
 def test_echo_times_without_numbers_tell_echoes(tmp_path: Path) -> None:
     def change(part: Dataset, number: int) -> None:
         _two_of("InstanceNumber", 1)(part, number)
         part.EchoTime = 5 * (1 + number % 2) + 0.001 * number
 
-    assert [series.kind for series in _index(_write(tmp_path, change, range(12))).series] == ["CT, echo 2", "CT"]
+    assert [series.kind for series in _index(_write(tmp_path, change, range(12))).series] == ["CT; echo 2", "CT"]
 
 
 def test_a_time_series_is_left_out(tmp_path: Path) -> None:
@@ -689,7 +720,7 @@ def _kinds(root: Path, *changes: Change) -> list[str]:
 
 def test_a_kind_is_said_in_words(tmp_path: Path) -> None:
     change = _described("T1_MPRAGE SAG", ScanningSequence=["IR", "GR"], ContrastBolusAgent="Gadovist")
-    assert _kinds(tmp_path, change) == ["MR t1 mprage sag, GR/IR, contrast agent"]
+    assert _kinds(tmp_path, change) == ["MR t1 mprage sag; GR/IR; contrast agent"]
 
 
 @pytest.mark.parametrize(
@@ -733,6 +764,32 @@ def test_one_protocol_over_patients_is_one_kind(tmp_path: Path, one: Any, other:
 def test_a_name_in_a_description_does_not_enter_the_kind(tmp_path: Path) -> None:
     change = _described("t1 Smith head", PatientName="Smith^Anna")
     assert _kinds(tmp_path, change) == ["MR t1 head"]
+
+
+# A study of DICOM
+
+
+def test_a_study_takes_each_series_with_all_its_slices(tmp_path: Path) -> None:
+    _write(tmp_path / "in" / "p1" / "S1", numbers=[0, 1, 2])
+    _write(tmp_path / "in" / "p1" / "S2", numbers=[3, 4])
+    (case,) = discover(DataConfig(images="in"), tmp_path).cases
+    assert (len(case.slices), case.kind) == (COUNT, "CT")
+    assert _is_whole(read_scan(case))
+    digest = digest_case(case)
+    case.slices[0].rename(case.slices[0].with_name("other"))
+    moved = discover(DataConfig(images="in"), tmp_path).cases[0]
+    assert digest_case(moved) == digest
+    assert isinstance(fingerprint_case(case, DataConfig(images="in")), Refusal)
+
+
+def test_a_folder_of_two_series_named_by_a_table_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "one", series="1.2.4")
+    _write(tmp_path / "two", series="1.2.5")
+    _write(tmp_path / "two", series="1.2.6")
+    (tmp_path / "scans.csv").write_text("subject,image\na,one\nb,two\n")
+    inventory = discover(DataConfig(images="scans.csv"), tmp_path)
+    assert [case.subject for case in inventory.cases] == ["a"]
+    assert inventory.refused == (Refusal("two", "folder must hold one DICOM series, holds 2"),)
 
 
 # Cost

@@ -32,7 +32,7 @@ FIRST_TAGS = {(0x0008, 0x0008), (0x0008, 0x0016), (0x0008, 0x0018), (0x0008, 0x0
 """Image Type, SOP class, SOP instance, modality: an image without a preamble must begin with some of them."""
 GE_COMPONENT = 0x0043102F
 COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}
-TAGS = [
+TAGS: list[str | int] = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImageType"),
     *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName", "ComplexImageComponent"),
     *("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber"),
@@ -41,9 +41,10 @@ TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "RescaleSlope", "RescaleIntercept"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    GE_COMPONENT,
 ]
-PIXEL_TAGS = [
-    *map(Tag, ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData")),
+PIXEL_TAGS: list[str | int] = [
+    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 ]
 IMAGES = (
     "CT Image Storage",
@@ -70,7 +71,6 @@ class Header:
     instance: str
     sop_class: str
     syntax: UID
-    preamble: bool
     image_type: tuple[str, ...]
     words: tuple[str, ...]
     """Of the series' description, without numbers, dates and whatever repeats the patient's name or ids."""
@@ -160,7 +160,7 @@ def _element_bytes(head: bytes, at: int, order: str) -> int:
 
 def read_dataset(path: Path, pixels: bool = False) -> FileDataset:
     """The elements of `TAGS` of a file, with or without a preamble; of `PIXEL_TAGS` where pixels are asked for."""
-    tags = PIXEL_TAGS if pixels else [*map(Tag, TAGS), Tag(GE_COMPONENT)]
+    tags = [Tag(name) for name in (PIXEL_TAGS if pixels else TAGS)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values against the standard, which every console writes
         return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=tags)
@@ -184,7 +184,6 @@ def _header(path: Path, data: FileDataset) -> Header:
         instance=_text(data, "SOPInstanceUID"),
         sop_class=UID(_text(data, "SOPClassUID") or str(data.file_meta.get("MediaStorageSOPClassUID", ""))).name,
         syntax=UID(str(data.file_meta.get("TransferSyntaxUID", ""))),
-        preamble=data.preamble is not None,
         image_type=tuple(word.strip().upper() for word in _list(data, "ImageType")),
         words=_description(data),
         text=_texts(data),

@@ -5,7 +5,9 @@ points. What is no scan (localisers, reports, secondary captures) is left out an
 """
 
 import hashlib
+import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +43,7 @@ class DicomSeries:
     name: str
     """Where it lies, relative to the folder that was searched; unique among the series of a folder."""
     kind: str
-    """What it shows, such as `MR t1 mprage sag, GR/IR, contrast agent`."""
+    """What it shows, such as `MR t1 mprage sag; GR/IR; contrast agent`."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +319,7 @@ def _apart(part: Part, found: Findings) -> list[Part]:
     if not coincide(part.headers):
         return [part]
     for word, key in _discriminators():
-        groups = _grouped(part.headers, key)
+        groups = sorted(_grouped(part.headers, key), key=lambda group: _by_value(key(group[0])))
         if len(groups) < 2 or any(len(group) < FEWEST_SLICES or coincide(group) for group in groups):
             continue
         if len(groups) > MOST_VOLUMES:
@@ -330,14 +332,21 @@ def _apart(part: Part, found: Findings) -> list[Part]:
 def _discriminators() -> list[tuple[str, Callable[[Header], object]]]:
     return [
         ("", lambda header: header.path.parent),
+        ("", lambda header: header.text.get("ConvolutionKernel")),
         ("time point", lambda header: header.text.get("TemporalPositionIdentifier")),
         ("acquisition", lambda header: header.text.get("AcquisitionNumber")),
         ("b-value", lambda header: header.text.get("DiffusionBValue")),
     ]
 
 
+def _by_value(value: object) -> tuple[float, str]:
+    """Numbers by their size, then the rest by its text."""
+    text = "" if value is None else str(value)
+    return (float(text), "") if re.fullmatch(r"-?\d+(\.\d+)?", text) else (math.inf, text)
+
+
 def _named(part: Part, headers: Sequence[Header], word: str, rank: int) -> Part:
-    volume = ", ".join(text for text in (part.volume, f"{word} {rank}" if word else "") if text)
+    volume = "; ".join(text for text in (part.volume, f"{word} {rank}" if word else "") if text)
     return replace(part, headers=tuple(headers), volume=volume)
 
 
@@ -365,4 +374,4 @@ def _told_apart(names: Sequence[str], longer: Sequence[str]) -> list[str]:
 
 
 def _number(part: Part) -> str:
-    return "-".join([part.headers[0].text.get("SeriesNumber", "0"), *part.volume.replace(",", "").split()])
+    return "-".join([part.headers[0].text.get("SeriesNumber", "0"), *part.volume.replace(";", "").split()])

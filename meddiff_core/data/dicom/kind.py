@@ -74,7 +74,7 @@ def show_of(stack: Sequence[Header], volume: str) -> Show:
         volume,
     ]
     figures = {**first.figures, "Extent": _least_extent_mm(stack)}
-    return Show(", ".join(part for part in parts if part), figures)
+    return Show("; ".join(part for part in parts if part), figures)
 
 
 def _least_extent_mm(stack: Sequence[Header]) -> float:
@@ -100,7 +100,7 @@ def kinds_of(shows: Sequence[Show]) -> list[str]:
             for group in groups if len(groups) > 1 else []:
                 about = _rung([values[position] for position in group])
                 for position in group:
-                    kinds[members[position]] += f", {short} {about:g} {unit}"
+                    kinds[members[position]] += f"; {short} {about:g} {unit}"
     return kinds
 
 
