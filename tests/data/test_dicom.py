@@ -690,6 +690,27 @@ def test_a_series_without_positions_is_refused(tmp_path: Path) -> None:
     assert index.refused[0].reason == "every slice must have ImagePositionPatient; 5 of 5 lack it"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0], "every slice must have ImageOrientationPatient"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "every slice must have ImageOrientationPatient"),
+        ("PixelSpacing", None, "every slice must have PixelSpacing"),
+        ("PixelSpacing", [0, 0], ""),
+        ("ImagePositionPatient", [1, 2, 3], ""),
+    ],
+)
+def test_impossible_geometry_is_refused_by_index_or_reader(
+    tmp_path: Path, name: str, value: Any, expected: str
+) -> None:
+    index = _index(_write(tmp_path, lambda part, _: setattr(part, name, value)))
+    assert len(index.refused) == bool(expected)
+    assert all(refusal.reason.startswith(expected) for refusal in index.refused)
+    for series in index.series:
+        with pytest.raises(CaseRefused):
+            read_series("case", series.slices)
+
+
 def test_a_damaged_slice_refuses_its_series_only(tmp_path: Path) -> None:
     _write(tmp_path / "good")
     bad = sorted(_write(tmp_path / "bad", series="1.2.9").iterdir())

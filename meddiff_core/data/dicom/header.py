@@ -30,6 +30,8 @@ HEAD_BYTES = 4096
 LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 FIRST_TAGS = {(0x0008, 0x0008), (0x0008, 0x0016), (0x0008, 0x0018), (0x0008, 0x0060)}
 """Image Type, SOP class, SOP instance, modality: an image without a preamble must begin with some of them."""
+SQUARE = 0.01
+"""Largest difference of the axes' cross product from a unit vector."""
 GE_COMPONENT = 0x0043102F
 COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}
 TAGS: list[str | int] = [
@@ -260,7 +262,7 @@ def _figures(data: Dataset) -> dict[str, float]:
         for group in groups:
             for item in _sequence(group, sequence):
                 found[name] = found[name] or _number(item.get(inner))
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value and value > 0}
 
 
 def _number(value: Any) -> float | None:
@@ -281,7 +283,15 @@ def _geometry(data: Dataset) -> tuple[Vectors | None, Vectors | None, tuple[floa
     turns = [_macro(frame, shared, "PlaneOrientationSequence") for frame in frames] or [data]
     measures = _macro(frames[0], shared, "PixelMeasuresSequence") if frames else data
     positions = _vectors(places, "ImagePositionPatient", 3)
-    return positions, _vectors(turns, "ImageOrientationPatient", 6), _spacing(measures)
+    return positions, _square(_vectors(turns, "ImageOrientationPatient", 6)), _spacing(measures)
+
+
+def _square(orientations: Vectors | None) -> Vectors | None:
+    """Orientations whose axes stand at right angles, as near as rounding leaves them; else there is none."""
+    if orientations is None:
+        return None
+    across = np.linalg.norm(np.cross(orientations[:, :3], orientations[:, 3:]), axis=1)
+    return orientations if np.abs(across - 1).max() < SQUARE else None
 
 
 def _macro(frame: Dataset, shared: Dataset, name: str) -> Dataset:

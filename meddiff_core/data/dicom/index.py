@@ -143,7 +143,7 @@ def _without_gaps(parts: Sequence[Part], damaged: Sequence[Path], found: Finding
     for part in parts:
         folders = {header.path.parent for header in part.headers}
         if lost := sum(holes[folder] for folder in folders if count[folder] == 1):
-            found.refuse(part.headers, f"every slice must be readable, {lost} beside these {len(part.headers)} are not")
+            found.refuse(part.headers, f"every slice must be readable, has {len(part.headers)} and {lost} damaged")
         else:
             whole.append(part)
     return whole
@@ -362,7 +362,9 @@ def _names(parts: Sequence[Part], root: Path) -> list[str]:
     """A folder for its only series; else with the series number, and a digest where that is not enough."""
     places = [folder_of([header.path for header in part.headers], root) for part in parts]
     numbers = [f"{place}/series-{_number(part)}" for place, part in zip(places, parts, strict=True)]
-    digests = [digest_of(min([header.instance, header.path.name] for header in part.headers))[:8] for part in parts]
+    digests = [
+        digest_of(min(header.instance or _relative(header.path, root) for header in part.headers))[:8] for part in parts
+    ]
     names = _told_apart(places, numbers)
     return _told_apart(names, [f"{name}-{digest}" for name, digest in zip(names, digests, strict=True)])
 

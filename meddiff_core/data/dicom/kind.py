@@ -73,7 +73,8 @@ def show_of(stack: Sequence[Header], volume: str) -> Show:
         "inverted" if first.colours == "MONOCHROME1" else "",
         volume,
     ]
-    figures = {**first.figures, "Extent": _least_extent_mm(stack)}
+    extent = _least_extent_mm(stack)
+    figures = first.figures | ({"Extent": extent} if extent > 0 else {})
     return Show("; ".join(part for part in parts if part), figures)
 
 
