@@ -6,8 +6,8 @@ fields of view, or children among adults make a second group and no outliers. Fi
 well, to refuse and to warn; nothing is fitted to them.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,14 @@ class Figure:
     refused: float | None = None
     factor: bool = True
     """Whether values are compared by their ratio, not by their difference."""
+    unit: str = ""
 
 
 def _along(
     name: str, of: Callable[["CaseFingerprint"], Sequence[float]], listed: float, refused: float
 ) -> list[Figure]:
     return [
-        Figure(f"{name} along {axis}, in mm,", lambda case, n=n: of(case)[n], listed, refused)  # type: ignore[misc]
+        Figure(f"{name} along {axis}", lambda case, n=n: of(case)[n], listed, refused, unit=" mm")  # type: ignore[misc]
         for n, axis in enumerate("ijk")
     ]
 
@@ -69,12 +70,24 @@ def against_cohort(
     """
     if len(cases) < FEWEST_SCANS:
         return list(cases), [], []
-    odd = {} if modality else _odd_modality(cases)
-    refused = odd | {name: text for name, text, harms in _far_out(cases) if harms and name not in odd}
+    refused = _together((case, text) for case, text, harms in _far_out(cases) if harms)
+    refused |= {} if modality else _odd_modality(cases)
     kept = [case for case in cases if case.case not in refused]
     # Again without what was refused: it may have hidden what is smaller.
-    listed = [Refusal(name, text) for name, text, _ in _far_out(kept)] if len(kept) >= FEWEST_SCANS else []
-    return kept, [Refusal(name, text) for name, text in refused.items()], [*listed, *_unlike(kept)]
+    listed = _together([*((case, text) for case, text, _ in _far_out(kept)), *_unlike(kept)])
+    return kept, _refusals(refused), _refusals(listed)
+
+
+def _refusals(found: dict[str, str]) -> list[Refusal]:
+    return [Refusal(case, text) for case, text in found.items()]
+
+
+def _together(found: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """All that is said of one case as one text."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for case, text in found:
+        texts[case].append(text)
+    return {case: "; ".join(said) for case, said in texts.items()}
 
 
 def _odd_modality(cases: Sequence["CaseFingerprint"]) -> dict[str, str]:
@@ -99,19 +112,17 @@ def common_modality(cases: Sequence["CaseFingerprint"]) -> Modality | None:
     return most if few and 2 * count > len(cases) else None
 
 
-def _far_out(cases: Sequence["CaseFingerprint"]) -> list[tuple[str, str, bool]]:
+def _far_out(cases: Sequence["CaseFingerprint"]) -> Iterator[tuple[str, str, bool]]:
     """Case, text, and whether it would harm the others."""
-    found = []
-    for figure in FIGURES:
+    for figure in FIGURES if len(cases) >= FEWEST_SCANS else ():
         values = np.array([figure.value(case) for case in cases], np.float64)
-        middle = float(np.median(values))
-        scaled = np.log(np.maximum(values, 1e-9)) if figure.factor else values
-        limits = [np.log(limit) if figure.factor else limit for limit in (figure.listed, figure.refused or np.inf)]
-        for n in map(int, np.flatnonzero(lone(scaled, limits[0]))):
-            harms = abs(scaled[n] - np.median(scaled)) > limits[1]
-            text = f"its {figure.name} is {values[n]:.4g}, the median of {len(cases)} scans is {middle:.4g}"
-            found.append((cases[n].case, text, bool(harms)))
-    return found
+        usual = f"the median of {len(cases)} scans is {np.median(values):.4g}{figure.unit}"
+        scale = np.log if figure.factor else np.asarray
+        scaled = scale(np.maximum(values, 1e-9))
+        harmful = np.abs(scaled - np.median(scaled)) > scale(figure.refused or np.inf)
+        for n in map(int, np.flatnonzero(lone(scaled, float(scale(figure.listed))))):
+            text = f"its {figure.name} is {values[n]:.4g}{figure.unit}, {usual}"
+            yield cases[n].case, text, bool(harmful[n])
 
 
 def lone(values: Vector, limit: float) -> NDArray[np.bool_]:
@@ -122,7 +133,7 @@ def lone(values: Vector, limit: float) -> NDArray[np.bool_]:
     return np.asarray(far & (near <= max(1, MOST_ALIKE * len(values))))
 
 
-def _unlike(cases: Sequence["CaseFingerprint"]) -> list[Refusal]:
+def _unlike(cases: Sequence["CaseFingerprint"]) -> list[tuple[str, str]]:
     """Scans whose shape at low resolution is not that of the others."""
     shown = [case for case in cases if case.thumbnail]
     if len(shown) < FEWEST_SCANS:
@@ -130,8 +141,8 @@ def _unlike(cases: Sequence["CaseFingerprint"]) -> list[Refusal]:
     alike = correlations([case.thumbnail for case in shown])
     usual = float(np.median(alike))
     return [
-        Refusal(shown[n].case, f"its correlation with the mean of all scans is {alike[n]:.2f}, usual is {usual:.2f}")
-        for n in np.flatnonzero(lone(alike, 0.4) & (alike < usual))
+        (shown[n].case, f"its correlation with the mean of all scans is {alike[n]:.2f}, usual is {usual:.2f}")
+        for n in map(int, np.flatnonzero(lone(alike, 0.4) & (alike < usual)))
     ]
 
 

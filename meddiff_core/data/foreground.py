@@ -100,9 +100,11 @@ def _air_ct(array: FloatArray, padding: Mask) -> Mask:
 def _air_mr(array: FloatArray, padding: Mask) -> Mask:
     """Dark and even voxels that hold a part of the border, where the scan has such; else none."""
     none, values = np.zeros_like(padding), array[~padding]
-    if values.size == 0 or values.min() == values.max():
+    if values.size == 0:
         return none
     floor, top = (float(value) for value in np.percentile(values, ROBUST))
+    if floor == top:
+        return none
     split = split_values(np.clip(values, floor, top))
     if split.spread > MOST_UNEVEN * (split.bright - split.dark):
         return none

@@ -38,7 +38,7 @@ def test_a_file_in_another_unit_is_refused_with_its_figure_and_the_median(figure
     kept, refused, notes = against_cohort(figures(40, extent_mm=extent).cases)
     assert len(kept) == 39
     assert [refusal.case for refusal in refused] == ["s07_T1"]
-    assert "the median of 40 scans is 1" in refused[0].reason
+    assert "its foreground along i is 1492 mm, the median of 40 scans is 141 mm" in refused[0].reason
     assert notes == []
 
 
