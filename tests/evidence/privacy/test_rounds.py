@@ -160,10 +160,12 @@ def test_the_first_round_and_the_screen_are_as_before_the_search() -> None:
     ("rounds", "said"),
     [
         ([Round(searched=32, dropped=0)], "took 1 round and dropped none of 32 volumes"),
-        ([Round(searched=32, dropped=4), Round(searched=4, dropped=0)], "took 2 rounds: of the volumes"),
-        ([Round(searched=32, dropped=4), Round(searched=4, dropped=0)], "4 in all, none was kept, and others drawn"),
+        (
+            [Round(searched=32, dropped=4), Round(searched=4, dropped=0)],
+            "2 rounds: 4 suspected copies were dropped; others",
+        ),
         ([Round(searched=32, dropped=4), Round(searched=4, dropped=0)], "the final cohort is a selected set"),
-        ([Round(searched=32, dropped=4)], "none drawn in their place"),
+        ([Round(searched=32, dropped=4)], "1 round: 4 suspected copies were dropped; no others"),
     ],
 )
 def test_a_reader_is_told_of_the_rounds_and_why_they_matter(rounds: list[Round], said: str) -> None:
