@@ -111,6 +111,7 @@ def test_deleted_candidates_are_judged_anew(finished: Path, served: Run) -> None
     assert served("generate", finished).status == 0
     # Verdicts that stayed would speak of later attempts, which nothing would draw again.
     assert not (finished / "verdicts.parquet").exists()
+    assert not (finished / "cohort.parquet").exists()
 
 
 def test_another_version_makes_another_release_and_nothing_else(finished: Path, served: Run, write_study: Run) -> None:

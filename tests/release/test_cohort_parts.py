@@ -12,7 +12,8 @@ from meddiff_core.release.internal import InternalContent, render_internal
 from meddiff_core.release.open_release import open_release
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.release.tables import as_tsv, describe_columns
-from tasks.release import _shortfall
+from meddiff_core.study import Study
+from tasks.release import _limit, _shortfall
 
 CELLS = (CellCount("sex F, age 60 to 90", 30, 27), CellCount("sex <M>", 1200, 1200, even=True))
 GUESS = "1 of 3 volumes were asked for with a condition outside the range"
@@ -63,3 +64,14 @@ def test_a_shortfall_is_told_by_cell() -> None:
     assert text is not None
     assert text.endswith("The release holds 27 of 30 in “sex F, age 60 to 90”.")
     assert _shortfall(1200, 1200, 0, CELLS[1:]) is None
+
+
+def test_a_shortfall_says_which_limit_was_met() -> None:
+    study = Study.model_validate({"name": "heads", "data": {"images": "scans"}, "cohort": {"size": 10}})
+    some = pd.DataFrame({"accepted": [True] * 9 + [False] * 3})
+    text = _shortfall(10, 9, 0, [], _limit(study, some))
+    assert text == "10 volumes were wanted; 9 had been accepted when all rounds of the search for copies were spent."
+    spent = pd.DataFrame({"accepted": [True] * 9 + [False] * 21})
+    assert _shortfall(10, 9, 0, [], _limit(study, spent)) == (
+        "10 volumes were wanted; 9 had been accepted when the budget was spent."
+    )

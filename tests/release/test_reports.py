@@ -15,6 +15,8 @@ from PIL import Image
 from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.audit import CAVEATS
+from meddiff_core.evidence.inputs import Round
+from meddiff_core.evidence.privacy.rounds import describe_rounds
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
@@ -128,6 +130,14 @@ def test_methods_source_and_shortfall_are_printed(content: Any) -> None:
     for text in (render_report(told), render_card(told)):
         for sentence in (told.shortfall, told.source, *told.methods):
             assert sentence.replace("'", "") in text.replace("&#39;", "").replace("'", "")
+
+
+def test_page_and_card_say_how_many_rounds_there_were_and_why_that_matters(content: Any) -> None:
+    rounds = describe_rounds([Round(searched=20, dropped=3), Round(searched=3, dropped=0)])
+    told = replace(content, counts=replace(content.counts, rounds=rounds))
+    for text in (render_report(told), render_card(told)):
+        assert "2 rounds: 3 suspected copies were dropped" in text
+        assert "the final cohort is a selected set" in text
 
 
 def test_a_title_cannot_become_markup(content: Any) -> None:

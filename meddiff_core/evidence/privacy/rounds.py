@@ -129,13 +129,13 @@ def describe_rounds(rounds: Sequence[Round], flagged: int = 0) -> str:
     if not rounds:
         return ""
     if dropped := sum(one.dropped for one in rounds):
-        others = "others drawn in their place and searched in turn" if len(rounds) > 1 else "none drawn in their place"
+        copies = "1 suspected copy was" if dropped == 1 else f"{dropped} suspected copies were"
+        drawn = "others were drawn in their place and searched in turn" if len(rounds) > 1 else "no others were drawn"
         return (
-            f"The search for copies took {_counted(len(rounds), 'round')}: of the volumes that it suspected to be "
-            f"copies, {dropped} in all, none was kept, and {others}. Each round asks the same held-out scans and keeps "
-            "what looks less like training, so the final cohort is a selected set, less like training than what the "
-            "model draws. Quality, fidelity and utility are measured on this set; whether the model copies is "
-            "measured, and gated, on the cohort as first drawn."
+            f"The search for copies took {_counted(len(rounds), 'round')}: {copies} dropped; {drawn}. Each round asks "
+            "the same held-out scans and keeps what looks less like training, so the final cohort is a selected set, "
+            "less like training than what the model draws. Quality, fidelity and utility are measured on this set; "
+            "whether the model copies is measured, and gated, on the cohort as first drawn."
         )
     if flagged:
         return (
