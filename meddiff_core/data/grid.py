@@ -95,7 +95,7 @@ def require_halvable(size: Size, spacing_mm: Lengths, study: Study) -> None:
     """Refuse, with ConfigurationError, a size that the autoencoder and any denoiser after it cannot halve."""
     steps = _multiples(size, spacing_mm, study, DENOISER_HALVES)
     if any(side % step for side, step in zip(size, steps, strict=True)):
-        raise ConfigurationError(f"plan.size: must be multiples of {_steps_text(steps)}, is {list(size)}")
+        raise ConfigurationError(f"plan.size: must be multiples of {along_axes(steps)}, is {list(size)}")
 
 
 def _denoiser_factor(study: Study) -> int:
@@ -109,7 +109,8 @@ def _multiples(size: Size, spacing_mm: Lengths, study: Study, latents: int) -> S
     return int(i), int(j), int(k)
 
 
-def _steps_text(steps: Size) -> str:
+def along_axes(steps: Size) -> str:
+    """`8 along each axis`, or what it is along i, j and k."""
     if len(set(steps)) == 1:
         return f"{steps[0]} along each axis"
     first, second, third = (f"{step} along {axis}" for step, axis in zip(steps, AXES, strict=True))
@@ -117,7 +118,7 @@ def _steps_text(steps: Size) -> str:
 
 
 def _why_size(size: Size, spacing_mm: Lengths, study: Study) -> str:
-    steps = _steps_text(_multiples(size, spacing_mm, study, _denoiser_factor(study)))
+    steps = along_axes(_multiples(size, spacing_mm, study, _denoiser_factor(study)))
     return f"The 99th percentile of the training scans' foreground and half a voxel, in multiples of {steps}: {size}."
 
 
@@ -219,7 +220,7 @@ def _resolution(train: Sequence[CaseFingerprint]) -> _Resolution:
     slices = float(np.median(of_thick[:, axis]))
     why = (
         f"{counts[axis]} of {len(train)} training scans have slices at least {THICK:g} times as thick along "
-        f"{AXES[axis]} as within them, which are kept; the medians are {plane:.3g} and {slices:.3g} mm"
+        f"{AXES[axis]} as within them, so that axis is made no finer; the medians are {plane:.3g} and {slices:.3g} mm"
     )
     return _Resolution(_readable(plane), why, axis, _readable(slices))
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from meddiff_core.contract import CategoricalCondition, Contract
-from meddiff_core.data.grid import latent_factor, latent_strides, require_halvable
+from meddiff_core.data.grid import along_axes, latent_factor, latent_strides, require_halvable
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
@@ -72,7 +72,9 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
     augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
-    reasons = reasons | _training_reasons(study, autoencoder, denoiser, device) | {"augmentations": why}
+    coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
+    reasons = reasons | {"autoencoder": coarser, "augmentations": why}
+    reasons |= _training_reasons(study, autoencoder, denoiser, device)
     return Plan(
         contract=contract,
         autoencoder=shape,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meddiff_core.contract import CategoricalCondition, Contract, IntensityMapping
+from meddiff_core.contract import CategoricalCondition, Contract, IntensityMapping, spacing_text
 
 
 def contract(**changes: object) -> Contract:
@@ -54,6 +54,17 @@ def test_channels_are_the_image_and_one_per_stored_label() -> None:
 
 def test_equal_contracts_have_no_differences() -> None:
     assert contract().differences(contract()) == []
+
+
+def test_one_number_is_the_spacing_along_each_axis() -> None:
+    assert contract(spacing_mm=2).spacing_mm == (2.0, 2.0, 2.0)
+    old = contract().model_dump(mode="json") | {"spacing_mm": 2.0}
+    assert Contract.model_validate(old) == contract()
+    assert contract(spacing_mm=[1, 1, 6]).voxel_mm3 == 6
+
+
+def test_spacing_is_written_once_where_it_is_the_same() -> None:
+    assert [spacing_text(given) for given in [(1.2,) * 3, (0.43, 0.43, 6.5)]] == ["1.2 mm", "0.43 × 0.43 × 6.5 mm"]
 
 
 def test_a_difference_names_the_field_and_both_values() -> None:

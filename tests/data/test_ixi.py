@@ -55,7 +55,9 @@ def test_heads_fit_a_small_grid_upright_and_quickly(
     contract, _ = infer_contract(training_part(found, split), study, "cpu")
     refused = finish(build_dataset(tmp_path, some.cases, found, contract, study.data, split, in_turn))
     seconds = time.process_time() - start
-    assert (contract.spacing_mm, contract.size, contract.intensity.storage) == ((4.0,) * 3, (40, 48, 40), "uint8")
+    assert (contract.spacing_mm, contract.size, contract.intensity.storage) == ((3.9,) * 3, (40, 56, 40), "uint8")
+    at_four = study.model_copy(update={"plan": study.plan.model_copy(update={"spacing_mm": (4.0,) * 3})})
+    assert infer_contract(found, at_four, "cpu")[0].size == (40, 48, 40)
     assert {case.orientation for case in found.cases} == {"PSR"}
     assert refused == []
     volumes = Dataset.open(tmp_path).volumes(None)

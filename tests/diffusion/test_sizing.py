@@ -130,6 +130,7 @@ def test_short_and_thick_axes_have_a_plan(
 ) -> None:
     plan = infer(contract=make_contract(size=size, spacing_mm=spacing))
     assert plan.latent_size == latents
+    assert "coarser by" in plan.reasons["autoencoder"]
     assert plan.autoencoder_training.seconds_per_step > 0
 
 

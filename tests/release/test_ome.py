@@ -1,5 +1,6 @@
 """Other people's tools accept the store as it lies there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def test_levels_share_one_place_in_the_world(released: Path) -> None:
     full, half = (d["coordinateTransformations"] for d in attributes["multiscales"][0]["datasets"])
     assert half[0]["scale"] == [1, 8, 8, 8]
     np.testing.assert_allclose(np.subtract(half[1]["translation"], full[1]["translation"]), [0, 2, 2, 2])
+
+
+def test_thick_slices_keep_their_number_in_the_smaller_copy(make_content: Any, build: Any, tmp_path: Path) -> None:
+    content = make_content(count=1, size=(16, 20, 6))
+    thick = content.contract.model_copy(update={"spacing_mm": (1.0, 1.0, 6.0)})
+    store = build(replace(content, contract=thick), tmp_path) / "cohort.ome.zarr"
+    cohort: Any = zarr.open_group(store, mode="r")
+    assert cohort["pyramid/1"].shape == (1, 6, 10, 8)
+    assert cohort["labels/structures/1"].shape == (1, 6, 10, 8)
+    full, half = (d["coordinateTransformations"] for d in cohort.attrs["ome"]["multiscales"][0]["datasets"])
+    assert (full[0]["scale"], half[0]["scale"]) == ([1, 6, 1, 1], [1, 6, 2, 2])
+    np.testing.assert_allclose(np.subtract(half[1]["translation"], full[1]["translation"]), [0, 0, 0.5, 0.5])
+    np.testing.assert_allclose(np.diff(cohort["z"][:]), 6)
+    np.testing.assert_allclose(np.diag(cohort.attrs["affine"]), [1, 1, 6, 1])
+    assert cohort.attrs["contract"]["spacing_mm"] == [1.0, 1.0, 6.0]
 
 
 def test_label_values_are_whole_numbers_with_a_colour_each(released: Path) -> None:

@@ -22,7 +22,7 @@ from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
 from meddiff_core.release.marks import interval_mark
 from meddiff_core.release.pages import flat, number, percent, spoken
-from meddiff_core.release.report import render_card, render_report
+from meddiff_core.release.report import render_card, render_report, summarise
 from meddiff_core.types import Refusal
 
 CHOICE = ChoiceRecord(
@@ -276,6 +276,21 @@ def test_an_overlay_colours_labelled_voxels_only() -> None:
     picture = slices.paint_slice(plane, (0, 1), label, 64)
     assert (picture[:, 40:].std(axis=-1) == 0).all()
     assert (picture[:, :24].std(axis=-1) > 0).all()
+
+
+def test_thick_slices_are_drawn_as_thick_as_they_are() -> None:
+    volume = np.ones((24, 24, 4), np.float32)
+    planes = slices.paint_planes(volume, (0, 1), tile=48, spacing_mm=(1.0, 1.0, 6.0))
+    axial, coronal, sagittal = (planes[:, start : start + 48] for start in (0, 51, 102))
+    assert all((part > 0).all() for part in (axial, coronal, sagittal))
+    squashed = slices.paint_planes(volume, (0, 1), tile=48)[:, 51:99]
+    assert (squashed > 0).any(axis=(1, 2)).sum() == 8
+
+
+def test_a_summary_names_the_spacing_along_each_axis(content: Any) -> None:
+    assert "16 × 20 × 18 voxels of 4 mm, with" in summarise(content)
+    thick = content.contract.model_copy(update={"spacing_mm": (0.43, 0.43, 6.5)})
+    assert "voxels of 0.43 × 0.43 × 6.5 mm" in summarise(replace(content, contract=thick))
 
 
 def test_a_figure_can_be_a_png_for_other_viewers() -> None:

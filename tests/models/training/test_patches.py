@@ -27,6 +27,13 @@ def test_every_crop_is_whole_and_on_the_grid(draws: list[float], corner: tuple[i
         assert label[box].any()
 
 
+def test_a_crop_starts_on_any_slice_of_an_axis_that_is_not_halved() -> None:
+    numbers = random_places(200, torch.Generator().manual_seed(0)).tolist()
+    boxes = [place_patch(IMAGE, IMAGE, (8, 16, 8), (4, 4, 1), row) for row in numbers]
+    assert {box[0].start % 4 for box in boxes} == {0}
+    assert {box[2].start for box in boxes} == set(range(IMAGE.shape[2] - 8 + 1))
+
+
 def test_without_a_subject_a_crop_lies_anywhere() -> None:
     numbers = random_places(200, torch.Generator().manual_seed(0)).tolist()
     starts = {tuple(part.start for part in place_patch(IMAGE, IMAGE, SIZE, (4, 4, 4), row)) for row in numbers}
