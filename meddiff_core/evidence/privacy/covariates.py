@@ -314,7 +314,10 @@ def _risk(attack: str, main: Matrix | Mask, control: Matrix | Mask, baseline: fl
 
 
 def wilson(rate: float, n: int, confidence: float) -> Estimate:
-    """A success rate with its score interval (Wilson 1927)."""
+    """A success rate with its score interval (Wilson 1927).
+
+    A person whose columns are guessed in part is a fraction of a success; scipy's `binomtest` takes whole counts alone.
+    """
     z = float(stats.norm.ppf((1 + confidence) / 2))
     centre, spread = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     low, high = ((centre + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))

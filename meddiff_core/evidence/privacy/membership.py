@@ -154,10 +154,11 @@ def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:
 
     The fit sees all subjects and not who is a member, so that under no leak any of them may change sides.
     """
-    unit = (difficulty - difficulty.mean(0)) / np.maximum(difficulty.std(0), 1e-9)
-    centred = scores - scores.mean(0)
-    fitted = np.linalg.solve(unit.T @ unit + RIDGE * np.eye(unit.shape[1]), unit.T @ centred)
-    return np.asarray(centred - unit @ fitted)
+    from sklearn.linear_model import Ridge  # slow to import, as all of scikit-learn
+    from sklearn.preprocessing import scale
+
+    unit = scale(difficulty)
+    return np.asarray(scores - Ridge(RIDGE).fit(unit, scores).predict(unit).reshape(scores.shape))
 
 
 def _outcome(name: str, scores: Matrix, plain: Matrix, members: NDArray[np.bool_], confidence: float) -> Outcome:
@@ -170,11 +171,13 @@ def _outcome(name: str, scores: Matrix, plain: Matrix, members: NDArray[np.bool_
 
 def area(scores: Matrix, members: NDArray[np.bool_]) -> float:
     """Probability that a member's score is higher than an outsider's; ties count half."""
-    return float(_areas(stats.rankdata(scores)[:, None], members[None])[0, 0])
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(members, scores))
 
 
-def _areas(ranks: Matrix, members: NDArray[np.bool_]) -> Matrix:
-    """(p, k) areas for ranks (n, k) and p choices (p, n) of the same number of members."""
+def areas(ranks: Matrix, members: NDArray[np.bool_]) -> Matrix:
+    """(p, k) areas for ranks (n, k) and p choices (p, n) of the same number of members: thousands in one product."""
     inside = int(members[0].sum())
     outside = members.shape[1] - inside
     return np.asarray((members @ ranks - inside * (inside + 1) / 2) / (inside * outside))
@@ -184,7 +187,7 @@ def best_by_chance(scores: Matrix, members: NDArray[np.bool_], seed: int) -> Mat
     """(PERMUTATIONS,) area of the best attack when subjects are members at random: what there is without a leak."""
     rng = np.random.default_rng([seed, 8])
     choices = np.stack([rng.permutation(members) for _ in range(PERMUTATIONS)])
-    return np.asarray(_areas(stats.rankdata(scores, axis=0), choices).max(1))
+    return np.asarray(areas(stats.rankdata(scores, axis=0), choices).max(1))
 
 
 def auc_interval(auc: float, members: int, outsiders: int, confidence: float) -> Estimate:

@@ -233,9 +233,8 @@ def correlation_difference(query: Matrix, reference: Matrix) -> float:
 
 def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     """(pairs,) correlation of each pair of columns of (n, d), in the order of `combinations`; 0 for a constant."""
-    known = np.full(len(rows), 1 / len(rows)) if weights is None else weights / weights.sum()
-    centred = rows - known @ rows
-    covariance = (centred * known[:, None]).T @ centred
+    # np.corrcoef takes no weights, and warns of a constant
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, ddof=0, aweights=weights))
     deviation = np.sqrt(np.diag(covariance))
     constant = deviation <= 1e-9 * np.abs(rows).max(0)
     unit = np.where(constant, np.inf, deviation)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
@@ -69,10 +70,10 @@ def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing)
 
 
 def wasserstein(unit: float) -> Statistic:
-    """Distance of two sets of equal size (n, 1): the mean difference of their sorted values, over `unit`."""
+    """Distance of two sets of one figure (n, 1), over `unit`."""
 
     def statistic(query: Matrix, reference: Matrix) -> float:
-        return float(np.abs(np.sort(query, 0) - np.sort(reference, 0)).mean()) / unit
+        return float(stats.wasserstein_distance(query[:, 0], reference[:, 0])) / unit
 
     return statistic
 

@@ -187,6 +187,7 @@ def fit_ridge(features: Matrix, targets: Matrix, tested: Matrix, balanced: bool)
     from sklearn.linear_model import RidgeCV
 
     mean, deviation = features.mean(0), features.std(0)
+    # StandardScaler would blow up what varies by the rounding of single precision alone
     scale = np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, np.inf)
     weights = None
     if balanced:
