@@ -21,6 +21,7 @@ from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
@@ -123,8 +124,10 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
 def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> Section:
     """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
     names = list(train.scores[model])
-    plain = [np.stack([_by_subject(side.scores[model][name], side) for name in names], 1) for side in (train, holdout)]
-    difficulty = np.concatenate([_by_subject(side.difficulty, side) for side in (train, holdout)])
+    sides = (train, holdout)
+    answers = [np.stack([side.scores[model][name] for name in names], 1) for side in sides]
+    plain = [mean_by_subject(rows, side.subjects) for rows, side in zip(answers, sides, strict=True)]
+    difficulty = np.concatenate([mean_by_subject(side.difficulty, side.subjects) for side in sides])
     members = np.arange(len(difficulty)) < len(plain[0])
     scores = without_difficulty(np.concatenate(plain), difficulty)
     outcomes = [
@@ -139,14 +142,6 @@ def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> S
         tables=[_table(model, outcomes)],
         statements=[_statement(model, best, len(names), float(chance.mean()), p)],
     )
-
-
-def _by_subject(values: Matrix, side: Attacked) -> Matrix:
-    """(people, ...) means over the volumes of each subject."""
-    people = np.unique(list(side.subjects), return_inverse=True)[1]
-    sums = np.zeros((people.max() + 1, *values.shape[1:]))
-    np.add.at(sums, people, values)
-    return np.asarray(sums / np.bincount(people).reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:

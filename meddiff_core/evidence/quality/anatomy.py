@@ -27,12 +27,12 @@ from meddiff_core.evidence.quality.effects import (
     cells,
     compare,
     effect_metric,
-    number_subjects,
     short,
     span,
 )
 from meddiff_core.evidence.quality.shapes import AXES, CENTROID, SURFACE, shape
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import Progress, Volumes
 
 PART = "anatomy"
@@ -133,8 +133,7 @@ def measure_set(
         shares.append(intensity_shares(image, contract))
         yield Progress(label, index + 1, len(volumes))
     figures = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
-    people = np.arange(len(rows)) if subjects is None else number_subjects(subjects)
-    return Measured(figures, people, np.stack(shares))
+    return Measured(figures, numbered(subjects, len(rows)), np.stack(shares))
 
 
 def _with_offsets(measured: Measured, contract: Contract, where: Mapping[str, float]) -> Measured:

@@ -4,7 +4,6 @@ An effect is in deviations between volumes, so that a shift of the ventricles an
 Real volumes are resampled by subject: two scans of one person are not two people.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +45,6 @@ class Comparison:
     """Wasserstein distance to the holdout at equal sizes, in training deviations."""
     distance_floor: Estimate
     """The same of the training volumes."""
-
-
-def number_subjects(names: Sequence[str]) -> NDArray[np.intp]:
-    """(n,) a number from 0 for each name, the same for the same."""
-    return np.unique(list(names), return_inverse=True)[1]
 
 
 def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing) -> Comparison:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
+from meddiff_core.models.dice import dice
 from meddiff_core.types import FloatArray, LabelArray, StoredArray
 
 SURFACE, CENTROID = "surface_to_volume:", "centroid_mm:"
@@ -21,7 +22,7 @@ SURFACE, CENTROID = "surface_to_volume:", "centroid_mm:"
 AXES = "ijk"
 OFFSETS = tuple(offset for offset in product((-1, 0, 1), repeat=3) if offset > (0, 0, 0))
 """One of each pair of opposite directions to the 26 neighbours."""
-SHARES = {1: 0.0915557824, 2: 0.0739612558, 3: 0.0703912790}
+SHARES = {1: 0.0915556, 2: 0.0739613, 3: 0.0703913}
 """Share of all directions that are nearest to one along an axis, a diagonal of a face, or one of the cube."""
 
 
@@ -42,7 +43,8 @@ def shape(image: StoredArray, label: LabelArray | None, contract: Contract) -> d
         "asymmetry": float(np.abs(unit - mirror).sum(dtype=np.float64)) / max(total, 1e-12),
     }
     if label is not None:
-        figures["symmetry"] = _dice(label, _mirrored(label, twice), len(contract.labels))
+        scores = dice(label, _mirrored(label, twice), len(contract.labels))
+        figures["symmetry"] = float(np.nanmean(scores)) if label.any() else 0.0
         figures |= _surfaces(label, contract) | _centroids(label, contract)
     return figures
 
@@ -77,15 +79,6 @@ def _mirrored(volume: NDArray[Any], twice_middle: int) -> NDArray[Any]:
     mirror = np.zeros_like(volume)
     mirror[inside] = volume[source[inside]]
     return mirror
-
-
-def _dice(label: LabelArray, mirror: LabelArray, groups: int) -> float:
-    counts, mirrored, common = (
-        np.bincount(values.ravel(), minlength=groups + 1)[1:]
-        for values in (label, mirror, np.where(label == mirror, label, 0))
-    )
-    present = counts > 0
-    return float((2 * common / np.maximum(counts + mirrored, 1))[present].mean()) if present.any() else 0.0
 
 
 def surface_areas(label: LabelArray, groups: int, spacing_mm: float) -> Matrix:
@@ -124,7 +117,7 @@ def _centroids(label: LabelArray, contract: Contract) -> dict[str, float]:
         middle = ndimage.center_of_mass(label > 0)
         offsets[present - 1] = np.subtract(ndimage.center_of_mass(label > 0, label, present), middle)
     return {
-        f"{CENTROID}{group}:{axis}": float(offset * contract.spacing_mm)
-        for group, row in zip(contract.labels, offsets, strict=True)
+        f"{CENTROID}{group}:{axis}": float(offset)
+        for group, row in zip(contract.labels, offsets * contract.spacing_mm, strict=True)
         for axis, offset in zip(AXES, row, strict=True)
     }

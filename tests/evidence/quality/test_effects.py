@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.quality.effects import Sample, compare, effect, number_subjects, wasserstein
+from meddiff_core.evidence.quality.effects import Sample, compare, effect, wasserstein
 
 DRAWING = Drawing(200, 0.95, 0)
 
@@ -60,10 +60,6 @@ def test_where_nothing_varies_a_shift_is_large_and_finite():
     assert found.effect.value == pytest.approx(-10)
     assert found.distance.value == pytest.approx(10)
     assert found.distance_floor.value == 0
-
-
-def test_subjects_are_numbered_from_zero():
-    np.testing.assert_array_equal(number_subjects(["b", "a", "b"]), [1, 0, 1])
 
 
 def test_one_torn_structure_among_many_whole_ones_is_a_small_distance():
