@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
@@ -89,7 +89,7 @@ def _intensity(inside: FloatArray) -> dict[str, float]:
     figures = (
         values.mean(), values.var(), skewness, kurtosis, middle, values.min(), low, high, values.max(), three - quarter,
         np.abs(values - values.mean()).mean(), np.abs(robust - robust.mean()).mean(),
-        np.sqrt(np.square(values).mean()), stats.entropy(share, base=2), (share**2).sum(),
+        np.sqrt(np.square(values).mean()), _entropy(share), (share**2).sum(),
     )  # fmt: skip
     return dict(zip(INTENSITY, map(float, figures), strict=True))
 
@@ -97,6 +97,11 @@ def _intensity(inside: FloatArray) -> dict[str, float]:
 def _levels(unit: FloatArray) -> NDArray[np.intp]:
     """Grey level of each intensity, from 0."""
     return np.minimum((unit * LEVELS).astype(np.intp), LEVELS - 1)
+
+
+def _entropy(share: Matrix) -> float:
+    """In bits."""
+    return float(special.entr(share).sum() / np.log(2))
 
 
 def _texture(unit: FloatArray, foreground: NDArray[np.bool_]) -> dict[str, float]:
@@ -126,7 +131,7 @@ def texture(p: Matrix) -> dict[str, float]:
     levels = len(p)
     i, j = np.indices(p.shape) + 1.0
     gap, total = np.abs(i - j), i + j
-    mean, joint = (i * p).sum(), stats.entropy(p, axis=None, base=2)
+    mean, joint = (i * p).sum(), _entropy(p)
     variance = ((i - mean) ** 2 * p).sum()
     differences = np.bincount(gap.astype(int).ravel(), weights=p.ravel(), minlength=levels).astype(np.float64)
     sums = np.bincount(total.astype(int).ravel(), weights=p.ravel()).astype(np.float64)
@@ -135,7 +140,7 @@ def texture(p: Matrix) -> dict[str, float]:
     correlation = (i * j * p).sum() - mean**2
     figures = (
         p.max(), mean, variance, joint, spread, ((np.arange(levels) - spread) ** 2 * differences).sum(),
-        stats.entropy(differences, base=2), stats.entropy(sums, base=2), (p**2).sum(), (gap**2 * p).sum(),
+        _entropy(differences), _entropy(sums), (p**2).sum(), (gap**2 * p).sum(),
         (p / (1 + gap)).sum(), (p / (1 + gap**2)).sum(), correlation / variance if variance > 1e-12 else 1.0,
         (i * j * p).sum(), ((total - 2 * mean) ** 3 * p).sum(), ((total - 2 * mean) ** 4 * p).sum(), first, second,
     )  # fmt: skip
@@ -148,8 +153,8 @@ def _information_correlations(p: Matrix) -> tuple[float, float]:
     Both are of the mutual information of the two, in bits.
     """
     marginal: Matrix = p.sum(1)
-    shared = max(0.0, float(stats.entropy(p, np.outer(marginal, marginal), axis=None, base=2)))
-    alone = float(stats.entropy(marginal, base=2))
+    shared = max(0.0, float(special.rel_entr(p, np.outer(marginal, marginal)).sum() / np.log(2)))
+    alone = _entropy(marginal)
     return -shared / alone if alone > 1e-12 else 0.0, float(np.sqrt(1 - np.exp(-2 * shared)))
 
 
