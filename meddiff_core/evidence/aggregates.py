@@ -13,6 +13,7 @@ from pydantic import model_validator
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
+from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import StoredArray
 
 FEWEST = 5
@@ -48,15 +49,10 @@ def histogram(
 
     `subjects` names the subject of each real volume where some have several.
     """
-    people, known = _people(subjects, len(real)), np.isfinite(real)
+    people, known = numbered(subjects, len(real)), np.isfinite(real)
     edges = _round_edges(real[known])
     bins = [_bins(values[np.isfinite(values)], edges) for values in (real, synthetic)]
     return _publish(name, unit, edges, bins, people[known], digits=2)
-
-
-def _people(subjects: Sequence[str] | None, volumes: int) -> NDArray[np.intp]:
-    """(n,) a number per real volume, the same for those of one subject; each is its own if none are named."""
-    return np.arange(volumes) if subjects is None else np.unique(list(subjects), return_inverse=True)[1]
 
 
 def _round_edges(values: Matrix, bins: int = 10) -> list[float]:
@@ -118,5 +114,5 @@ def intensity_histogram(real: Matrix, synthetic: Matrix, subjects: Sequence[str]
     Bins that fewer than FEWEST real subjects have voxels in are merged with the next.
     """
     edges = np.linspace(0, 1, INTENSITY_BINS + 1)[1:-1].round(3).tolist()
-    people = _people(subjects, len(real))
+    people = numbered(subjects, len(real))
     return _publish("intensity", "share of range", edges, (real, synthetic), people, digits=3)

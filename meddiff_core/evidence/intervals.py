@@ -32,7 +32,8 @@ def from_draws(value: float, draws: Matrix, confidence: float, n: int) -> Estima
 def from_count(count: float, n: int, confidence: float) -> Estimate:
     """A share with its exact interval (Clopper and Pearson 1934): 0 of n still leaves about 3 / n open.
 
-    `count` may be a fraction where n counts subjects and some of them have several volumes.
+    `count` may be a fraction where n counts subjects and some of them have several volumes; scipy's `binomtest` takes
+    whole counts alone.
     """
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, count, n - count + 1) if count > 0 else 0.0

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from meddiff_core.diffusion.choice import Judgement
 from meddiff_core.errors import TrainingFailed
+from meddiff_core.evidence.features.pooling import pooled_latents
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.quality.distances import kernel_distance
 from meddiff_core.models.denoiser import LatentScale
@@ -123,8 +124,8 @@ def _views_of(side: LatentSet, scale: LatentScale, generator: torch.Generator) -
 
 def _views(latents: Latents) -> tuple[Matrix, Matrix]:
     """(n, d) features for distances between sets, and (n, p) keys for those between single volumes."""
-    features = torch.cat([_pooled(latents, SHAPE_CELLS), *_textures(latents)], dim=1)
-    keys = _pooled(latents, *(min(KEY_SIDE, -(-side // KEY_VOXELS)) for side in latents.shape[2:]))
+    features = torch.cat([pooled_latents(latents, SHAPE_CELLS), *_textures(latents)], dim=1)
+    keys = pooled_latents(latents, *(min(KEY_SIDE, -(-side // KEY_VOXELS)) for side in latents.shape[2:]))
     return features.double().numpy(), keys.double().numpy()
 
 
@@ -133,13 +134,7 @@ def _textures(latents: Latents) -> list[Tensor]:
     found = []
     for _ in range(OCTAVES):
         smooth = functional.avg_pool3d(functional.pad(latents, (1,) * 6, mode="replicate"), 3, stride=1)
-        found.append((_pooled((latents - smooth).square(), TEXTURE_CELLS) + 1e-8).log())
+        found.append((pooled_latents((latents - smooth).square(), TEXTURE_CELLS) + 1e-8).log())
         i, j, k = (-(-side // 2) for side in latents.shape[2:])
         latents = functional.adaptive_avg_pool3d(latents, (i, j, k))
     return found
-
-
-def _pooled(latents: Latents, *cells: int) -> Tensor:
-    """(n, z * cells) means; one number is for all axes. No axis is cut into more cells than it has voxels."""
-    i, j, k = (min(pair) for pair in zip(cells * 3, latents.shape[2:], strict=False))
-    return functional.adaptive_avg_pool3d(latents, (i, j, k)).flatten(1)

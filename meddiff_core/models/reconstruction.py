@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from meddiff_core.contract import Contract
 from meddiff_core.models.autoencoder import Autoencoder
+from meddiff_core.models.dice import dice
 from meddiff_core.models.images import label_values, load_images, unit_image
 from meddiff_core.types import Images, Volumes
 
@@ -38,22 +39,13 @@ def _reconstruct(network: Autoencoder, images: Images) -> Images:
 def _compare(real: Images, copy: Images, contract: Contract) -> dict[str, float]:
     from monai.metrics import SSIMMetric  # type: ignore[attr-defined]
 
-    target, found = unit_image(real), unit_image(copy)
+    target, found, groups = unit_image(real), unit_image(copy), list(contract.labels)
     error = (target - found).square().mean().clamp_min(1e-12)
     ssim = SSIMMetric(spatial_dims=3, win_size=7, data_range=1.0)(found[:, None], target[:, None])
     row = {"psnr": float(-10 * error.log10()), "ssim": float(torch.as_tensor(ssim).mean())}
-    if contract.labels:
-        row |= _dice(label_values(real)[0], label_values(copy)[0], list(contract.labels))
-    return row
-
-
-def _dice(target: Tensor, found: Tensor, groups: list[str]) -> dict[str, float]:
-    """Dice of each group; one that neither map has is left out."""
-    row = {}
-    for value, group in enumerate(groups, start=1):
-        real, copy = target == value, found == value
-        if size := int(real.sum() + copy.sum()):
-            row[f"dice/{group}"] = float(2 * (real & copy).sum() / size)
+    if groups:
+        scores = dice(label_values(real)[0].numpy(), label_values(copy)[0].numpy(), len(groups))
+        row |= {f"dice/{group}": float(one) for group, one in zip(groups, scores, strict=True) if np.isfinite(one)}
     return row
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.nn import functional
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
+from meddiff_core.evidence.features.pooling import pooled_latents
 from meddiff_core.models.images import load_images
 from meddiff_core.types import FloatArray, Images, Latents, Volumes
 
@@ -26,5 +26,4 @@ class LatentFeatures:
     def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:
         """(n, z * cells), with at most `grid` cells along each axis."""
         latents = self.encode(load_images(volumes, indices, self.contract)).float()
-        i, j, k = (min(self.grid, side) for side in latents.shape[2:])
-        return functional.adaptive_avg_pool3d(latents, (i, j, k)).flatten(1).cpu().numpy()
+        return pooled_latents(latents, self.grid).cpu().numpy()

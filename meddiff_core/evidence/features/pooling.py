@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
+from torch.nn import functional
 
 from meddiff_core.contract import Contract
-from meddiff_core.types import FloatArray, StoredArray
+from meddiff_core.types import FloatArray, Latents, StoredArray
 
 
 def pooled_image(image: StoredArray, contract: Contract, longest: int) -> FloatArray:
@@ -32,3 +34,9 @@ def cell_sides(size: Sequence[int], spacing_mm: Sequence[float], longest: int) -
         for side, spacing in zip(size, spacing_mm, strict=True)
     )
     return i, j, k
+
+
+def pooled_latents(latents: Latents, *cells: int) -> Tensor:
+    """(n, z * cells) means; one number is for all axes. No axis is cut into more cells than it has voxels."""
+    i, j, k = (min(pair) for pair in zip(cells * 3, latents.shape[2:], strict=False))
+    return functional.adaptive_avg_pool3d(latents, (i, j, k)).flatten(1)

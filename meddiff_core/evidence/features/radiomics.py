@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special, stats
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract, Spacing
@@ -77,14 +77,14 @@ def _intensity(inside: FloatArray) -> dict[str, float]:
         return dict.fromkeys(INTENSITY, 0.0)
     values = inside.astype(np.float64)
     low, quarter, middle, three, high = np.percentile(values, [10, 25, 50, 75, 90])
-    centred, robust = values - values.mean(), values[(values >= low) & (values <= high)]
-    variance = np.square(centred).mean()
-    deviation = max(float(np.sqrt(variance)), 1e-12)
+    robust = values[(values >= low) & (values <= high)]
+    # scipy has no skewness of a constant, and warns of it
+    skewness, kurtosis = (stats.skew(values), stats.kurtosis(values)) if np.ptp(values) > 0 else (0.0, -3.0)
     share = np.bincount(_levels(inside), minlength=LEVELS) / len(inside)
     figures = (
-        values.mean(), variance, (centred**3).mean() / deviation**3, (centred**4).mean() / deviation**4 - 3, middle,
-        values.min(), low, high, values.max(), three - quarter, np.abs(centred).mean(),
-        np.abs(robust - robust.mean()).mean(), np.sqrt(np.square(values).mean()), _entropy(share), (share**2).sum(),
+        values.mean(), values.var(), skewness, kurtosis, middle, values.min(), low, high, values.max(), three - quarter,
+        np.abs(values - values.mean()).mean(), np.abs(robust - robust.mean()).mean(),
+        np.sqrt(np.square(values).mean()), _entropy(share), (share**2).sum(),
     )  # fmt: skip
     return dict(zip(INTENSITY, map(float, figures), strict=True))
 
@@ -96,8 +96,7 @@ def _levels(unit: FloatArray) -> NDArray[np.intp]:
 
 def _entropy(share: Matrix) -> float:
     """In bits."""
-    positive = share[share > 0]
-    return float(-(positive * np.log2(positive)).sum())
+    return float(special.entr(share).sum() / np.log(2))
 
 
 def _texture(unit: FloatArray, foreground: NDArray[np.bool_], contract: Contract) -> dict[str, float]:
@@ -136,30 +135,31 @@ def texture(p: Matrix) -> dict[str, float]:
     levels = len(p)
     i, j = np.indices(p.shape) + 1.0
     gap, total = np.abs(i - j), i + j
-    mean, joint = (i * p).sum(), _entropy(p.ravel())
+    mean, joint = (i * p).sum(), _entropy(p)
     variance = ((i - mean) ** 2 * p).sum()
     differences = np.bincount(gap.astype(int).ravel(), weights=p.ravel(), minlength=levels).astype(np.float64)
     sums = np.bincount(total.astype(int).ravel(), weights=p.ravel()).astype(np.float64)
     spread = (np.arange(levels) * differences).sum()
-    first, second = _information_correlations(p, joint)
+    first, second = _information_correlations(p)
     correlation = (i * j * p).sum() - mean**2
     figures = (
         p.max(), mean, variance, joint, spread, ((np.arange(levels) - spread) ** 2 * differences).sum(),
-        _entropy(differences), _entropy(sums), (p**2).sum(), (gap**2 * p).sum(), (p / (1 + gap)).sum(),
-        (p / (1 + gap**2)).sum(), correlation / variance if variance > 1e-12 else 1.0, (i * j * p).sum(),
-        ((total - 2 * mean) ** 3 * p).sum(), ((total - 2 * mean) ** 4 * p).sum(), first, second,
+        _entropy(differences), _entropy(sums), (p**2).sum(), (gap**2 * p).sum(),
+        (p / (1 + gap)).sum(), (p / (1 + gap**2)).sum(), correlation / variance if variance > 1e-12 else 1.0,
+        (i * j * p).sum(), ((total - 2 * mean) ** 3 * p).sum(), ((total - 2 * mean) ** 4 * p).sum(), first, second,
     )  # fmt: skip
     return dict(zip(TEXTURE, map(float, figures), strict=True))
 
 
-def _information_correlations(p: Matrix, joint: float) -> tuple[float, float]:
-    """IBSI 3.6.24 and 3.6.25 of a symmetric matrix: 0 where a level says nothing of its neighbour."""
+def _information_correlations(p: Matrix) -> tuple[float, float]:
+    """IBSI 3.6.24 and 3.6.25 of a symmetric matrix: 0 where a level says nothing of its neighbour.
+
+    Both are of the mutual information of the two, in bits.
+    """
     marginal: Matrix = p.sum(1)
-    independent = marginal[:, None] * marginal
-    alone, known = _entropy(marginal), independent > 0
-    crossed = float(-(p[known] * np.log2(independent[known])).sum())
-    first = (joint - crossed) / alone if alone > 1e-12 else 0.0
-    return first, float(np.sqrt(max(0.0, 1 - np.exp(-2 * (_entropy(independent) - joint)))))
+    shared = max(0.0, float(special.rel_entr(p, np.outer(marginal, marginal)).sum() / np.log(2)))
+    alone = _entropy(marginal)
+    return -shared / alone if alone > 1e-12 else 0.0, float(np.sqrt(1 - np.exp(-2 * shared)))
 
 
 def shape(mask: NDArray[np.bool_], spacing_mm: Spacing) -> dict[str, float]:

@@ -17,31 +17,20 @@ from meddiff_core.evidence.features.records import Extractor, extract
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
-from meddiff_core.evidence.privacy.copies import best_correlation, keys_of, numbered, to_length_one, voxel_keys
+from meddiff_core.evidence.neighbours import Ranking, Rows, best_correlation, join, rank, rank_rows, to_length_one
+from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import FloatArray, Progress, Volumes
 
-KEPT = 64
-"""Nearest real volumes that are kept of each query: beyond them hardly ever lies the first of the holdout."""
 BATCH = 16
 """Volumes whose keys are held at a time."""
 MOST_SIDED = 1000
 """Synthetic volumes whose side is tested."""
 PERMUTATIONS = 999
 """Exchanges of training and holdout subjects that the test is made of."""
-Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The nearest real volumes of each query, nearest first; train rows come before holdout rows."""
-
-    distance: Matrix
-    """(n, k)."""
-    index: Rows
-    """(n, k)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ def _voxels(audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, R
             views = np.stack([voxel_keys(volumes.image(row), audit.contract) for row in rows])
             parts.append(rank(distances(views), real.people, None if own is None else own[rows.start : rows.stop]))
             yield Progress("rank real volumes", rows.stop, len(volumes))
-        return _joined(parts)
+        return join(parts)
 
     split = real.train
     return RankedView(
@@ -127,32 +116,6 @@ def _features(extractor: Extractor, audit: AuditInput, real: RealVolumes) -> Gen
     return RankedView(
         extractor.name, *(rank_rows(rows, pool, real.people, mine) for rows, mine in zip(sides, own, strict=True))
     )
-
-
-def rank_rows(query: Matrix, pool: Matrix, people: Rows, own: Rows | None = None, block: int = 1024) -> Ranking:
-    """The nearest rows of the pool (m, d) to each query (n, d), by Euclidean distance; `own` as in `rank`."""
-    squares, parts = (pool**2).sum(1), []
-    for start in range(0, len(query), block):
-        rows = query[start : start + block]
-        squared = (rows**2).sum(1)[:, None] + squares - 2 * rows @ pool.T
-        mine = None if own is None else own[start : start + block]
-        parts.append(rank(np.sqrt(np.clip(squared, 0, None)), people, mine))
-    return _joined(parts)
-
-
-def rank(distances: Matrix, people: Rows, own: Rows | None = None) -> Ranking:
-    """The `KEPT` nearest of distances (n, m), in order; `own` (n,) is whom each query must not meet."""
-    if own is not None:
-        distances = np.where(own[:, None] == people, np.inf, distances)
-    kept = min(KEPT, distances.shape[1])
-    index = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
-    order = np.take_along_axis(distances, index, 1).argsort(1, kind="stable")
-    index = np.take_along_axis(index, order, 1).astype(np.int64)
-    return Ranking(np.take_along_axis(distances, index, 1).astype(np.float64), index)
-
-
-def _joined(parts: Sequence[Ranking]) -> Ranking:
-    return Ranking(*(np.concatenate([getattr(part, field) for part in parts]) for field in ("distance", "index")))
 
 
 def authentic(query: Ranking, train: Ranking, real: RealVolumes) -> NDArray[np.bool_]:

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.features.pooling import cell_sides
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.evidence.neighbours import Neighbours, to_length_one
 from meddiff_core.types import FloatArray, StoredArray, Volumes
 
 ALPHA = 0.05
 """Share of fresh volumes that the copy test may flag."""
-NEIGHBOURHOOD = 10
-"""Further neighbours whose mean distance says how crowded the place is."""
 FINE_SIDE = 48
 """Longest side in voxels of the grid on which shifts are tried."""
 KEY_SIDE = 12
@@ -29,84 +28,6 @@ DRAWS = 20_000
 Sides = tuple[int, int, int]
 STEPS = (0, -1, 1)
 """Shifts that are tried along each axis, in voxels of that grid."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest reference row of each query row."""
-
-    distance: Matrix
-    """(n,)."""
-    index: NDArray[np.int64]
-    """(n,) row of the reference."""
-    local: Matrix
-    """(n,) mean distance of the next `NEIGHBOURHOOD` nearest subjects."""
-
-    @property
-    def score(self) -> Matrix:
-        """Distance over that of the next neighbours: near 0 for a copy, below 1 for anything else.
-
-        A smooth or average volume is near to many training volumes without copying any; its distance would flag
-        it, its score does not (the ratio of Carlini et al. 2023).
-        """
-        return self.distance / np.maximum(self.local, 1e-12)
-
-
-def nearest(
-    query: Matrix,
-    reference: Matrix,
-    exclude_self: bool = False,
-    block: int = 1024,
-    subjects: Sequence[str] | None = None,
-) -> Neighbours:
-    """Nearest rows by Euclidean distance.
-
-    `subjects` names the subject of each reference row where some have several: the crowd around a row is then
-    counted in subjects, or else a second scan of the copied person would hide the copy. `exclude_self` when query
-    and reference are the same rows in the same order: no row is compared with its own subject.
-    """
-    squares, people = (reference**2).sum(1), numbered(subjects, len(reference))
-    parts = []
-    for start in range(0, len(query), block):
-        rows = query[start : start + block]
-        squared = (rows**2).sum(1)[:, None] + squares - 2 * rows @ reference.T
-        own = people[start : start + block] if exclude_self else None
-        parts.append(closest(np.sqrt(np.clip(squared, 0, None)), people, own))
-    return join(parts)
-
-
-def numbered(subjects: Sequence[str] | None, rows: int) -> NDArray[np.int64]:
-    """(rows,) a number per row, the same for those of one subject; each row is its own if none are named."""
-    return np.arange(rows) if subjects is None else np.unique(list(subjects), return_inverse=True)[1]
-
-
-def join(parts: Sequence[Neighbours]) -> Neighbours:
-    """Neighbours of blocks of queries, one after the other."""
-    return Neighbours(
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("distance", "index", "local"))
-    )
-
-
-def closest(distances: Matrix, people: NDArray[np.int64], own: NDArray[np.int64] | None = None) -> Neighbours:
-    """Of distances (n, m): `people` (m,) says whose each column is, `own` (n,) whom each row must not meet."""
-    if own is not None:
-        distances = np.where(own[:, None] == people, np.inf, distances)
-    by_person = _nearest_of_each(distances, people)
-    available = by_person.shape[1] - (own is not None)
-    if available < 2:
-        raise ValueError(f"neighbours need volumes of at least 2 reference subjects, got {available}")
-    kept = min(NEIGHBOURHOOD + 1, available)
-    ranked = np.sort(np.partition(by_person, kept - 1, axis=1)[:, :kept], axis=1)
-    return Neighbours(ranked[:, 0], distances.argmin(1), ranked[:, 1:].mean(1))
-
-
-def _nearest_of_each(distances: Matrix, people: NDArray[np.int64]) -> Matrix:
-    """(n, people) the smallest distance to any volume of each person."""
-    order = np.argsort(people, kind="stable")
-    starts = np.flatnonzero(np.diff(people[order], prepend=-1))
-    if len(starts) == len(people):
-        return distances
-    return np.asarray(np.minimum.reduceat(distances[:, order], starts, axis=1))
 
 
 def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
@@ -176,40 +97,6 @@ def _pad_to(volume: FloatArray, multiples: Sides) -> FloatArray:
 def _average(volume: FloatArray, axis: int, factor: int) -> FloatArray:
     shape = (*volume.shape[:axis], volume.shape[axis] // factor, factor, *volume.shape[axis + 1 :])
     return np.asarray(volume.reshape(shape).mean(axis + 1), dtype=np.float32)
-
-
-def to_length_one(rows: FloatArray) -> FloatArray:
-    """Each row (..., p) divided by its length; one of zeros stays."""
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
-
-
-def nearest_voxels(
-    query: FloatArray,
-    reference: FloatArray,
-    centre: FloatArray,
-    exclude_self: bool = False,
-    block: int = 16,
-    subjects: Sequence[str] | None = None,
-) -> Neighbours:
-    """Nearest reference keys (m, p) of query keys (n, variants, p), by 1 - the best correlation of any variant.
-
-    Keys are compared as deviations from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
-    what sets one apart from the mean does not. `subjects` and `exclude_self` are those of `nearest`.
-    """
-    anchors, people = to_length_one(reference - centre).T, numbered(subjects, len(reference))
-    parts = []
-    for start in range(0, len(query), block):
-        views = to_length_one(query[start : start + block] - centre)
-        own = people[start : start + block] if exclude_self else None
-        parts.append(closest(1 - best_correlation(views, anchors), people, own))
-    return join(parts)
-
-
-def best_correlation(views: FloatArray, anchors: FloatArray) -> Matrix:
-    """(n, m) the highest correlation, at most 1, of any variant of (n, variants, p) with each of (p, m)."""
-    found = (views.reshape(-1, views.shape[-1]) @ anchors).reshape(*views.shape[:2], -1).max(1)
-    return np.asarray(np.minimum(found.astype(np.float64), 1.0))
 
 
 def combined_score(views: Sequence[Neighbours], typical: Sequence[float]) -> tuple[Matrix, NDArray[np.int64]]:
@@ -326,17 +213,6 @@ def _means_by_subject(values: Matrix, people: NDArray[np.int64], repeats: int, s
     sums, counts = np.bincount(people, weights=values), np.bincount(people)
     weights = resample_weights(len(counts), repeats, seed)
     return np.asarray(weights @ sums / np.maximum(weights @ counts, 1e-12))
-
-
-def one_of_each(subjects: Sequence[str] | None, rows: int, seed: int) -> NDArray[np.int64]:
-    """One random row of each subject, in order.
-
-    Scans of one person are not exchangeable with scans of others, on which the false alarm rate rests; one scan of
-    each person is (Dunn et al. 2022).
-    """
-    people = numbered(subjects, rows)
-    order = np.random.default_rng([seed, 2]).permutation(rows)
-    return np.sort(order[np.unique(people[order], return_index=True)[1]])
 
 
 def false_alarms(scores: Matrix, alpha: float, repeats: int, confidence: float, seed: int) -> Estimate:

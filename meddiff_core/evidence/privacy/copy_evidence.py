@@ -26,8 +26,6 @@ from meddiff_core.evidence.privacy.copies import (
     expected_share,
     false_alarms,
     keys_of,
-    numbered,
-    one_of_each,
 )
 from meddiff_core.evidence.privacy.copy_views import CopySets, Known, Query, View, copy_sets, copy_views
 from meddiff_core.evidence.privacy.oracle import Oracle, oracle_findings
@@ -45,6 +43,7 @@ from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.screening.bounds import smallest_distance
 from meddiff_core.evidence.screening.duplicates import near_duplicates
 from meddiff_core.evidence.section import Section
+from meddiff_core.evidence.subjects import numbered, one_of_each
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Progress, Volumes
 

@@ -12,7 +12,8 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.split import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.privacy.copies import Neighbours, keys_of, nearest, nearest_voxels
+from meddiff_core.evidence.neighbours import Neighbours, nearest, nearest_voxels
+from meddiff_core.evidence.privacy.copies import keys_of
 from meddiff_core.evidence.privacy.planting import PlantedCopies
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
 from meddiff_core.evidence.quality.distances import fit_projection

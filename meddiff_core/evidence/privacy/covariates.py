@@ -18,6 +18,7 @@ from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Estimate, Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import first_of_each
 from meddiff_core.types import Progress
 
 TOLERANCE = 0.05
@@ -82,15 +83,10 @@ def covariate_attacks(audit: AuditInput, drawing: Drawing) -> Generator[Progress
 
 
 def _tables(audit: AuditInput) -> Tables:
-    specs = audit.contract.conditions
-    real = [_people(audit.dataset.conditions(side), audit.dataset.subjects(side)) for side in ("train", "holdout")]
+    specs, data = audit.contract.conditions, audit.dataset
+    real = [first_of_each(data.conditions(side), data.subjects(side)) for side in ("train", "holdout")]
     train, holdout, synthetic = (encode_table(rows, specs) for rows in (*real, audit.requested))
     return Tables(train, holdout, synthetic, specs)
-
-
-def _people(rows: Sequence[Condition], subjects: Sequence[str]) -> list[Condition]:
-    """The first row of each subject: attacks succeed on people, not on visits."""
-    return list(dict(zip(reversed(subjects), reversed(rows), strict=True)).values())
 
 
 def encode_table(rows: Sequence[Condition], specs: Sequence[ConditionSpec]) -> Matrix:
@@ -314,7 +310,10 @@ def _risk(attack: str, main: Matrix | Mask, control: Matrix | Mask, baseline: fl
 
 
 def wilson(rate: float, n: int, confidence: float) -> Estimate:
-    """A success rate with its score interval (Wilson 1927)."""
+    """A success rate with its score interval (Wilson 1927).
+
+    A person whose columns are guessed in part is a fraction of a success; scipy's `binomtest` takes whole counts alone.
+    """
     z = float(stats.norm.ppf((1 + confidence) / 2))
     centre, spread = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     low, high = ((centre + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))

@@ -21,6 +21,7 @@ from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
@@ -123,8 +124,10 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
 def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> Section:
     """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
     names = list(train.scores[model])
-    plain = [np.stack([_by_subject(side.scores[model][name], side) for name in names], 1) for side in (train, holdout)]
-    difficulty = np.concatenate([_by_subject(side.difficulty, side) for side in (train, holdout)])
+    sides = (train, holdout)
+    answers = [np.stack([side.scores[model][name] for name in names], 1) for side in sides]
+    plain = [mean_by_subject(rows, side.subjects) for rows, side in zip(answers, sides, strict=True)]
+    difficulty = np.concatenate([mean_by_subject(side.difficulty, side.subjects) for side in sides])
     members = np.arange(len(difficulty)) < len(plain[0])
     scores = without_difficulty(np.concatenate(plain), difficulty)
     outcomes = [
@@ -141,23 +144,16 @@ def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> S
     )
 
 
-def _by_subject(values: Matrix, side: Attacked) -> Matrix:
-    """(people, ...) means over the volumes of each subject."""
-    people = np.unique(list(side.subjects), return_inverse=True)[1]
-    sums = np.zeros((people.max() + 1, *values.shape[1:]))
-    np.add.at(sums, people, values)
-    return np.asarray(sums / np.bincount(people).reshape(-1, *[1] * (values.ndim - 1)))
-
-
 def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:
     """Scores (n, k) less their ridge regression on the difficulty (n, d).
 
     The fit sees all subjects and not who is a member, so that under no leak any of them may change sides.
     """
-    unit = (difficulty - difficulty.mean(0)) / np.maximum(difficulty.std(0), 1e-9)
-    centred = scores - scores.mean(0)
-    fitted = np.linalg.solve(unit.T @ unit + RIDGE * np.eye(unit.shape[1]), unit.T @ centred)
-    return np.asarray(centred - unit @ fitted)
+    from sklearn.linear_model import Ridge  # slow to import, as all of scikit-learn
+    from sklearn.preprocessing import scale
+
+    unit = scale(difficulty)
+    return np.asarray(scores - Ridge(RIDGE).fit(unit, scores).predict(unit).reshape(scores.shape))
 
 
 def _outcome(name: str, scores: Matrix, plain: Matrix, members: NDArray[np.bool_], confidence: float) -> Outcome:
@@ -170,11 +166,13 @@ def _outcome(name: str, scores: Matrix, plain: Matrix, members: NDArray[np.bool_
 
 def area(scores: Matrix, members: NDArray[np.bool_]) -> float:
     """Probability that a member's score is higher than an outsider's; ties count half."""
-    return float(_areas(stats.rankdata(scores)[:, None], members[None])[0, 0])
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(members, scores))
 
 
-def _areas(ranks: Matrix, members: NDArray[np.bool_]) -> Matrix:
-    """(p, k) areas for ranks (n, k) and p choices (p, n) of the same number of members."""
+def areas(ranks: Matrix, members: NDArray[np.bool_]) -> Matrix:
+    """(p, k) areas for ranks (n, k) and p choices (p, n) of the same number of members: thousands in one product."""
     inside = int(members[0].sum())
     outside = members.shape[1] - inside
     return np.asarray((members @ ranks - inside * (inside + 1) / 2) / (inside * outside))
@@ -184,7 +182,7 @@ def best_by_chance(scores: Matrix, members: NDArray[np.bool_], seed: int) -> Mat
     """(PERMUTATIONS,) area of the best attack when subjects are members at random: what there is without a leak."""
     rng = np.random.default_rng([seed, 8])
     choices = np.stack([rng.permutation(members) for _ in range(PERMUTATIONS)])
-    return np.asarray(_areas(stats.rankdata(scores, axis=0), choices).max(1))
+    return np.asarray(areas(stats.rankdata(scores, axis=0), choices).max(1))
 
 
 def auc_interval(auc: float, members: int, outsiders: int, confidence: float) -> Estimate:

@@ -12,16 +12,9 @@ from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
-from meddiff_core.evidence.privacy.copies import (
-    Neighbours,
-    best_correlation,
-    closest,
-    join,
-    key_grid,
-    numbered,
-    to_length_one,
-    voxel_keys,
-)
+from meddiff_core.evidence.neighbours import Neighbours, best_correlation, closest, join, to_length_one
+from meddiff_core.evidence.privacy.copies import key_grid, voxel_keys
+from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 WHOLE = "voxels"

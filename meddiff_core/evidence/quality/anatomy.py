@@ -27,12 +27,12 @@ from meddiff_core.evidence.quality.effects import (
     cells,
     compare,
     effect_metric,
-    number_subjects,
     short,
     span,
 )
 from meddiff_core.evidence.quality.shapes import AXES, CENTROID, SURFACE, shape
 from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import Progress, Volumes
 
 PART = "anatomy"
@@ -133,8 +133,7 @@ def measure_set(
         shares.append(intensity_shares(image, contract))
         yield Progress(label, index + 1, len(volumes))
     figures = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
-    people = np.arange(len(rows)) if subjects is None else number_subjects(subjects)
-    return Measured(figures, people, np.stack(shares))
+    return Measured(figures, numbered(subjects, len(rows)), np.stack(shares))
 
 
 def _with_offsets(measured: Measured, contract: Contract, where: Mapping[str, float]) -> Measured:
@@ -233,9 +232,8 @@ def correlation_difference(query: Matrix, reference: Matrix) -> float:
 
 def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     """(pairs,) correlation of each pair of columns of (n, d), in the order of `combinations`; 0 for a constant."""
-    known = np.full(len(rows), 1 / len(rows)) if weights is None else weights / weights.sum()
-    centred = rows - known @ rows
-    covariance = (centred * known[:, None]).T @ centred
+    # np.corrcoef takes no weights, and warns of a constant
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, ddof=0, aweights=weights))
     deviation = np.sqrt(np.diag(covariance))
     constant = deviation <= 1e-9 * np.abs(rows).max(0)
     unit = np.where(constant, np.inf, deviation)

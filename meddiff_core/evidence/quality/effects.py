@@ -4,11 +4,11 @@ An effect is in deviations between volumes, so that a shift of the ventricles an
 Real volumes are resampled by subject: two scans of one person are not two people.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
@@ -47,11 +47,6 @@ class Comparison:
     """The same of the training volumes."""
 
 
-def number_subjects(names: Sequence[str]) -> NDArray[np.intp]:
-    """(n,) a number from 0 for each name, the same for the same."""
-    return np.unique(list(names), return_inverse=True)[1]
-
-
 def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing) -> Comparison:
     """Everything of one figure."""
     sets = [sample.values[:, None] for sample in (synthetic, train, holdout)]
@@ -69,10 +64,10 @@ def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing)
 
 
 def wasserstein(unit: float) -> Statistic:
-    """Distance of two sets of equal size (n, 1): the mean difference of their sorted values, over `unit`."""
+    """Distance of two sets of one figure (n, 1), over `unit`."""
 
     def statistic(query: Matrix, reference: Matrix) -> float:
-        return float(np.abs(np.sort(query, 0) - np.sort(reference, 0)).mean()) / unit
+        return float(stats.wasserstein_distance(query[:, 0], reference[:, 0])) / unit
 
     return statistic
 

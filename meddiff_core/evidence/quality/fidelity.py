@@ -79,7 +79,10 @@ def _varies(values: Matrix) -> bool:
 
 
 def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
-    """(repeats,) weighted correlations and slopes; 0 for a draw in which one side does not vary."""
+    """(repeats,) weighted correlations and slopes; 0 for a draw in which one side does not vary.
+
+    All draws at once, under weights: scipy's `linregress` has neither.
+    """
     dx, dy = x - (share @ x)[:, None], y - (share @ y)[:, None]
     covariance = (share * dx * dy).sum(1)
     spread_x, spread_y = (share * dx**2).sum(1), (share * dy**2).sum(1)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.measurements import FOREGROUND
 from meddiff_core.evidence.surfaces import surface_areas
+from meddiff_core.models.dice import dice
 from meddiff_core.types import FloatArray, LabelArray, StoredArray
 
 SURFACE, CENTROID = "surface_to_volume:", "centroid_mm:"
@@ -37,7 +38,8 @@ def shape(image: StoredArray, label: LabelArray | None, contract: Contract) -> d
         "asymmetry": float(np.abs(unit - mirror).sum(dtype=np.float64)) / max(total, 1e-12),
     }
     if label is not None:
-        figures["symmetry"] = _dice(label, _mirrored(label, twice), len(contract.labels))
+        scores = dice(label, _mirrored(label, twice), len(contract.labels))
+        figures["symmetry"] = float(np.nanmean(scores)) if label.any() else 0.0
         figures |= _surfaces(label, contract) | _centroids(label, contract)
     return figures
 
@@ -62,7 +64,7 @@ def _twice_the_middle(foreground: NDArray[np.bool_]) -> int:
     along = foreground.sum((1, 2), dtype=np.float64)
     if not along.any():
         return len(along) - 1
-    return round(2 * float(along @ np.arange(len(along)) / along.sum()))
+    return round(2 * float(np.average(np.arange(len(along)), weights=along)))
 
 
 def _mirrored(volume: NDArray[Any], twice_middle: int) -> NDArray[Any]:
@@ -74,15 +76,6 @@ def _mirrored(volume: NDArray[Any], twice_middle: int) -> NDArray[Any]:
     return mirror
 
 
-def _dice(label: LabelArray, mirror: LabelArray, groups: int) -> float:
-    counts, mirrored, common = (
-        np.bincount(values.ravel(), minlength=groups + 1)[1:]
-        for values in (label, mirror, np.where(label == mirror, label, 0))
-    )
-    present = counts > 0
-    return float((2 * common / np.maximum(counts + mirrored, 1))[present].mean()) if present.any() else 0.0
-
-
 def _surfaces(label: LabelArray, contract: Contract) -> dict[str, float]:
     groups, voxel = len(contract.labels), contract.voxel_mm3
     volumes = np.bincount(label.ravel(), minlength=groups + 1)[1:] * voxel
@@ -91,13 +84,12 @@ def _surfaces(label: LabelArray, contract: Contract) -> dict[str, float]:
 
 
 def _centroids(label: LabelArray, contract: Contract) -> dict[str, float]:
-    where = np.nonzero(label)
-    values = label[where]
-    counts = np.bincount(values, minlength=len(contract.labels) + 1)[1:]
-    figures: dict[str, float] = {}
-    for axis, places, spacing in zip(AXES, where, contract.spacing_mm, strict=True):
-        sums = np.bincount(values, weights=places, minlength=len(contract.labels) + 1)[1:]
-        middle = float(sums.sum()) / max(1, int(counts.sum()))
-        offsets = np.where(counts > 0, sums / np.maximum(counts, 1) - middle, 0.0) * spacing
-        figures |= {f"{CENTROID}{group}:{axis}": float(o) for group, o in zip(contract.labels, offsets, strict=True)}
-    return figures
+    offsets, present = np.zeros((len(contract.labels), 3)), np.unique(label[label > 0])
+    if present.size:
+        middle = ndimage.center_of_mass(label > 0)
+        offsets[present - 1] = np.subtract(ndimage.center_of_mass(label > 0, label, present), middle)
+    return {
+        f"{CENTROID}{group}:{axis}": float(offset)
+        for group, row in zip(contract.labels, offsets * contract.spacing_mm, strict=True)
+        for axis, offset in zip(AXES, row, strict=True)
+    }

@@ -20,7 +20,7 @@ from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.features.records import Features, require_same_extractor
 from meddiff_core.evidence.intervals import Matrix
-from meddiff_core.evidence.privacy.copies import nearest_voxels
+from meddiff_core.evidence.neighbours import nearest_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.evidence.screening.outlier import DenoisingErrors, OutlierBound, fit_outliers
 from meddiff_core.evidence.screening.reasons import RealRejections, count_real

@@ -8,7 +8,7 @@ at in full. An approximate index would be no faster at this size, and could let 
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.evidence.privacy.copies import to_length_one
+from meddiff_core.evidence.neighbours import to_length_one
 from meddiff_core.types import FloatArray
 
 DIRECTIONS = 48

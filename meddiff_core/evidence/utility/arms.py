@@ -7,10 +7,8 @@ from a clock, so that a slower machine finds the same figures.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.models.randomness import generator_for
 from meddiff_core.study import AuditConfig
 
@@ -103,16 +101,3 @@ def draw_synthetic(arm: Arm, available: int, seed: int) -> list[int]:
     """Which synthetic volumes an arm sees under a seed; a larger arm sees those of a smaller one and more."""
     order = torch.randperm(available, generator=generator_for(seed, "utility", "synthetic"))
     return [int(row) for row in order[: arm.synthetic]]
-
-
-def mean_by_subject(values: Matrix, subjects: Sequence[str]) -> Matrix:
-    """(n, d) figures of volumes to (subjects, d), subjects sorted by name: two scans of one person are not two people.
-
-    NaN counts as not known; what no scan of a subject knows stays NaN.
-    """
-    numbers = np.unique(list(subjects), return_inverse=True)[1]
-    known = np.isfinite(values)
-    sums, counts = np.zeros((2, numbers.max() + 1, values.shape[1]))
-    np.add.at(sums, numbers, np.where(known, values, 0.0))
-    np.add.at(counts, numbers, known)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)

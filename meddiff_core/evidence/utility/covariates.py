@@ -17,7 +17,8 @@ from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
-from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, Design, draw_synthetic, mean_by_subject
+from meddiff_core.evidence.subjects import mean_by_subject
+from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, Design, draw_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import (
     Outcome,
@@ -187,6 +188,7 @@ def fit_ridge(features: Matrix, targets: Matrix, tested: Matrix, balanced: bool)
     from sklearn.linear_model import RidgeCV
 
     mean, deviation = features.mean(0), features.std(0)
+    # StandardScaler would blow up what varies by the rounding of single precision alone
     scale = np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, np.inf)
     weights = None
     if balanced:

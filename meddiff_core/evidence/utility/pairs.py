@@ -17,7 +17,8 @@ from meddiff_core.evidence.intervals import Estimate, Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.fidelity import fidelity, fidelity_section
 from meddiff_core.evidence.section import Cell, Section, Table
-from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, mean_by_subject
+from meddiff_core.evidence.subjects import mean_by_subject
+from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm
 from meddiff_core.evidence.utility.comparing import with_interval
 from meddiff_core.evidence.utility.segmentation import Segmenter, dice_scores
 from meddiff_core.evidence.utility.trials import dice_outcome

@@ -15,7 +15,10 @@ from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.models.randomness import derive_seed
 
 Score = Callable[[Matrix], Matrix]
-"""From how often each test subject counts (repeats, n) to a training's figure under each draw (repeats,)."""
+"""From how often each test subject counts (repeats, n) to a training's figure under each draw (repeats,).
+
+scikit-learn has these figures for one draw at a time, which is slow for thousands.
+"""
 SMALLEST = 1e-9
 """What a figure is divided by at least."""
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from meddiff_core.contract import Contract
 from meddiff_core.data.grid import Stride, level_strides
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.models.dice import dice
 from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_images
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
@@ -167,10 +168,7 @@ def _jitter(images: Images, generator: torch.Generator) -> Images:
 
 def dice_scores(prediction: LabelArray, truth: LabelArray, groups: int) -> Matrix:
     """(groups,) Dice coefficient of each label value from 1 on; NaN where the truth has none of it."""
-    both = np.bincount(truth[prediction == truth].ravel(), minlength=groups + 1)
-    sizes = [np.bincount(labels.ravel(), minlength=groups + 1) for labels in (prediction, truth)]
-    scores = 2 * both / np.maximum(1, sizes[0] + sizes[1])
-    return np.where(sizes[1] > 0, scores, np.nan)[1 : groups + 1]
+    return np.where(np.isin(np.arange(1, groups + 1), truth), dice(prediction, truth, groups), np.nan)
 
 
 def most_common_labels(pairs: Volumes, groups: int) -> LabelArray:

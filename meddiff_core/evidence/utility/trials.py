@@ -14,12 +14,12 @@ from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
+from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.evidence.utility.arms import (
     FEWEST_SUBJECTS,
     Arm,
     Design,
     draw_synthetic,
-    mean_by_subject,
 )
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import Outcome, Trials, mean_score, outcome

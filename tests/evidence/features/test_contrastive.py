@@ -20,7 +20,7 @@ from meddiff_core.evidence.features.contrastive import (
     save_contrastive,
 )
 from meddiff_core.evidence.features.records import extract
-from meddiff_core.evidence.privacy.copies import nearest
+from meddiff_core.evidence.neighbours import nearest
 from meddiff_core.evidence.privacy.planting import DISGUISES
 
 

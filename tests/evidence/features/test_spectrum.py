@@ -4,7 +4,7 @@ import numpy as np
 
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
-from meddiff_core.evidence.privacy.copies import nearest
+from meddiff_core.evidence.neighbours import nearest
 from meddiff_core.evidence.privacy.planting import DISGUISES
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.neighbours import rank_rows
 from meddiff_core.evidence.privacy.authenticity import (
     RealVolumes,
     authentic,
@@ -12,7 +13,6 @@ from meddiff_core.evidence.privacy.authenticity import (
     closer_interval,
     closer_share,
     neighbour_ratios,
-    rank_rows,
 )
 from meddiff_core.evidence.quality.comparison import Drawing
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from meddiff_core.evidence.neighbours import nearest, nearest_voxels
 from meddiff_core.evidence.privacy.copies import (
     closer_to_train,
     combined_score,
@@ -10,9 +11,6 @@ from meddiff_core.evidence.privacy.copies import (
     copy_threshold,
     expected_share,
     false_alarms,
-    nearest,
-    nearest_voxels,
-    one_of_each,
     voxel_key,
     voxel_keys,
 )
@@ -24,6 +22,7 @@ from meddiff_core.evidence.privacy.planting import (
     plant_copies,
 )
 from meddiff_core.evidence.privacy.voxel_search import WHOLE, fit_search, match_voxels
+from meddiff_core.evidence.subjects import one_of_each
 
 
 def normal(n, seed, d=16):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.privacy.attacks import denoiser_scores
 from meddiff_core.evidence.privacy.membership import (
     Attacked,
     area,
+    areas,
     auc_interval,
     best_by_chance,
     beyond_chance,
@@ -113,12 +115,12 @@ def test_scores_do_not_depend_on_who_stands_beside(finish):
         assert together[name][17] == pytest.approx(alone[name][0], rel=1e-5)
 
 
-def test_area_is_that_of_scikit_learn():
-    from sklearn.metrics import roc_auc_score
-
+def test_areas_of_many_choices_of_members_are_those_of_each_alone():
     rng = np.random.default_rng(0)
-    scores, members = rng.integers(0, 8, 60).astype(float), rng.random(60) < 0.4
-    assert area(scores, members) == pytest.approx(roc_auc_score(members, scores))
+    scores, members = rng.integers(0, 8, (60, 3)).astype(float), rng.random(60) < 0.4
+    choices = np.stack([rng.permutation(members) for _ in range(4)])
+    found = areas(stats.rankdata(scores, axis=0), choices)
+    np.testing.assert_allclose(found, [[area(column, choice) for column in scores.T] for choice in choices])
 
 
 def test_interval_covers_the_true_area_and_keeps_a_width_at_1():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.privacy.copies import key_grid, nearest_voxels, voxel_key, voxel_keys
+from meddiff_core.evidence.neighbours import nearest_voxels
+from meddiff_core.evidence.privacy.copies import key_grid, voxel_key, voxel_keys
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
 
 

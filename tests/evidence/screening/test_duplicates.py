@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.privacy.copies import to_length_one
+from meddiff_core.evidence.neighbours import to_length_one
 from meddiff_core.evidence.screening.duplicates import near_duplicates
 
 

@@ -1,9 +1,8 @@
 """Which volumes are trained on, and for how long."""
 
-import numpy as np
 import pytest
 
-from meddiff_core.evidence.utility.arms import design_trials, draw_synthetic, mean_by_subject, missing_volumes
+from meddiff_core.evidence.utility.arms import design_trials, draw_synthetic, missing_volumes
 from meddiff_core.study import AuditConfig, UtilityConfig
 
 
@@ -45,8 +44,3 @@ def test_larger_arm_holds_the_volumes_of_the_smaller_and_another_seed_others():
     assert draw_synthetic(whole, 100, 0)[:10] == draw_synthetic(half, 100, 0)
     assert len(set(draw_synthetic(whole, 100, 0))) == 20
     assert draw_synthetic(whole, 100, 0) != draw_synthetic(whole, 100, 1)
-
-
-def test_scans_of_one_subject_count_once():
-    values = np.array([[1.0, np.nan], [3.0, 2.0], [5.0, np.nan]])
-    np.testing.assert_array_equal(mean_by_subject(values, ["b", "b", "a"]), [[5, np.nan], [2, 2]])
