@@ -29,11 +29,14 @@ VISIT = re.compile(
 )
 """Words of a session, run, date or side of the body: another image of the same kind and subject."""
 DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
-VISIT_FOLDER = re.compile(rf"(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|val|{VISIT.pattern}")
+VISIT_FOLDER = re.compile(
+    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|val|"
+    rf"{VISIT.pattern}"
+)
 
 LABEL_WORD = re.compile(
     r"d?segs?|segmentations?|labels?|labelmaps?|(?:brain|deface)?masks?|probseg|aseg|aparc|wmparc|synthseg|"
-    r"parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
+    r"(?:seg|label|mask)\d+|parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
 )
 LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon")
 LABEL_PART = re.compile(r"segmentation|aseg|labelmap")
@@ -136,7 +139,7 @@ def _end_of(subject: str) -> tuple[str, str]:
 
 def _start_of(subject: str) -> tuple[str, str]:
     word, _, tail = subject.partition("_")
-    return (tail, word) if CONTRAST.fullmatch(word.lower()) else ("", "")
+    return (tail, word) if tells_contrast(word) or _is_visit(word) else ("", "")
 
 
 def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]) -> list[NameParts]:
@@ -148,9 +151,11 @@ def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]
             words[subject].add(word)
             subjects[word].add(subject)
     several = [subject for subject, own in words.items() if len(own) > 1 and any(map(str.isdigit, subject))]
-    shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1}
+    shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1 or _is_visit(word)}
     return [_without(part, *split(part.subject), shared) for part in parts]
 
 
 def _without(part: NameParts, subject: str, word: str, shared: set[str]) -> NameParts:
-    return NameParts(subject, f"{word} {part.kind}".strip()) if subject and word in shared else part
+    if not subject or word not in shared:
+        return part
+    return NameParts(subject, part.kind if _is_visit(word) else f"{word} {part.kind}".strip())

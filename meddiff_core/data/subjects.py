@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind
+from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind, tells_visit
 from meddiff_core.data.person_folders import read_folders
 from meddiff_core.data.tables import read_table
 from meddiff_core.data.walking import counted
@@ -32,6 +32,8 @@ FOLDER = "folder"
 FILE_NAME = "file name"
 SURE = ("column", "BIDS")
 """How rules begin that no pattern overrules."""
+REPEAT = re.compile(r"(.*\d[^_\-]*)[_\-](\d{1,2})")
+"""Names that end in a short number behind another number."""
 GUESSED = (PATIENT_ID, FOLDER, FILE_NAME)
 
 
@@ -60,6 +62,7 @@ def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor
     """Give every scan its subject, by `data.subject` too, and, where its name says, its kind."""
     images, notes = _without_shared_patient(found)
     images, refused = _by_pattern(images, pattern)
+    notes += _pattern_unused(images, pattern)
     images = [_by_participant(image, row_for) for image in images]
     images, questions = _by_names(images)
     images = [replace(image, participant=_participant(image, row_for)) for image in images]
@@ -94,6 +97,14 @@ def _by_pattern(found: Sequence[Found], pattern: str | None) -> tuple[list[Found
     return kept, refused
 
 
+def _pattern_unused(found: Sequence[Found], pattern: str | None) -> list[Refusal]:
+    """A note where another rule comes before the pattern."""
+    rules = Counter(image.rule for image in found if pattern is not None and image.rule.startswith(SURE))
+    return [
+        Refusal(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()
+    ]
+
+
 def _by_participant(image: Found, row_for: RowFor) -> Found:
     """The id of the table that the file's name, its path or one of its folders begins with."""
     if image.subject is not None:
@@ -104,7 +115,8 @@ def _by_participant(image: Found, row_for: RowFor) -> Found:
 
 def _row_of_path(image: Found, row_for: RowFor) -> str | None:
     path = PurePosixPath(plain(image.name))
-    names = (_last(image), "_".join(path.parts), *path.parts[:-1])
+    folders = [part for part in path.parts[1:-1] if not tells_visit(part) and not re.fullmatch(r"\d\d?", part)]
+    names = (_last(image), "_".join(path.parts), *path.parts[:-1][:1], *folders)
     return next((known for name in names if (known := row_for(name, None)) is not None), None)
 
 
@@ -124,7 +136,8 @@ def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
         image if image.kind is not None else replace(image, kind=_kind(image, split_name(image.stem).kind))
         for image in named
     ]
-    return named, [*reading.questions, *_ask_about_merging(named)]
+    questions = reading.questions or _ask_about_merging(named) or _ask_about_repeats(named)
+    return named, list(questions)
 
 
 def _last(image: Found) -> str:
@@ -173,6 +186,27 @@ def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
             f"{', '.join(sorted(names)[:3])}{more}. Give a regular expression with a group `subject`, which is "
             "searched in each path, such as '^(?P<subject>[^/]+)/' for the first folder or "
             "'(?P<subject>[^/.]+)[^/]*$' for the file",
+        )
+    ]
+
+
+def _ask_about_repeats(found: Sequence[Found]) -> list[Question]:
+    """A question where names end in a short number behind one: `P01_1, P01_2` may be one person twice."""
+    repeats: defaultdict[str, set[str]] = defaultdict(set)
+    for image in found:
+        if image.rule == FILE_NAME and (match := REPEAT.fullmatch(str(image.subject))):
+            repeats[match[1]].add(match[2])
+    several = [head for head, numbers in repeats.items() if len(numbers) > 1]
+    if len(repeats) < 2 or not several:
+        return []
+    head = several[0]
+    names = " and ".join(f"{head}_{number}" for number in sorted(repeats[head])[:2])
+    return [
+        Question(
+            "data.subject",
+            f"{names} may be scans of one subject or two subjects, and so may {counted(len(several), 'name')} in all. "
+            r"Give the pattern of a subject: '(?P<subject>[^/]+)[_-]\d+[^/]*$' for one, "
+            "'(?P<subject>[^/.]+)[^/]*$' for two",
         )
     ]
 
