@@ -7,7 +7,7 @@ session, contrast or number than an image's is that of an image that is not ther
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def _by_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, l
 def _longest(cases: dict[str, str], label: LabelFile) -> tuple[str, str]:
     """The case that a label's name begins with, and what is left of the name; two empty texts for none."""
     for text in (label.stem, label.joined):
-        if name := longest_name_of(list(cases), text):
+        if name := longest_name_of(cases, text):
             return cases[name], text[len(name) :]
     return "", ""
 
@@ -141,14 +141,19 @@ def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str
             without[name].append(image)
     by_case: defaultdict[str, list[Path]] = defaultdict(list)
     for label in labels:
-        text, subject = next(
-            ((text, name) for text in (label.stem, label.joined) if (name := longest_name_of(list(without), text))),
-            ("", ""),
-        )
+        subject, rest = _subject_in(label, without)
         images = without.get(subject, [])
-        if len(images) == 1 and _adds_nothing(text[len(subject) :], _words(images[0].name)):
+        if len(images) == 1 and _adds_nothing(rest, _words(images[0].name)):
             by_case[images[0].case].append(label.path)
     return dict(by_case)
+
+
+def _subject_in(label: LabelFile, names: Collection[str]) -> tuple[str, str]:
+    """The subject that a label's name begins with, and what is left of the name; two empty texts for none."""
+    for text in (label.stem, label.joined):
+        if (subject := longest_name_of(names, text)) is not None:
+            return subject, text[len(subject) :]
+    return "", ""
 
 
 def _by_number(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
@@ -170,7 +175,8 @@ def _without_numbers(stem: str) -> str:
 def _numbered(stems: Sequence[str]) -> dict[tuple[str, ...], int]:
     """Place of each name by its numbers, where no other has the same."""
     numbers = [tuple(re.findall(r"\d+", stem)) for stem in stems]
-    return {own: place for place, own in enumerate(numbers) if numbers.count(own) == 1}
+    count = Counter(numbers)
+    return {own: place for place, own in enumerate(numbers) if count[own] == 1}
 
 
 def _adds_nothing(rest: str, words: Iterable[str]) -> bool:

@@ -6,7 +6,7 @@ never all of a name. `hippocampus_001` keeps its number: cut at the first `_`, 2
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -30,8 +30,8 @@ VISIT = re.compile(
 """Words of a session, run, date or side of the body: another image of the same kind and subject."""
 DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
 VISIT_FOLDER = re.compile(
-    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|val|"
-    rf"{VISIT.pattern}"
+    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|"
+    rf"val|{VISIT.pattern}"
 )
 
 LABEL_WORD = re.compile(
@@ -89,9 +89,11 @@ def is_name_of(name: str, longer: str) -> bool:
     return longer == name or (longer.startswith(name) and not longer[len(name)].isalnum())
 
 
-def longest_name_of(names: Sequence[str], longer: str) -> str | None:
-    """The longest of `names` that `longer` begins with."""
-    return max((name for name in names if is_name_of(name, longer)), key=len, default=None)
+def longest_name_of(names: Collection[str], longer: str) -> str | None:
+    """The longest of `names` that `longer` begins with; quick where they are a set or the keys of a mapping."""
+    known = names if isinstance(names, Set | Mapping) else frozenset(names)
+    ends = (end for end in range(len(longer), 0, -1) if end == len(longer) or not longer[end].isalnum())
+    return next((longer[:end] for end in ends if longer[:end] in known), None)
 
 
 def split_name(stem: str) -> NameParts:

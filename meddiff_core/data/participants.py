@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,11 @@ class Participants:
     """Rows by id and session, where the table has a column of sessions."""
     matches: dict[str, str] = field(default_factory=dict)
     """Id in the table by subject of the scans, where these are written differently."""
+
+    @cached_property
+    def by_form(self) -> dict[str, list[str]]:
+        """Ids by what they are up to `sub-`, leading zeros and letter case."""
+        return _by_form(self.rows)
 
 
 def read_participants(path: Path | None, missing: Words | None = None) -> Participants:
@@ -126,12 +132,10 @@ def table_id(name: str, subject: str | None, participants: Participants) -> str 
     """
     if subject in participants.rows:
         return subject
-    if exact := longest_name_of(list(participants.rows), name):
+    if exact := longest_name_of(participants.rows, name):
         return exact
-    forms = _by_form(participants.rows)
-    form = (
-        _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(list(forms), _form(name))
-    )
+    forms = participants.by_form
+    form = _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(forms, _form(name))
     ids = forms[form] if form else []
     return ids[0] if len(ids) == 1 else None
 

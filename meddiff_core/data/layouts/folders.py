@@ -29,7 +29,8 @@ def is_side_file(path: Path) -> bool:
 def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     """Volumes in single files and DICOM series among the files of a walk."""
     volumes = [path for path in walk.files if is_volume(path)]
-    images = [path for path in volumes if not _is_label_map(path, walk.root)]
+    labels = {path for path in volumes if _is_label_map(path, walk.root)}
+    images = [path for path in volumes if path not in labels]
     others = [path for path in walk.files if not is_volume(path) and not is_side_file(path)]
     slices = [path for path in others if is_dicom(path)]
     foreign = sorted(set(others) - set(slices))
@@ -47,7 +48,7 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
         )
         for series in index.series
     ]
-    left = [] if labels_are_named else _label_note([path for path in volumes if path not in set(images)], walk.root)
+    left = [] if labels_are_named else _label_note(sorted(labels), walk.root)
     return Listing(
         found=tuple(found),
         refused=tuple(index.refused),

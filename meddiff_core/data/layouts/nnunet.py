@@ -78,7 +78,7 @@ def list_nnunet(walk: Walk, channel: int | str | None) -> Listing:
     images = [path for path in volumes if not whole or _top(path, walk) == IMAGES]
     labels = [path for path in volumes if whole and _top(path, walk) == LABELS]
     found = _images(images, walk.root, described)
-    aside = Counter(_top(path, walk) for path in volumes if path not in {*images, *labels})
+    aside = Counter(_top(path, walk) for path in volumes if whole and _top(path, walk) not in (IMAGES, LABELS))
     return Listing(
         found=tuple(found),
         unread=walk.unread,
