@@ -41,15 +41,31 @@ def read_delimited(path: Path) -> Delimited:
     Raises:
         ValueError: it is none, or not even; the message goes on after the name of the file.
     """
+    lines, separator, notes = _open(path)
+    names, rows = _rows(lines, separator)
+    names, rows, more = _without_unnamed_end(names, rows)
+    _check_names(names)
+    return Delimited(names, rows, separator, (*notes, *more))
+
+
+def read_lists(path: Path) -> list[list[str]]:
+    """The cells that are not empty of every line of a table without names, whose lines may be of any length.
+
+    Raises:
+        ValueError: it is no table, as above.
+    """
+    lines, separator, _ = _open(path)
+    return [[cell for cell in cells if cell] for _, cells in _parse(lines, separator)]
+
+
+def _open(path: Path) -> tuple[list[str], str, tuple[str, ...]]:
+    """Lines, separator, and notes on how they were read."""
     text, notes = _decode(_read(path))
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     separator = _separator(lines, is_tsv=path.suffix.lower() == ".tsv")
     if declared := _declared(lines[0]):
         separator, lines[0] = declared, ""
-    names, rows = _rows(lines, separator)
-    names, rows, more = _without_unnamed_end(names, rows)
-    _check_names(names)
-    return Delimited(names, rows, separator, (*notes, *more))
+    return lines, separator, notes
 
 
 def _read(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from meddiff_core.data import delimited
+from meddiff_core.data.delimited import read_lists
 from meddiff_core.data.tables import open_table, read_table
 from meddiff_core.errors import ConfigurationError
 
@@ -145,3 +146,10 @@ def test_lists_and_words_with_commas_stay_as_they_are(tmp_path: Path, cells: lis
     table = open_table(_write(tmp_path, "id\tcodes\n" + "".join(f"a\t{cell}\n" for cell in cells)), KEY)
     assert list(table.rows["codes"]) == cells
     assert table.notes == ()
+
+
+def test_lists_may_be_of_any_length_and_keep_their_first_line(tmp_path: Path) -> None:
+    path = _write(tmp_path, 'a;b\nc; "d;e";f\ng;;\n\n')
+    assert read_lists(path) == [["a", "b"], ["c", "d;e", "f"], ["g"]]
+    with pytest.raises(ValueError, match="line 2: "):
+        read_lists(_write(tmp_path, 'a,b\nc,"d\ne,f\n'))

@@ -1,5 +1,6 @@
 """DICOM as hospitals write it: which files make one scan, where its voxels lie, and what is refused."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -27,8 +28,12 @@ from pydicom.uid import (
 
 from meddiff_core.data.dicom import DicomIndex, index_dicom, is_dicom, read_series, volume
 from meddiff_core.data.dicom import index as index_module
+from meddiff_core.data.fingerprint import fingerprint_case
+from meddiff_core.data.ingest import digest_case, discover, read_scan
 from meddiff_core.data.scan import Scan
 from meddiff_core.errors import CaseRefused
+from meddiff_core.study import DataConfig
+from meddiff_core.types import Refusal
 
 Change = Callable[[Dataset, int], None]
 ROWS, COLUMNS, COUNT = 6, 8, 5
@@ -320,6 +325,13 @@ def test_two_slices_at_one_place_are_refused(tmp_path: Path) -> None:
     assert "1 of 5 lie where another one does: more than one volume" in _refusal(_write(tmp_path, change))
 
 
+def test_a_claim_of_enormous_size_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    def change(part: Dataset, number: int) -> None:
+        part.Rows = part.Columns = 65_000
+
+    assert "must have at most 2147483648 voxels, has 21125000000" in _refusal(_write(tmp_path, change))
+
+
 def test_one_slice_is_no_volume(tmp_path: Path) -> None:
     assert "must be a 3D volume" in _refusal(_write(tmp_path, numbers=[0]))
 
@@ -441,6 +453,15 @@ def test_a_series_in_two_folders_is_one_scan(tmp_path: Path) -> None:
     assert _is_whole(_read(tmp_path / "in"))
 
 
+def test_names_may_be_in_any_encoding(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"in/M\xfcller")
+    for path in _write(folder).iterdir():
+        path.rename(path.with_name(os.fsdecode(b"\xe4") + path.name))
+    index = _index(tmp_path / "in")
+    assert index.series[0].name == "M\\udcfcller"
+    assert _is_whole(_read(tmp_path / "in"))
+
+
 def test_two_folders_of_one_patient_share_its_digest(tmp_path: Path) -> None:
     _write(tmp_path / "ACC1", series="1.2.1", patient="4711")
     _write(tmp_path / "ACC2", series="1.2.2", patient="4711")
@@ -477,7 +498,13 @@ def test_a_copy_of_a_whole_folder_is_dropped(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     index = _index(tmp_path)
     assert [series.name for series in index.series] == ["a"]
-    assert [(note.case, note.reason[:19]) for note in index.notes] == [("b", "5 files are a copy ")]
+    assert [(note.case, note.reason[:19]) for note in index.notes] == [("b", "5 files are copies ")]
+
+
+def test_of_two_copies_the_more_complete_one_is_kept(tmp_path: Path) -> None:
+    _write(tmp_path / "a", lambda part, _: setattr(part, "PatientID", "X1"), range(3))
+    _write(tmp_path / "b", lambda part, _: setattr(part, "PatientID", "X2"))
+    assert [(series.name, len(series.slices)) for series in _index(tmp_path).series] == [("b", COUNT)]
 
 
 def test_one_instance_uid_with_two_contents_is_refused(tmp_path: Path) -> None:
@@ -485,8 +512,19 @@ def test_one_instance_uid_with_two_contents_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "b", lambda part, _: setattr(part, "PixelData", _pixels(7).tobytes()))
     index = _index(tmp_path)
     assert not index.series
-    assert {refusal.case for refusal in index.refused} == {"a", "b"}
-    assert "with other content" in index.refused[0].reason
+    assert [refusal.case for refusal in index.refused] == [tmp_path.name]
+    assert "share a SOP Instance UID and differ in pixels" in index.refused[0].reason
+
+
+def test_a_slice_of_two_contents_refuses_its_series_only(tmp_path: Path) -> None:
+    _write(tmp_path / "good", series="1.2.4")
+    _write(tmp_path / "bad")
+    part = pydicom.dcmread(tmp_path / "bad" / "a-099.dcm")
+    part.PixelData = _pixels(7).tobytes()
+    part.save_as(tmp_path / "bad" / "again.dcm")
+    index = _index(tmp_path)
+    assert [series.name for series in index.series] == ["good"]
+    assert [refusal.case for refusal in index.refused] == ["bad"]
 
 
 def test_patients_whose_series_uid_is_the_same_are_kept_apart(tmp_path: Path) -> None:
@@ -549,12 +587,12 @@ def _two_of(name: str, second: Any) -> Change:
 @pytest.mark.parametrize(
     ("name", "second", "kind"),
     [
-        ("EchoNumbers", 2, "CT, echo 2"),
-        ("ImageType", ["ORIGINAL", "PRIMARY", "P", "ND"], "CT, phase"),
-        ("ImageType", ["DERIVED", "PRIMARY", "DIXON", "WATER"], "CT, water"),
-        ("AcquisitionNumber", 2, "CT, acquisition 2"),
-        ("TemporalPositionIdentifier", 2, "CT, time point 2"),
-        ("ComplexImageComponent", "PHASE", "CT, phase"),
+        ("EchoNumbers", 2, "CT; echo 2"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "P", "ND"], "CT; phase"),
+        ("ImageType", ["DERIVED", "PRIMARY", "DIXON", "WATER"], "CT; water"),
+        ("AcquisitionNumber", 2, "CT; acquisition 2"),
+        ("TemporalPositionIdentifier", 2, "CT; time point 2"),
+        ("ComplexImageComponent", "PHASE", "CT; phase"),
     ],
 )
 def test_volumes_under_one_uid_are_told_apart(tmp_path: Path, name: str, second: Any, kind: str) -> None:
@@ -565,12 +603,29 @@ def test_volumes_under_one_uid_are_told_apart(tmp_path: Path, name: str, second:
     assert all(read_series("case", part.slices).volume.array.shape == (COLUMNS, ROWS, 6) for part in series)
 
 
+def test_two_kernels_under_one_uid_are_two_kinds(tmp_path: Path) -> None:
+    series = _index(_write(tmp_path, _two_of("ConvolutionKernel", "BONE"), range(12))).series
+    assert [part.kind for part in series] == ["CT; kernel bone", "CT"]
+    assert len({part.name for part in series}) == 2
+
+
+def test_time_points_are_counted_by_their_numbers(tmp_path: Path) -> None:
+    def change(part: Dataset, number: int) -> None:
+        part.ImagePositionPatient = [10, 20, 30 + 12 * (number // 3)]
+        part.TemporalPositionIdentifier = 10 - number % 3
+        part.InstanceNumber = 10 - number % 3
+
+    for part in _index(_write(tmp_path, change, range(15))).series:
+        header = pydicom.dcmread(part.slices[0])
+        assert part.kind == f"CT; time point {header.InstanceNumber - 7}"
+
+
 def test_echo_times_without_numbers_tell_echoes(tmp_path: Path) -> None:
     def change(part: Dataset, number: int) -> None:
         _two_of("InstanceNumber", 1)(part, number)
         part.EchoTime = 5 * (1 + number % 2) + 0.001 * number
 
-    assert [series.kind for series in _index(_write(tmp_path, change, range(12))).series] == ["CT, echo 2", "CT"]
+    assert [series.kind for series in _index(_write(tmp_path, change, range(12))).series] == ["CT; echo 2", "CT"]
 
 
 def test_a_time_series_is_left_out(tmp_path: Path) -> None:
@@ -614,6 +669,7 @@ def _localiser(part: Dataset, number: int) -> None:
         (lambda part, _: setattr(part, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.66.4"), "Segmentation Storage"),
         (lambda part, _: setattr(part, "SOPClassUID", "1.2.3.4.5"), "1.2.3.4.5"),
         (lambda part, _: setattr(part, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), "Image Type says LOCALIZER"),
+        (lambda part, _: setattr(part, "SamplesPerPixel", 3), "its pixels are in colour"),
         (_localiser, "3 orientations, as of a localiser"),
     ],
 )
@@ -632,6 +688,27 @@ def test_what_is_no_scan_is_left_out_and_said(tmp_path: Path, change: Change, ex
 def test_a_series_without_positions_is_refused(tmp_path: Path) -> None:
     index = _index(_write(tmp_path / "a", lambda part, _: delattr(part, "ImagePositionPatient")).parent)
     assert index.refused[0].reason == "every slice must have ImagePositionPatient; 5 of 5 lack it"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0], "every slice must have ImageOrientationPatient"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "every slice must have ImageOrientationPatient"),
+        ("PixelSpacing", None, "every slice must have PixelSpacing"),
+        ("PixelSpacing", [0, 0], ""),
+        ("ImagePositionPatient", [1, 2, 3], ""),
+    ],
+)
+def test_impossible_geometry_is_refused_by_index_or_reader(
+    tmp_path: Path, name: str, value: Any, expected: str
+) -> None:
+    index = _index(_write(tmp_path, lambda part, _: setattr(part, name, value)))
+    assert len(index.refused) == bool(expected)
+    assert all(refusal.reason.startswith(expected) for refusal in index.refused)
+    for series in index.series:
+        with pytest.raises(CaseRefused):
+            read_series("case", series.slices)
 
 
 def test_a_damaged_slice_refuses_its_series_only(tmp_path: Path) -> None:
@@ -658,13 +735,13 @@ def _described(text: str, **values: Any) -> Change:
 
 def _kinds(root: Path, *changes: Change) -> list[str]:
     for number, change in enumerate(changes):
-        _write(root / f"{number:02d}", change, series=f"1.2.{number + 1}", patient=f"P{number}")
+        _write(root / f"{number:02d}", change, series=f"1.2.{number + 1}", patient=f"PAT{number}")
     return [series.kind for series in _index(root).series]
 
 
 def test_a_kind_is_said_in_words(tmp_path: Path) -> None:
     change = _described("T1_MPRAGE SAG", ScanningSequence=["IR", "GR"], ContrastBolusAgent="Gadovist")
-    assert _kinds(tmp_path, change) == ["MR t1 mprage sag, GR/IR, contrast agent"]
+    assert _kinds(tmp_path, change) == ["MR t1 mprage sag; GR/IR; contrast agent"]
 
 
 @pytest.mark.parametrize(
@@ -679,6 +756,7 @@ def test_a_kind_is_said_in_words(tmp_path: Path) -> None:
         ({"text": "", "ScanningSequence": "SE"}, {"text": "", "ScanningSequence": "GR"}),
         ({"text": "head", "ConvolutionKernel": "BONE"}, {"text": "head", "ConvolutionKernel": "STANDARD"}),
         ({"text": "head"}, {"text": "head", "PixelSpacing": [5, 10]}),
+        ({"text": "", "InversionTime": 900}, {"text": "", "InversionTime": 2500}),
     ],
 )
 def test_contrasts_and_fields_of_view_are_told_apart(tmp_path: Path, one: Any, other: Any) -> None:
@@ -689,7 +767,7 @@ def test_contrasts_and_fields_of_view_are_told_apart(tmp_path: Path, one: Any, o
     ("one", "other"),
     [
         ({"text": "T1 mprage 3"}, {"text": "t1_MPRAGE-12"}),
-        ({"text": "t1 P0"}, {"text": "t1 P1"}),
+        ({"text": "t1 PAT0"}, {"text": "t1 pat1"}),
         ({"text": "t1 20190203"}, {"text": "t1 2021-04-30"}),
         ({"text": "t1 pat50772"}, {"text": "t1"}),
         (
@@ -707,6 +785,32 @@ def test_one_protocol_over_patients_is_one_kind(tmp_path: Path, one: Any, other:
 def test_a_name_in_a_description_does_not_enter_the_kind(tmp_path: Path) -> None:
     change = _described("t1 Smith head", PatientName="Smith^Anna")
     assert _kinds(tmp_path, change) == ["MR t1 head"]
+
+
+# A study of DICOM
+
+
+def test_a_study_takes_each_series_with_all_its_slices(tmp_path: Path) -> None:
+    _write(tmp_path / "in" / "p1" / "S1", numbers=[0, 1, 2])
+    _write(tmp_path / "in" / "p1" / "S2", numbers=[3, 4])
+    (case,) = discover(DataConfig(images="in"), tmp_path).cases
+    assert (len(case.slices), case.kind) == (COUNT, "CT")
+    assert _is_whole(read_scan(case))
+    digest = digest_case(case)
+    case.slices[0].rename(case.slices[0].with_name("other"))
+    moved = discover(DataConfig(images="in"), tmp_path).cases[0]
+    assert digest_case(moved) == digest
+    assert isinstance(fingerprint_case(case, DataConfig(images="in")), Refusal)
+
+
+def test_a_folder_of_two_series_named_by_a_table_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "one", series="1.2.4")
+    _write(tmp_path / "two", series="1.2.5")
+    _write(tmp_path / "two", series="1.2.6")
+    (tmp_path / "scans.csv").write_text("subject,image\na,one\nb,two\n")
+    inventory = discover(DataConfig(images="scans.csv"), tmp_path)
+    assert [case.subject for case in inventory.cases] == ["a"]
+    assert inventory.refused == (Refusal("two", "folder must hold one DICOM series, holds 2"),)
 
 
 # Cost

@@ -30,20 +30,23 @@ HEAD_BYTES = 4096
 LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 FIRST_TAGS = {(0x0008, 0x0008), (0x0008, 0x0016), (0x0008, 0x0018), (0x0008, 0x0060)}
 """Image Type, SOP class, SOP instance, modality: an image without a preamble must begin with some of them."""
+SQUARE = 0.01
+"""Largest difference of the axes' cross product from a unit vector."""
 GE_COMPONENT = 0x0043102F
 COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}
-TAGS = [
+TAGS: list[str | int] = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImageType"),
-    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName", "SequenceName", "ComplexImageComponent"),
+    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName", "ComplexImageComponent"),
     *("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber"),
     *("ScanningSequence", "EchoNumbers", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
-    *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "GantryDetectorTilt"),
+    *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "RescaleSlope", "RescaleIntercept"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    GE_COMPONENT,
 ]
-PIXEL_TAGS = [
-    *map(Tag, ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData")),
+PIXEL_TAGS: list[str | int] = [
+    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 ]
 IMAGES = (
     "CT Image Storage",
@@ -70,7 +73,6 @@ class Header:
     instance: str
     sop_class: str
     syntax: UID
-    preamble: bool
     image_type: tuple[str, ...]
     words: tuple[str, ...]
     """Of the series' description, without numbers, dates and whatever repeats the patient's name or ids."""
@@ -160,7 +162,7 @@ def _element_bytes(head: bytes, at: int, order: str) -> int:
 
 def read_dataset(path: Path, pixels: bool = False) -> FileDataset:
     """The elements of `TAGS` of a file, with or without a preamble; of `PIXEL_TAGS` where pixels are asked for."""
-    tags = PIXEL_TAGS if pixels else [*map(Tag, TAGS), Tag(GE_COMPONENT)]
+    tags = [Tag(name) for name in (PIXEL_TAGS if pixels else TAGS)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values against the standard, which every console writes
         return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=tags)
@@ -184,7 +186,6 @@ def _header(path: Path, data: FileDataset) -> Header:
         instance=_text(data, "SOPInstanceUID"),
         sop_class=UID(_text(data, "SOPClassUID") or str(data.file_meta.get("MediaStorageSOPClassUID", ""))).name,
         syntax=UID(str(data.file_meta.get("TransferSyntaxUID", ""))),
-        preamble=data.preamble is not None,
         image_type=tuple(word.strip().upper() for word in _list(data, "ImageType")),
         words=_description(data),
         text=_texts(data),
@@ -230,7 +231,7 @@ def _words(text: str) -> list[str]:
 
 
 def _texts(data: Dataset) -> dict[str, str]:
-    names = ("Modality", "Manufacturer", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier")
+    names = ("Modality", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier")
     found = {name: _text(data, name) for name in (*names, "DiffusionBValue", "ContrastBolusAgent")}
     found["ScanningSequence"] = "/".join(sorted(_list(data, "ScanningSequence")))
     found["ConvolutionKernel"] = " ".join(_list(data, "ConvolutionKernel")).lower()
@@ -243,7 +244,7 @@ def _component(data: Dataset) -> str:
     named = _text(data, "ComplexImageComponent").lower()
     if named:
         return "" if named == "magnitude" else named
-    private = data.get(GE_COMPONENT)
+    private = data.get(GE_COMPONENT) if _text(data, "Manufacturer").upper().startswith("GE") else None
     value = private.value if private is not None else 0
     number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value
     return COMPONENTS.get(number, "") if isinstance(number, int) else ""
@@ -261,7 +262,7 @@ def _figures(data: Dataset) -> dict[str, float]:
         for group in groups:
             for item in _sequence(group, sequence):
                 found[name] = found[name] or _number(item.get(inner))
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value and value > 0}
 
 
 def _number(value: Any) -> float | None:
@@ -282,7 +283,15 @@ def _geometry(data: Dataset) -> tuple[Vectors | None, Vectors | None, tuple[floa
     turns = [_macro(frame, shared, "PlaneOrientationSequence") for frame in frames] or [data]
     measures = _macro(frames[0], shared, "PixelMeasuresSequence") if frames else data
     positions = _vectors(places, "ImagePositionPatient", 3)
-    return positions, _vectors(turns, "ImageOrientationPatient", 6), _spacing(measures)
+    return positions, _square(_vectors(turns, "ImageOrientationPatient", 6)), _spacing(measures)
+
+
+def _square(orientations: Vectors | None) -> Vectors | None:
+    """Orientations whose axes stand at right angles, as near as rounding leaves them; else there is none."""
+    if orientations is None:
+        return None
+    across = np.linalg.norm(np.cross(orientations[:, :3], orientations[:, 3:]), axis=1)
+    return orientations if np.abs(across - 1).max() < SQUARE else None
 
 
 def _macro(frame: Dataset, shared: Dataset, name: str) -> Dataset:

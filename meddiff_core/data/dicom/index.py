@@ -5,9 +5,11 @@ points. What is no scan (localisers, reports, secondary captures) is left out an
 """
 
 import hashlib
+import math
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ ECHO_RATIO = 1.05
 SAME_COSINES = 2e-3
 NOT_SCANS = ("LOCALIZER", "SCOUT", "SCREEN SAVE", "SCREENSAVE", "DOSE_INFO", "DOSE INFO", "MOSAIC")
 LOCALISER_PLANES = 3
+DIRECTORY = "Media Storage Directory Storage"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class DicomSeries:
     name: str
     """Where it lies, relative to the folder that was searched; unique among the series of a folder."""
     kind: str
-    """What it shows, such as `MR t1 mprage sag, GR/IR, contrast agent`."""
+    """What it shows, such as `MR t1 mprage sag; GR/IR; contrast agent`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def index_dicom(files: Sequence[Path], root: Path) -> DicomIndex:
     read, damaged = _read(files, found)
     headers = _without_copies(_images(read, found), found)
     parts: list[Part] = []
-    for series in _joined(_by_series(headers), found):
+    for series in _joined(_grouped(headers, _series_key), found):
         parts += [part for part in _volumes(series, found) if _is_volume(part, found)]
     parts = _without_gaps(parts, damaged, found)
     parts.sort(key=lambda part: min(header.path for header in part.headers))
@@ -121,8 +124,8 @@ def _read(files: Sequence[Path], found: Findings) -> tuple[list[Header], list[Pa
     for path in sorted(files):
         try:
             header = read_header(path)
-            if not header.sop_class:
-                raise EOFError("no SOP class")
+            if not (header.instance or header.series or header.sop_class == DIRECTORY):
+                raise EOFError("ends before its UIDs")
             headers.append(header)
         except Exception as error:  # pydicom raises many kinds; their texts may hold what the header says of a person
             damaged.append(path)
@@ -140,7 +143,7 @@ def _without_gaps(parts: Sequence[Part], damaged: Sequence[Path], found: Finding
     for part in parts:
         folders = {header.path.parent for header in part.headers}
         if lost := sum(holes[folder] for folder in folders if count[folder] == 1):
-            found.refuse(part.headers, f"every slice must be readable, {lost} beside these {len(part.headers)} are not")
+            found.refuse(part.headers, f"every slice must be readable, has {len(part.headers)} and {lost} damaged")
         else:
             whole.append(part)
     return whole
@@ -169,25 +172,37 @@ def _not_a_scan(header: Header) -> str | None:
         return f"no image of CT, MR or PET, but {header.sop_class or 'of no known class'}"
     if odd := [value for value in header.image_type if value in NOT_SCANS]:
         return f"no scan, Image Type says {odd[0]}"
+    if header.samples != 1:
+        return f"no scan, its pixels are in colour ({header.colours})"
     return None
 
 
 def _without_copies(headers: Sequence[Header], found: Findings) -> list[Header]:
-    """One file per SOP Instance UID; another with the same content is dropped, one with other content refused."""
-    by_instance: defaultdict[str, list[Header]] = defaultdict(list)
-    for header in headers:
-        by_instance[header.instance or str(header.path)].append(header)
-    kept, copies, conflicts = [], [], []
-    for group in by_instance.values():
-        group.sort(key=lambda header: (header.path.parent, len(header.path.name), header.path.name))
+    """One file per SOP Instance UID: another of the same content is dropped, one of other content spoils its series."""
+    size = Counter(_series_key(header) for header in headers)
+    kept, copies, spoilt = [], [], set()
+    for group in _grouped(headers, lambda header: header.instance or str(header.path)):
+        group.sort(key=lambda header: (-size[_series_key(header)], *_by_name(header)))
         if len(group) > 1 and len({_content(header) for header in group}) > 1:
-            conflicts += group
-        else:
-            kept.append(group[0])
-            copies += group[1:]
-    _say_by_folder(copies, "a copy of another, with the same SOP Instance UID and content: dropped", found.note)
-    _say_by_folder(conflicts, "of the same SOP Instance UID as another, with other content", found.refuse)
-    return kept
+            spoilt |= {_series_key(header) for header in group}
+        kept.append(group[0])
+        copies += [header for header in group[1:] if _series_key(header) not in spoilt]
+    for folder in _grouped(copies, lambda header: header.path.parent):
+        found.note(folder, f"{_copies(len(folder))} with the same SOP Instance UID and content: dropped")
+    for series in _grouped([header for header in headers if _series_key(header) in spoilt], _series_key):
+        found.refuse(
+            series, "every slice must have one content, some files share a SOP Instance UID and differ in pixels"
+        )
+    return [header for header in kept if _series_key(header) not in spoilt]
+
+
+def _by_name(header: Header) -> tuple[Path, int, str]:
+    """Of `5.dcm` and `5 (1).dcm` the shorter first."""
+    return header.path.parent, len(header.path.name), header.path.name
+
+
+def _copies(count: int) -> str:
+    return "1 file is a copy of another," if count == 1 else f"{count} files are copies of others,"
 
 
 def _content(header: Header) -> str:
@@ -201,20 +216,9 @@ def _content(header: Header) -> str:
         return f"{type(error).__name__} {header.path}"
 
 
-def _say_by_folder(headers: Iterable[Header], what: str, say: Callable[[Sequence[Header], str], None]) -> None:
-    by_folder: defaultdict[Path, list[Header]] = defaultdict(list)
-    for header in headers:
-        by_folder[header.path.parent].append(header)
-    for group in by_folder.values():
-        say(group, f"{_files(len(group))} {what}")
-
-
-def _by_series(headers: Sequence[Header]) -> list[list[Header]]:
-    """By patient and Series Instance UID, across folders; by folder where there is no UID."""
-    groups: defaultdict[tuple[str | None, str], list[Header]] = defaultdict(list)
-    for header in headers:
-        groups[header.patient, header.series or str(header.path.parent)].append(header)
-    return list(groups.values())
+def _series_key(header: Header) -> tuple[str | None, str]:
+    """Patient and Series Instance UID, across folders; the folder where there is no UID."""
+    return header.patient, header.series or str(header.path.parent)
 
 
 def _joined(groups: Sequence[list[Header]], found: Findings) -> list[list[Header]]:
@@ -287,9 +291,7 @@ def _volumes(series: Sequence[Header], found: Findings) -> list[Part]:
     alike = _grouped(series, lambda header: (header.rows, header.columns, type_words(header)))
     planes = [plane for group in alike for plane in _by_plane(group)]
     if len(planes) >= LOCALISER_PLANES and len({_turned(plane[0]) for plane in planes}) >= LOCALISER_PLANES:
-        found.note(
-            series, f"{_files(len(series))} left out: {len(planes)} orientations in one series, as of a localiser"
-        )
+        found.note(series, f"{_files(len(series))} left out: {len(planes)} orientations, as of a localiser")
         return []
     return [part for plane in planes for echo in _by_echo(plane) for part in _apart(echo, found)]
 
@@ -317,7 +319,7 @@ def _apart(part: Part, found: Findings) -> list[Part]:
     if not coincide(part.headers):
         return [part]
     for word, key in _discriminators():
-        groups = _grouped(part.headers, key)
+        groups = sorted(_grouped(part.headers, key), key=lambda group: _by_value(key(group[0])))
         if len(groups) < 2 or any(len(group) < FEWEST_SLICES or coincide(group) for group in groups):
             continue
         if len(groups) > MOST_VOLUMES:
@@ -330,14 +332,21 @@ def _apart(part: Part, found: Findings) -> list[Part]:
 def _discriminators() -> list[tuple[str, Callable[[Header], object]]]:
     return [
         ("", lambda header: header.path.parent),
+        ("", lambda header: header.text.get("ConvolutionKernel")),
         ("time point", lambda header: header.text.get("TemporalPositionIdentifier")),
         ("acquisition", lambda header: header.text.get("AcquisitionNumber")),
         ("b-value", lambda header: header.text.get("DiffusionBValue")),
     ]
 
 
+def _by_value(value: object) -> tuple[float, str]:
+    """Numbers by their size, then the rest by its text."""
+    text = "" if value is None else str(value)
+    return (float(text), "") if re.fullmatch(r"-?\d+(\.\d+)?", text) else (math.inf, text)
+
+
 def _named(part: Part, headers: Sequence[Header], word: str, rank: int) -> Part:
-    volume = ", ".join(text for text in (part.volume, f"{word} {rank}" if word else "") if text)
+    volume = "; ".join(text for text in (part.volume, f"{word} {rank}" if word else "") if text)
     return replace(part, headers=tuple(headers), volume=volume)
 
 
@@ -353,7 +362,9 @@ def _names(parts: Sequence[Part], root: Path) -> list[str]:
     """A folder for its only series; else with the series number, and a digest where that is not enough."""
     places = [folder_of([header.path for header in part.headers], root) for part in parts]
     numbers = [f"{place}/series-{_number(part)}" for place, part in zip(places, parts, strict=True)]
-    digests = [digest_of(min([header.instance, header.path.name] for header in part.headers))[:8] for part in parts]
+    digests = [
+        digest_of(min(header.instance or _relative(header.path, root) for header in part.headers))[:8] for part in parts
+    ]
     names = _told_apart(places, numbers)
     return _told_apart(names, [f"{name}-{digest}" for name, digest in zip(names, digests, strict=True)])
 
@@ -365,4 +376,4 @@ def _told_apart(names: Sequence[str], longer: Sequence[str]) -> list[str]:
 
 
 def _number(part: Part) -> str:
-    return "-".join([part.headers[0].text.get("SeriesNumber", "0"), *part.volume.replace(",", "").split()])
+    return "-".join([part.headers[0].text.get("SeriesNumber", "0"), *part.volume.replace(";", "").split()])

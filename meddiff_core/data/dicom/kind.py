@@ -1,13 +1,13 @@
 """What a DICOM series shows, in words that a person reads and types: its kind.
 
-Built from what tells contrasts apart and is the same over patients of one protocol. Echo and repetition times
-join only where a folder holds clearly different ones under the same words: fixed bins would split a protocol at
-their edges by the jitter of the scanner.
+Built from what tells contrasts apart and is the same over patients of one protocol. Echo times, repetition times
+and extents join only where a folder holds clearly different ones under the same words: fixed bins would split a
+protocol at their edges by the jitter of the scanner.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,17 +30,23 @@ IMAGE_TYPES = (
     (r"T1 MAP|T2 MAP|T2_STAR MAP|R2 MAP|R2_STAR MAP|PERFUSION|SUV", ""),
 )
 """Values of Image Type that make another contrast, and their words; the value itself where no word is given."""
-TIMES = (("EchoTime", "TE", 1.5), ("RepetitionTime", "TR", 2.0), ("InversionTime", "TI", 2.0))
-"""Times that weigh a contrast, and the ratio between neighbours from which they are two."""
-LADDER = np.array([mantissa * 10.0**power for power in range(-2, 6) for mantissa in (1, 1.5, 2, 3, 5, 7)])
-SLAB_MM = 50.0
-"""A stack that covers less than this along an axis is a slab of the body, another field of view."""
+FIGURES = (
+    ("EchoTime", "TE", "ms", 1.5),
+    ("RepetitionTime", "TR", "ms", 2.0),
+    ("InversionTime", "TI", "ms", 2.0),
+    ("Extent", "extent", "mm", 1.5),
+)
+"""What weighs a contrast and what the least extent of the volume says of the field of view: the figure, its short
+name and unit, and the ratio between neighbours from which they are two."""
+LADDER = np.array(
+    [step * 10.0**power for power in range(-2, 6) for step in (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)]
+)
 NO_AGENT = {"NO", "NONE", "N", "0", "N/A", "NA", "WITHOUT"}
 
 
 @dataclass(frozen=True)
 class Show:
-    """What one stack shows, before the times of the others are known."""
+    """What one stack shows, before the figures of the others are known."""
 
     words: str
     figures: dict[str, float]
@@ -55,7 +61,7 @@ def type_words(header: Header) -> tuple[str, ...]:
 
 
 def show_of(stack: Sequence[Header], volume: str) -> Show:
-    """Kind of a stack without its times; `volume` tells it from others of its series, such as `echo 2`."""
+    """Kind of a stack without its figures; `volume` tells it from others of its series, such as `echo 2`."""
     first = stack[0]
     agent = first.text.get("ContrastBolusAgent", "")
     parts = [
@@ -65,10 +71,11 @@ def show_of(stack: Sequence[Header], volume: str) -> Show:
         "contrast agent" if agent and agent.upper() not in NO_AGENT else "",
         *type_words(first),
         "inverted" if first.colours == "MONOCHROME1" else "",
-        "slab" if _least_extent_mm(stack) < SLAB_MM else "",
         volume,
     ]
-    return Show(", ".join(part for part in parts if part), first.figures)
+    extent = _least_extent_mm(stack)
+    figures = first.figures | ({"Extent": extent} if extent > 0 else {})
+    return Show("; ".join(part for part in parts if part), figures)
 
 
 def _least_extent_mm(stack: Sequence[Header]) -> float:
@@ -81,19 +88,20 @@ def _least_extent_mm(stack: Sequence[Header]) -> float:
 
 
 def kinds_of(shows: Sequence[Show]) -> list[str]:
-    """The kind of each; times are named where the same words stand for clearly different ones."""
+    """The kind of each; a figure is named where the same words stand for clearly different ones."""
     kinds = [show.words for show in shows]
-    for name, short, ratio in TIMES:
+    for name, short, unit, ratio in FIGURES:
         together: defaultdict[str, list[int]] = defaultdict(list)
-        for number, (kind, show) in enumerate(zip(kinds, shows, strict=True)):
+        for number, show in enumerate(shows):
             if name in show.figures:
-                together[kind].append(number)
+                together[kinds[number]].append(number)
         for members in together.values():
-            groups = clusters([shows[number].figures[name] for number in members], ratio)
+            values = [shows[number].figures[name] for number in members]
+            groups = clusters(values, ratio)
             for group in groups if len(groups) > 1 else []:
-                about = _rung(shows[members[number]].figures[name] for number in group)
-                for number in group:
-                    kinds[members[number]] += f", {short} {about:g} ms"
+                about = _rung([values[position] for position in group])
+                for position in group:
+                    kinds[members[position]] += f"; {short} {about:g} {unit}"
     return kinds
 
 
@@ -109,7 +117,7 @@ def clusters(values: Sequence[float], ratio: float) -> list[list[int]]:
     return groups
 
 
-def _rung(values: Iterable[float]) -> float:
+def _rung(values: Sequence[float]) -> float:
     """The round number nearest to the middle of a group, in ratio."""
-    middle = float(np.median(list(values)))
+    middle = float(np.median(values))
     return float(LADDER[np.abs(np.log(LADDER / middle)).argmin()])

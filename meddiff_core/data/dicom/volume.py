@@ -5,6 +5,7 @@ under a neutral name. So nothing of a person reaches it, and no habit of a vendo
 UIDs or times, scales that vary, private elements) makes it split, scale or interpolate what is one even stack.
 """
 
+import math
 import os
 import re
 import subprocess
@@ -27,6 +28,7 @@ from meddiff_core.data.scan import Scan, check_shape, ras_scan
 from meddiff_core.errors import CaseRefused
 
 TIMEOUT_S = 600.0
+MOST_VOXELS = 2**31
 SAME_COSINES = 2e-3
 SAME_SPACING_MM = 1e-3
 PLACED_MM = 0.05
@@ -46,6 +48,7 @@ def read_series(case: str, slices: Sequence[Path]) -> Scan:
     _check_grey(case, headers)
     _check_alike(case, headers)
     check_shape(case, _shape(headers))
+    _check_size(case, _shape(headers))
     stack = stack_of(headers)
     if stack.faults:
         raise CaseRefused(case, "; ".join(stack.faults))
@@ -59,6 +62,12 @@ def read_series(case: str, slices: Sequence[Path]) -> Scan:
 
 def _shape(headers: Sequence[Header]) -> tuple[int, int, int]:
     return headers[0].columns, headers[0].rows, sum(header.frames for header in headers)
+
+
+def _check_size(case: str, shape: tuple[int, int, int]) -> None:
+    """Before anything is unpacked: compressed pixels may claim any size."""
+    if (voxels := math.prod(shape)) > MOST_VOXELS:
+        raise CaseRefused(case, f"must have at most {MOST_VOXELS} voxels, has {voxels}")
 
 
 def _header(case: str, path: Path) -> Header:
@@ -149,6 +158,8 @@ def _frames(header: Header) -> Iterator[tuple[bytes, Dataset]]:
     data = read_dataset(header.path, pixels=True)
     if "TransferSyntaxUID" not in data.file_meta or data.file_meta.TransferSyntaxUID.is_deflated:
         data.file_meta.TransferSyntaxUID = _plain_syntax(*data.original_encoding)
+    if "PixelData" not in data:
+        raise EOFError("the file ends before them, or has none")
     if data.file_meta.TransferSyntaxUID not in NATIVE:
         for pixels in generate_frames(data.PixelData, number_of_frames=header.frames):
             yield encapsulate([pixels]), data
