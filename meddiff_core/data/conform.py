@@ -15,7 +15,7 @@ from scipy.linalg import polar
 
 from meddiff_core.contract import Contract
 from meddiff_core.data.fingerprint import CaseFingerprint
-from meddiff_core.data.foreground import Box, mask_of
+from meddiff_core.data.foreground import Box, Mask, mask_of
 from meddiff_core.data.ingest import digest_case, load_image, load_label
 from meddiff_core.errors import CaseRefused
 from meddiff_core.study import DataConfig
@@ -35,19 +35,39 @@ class Conformed:
     """(4, 4), voxel of the grid to mm of the scan's world, RAS."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A scan on its own grid, with what the study reads beside it."""
+
+    volume: Volume
+    label: NDArray[np.int32] | None
+    mask: Mask | None
+    """Voxels to keep; None keeps all."""
+
+
 def conform_case(case: CaseRef, found: CaseFingerprint, contract: Contract, config: DataConfig) -> Conformed:
     """One scan onto the grid of the contract.
 
     Raises:
         CaseRefused: it cannot be read, or is not the scan that `found` describes.
     """
+    return conform_scan(load_case(case, found, config), found, contract)
+
+
+def load_case(case: CaseRef, found: CaseFingerprint, config: DataConfig) -> Loaded:
+    """A scan, its label map and its mask; CaseRefused where it is not the scan that `found` describes."""
     if digest_case(case) != (found.image_sha256, found.label_sha256):
         raise CaseRefused(case.case, "image or label map changed since the fingerprint was taken")
     volume = load_image(case)
     label = load_label(case, volume) if case.label else None
-    mask = mask_of(case.case, volume, label, config.mask)
+    return Loaded(volume, label, mask_of(case.case, volume, label, config.mask))
+
+
+def conform_scan(scan: Loaded, found: CaseFingerprint, contract: Contract) -> Conformed:
+    """A scan that was read onto the grid of the contract."""
+    volume, label, mask = scan.volume, scan.label, scan.mask
     step = grid_step(volume.affine, contract.spacing_mm, found.box, contract.size)
-    unit = _normalised(volume.array, found, contract)
+    unit = contract.intensity.normalise(volume.array, *ends_of(found, contract))
     resampled = resample(unit if mask is None else unit * mask, step, contract.size)
     if mask is not None:
         resampled *= nearest(mask, step, contract.size)
@@ -64,17 +84,22 @@ def grid_step(affine: Matrix, spacing_mm: float, box: Box, size: tuple[int, int,
     centre = np.array([(start + stop - 1) / 2 for start, stop in box])
     step = np.eye(4)
     step[:3, :3] = axes
-    step[:3, 3] = centre - axes @ ((np.array(size) - 1) / 2)
+    step[:3, 3] = _snapped(centre - axes @ ((np.array(size) - 1) / 2), axes)
     return step
 
 
-def _normalised(array: FloatArray, found: CaseFingerprint, contract: Contract) -> FloatArray:
-    """To [0, 1]: MR by the scan's own percentiles, CT by the window."""
+def _snapped(origin: NDArray[np.floating[Any]], axes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Onto a voxel along each axis that keeps its spacing: half a voxel aside would blur it for nothing."""
+    kept = np.isclose(np.abs(axes).sum(axis=1), 1) & np.isclose(np.abs(axes).max(axis=1), 1)
+    return np.where(kept, np.floor(np.round(origin, 6)), origin)
+
+
+def ends_of(found: CaseFingerprint, contract: Contract) -> tuple[float, float]:
+    """Intensities of a scan that become 0 and 1: MR by the scan's own percentiles, CT by the window."""
     mapping = contract.intensity
     if mapping.percentiles is None:
-        return mapping.normalise(array, mapping.low, mapping.high)
-    low, _, high = found.percentiles
-    return mapping.normalise(array, low, high)
+        return mapping.low, mapping.high
+    return found.percentiles[0], found.percentiles[-1]
 
 
 def group_labels(label: NDArray[np.int32], contract: Contract) -> LabelArray:

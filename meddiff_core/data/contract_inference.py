@@ -17,6 +17,7 @@ from meddiff_core.contract import (
     Contract,
     IntensityMapping,
 )
+from meddiff_core.data.cohort import common_modality
 from meddiff_core.data.fingerprint import PERCENTILES, CaseFingerprint, Fingerprint
 from meddiff_core.data.grid import choose_grid
 from meddiff_core.data.split import side_of
@@ -66,13 +67,14 @@ def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[Inte
         "uint8" if all(case.integer and case.bits <= 8 for case in train) else "uint16"
     )
     depth = f"stored as {storage}, the training scans have up to {max(case.bits for case in train)} bits"
+    darkest, _, brightest = (float(value) for value in np.median([case.percentiles for case in train], axis=0))
     if modality == "CT":
         low, high = data.window_hu
         mapping = IntensityMapping(modality="CT", low=low, high=high, storage=storage)
-        return mapping, f"CT: the window {low:g} to {high:g} HU; {depth}."
-    low, _, high = (float(value) for value in np.median([case.percentiles for case in train], axis=0))
+        held = f"the foreground of the median training scan lies between {darkest:.0f} and {brightest:.0f} HU"
+        return mapping, f"CT: the window {low:g} to {high:g} HU (data.window_hu), {held}; {depth}."
     percentiles = (PERCENTILES[0], PERCENTILES[-1])
-    mapping = IntensityMapping(modality="MR", low=low, high=high, percentiles=percentiles, storage=storage)
+    mapping = IntensityMapping(modality="MR", low=darkest, high=brightest, percentiles=percentiles, storage=storage)
     return (
         mapping,
         f"MR: percentiles {percentiles[0]} and {percentiles[1]} of each scan's foreground become 0 and 1; {depth}.",
@@ -80,12 +82,13 @@ def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[Inte
 
 
 def _common_modality(train: Sequence[CaseFingerprint]) -> str:
-    counts = {name: sum(case.modality == name for case in train) for name in ("MR", "CT")}
-    if all(counts.values()):
+    if (found := common_modality(train)) is None:
+        counts = {name: sum(case.modality == name for case in train) for name in ("MR", "CT", None)}
         raise ConfigurationError(
-            f"data.modality: must be given, {counts['MR']} scans look like MR and {counts['CT']} like CT"
+            f"data.modality: must be given as MR or CT, {counts['MR']} scans look like MR, {counts['CT']} like CT, "
+            f"{counts[None]} could be either"
         )
-    return "CT" if counts["CT"] else "MR"
+    return found
 
 
 def _labels(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[dict[str, tuple[int, ...]], str]:

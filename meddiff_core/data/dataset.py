@@ -310,9 +310,10 @@ def write_refusals(path: Path, refusals: Iterable[Refusal]) -> None:
     buffer = io.StringIO(newline="")
     lines = csv.writer(buffer, lineterminator="\n")
     lines.writerow(["case", "reason"])
-    lines.writerows([_as_text(refusal.case), _as_text(refusal.reason)] for refusal in refusals)
+    lines.writerows([as_text(refusal.case), as_text(refusal.reason)] for refusal in refusals)
     write_text(path, buffer.getvalue())
 
 
-def _as_text(cell: str) -> str:
+def as_text(cell: str) -> str:
+    """A cell that no spreadsheet runs as a formula."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

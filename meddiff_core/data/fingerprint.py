@@ -7,22 +7,24 @@ same scan under two subjects would leak from training into the holdout; it is fo
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import ConditionValue, Frozen
+from meddiff_core.data.cohort import against_cohort
 from meddiff_core.data.foreground import Box, body_of, box_of, mask_of
-from meddiff_core.data.ingest import Inventory, digest_case, load_label, read_scan
-from meddiff_core.data.scan import Scan
+from meddiff_core.data.ingest import Inventory, digest_case, load_label_map, read_scan
+from meddiff_core.data.modality import Modality, is_shifted
 from meddiff_core.data.store import digest_volume
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
-from meddiff_core.types import CaseRef, Mapper, Progress, Refusal, Volume
+from meddiff_core.types import CaseRef, FloatArray, Mapper, Progress, Refusal, Volume
 
 PERCENTILES = (0.5, 50.0, 99.5)
 MOST_UNNAMED_GROUPS = 12
+THUMBNAIL = 8
+"""Voxels along each axis."""
 
 
 class CaseFingerprint(Frozen):
@@ -39,8 +41,8 @@ class CaseFingerprint(Frozen):
     spacing_mm: tuple[float, float, float]
     orientation: str
     """Axis codes of the source, such as PSR."""
-    modality: Literal["MR", "CT"]
-    """As the file says or the intensities suggest."""
+    modality: Modality | None
+    """As the file says or the intensities suggest; None where they leave it open."""
     bits: int
     """Of a stored voxel of the source."""
     integer: bool
@@ -50,6 +52,10 @@ class CaseFingerprint(Frozen):
     """Of the box, RAS."""
     extent_mm: tuple[float, float, float]
     """Of the box, edge to edge."""
+    foreground: float = 1.0
+    """Share of the voxels."""
+    thumbnail: str = ""
+    """What lies in the box, on 8 x 8 x 8 voxels of 8 bits, as hexadecimal digits."""
     percentiles: tuple[float, float, float]
     """0.5, 50 and 99.5 of the foreground."""
     mean: float
@@ -95,10 +101,15 @@ def fingerprint_case(case: CaseRef, config: DataConfig) -> CaseFingerprint | Ref
 def _measure(case: CaseRef, config: DataConfig) -> CaseFingerprint:
     scan = read_scan(case)
     volume, source = scan.volume, scan.source
-    label = load_label(case, volume) if case.label else None
+    modality = config.modality or source.modality
+    if modality == "CT" and is_shifted(volume.array):
+        raise CaseRefused(case.case, "CT must be in Hounsfield units, its soft tissue lies about 1024 above them")
+    label_map = load_label_map(case, volume) if case.label else None
+    label = None if label_map is None else label_map.values
     image_sha256, label_sha256 = digest_case(case)
     i, j, k = volume.array.shape
-    inside = _foreground(case, scan, label, config)
+    mask = mask_of(case.case, volume, label, config.mask)
+    inside = body_of(volume, modality) if mask is None else mask
     box = box_of(inside)
     values = volume.array[inside]
     low, median, high = (float(value) for value in np.percentile(values, PERCENTILES))
@@ -120,6 +131,8 @@ def _measure(case: CaseRef, config: DataConfig) -> CaseFingerprint:
         box=box,
         centre_mm=_centre_mm(volume, box),
         extent_mm=_extent_mm(volume, box),
+        foreground=float(inside.mean()),
+        thumbnail=_thumbnail(np.where(inside, np.clip(volume.array, low, high), low), box),
         percentiles=(low, median, high),
         mean=float(values.mean(dtype=np.float64)),
         std=float(values.std(dtype=np.float64)),
@@ -127,13 +140,25 @@ def _measure(case: CaseRef, config: DataConfig) -> CaseFingerprint:
         group_volumes_mm3=labels.volumes_mm3,
         unlisted_labels=labels.unlisted,
         covariates=case.covariates | _measured(config, labels),
-        warnings=source.warnings,
+        warnings=source.warnings + (() if label_map is None else label_map.warnings),
     )
 
 
-def _foreground(case: CaseRef, scan: Scan, label: NDArray[np.int32] | None, config: DataConfig) -> NDArray[np.bool_]:
-    mask = mask_of(case.case, scan.volume, label, config.mask)
-    return body_of(scan.volume, config.modality or scan.source.modality) if mask is None else mask
+def _thumbnail(array: FloatArray, box: Box) -> str:
+    """Means of blocks of the box, from the least to the largest, in 8 bits."""
+    mean = _blocks(array[tuple(slice(start, stop) for start, stop in box)])
+    low, high = mean.min(), mean.max()
+    grey = np.rint(255 * (mean - low) / (high - low)) if high > low else np.zeros_like(mean)
+    return grey.astype(np.uint8).tobytes().hex()
+
+
+def _blocks(array: FloatArray) -> NDArray[np.float64]:
+    mean = array.astype(np.float64)
+    for axis, length in enumerate(array.shape):
+        edges = np.arange(THUMBNAIL) * length // THUMBNAIL
+        sizes = np.maximum(np.diff([*edges, length]), 1)  # an axis shorter than the thumbnail repeats its voxels
+        mean = np.add.reduceat(mean, edges, axis) / sizes.reshape([-1 if n == axis else 1 for n in range(3)])
+    return mean
 
 
 def _voxel_mm3(volume: Volume) -> float:
@@ -197,13 +222,15 @@ def take_fingerprint(
         results[position] = result
         yield Progress("fingerprint", len(results), len(inventory.cases))
     measured = [results[position] for position in sorted(results)]
-    cases, twins = _without_copies([result for result in measured if isinstance(result, CaseFingerprint)])
-    refused = [*inventory.refused, *(result for result in measured if isinstance(result, Refusal)), *twins]
+    unique, twins = _without_copies([result for result in measured if isinstance(result, CaseFingerprint)])
+    cases, odd, far_out = against_cohort(unique, config.modality)
+    refused = [*inventory.refused, *(result for result in measured if isinstance(result, Refusal)), *twins, *odd]
     refused.sort(key=lambda refusal: (refusal.case, refusal.reason))
     if not cases:
         raise DataRefused(all_refused(refused))
     _check_unnamed_groups(cases, config)
-    notes = (*inventory.notes, *_label_notes(cases, config))
+    repaired = [Refusal(case.case, warning) for case in cases for warning in case.warnings]
+    notes = (*inventory.notes, *_label_notes(cases, config), *repaired, *far_out)
     return Fingerprint(cases=tuple(cases), refused=tuple(refused), notes=notes, kinds=inventory.kinds)
 
 

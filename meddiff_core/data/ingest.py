@@ -22,7 +22,7 @@ from meddiff_core.data.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, cho
 from meddiff_core.data.labels import give_labels, label_files
 from meddiff_core.data.layouts.search import find_images
 from meddiff_core.data.listing import Found, Listing
-from meddiff_core.data.nifti import read_label, read_nifti
+from meddiff_core.data.nifti import LabelMap, read_label, read_nifti
 from meddiff_core.data.participants import (
     Participants,
     covariates_for,
@@ -284,7 +284,12 @@ def load_image(case: CaseRef) -> Volume:
 
 
 def load_label(case: CaseRef, image: Volume) -> NDArray[np.int32]:
-    """A case's label map on the grid of `image`, RAS+; CaseRefused where it cannot be used."""
+    """Values of a case's label map on the grid of `image`, RAS+; CaseRefused where it cannot be used."""
+    return load_label_map(case, image).values
+
+
+def load_label_map(case: CaseRef, image: Volume) -> LabelMap:
+    """A case's label map and what was repaired in it; CaseRefused where it cannot be used."""
     if case.label is None:
         raise CaseRefused(case.case, "has no label map")
     try:

@@ -4,22 +4,46 @@ nibabel repairs a zero or negative voxel size in silence and scales label values
 volume of the wrong size or structure. The header is therefore read again as it was written.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 
-from meddiff_core.data.scan import Scan, check_affine, check_shape, describe_grid, ras_scan, to_ras
+from meddiff_core.data.scan import (
+    Scan,
+    check_affine,
+    check_shape,
+    describe_grid,
+    displacement_mm,
+    ras_scan,
+    to_ras,
+)
 from meddiff_core.errors import CaseRefused
 from meddiff_core.types import Volume
 
-GRID_TOLERANCE_MM = 1e-3
-
-
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 """NIfTI in one file, and FreeSurfer's own format."""
+MOST_DISPLACED = 0.1
+"""Share of a voxel up to which two grids are one, written with different rounding."""
+WORTH_A_NOTE = 0.01
+"""The same, where it is not worth a note."""
+MOST_ROUNDED = 0.01
+"""How far a label value may be from a whole number: a slope, or single precision."""
+UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Millimetres in the unit of length that a header states, by its code: metre, millimetre, micrometre."""
+UNIT_NAMES = {1: "metres", 3: "micrometres"}
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Label values on the grid of their image, and what had to be repaired."""
+
+    values: NDArray[np.int32]
+    warnings: tuple[str, ...] = ()
 
 
 def is_volume(path: Path) -> bool:
@@ -45,28 +69,46 @@ def read_nifti(case: str, path: Path, channel: int | None = None) -> Scan:
     return ras_scan(case, array, _affine(image), bits, integer, warnings=tuple(_warnings(image)))
 
 
-def read_label(case: str, path: Path, image: Volume) -> NDArray[np.int32]:
+def read_label(case: str, path: Path, image: Volume) -> LabelMap:
     """The label map of an image, on the same grid, RAS+."""
     file = _open(case, path, "label map")
     affine = _affine(file)
     check_affine(case, affine)
-    values, affine = to_ras(_voxels(case, path, file, "label map"), affine)
-    if values.shape != image.array.shape or not np.allclose(affine, image.affine, rtol=0, atol=GRID_TOLERANCE_MM):
-        expected, got = describe_grid(image.array.shape, image.affine), describe_grid(values.shape, affine)
-        moved = np.abs(affine - image.affine).max()
-        raise CaseRefused(
-            case, f"label map must be on the image's grid {expected}, is {got} (affines differ by {moved:.4g})"
-        )
-    return _label_values(case, values)
+    stored, affine = to_ras(_voxels(case, path, file, "label map"), affine)
+    aside = _check_grid(case, stored.shape, affine, image)
+    values, rounded = _label_values(case, stored)
+    warnings = []
+    if aside > WORTH_A_NOTE:
+        warnings.append(f"label map lies up to {aside:.2g} of a voxel aside of its image; taken as rounding")
+    if rounded:
+        warnings.append(f"label values were rounded to whole numbers, by at most {rounded:.2g}")
+    return LabelMap(values, tuple(warnings))
 
 
-def _label_values(case: str, values: NDArray[Any]) -> NDArray[np.int32]:
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > np.iinfo(np.int32).max:
-        raise CaseRefused(case, f"label values must be 0 or more, range from {values.min():g} to {values.max():g}")
-    labels = values.astype(np.int32)
-    if (wrong := values != labels).any():
+def _check_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.float64], image: Volume) -> float:
+    """How far a label map lies aside of its image, in voxels."""
+    same = shape == image.array.shape
+    moved_mm = displacement_mm(shape, affine, image.affine) if same else 0.0
+    aside = moved_mm / min(image.spacing_mm)
+    if same and aside <= MOST_DISPLACED:
+        return aside
+    expected, got = describe_grid(image.array.shape, image.affine), describe_grid(shape, affine)
+    figure = f" with voxels up to {moved_mm:.3g} mm aside, {aside:.2g} of a voxel" if same else ""
+    raise CaseRefused(case, f"label map must be on the image's grid {expected}, is {got}{figure}")
+
+
+def _label_values(case: str, values: NDArray[Any]) -> tuple[NDArray[np.int32], float]:
+    """Whole numbers, and by how much one had to be rounded at most."""
+    low, high = values.min(), values.max()
+    if not np.isfinite(values).all() or low < -MOST_ROUNDED or high > np.iinfo(np.int32).max:
+        raise CaseRefused(case, f"label values must be 0 or more, range from {low:g} to {high:g}")
+    if values.dtype.kind in "iu":
+        return values.astype(np.int32), 0.0
+    labels = np.rint(values).astype(np.int32)
+    off = np.abs(values - labels)
+    if (wrong := off > MOST_ROUNDED).any():
         raise CaseRefused(case, f"label values must be whole numbers, one is {values[wrong][0]:g}")
-    return labels
+    return labels, float(off.max())
 
 
 def _open(case: str, path: Path, what: str, channel: int | None = None) -> nib.Nifti1Image:
@@ -106,7 +148,15 @@ def _voxels(case: str, path: Path, image: nib.Nifti1Image, what: str) -> NDArray
 
 
 def _affine(image: nib.Nifti1Image) -> NDArray[np.float64]:
-    return np.asarray(image.affine, np.float64)
+    """Voxel to mm, whatever unit of length the header states."""
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= UNITS_MM.get(_unit(image), 1.0)
+    return affine
+
+
+def _unit(image: nib.Nifti1Image) -> int:
+    """Code of the unit of length: the lowest three bits of xyzt_units."""
+    return int(image.header["xyzt_units"]) & 7
 
 
 def _check_spacing(case: str, image: nib.Nifti1Image) -> None:
@@ -123,12 +173,31 @@ def _warnings(image: nib.Nifti1Image) -> list[str]:
         found.append("has neither sform nor qform: its orientation is assumed")
     elif np.array_equal(image.affine, np.eye(4)):
         found.append("affine is the identity: spacing and orientation may have been lost")
+    if name := UNIT_NAMES.get(_unit(image)):
+        found.append(f"header states {name}: voxel sizes were converted to mm")
     spacing, stated = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3])
     if not np.allclose(spacing, stated, rtol=0.01):
         found.append(
             f"pixdim {np.round(stated, 3).tolist()} and affine {np.round(spacing, 3).tolist()} differ; affine is used"
         )
-    return found
+    return found + _forms(image)
+
+
+def _forms(image: nib.Nifti1Image) -> list[str]:
+    """Where sform and qform, both set, disagree: of one space in any way, of two spaces in the axes' directions."""
+    header = image.header
+    sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
+    if sform[0] is None or qform[0] is None:
+        return []
+    axes = ["".join(map(str, aff2axcodes(affine))) for affine in (sform[0], qform[0])]
+    moved = displacement_mm(image.shape, sform[0], qform[0])
+    if axes[0] == axes[1] and (sform[1] != qform[1] or moved <= MOST_DISPLACED * min(header.get_zooms()[:3])):
+        return []
+    turned = f": axes {axes[0]} and {axes[1]}" if axes[0] != axes[1] else ""
+    if set("LR") & {a for pair in zip(*axes, strict=True) if pair[0] != pair[1] for a in pair}:
+        turned += ", left and right may be swapped"
+    moved_mm = moved * UNITS_MM.get(_unit(image), 1.0)
+    return [f"sform and qform put a voxel up to {moved_mm:.3g} mm apart{turned}; sform is used"]
 
 
 def _without_path(error: Exception, path: Path) -> str:

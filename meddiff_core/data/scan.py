@@ -5,18 +5,19 @@ placed, or whose voxels are not finite, is refused here with figures and not fou
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import product
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from meddiff_core.data.modality import Modality, modality_of
 from meddiff_core.errors import CaseRefused
 from meddiff_core.types import Volume
 
-Modality = Literal["MR", "CT"]
-LOWEST_MR = -200.0
-"""A scan with a voxel below this is taken as CT: Hounsfield units of air and fat."""
+NARROWEST_MM, WIDEST_MM = 1.0, 3000.0
+"""Of a field of view along its longest axis: less or more comes of a unit that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Source:
     bits: int
     """Of one stored voxel."""
     integer: bool
-    modality: Modality
+    modality: Modality | None
+    """As the file says, else as the intensities suggest; None where they leave it open."""
     warnings: tuple[str, ...] = ()
 
 
@@ -51,11 +53,12 @@ def ras_scan(
 ) -> Scan:
     """Check a three-dimensional array and its affine, and turn both to RAS+."""
     check_affine(case, affine)
+    check_extent(case, array.shape, affine)
     voxels = _checked_voxels(case, array)
-    guess: Modality = "CT" if modality == "CT" or (modality is None and voxels.min() < LOWEST_MR) else "MR"
+    found = modality_of(voxels) if modality is None else "CT" if modality == "CT" else "MR"
     orientation = "".join(str(code) for code in aff2axcodes(affine))
     volume = Volume(*to_ras(voxels, affine))
-    return Scan(volume, Source(orientation, bits, integer, guess, warnings))
+    return Scan(volume, Source(orientation, bits, integer, found, warnings))
 
 
 def to_ras(array: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -80,6 +83,23 @@ def check_affine(case: str, affine: NDArray[np.float64]) -> None:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise CaseRefused(case, f"affine must be invertible, is singular: {np.round(affine[:3, :3], 4).tolist()}")
+
+
+def check_extent(case: str, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    """Refuse a field of view that no patient and no organ has: its voxel sizes are in another unit."""
+    longest = float((np.linalg.norm(affine[:3, :3], axis=0) * shape[:3]).max())
+    if not NARROWEST_MM <= longest <= WIDEST_MM:
+        expected = f"between {NARROWEST_MM:g} and {WIDEST_MM:g} mm along its longest axis"
+        raise CaseRefused(
+            case, f"field of view must be {expected}, is {longest:.3g} mm; correct the voxel sizes or their unit"
+        )
+
+
+def displacement_mm(shape: tuple[int, ...], affine: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """How far two affines put the same voxel apart, at most: a corner is where a difference is largest."""
+    corners = np.array(list(product(*((0, length - 1) for length in shape[:3]))))
+    moved = corners @ (affine - other)[:3, :3].T + (affine - other)[:3, 3]
+    return float(np.linalg.norm(moved, axis=1).max())
 
 
 def _checked_voxels(case: str, array: NDArray[Any]) -> NDArray[np.float32]:

@@ -93,6 +93,18 @@ def test_at_its_own_spacing_a_scan_is_cropped_and_not_blurred(conform: Made) -> 
     assert np.abs(conformed.image / 65535 - expected[i, j, k]).max() < 1e-3
 
 
+@pytest.mark.parametrize("box", [((2, 9), (1, 10), (3, 14)), ((2, 8), (1, 9), (3, 13))])
+def test_at_its_own_spacing_no_box_is_half_a_voxel_aside(box: Any) -> None:
+    noise = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    step = grid_step(np.diag([2.0, 2, 2, 1]), 2.0, box, (8, 8, 16))
+    moved = resample(noise, step, (8, 8, 16))
+    start = step[:3, 3].astype(int)
+    assert (start == step[:3, 3]).all()
+    inner = tuple(slice(max(0, -first), 6) for first in start)
+    there = tuple(slice(max(0, first), 6 + first) for first in start)
+    np.testing.assert_array_equal(moved[inner], noise[there])
+
+
 def test_the_box_lies_in_the_middle_and_the_front_in_front(conform: Made, data: Made) -> None:
     conformed, case = conform()
     found = fingerprint_case(case, data())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, take_fingerprint
-from meddiff_core.data.foreground import body_of, extract_brain, two_means
+from meddiff_core.data.foreground import extract_brain
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.types import Volume, in_turn
@@ -33,27 +33,6 @@ def test_figures_are_those_of_the_scan(cohort: Made, data: Made, head: Made) -> 
     assert found.centre_mm == tuple(float(start + stop - 1) for start, stop in expected)
     assert found.label_values == {1: int((label == 1).sum()), 2: int((label == 2).sum())}
     assert found.covariates["size"] == found.group_volumes_mm3["left"] == 8.0 * (label == 1).sum()
-
-
-def test_without_a_mask_the_foreground_is_the_body_and_not_the_air(head: Made) -> None:
-    image, label = head(1)
-    image[0, 0, 0] = 500  # a bright speck in the air does not widen the box
-    body = body_of(Volume(image.astype(np.float32), np.eye(4)), "MR")
-    assert (body & (label > 0)).sum() / (body | (label > 0)).sum() > 0.95
-    assert not body[0, 0, 0]
-
-
-def test_two_heaps_of_values_are_told_apart() -> None:
-    values = np.concatenate([np.full(50, 10.0), np.full(20, 90.0)]).astype(np.float32)
-    assert two_means(values) == pytest.approx((10, 90), abs=0.5)
-
-
-def test_deep_negative_values_mean_ct(tmp_path: Path, save: Made, head: Made, data: Made) -> None:
-    save(tmp_path / "images" / "a.nii", head(0)[0] - 1000)
-    config = data(labels=None, participants=None, mask="none")
-    found = fingerprint_case(discover(config, tmp_path).cases[0], config)
-    assert isinstance(found, CaseFingerprint)
-    assert found.modality == "CT"
 
 
 def test_the_same_folder_gives_the_same_bytes_in_any_order(cohort: Made, data: Made, finish: Made) -> None:
