@@ -126,9 +126,13 @@ def _participant(image: Found, row_for: RowFor) -> str | None:
 
 
 def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
-    """Subjects of what is left: by the folder where each holds the same names, else by the name of each file."""
+    """Subjects of what is left: by the folder where each holds the same names, else by the name of each file.
+
+    The folder of a DICOM series names the series where it lies in another.
+    """
     open_ = [image for image in found if image.subject is None]
     parts = dict(zip([image.name for image in open_], split_names([_last(image) for image in open_]), strict=True))
+    parts |= {image.name: NameParts("", "") for image in open_ if image.slices and "/" in image.name}
     reading = read_folders(parts)
     bases = Counter(part.subject for part in parts.values())
     named = [_named(image, parts, reading.persons, bases) if image.subject is None else image for image in found]

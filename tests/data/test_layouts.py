@@ -9,6 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from meddiff_core.data.ingest import Inventory, discover, load_image, load_label, require_answers
 from meddiff_core.errors import ConfigurationError, DataRefused
@@ -308,6 +310,63 @@ def test_a_table_of_images_may_name_one_file_name_many_times(tmp_path: Path) -> 
     assert (len(inventory.cases), len({case.subject for case in inventory.cases})) == (24, 12)
     assert inventory.cases[0].case == "s0_2019_T1"
     assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [(names[0], "is named twice")]
+
+
+# DICOM: whose a series is
+
+
+def _series(folder: Path, patient: str, uid: str) -> None:
+    """Five slices of four by four pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(5):
+        part = Dataset()
+        part.file_meta = FileMetaDataset()
+        part.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = f"1.2.{uid}.{number + 1}"
+        part.SeriesInstanceUID = part.StudyInstanceUID = f"1.2.{uid}"
+        part.Modality, part.PatientID = "MR", patient
+        part.ImagePositionPatient, part.ImageOrientationPatient = [0, 0, 3 * number], [1, 0, 0, 0, 1, 0]
+        part.PixelSpacing, part.Rows, part.Columns = [1, 1], 4, 4
+        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation, part.SamplesPerPixel = (
+            16,
+            12,
+            11,
+            0,
+            1,
+        )
+        part.PhotometricInterpretation, part.PixelData = "MONOCHROME2", bytes(32)
+        part.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+
+
+def test_two_accessions_of_one_patient_are_one_subject(tmp_path: Path) -> None:
+    for number, patient in enumerate(("A", "A", "B", "C")):
+        _series(tmp_path / "in" / f"ACC{number}", patient, str(number + 1))
+    inventory = _read(tmp_path)
+    subjects = _subjects(inventory)
+    assert subjects["ACC0"] == subjects["ACC1"]
+    assert len(set(subjects.values())) == 3
+    assert "A" not in subjects.values()
+    assert {rule.rule for rule in inventory.subject_rules} == {"DICOM Patient ID"}
+    assert len(set(_subjects(_read(tmp_path, subject="(?P<subject>ACC[0-9])")).values())) == 4
+
+
+@pytest.mark.parametrize("patient", ["", "ANONYMOUS"])
+def test_a_patient_id_that_tells_nothing_is_passed_over(tmp_path: Path, patient: str) -> None:
+    for number in range(4):
+        _series(tmp_path / "in" / f"pat{number // 2}" / f"S000{number % 2}", patient, str(number + 1))
+    inventory = _read(tmp_path)
+    assert (set(_subjects(inventory).values()), inventory.questions) == ({"pat0", "pat1"}, ())
+    assert [note.case for note in inventory.notes] == (["data.subject"] if patient else [])
+
+
+def test_a_patient_keeps_the_row_that_the_table_has_under_its_folder(tmp_path: Path) -> None:
+    for number, patient in enumerate("AAB"):
+        _series(tmp_path / "in" / f"ACC{number}", patient, str(number + 1))
+    (tmp_path / "p.tsv").write_text("participant_id\tage\nACC0\t30\nACC1\t32\nACC2\t50\n")
+    inventory = _read(tmp_path, participants="p.tsv")
+    assert [case.covariates["age"] for case in inventory.cases] == [30.0, 32.0, 50.0]
+    assert len({case.subject for case in inventory.cases}) == 2
 
 
 # Kinds of image
