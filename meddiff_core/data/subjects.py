@@ -66,7 +66,7 @@ def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor
     images = [_by_participant(image, row_for) for image in images]
     images, questions = _by_names(images)
     images = [replace(image, participant=_participant(image, row_for)) for image in images]
-    return Assigned(tuple(images), tuple(refused), tuple(notes), tuple(questions))
+    return Assigned(tuple(images), tuple(refused), tuple(notes), (*_ask_about_pattern(images), *questions))
 
 
 def _without_shared_patient(found: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
@@ -103,6 +103,15 @@ def _pattern_unused(found: Sequence[Found], pattern: str | None) -> list[Refusal
     return [
         Refusal(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()
     ]
+
+
+def _ask_about_pattern(found: Sequence[Found]) -> list[Question]:
+    """A question where the pattern makes one subject of all that it fits."""
+    subjects = [str(image.subject) for image in found if image.rule == PATTERN]
+    if len(subjects) <= MOST_MERGED or len(set(subjects)) > 1:
+        return []
+    text = f"the pattern makes one subject, {subjects[0]!r}, of {len(subjects)} scans; give one that tells them apart"
+    return [Question(PATTERN, text)]
 
 
 def _by_participant(image: Found, row_for: RowFor) -> Found:
@@ -151,12 +160,15 @@ def _last(image: Found) -> str:
 
 def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, NameParts], bases: Counter[str]) -> Found:
     """Subject and kind of a scan by the folder that is a person's, or else by its own name."""
-    own = parts[image.name]
-    if person := persons.get(image.name):
-        words = own.subject if bases[own.subject] > 1 and not is_name_of(person.subject, own.subject) else ""
-        subject, rule, words = person.subject, FOLDER, _joined(person.kind, words, own.kind)
-    else:
+    own, person = parts[image.name], persons.get(image.name)
+    if person is None:
         subject, rule, words = own.subject or _last(image), FILE_NAME, own.kind
+    elif is_name_of(own.subject, person.subject) and any(map(str.isdigit, own.subject)):
+        subject, rule, words = own.subject, FOLDER, own.kind  # the folder goes on with a visit: `S1_MR_d01/S1_T1.nii`
+    else:
+        shared = bases[own.subject] > 1 and not is_name_of(person.subject, own.subject)
+        subject, rule = person.subject, FOLDER
+        words = _joined(person.kind, own.subject if shared else "", own.kind)
     return replace(
         image, subject=plain(subject), rule=rule, kind=_kind(image, words) if image.kind is None else image.kind
     )

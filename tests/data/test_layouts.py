@@ -276,6 +276,27 @@ def test_the_number_of_a_visit_is_no_id_of_the_table(tmp_path: Path) -> None:
     assert {case.subject: case.covariates["age"] for case in inventory.cases} == {"31": 71.0, "32": 72.0}
 
 
+def test_a_pattern_that_makes_all_scans_one_subject_is_asked_about(tmp_path: Path) -> None:
+    names = [f"study/P{n}/T1.nii" for n in TWELVE]
+    assert [question.key for question in _read(tmp_path, *names, subject="^(?P<subject>[^/]+)/").questions] == [
+        "data.subject"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ADNI/002_S_{n}/MPRAGE/200{v}-04-18/I{v}{n}/ADNI_002_S_{n}_MR_br_raw_I{v}{n}.nii",
+        "O{n}_MR_d{v}/anat/sub-O{n}_ses-d{v}_T1w.nii",
+        "O{n}_MR_d{v}/O{n}_T1.nii",
+        "sub-{n}_ses-{v}_T1w.nii",
+    ],
+)
+def test_visits_of_one_person_in_archives_are_one_subject(tmp_path: Path, name: str) -> None:
+    inventory = _read(tmp_path, *(name.format(n=n, v=v) for n in range(100, 112) for v in (6, 7)))
+    assert (len(inventory.cases), len(set(_subjects(inventory).values())), inventory.questions) == (24, 12, ())
+
+
 def test_a_pattern_that_is_not_used_is_said(tmp_path: Path) -> None:
     inventory = _read(tmp_path, "sub-1/anat/sub-1_T1w.nii", subject="(?P<subject>x)")
     assert [(note.case, note.reason) for note in inventory.notes] == [

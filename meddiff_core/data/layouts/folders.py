@@ -4,7 +4,9 @@ Whatever is neither a scan nor a file that goes with scans is named; label maps 
 folders, so that none is ever taken for a scan.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
@@ -63,8 +65,11 @@ def _is_label_map(path: Path, root: Path) -> bool:
 
 
 def _volume(path: Path, root: Path) -> Found:
+    """A file, whose name may tell its subject as BIDS does, in whichever folder it lies."""
     stem = plain(stem_of(path))
-    return Found(stem, path, relative(path, root), stem=stem)
+    entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
+    named = Found(stem, path, relative(path, root), stem=stem)
+    return replace(named, subject=entity[0], rule="BIDS entity `sub`") if entity else named
 
 
 def _label_note(labels: Sequence[Path], root: Path) -> list[Refusal]:
