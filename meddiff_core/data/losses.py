@@ -44,11 +44,6 @@ class Loss:
     difference: float
     """Mean absolute difference between the scan and its conformed self, as a share of the intensities from 0 to 1."""
 
-    @property
-    def worst(self) -> float:
-        """The largest of the figures."""
-        return max(self.outside_mask, self.outside_grid, self.below, self.above, self.difference)
-
 
 SAID = {
     "outside_mask": "foreground outside of the mask (data.mask), which becomes background",
@@ -66,10 +61,20 @@ def measure_losses(
     known = {found.case: found for found in fingerprint.cases}
     jobs = [(case, known[case.case]) for case in cases if case.case in known]
     losses: list[Loss] = []
-    for _, result in mapper(partial(_loss_of_case, contract=contract, config=config), jobs):
+    results = mapper(partial(_loss_of_case, contract=contract, config=config), jobs)
+    for done, (_, result) in enumerate(results, start=1):
         losses += [result] if isinstance(result, Loss) else []
-        yield Progress("losses", len(losses), len(jobs))
-    return sorted(losses, key=lambda loss: (-loss.worst, loss.case))
+        yield Progress("losses", done, len(jobs))
+    return worst_first(losses)
+
+
+def worst_first(losses: Sequence[Loss]) -> list[Loss]:
+    """By how far the worst figure of each is above the median of all: what a mask takes from all alike is no rank."""
+    if not losses:
+        return []
+    shares = np.array([astuple(loss)[1:] for loss in losses], np.float64)
+    above = (shares - np.median(shares, axis=0)).max(axis=1)
+    return [losses[n] for n in sorted(range(len(losses)), key=lambda n: (-above[n], losses[n].case))]
 
 
 def _loss_of_case(job: tuple[CaseRef, CaseFingerprint], contract: Contract, config: DataConfig) -> Loss | Refusal:

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import aff2axcodes
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from meddiff_core.data.scan import (
@@ -186,7 +187,10 @@ def _warnings(image: nib.Nifti1Image) -> list[str]:
 def _forms(image: nib.Nifti1Image) -> list[str]:
     """Where sform and qform, both set, disagree: of one space in any way, of two spaces in the axes' directions."""
     header = image.header
-    sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
+    try:
+        sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
+    except (ValueError, HeaderDataError):  # a quaternion longer than 1
+        return ["qform is no rotation; sform is used"]
     if sform[0] is None or qform[0] is None:
         return []
     axes = ["".join(map(str, aff2axcodes(affine))) for affine in (sform[0], qform[0])]

@@ -20,7 +20,7 @@ from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
 from meddiff_core.data.conform import Conformed, Loaded, conform_scan, group_labels, load_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
-from meddiff_core.data.losses import Loss, loss_of
+from meddiff_core.data.losses import Loss, loss_of, worst_first
 from meddiff_core.errors import CaseRefused, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, LabelArray, Mapper, Progress, Refusal
@@ -99,8 +99,9 @@ def look_at_conforming(
         yield Progress("look at scans", len(pairs) + len(refused), len(jobs))
     if not pairs:
         raise DataRefused(f"none of {len(jobs)} scans looked at can be conformed; {all_refused(refused)}")
-    found = sorted(pairs.values(), key=lambda pair: (-pair.loss.worst, pair.case))
-    return Look(tuple(pair.loss for pair in found), draw_prepared(_drawn(found)))
+    losses = worst_first([pair.loss for pair in pairs.values()])
+    by_case = {pair.case: pair for pair in pairs.values()}
+    return Look(tuple(losses), draw_prepared(_drawn([by_case[loss.case] for loss in losses])))
 
 
 def _drawn(found: Sequence[Pair]) -> list[Pair]:

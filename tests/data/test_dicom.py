@@ -30,7 +30,7 @@ from meddiff_core.data.dicom import DicomIndex, index_dicom, is_dicom, read_seri
 from meddiff_core.data.dicom import index as index_module
 from meddiff_core.data.fingerprint import fingerprint_case
 from meddiff_core.data.ingest import digest_case, discover, read_scan
-from meddiff_core.data.scan import Scan
+from meddiff_core.data.scan import Scan, to_ras
 from meddiff_core.errors import CaseRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal
@@ -854,10 +854,9 @@ def test_an_independent_reader_agrees_voxel_for_voxel(real_data: Path) -> None:
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
     scan = _read(folder).volume
-    turn = np.linalg.inv(scan.affine) @ np.diag([-1, -1, 1, 1]) @ affine
-    index = np.stack(np.meshgrid(*map(np.arange, expected.shape), indexing="ij"), -1).reshape(-1, 3)
-    i, j, k = np.rint(index @ turn[:3, :3].T + turn[:3, 3]).astype(int).T
-    np.testing.assert_array_equal(scan.array[i, j, k], expected.reshape(-1))
+    upright, place = to_ras(expected, np.diag([-1, -1, 1, 1]) @ affine)
+    np.testing.assert_allclose(scan.affine, place, atol=1e-4)
+    np.testing.assert_array_equal(scan.array, upright)
 
 
 def test_a_tilted_uneven_ct_is_refused_with_both_figures(real_data: Path) -> None:

@@ -89,6 +89,15 @@ def test_sform_of_an_atlas_and_qform_of_the_scanner_are_two_spaces(tmp_path: Pat
     assert _with_forms(tmp_path / "a.nii", head(0)[0], moved, AFFINE, codes=(4, 1)) == ()
 
 
+def test_a_qform_that_is_no_rotation_refuses_no_scan(tmp_path: Path, head: Made) -> None:
+    path = _save(tmp_path / "a.nii", head(0)[0])
+    raw = bytearray(path.read_bytes())
+    raw[252:256] = np.array([1, 1], np.int16).tobytes()  # qform_code, sform_code
+    raw[256:268] = np.full(3, 0.9, np.float32).tobytes()  # quatern_b, c, d
+    path.write_bytes(raw)
+    assert "qform is no rotation; sform is used" in read_nifti("a", path).source.warnings
+
+
 def test_a_slope_on_a_label_map_is_rounded_away_and_told(tmp_path: Path, head: Made) -> None:
     label = head(0)[1]
     old = nib.Nifti1Image(label, AFFINE)
