@@ -23,7 +23,7 @@ def known_cells(column: Iterable[str]) -> list[str]:
 
 def is_missing(cell: str, also: Words = ()) -> bool:
     """Whether a cell says nothing, by the words of the field or one of `also`."""
-    return cell.lower() in MISSING or any(_is_same(cell, word) for word in also)
+    return cell.lower() in MISSING or (bool(also) and any(_is_same(cell, word) for word in also))
 
 
 def _is_same(cell: str, word: str | float) -> bool:

@@ -5,10 +5,10 @@ honest figures with a long tail (income, lesion volumes, days), so they are aske
 lie far outside all others on a scale that a long tail does not stretch.
 """
 
-import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 NEGATIVE = frozenset({-1, -7, -8, -9, -77, -88, -99, -777, -888, -999, -9999, -99999, -999999})
 POSITIVE = frozenset({9, 99, 777, 888, 999, 9998, 9999, 99999, 999999})
@@ -47,35 +47,34 @@ def _lone_negatives(distinct: set[float]) -> set[float]:
 
 
 def _far(numbers: Sequence[float]) -> set[float]:
-    """The few at one end of sorted numbers that lie far from all others, such as ages in days among years."""
-    for count in range(max(1, int(MOST_FAR * len(numbers))), 0, -1):
-        low, high = numbers[:count], numbers[-count:]
-        if low and _is_far(low[-1], numbers[count:]):
-            return set(low)
-        if high and _is_far(high[0], numbers[:-count]):
-            return set(high)
-    return set()
+    """The few at the ends of sorted numbers that lie far from all others, such as ages in days among years."""
+    most = min(max(1, int(MOST_FAR * len(numbers))), len(numbers) - FEWEST_OTHERS)
+    if most < 1:
+        return set()
+    values = _compress(np.array(numbers), _scale(numbers))
+    return {*numbers[: _far_low(values, most)], *numbers[len(numbers) - _far_low(-values[::-1], most) :]}
+
+
+def _far_low(values: NDArray[np.float64], most: int) -> int:
+    """How many of the first of ascending values, at most `most`, lie far below all others."""
+    nearest, others = values[:most], values[1 : most + 1]
+    far = np.flatnonzero(others - nearest > np.maximum(FAR_GAP, FAR_RANGES * (values[-1] - others)))
+    return int(far[-1]) + 1 if far.size else 0
 
 
 def _is_code(number: float, others: Collection[float]) -> bool:
     if len(others) < 2:
         return False
-    gap, extent = _gap(number, others)
-    return gap > max(CODE_GAP, extent)
+    scale = _scale(others)
+    (own, low, high) = _compress(np.array([number, min(others), max(others)]), scale)
+    return bool(max(low - own, own - high) > max(CODE_GAP, high - low))
 
 
-def _is_far(number: float, others: Collection[float]) -> bool:
-    if len(others) < FEWEST_OTHERS:
-        return False
-    gap, extent = _gap(number, others)
-    return gap > max(FAR_GAP, FAR_RANGES * extent)
+def _scale(numbers: Collection[float]) -> float:
+    sizes = [abs(number) for number in numbers if number]
+    return float(np.median(sizes)) if sizes else 1.0
 
 
-def _gap(number: float, others: Collection[float]) -> tuple[float, float]:
-    """Distance to the nearest of the others, and the range of these: log(1 + size / median size), with the sign."""
-    values = np.array(sorted(others))
-    scale = float(np.median(np.abs(values[values != 0]))) if values.any() else 1.0
-    compressed = np.sign(values) * np.log1p(np.abs(values) / scale)
-    own = math.copysign(math.log1p(abs(number) / scale), number)
-    inside = compressed[0] <= own <= compressed[-1]
-    return (0.0 if inside else float(np.abs(compressed - own).min())), float(np.ptp(compressed))
+def _compress(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """log(1 + size / scale), with the sign: close to even around the median size, and a long tail drawn in."""
+    return np.asarray(np.sign(values) * np.log1p(np.abs(values) / scale))

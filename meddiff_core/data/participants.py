@@ -43,11 +43,11 @@ class Participants:
     visits: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """Rows by id and session, where the table has a column of sessions."""
     matches: dict[str, str] = field(default_factory=dict)
-    """Id in the table by subject of the scans, where these are written differently."""
+    """Id in the table by subject of the scans."""
 
     @cached_property
-    def by_form(self) -> dict[str, list[str]]:
-        """Ids by what they are up to `sub-`, leading zeros and letter case."""
+    def forms(self) -> dict[str, list[str]]:
+        """Ids by what is the same however they are written."""
         return _by_form(self.rows)
 
 
@@ -134,7 +134,7 @@ def table_id(name: str, subject: str | None, participants: Participants) -> str 
         return subject
     if exact := longest_name_of(participants.rows, name):
         return exact
-    forms = participants.by_form
+    forms = participants.forms
     form = _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(forms, _form(name))
     ids = forms[form] if form else []
     return ids[0] if len(ids) == 1 else None
@@ -208,9 +208,8 @@ def unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusa
     ids = {str(image.subject): _row_id(image, participants) for image in found}
     used = set(ids.values())
     lonely = [Refusal(row, "row of the participants table has no scan") for row in participants.rows if row not in used]
-    forms = _by_form(participants.rows)
     without = [
-        Refusal(image.case, _why_without(str(image.subject), forms))
+        Refusal(image.case, _why_without(str(image.subject), participants.forms))
         for image in found
         if ids[str(image.subject)] not in participants.rows
     ]

@@ -74,7 +74,9 @@ def _has_decimal_commas(column: "pd.Series[str]", separator: str) -> bool:
     Raises:
         ValueError: its numbers have both marks, or can be thousands as well as decimals.
     """
-    cells = [cell for cell in column if not is_missing(cell)]
+    if not any("," in cell for cell in column):
+        return False
+    cells = known_cells(column)
     like = [cell for cell in cells if _NUMBER_LIKE.fullmatch(cell)]
     commas = [cell for cell in like if _COMMA.fullmatch(cell)]
     both = [cell for cell in like if _POINT_AND_COMMA.fullmatch(cell)]
