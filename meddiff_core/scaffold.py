@@ -57,9 +57,7 @@ def scaffold_study(
         raise ConfigurationError(f"study must be new, {path} exists; edit it")
     if labels is None and str(groups) in GROUP_PRESETS:
         labels = images
-    _check_paths({"images": images, "labels": labels, "participants": participants})
-    given = {"images": images, "labels": labels, "participants": participants}
-    data: dict[str, Any] = {name: str(source.absolute()) for name, source in given.items() if source is not None}
+    data = _given({"images": images, "labels": labels, "participants": participants})
     data |= {} if groups is None else {"label_groups": _groups(groups)}
     data |= {} if mask is None else {"mask": mask}
     settings = {
@@ -77,10 +75,13 @@ def scaffold_study(
     return NewStudy(path, inventory)
 
 
-def _check_paths(given: Mapping[str, Path | None]) -> None:
-    for option, source in given.items():
-        if source is not None and not source.exists() and not _is_pattern(source):
-            raise ConfigurationError(f"--{option} must exist, {source} does not")
+def _given(paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """Absolute paths of the options that were given."""
+    given = {option: path for option, path in paths.items() if path is not None}
+    for option, path in given.items():
+        if not path.exists() and not _is_pattern(path):
+            raise ConfigurationError(f"--{option} must exist, {path} does not")
+    return {option: str(path.absolute()) for option, path in given.items()}
 
 
 def _filled(data: Mapping[str, Any], inventory: Inventory, volumes: Sequence[str]) -> dict[str, Any]:

@@ -162,9 +162,9 @@ def _with_labels(
     own = [image for image in found if image.label]
     open_ = [image for image in found if not image.label]
     folder = base / (config.labels or config.images)
-    labels = listing.labels or label_files(folder, listing.found, config.follow_links)
+    labels, odd = (listing.labels, []) if listing.labels else label_files(folder, listing.found, config.follow_links)
     matched, refused, notes = give_labels(open_, labels, folder)
-    return own + matched, refused, notes
+    return own + matched, refused, [*odd, *notes]
 
 
 def _describe(config: DataConfig, participants: Participants, found: Sequence[Found], chosen: Chosen) -> _Described:

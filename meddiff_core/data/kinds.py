@@ -75,9 +75,7 @@ def name_of(image: Found) -> str:
 def _one_spelling(found: Sequence[Found]) -> list[Found]:
     """`T1` and `t1` are one kind, called as most of its scans are."""
     spellings: dict[str, str] = {}
-    for (kind, _), _ in sorted(
-        Counter((image.kind or "", "") for image in found).items(), key=lambda item: (-item[1], item[0])
-    ):
+    for kind, _ in Counter(image.kind or "" for image in found).most_common():
         spellings.setdefault(kind.lower(), kind)
     return [replace(image, kind=spellings[(image.kind or "").lower()]) for image in found]
 

@@ -7,15 +7,15 @@ session, contrast or number than an image's is that of an image that is not ther
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meddiff_core.data.layouts.freesurfer import one_parcellation
 from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import longest_name_of, tells_contrast, tells_kind, tells_visit
+from meddiff_core.data.names import longest_name_of, split_name, tells_contrast, tells_kind, tells_visit
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import walk
+from meddiff_core.data.walking import summarise, walk
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
 
@@ -32,8 +32,8 @@ class LabelFile:
     """Its folders and its name, below the folder of label maps."""
 
 
-def label_files(folder: Path, images: Sequence[Found], follow_links: bool = False) -> list[Path]:
-    """Volumes below the labels folder that are not images themselves; of FreeSurfer's one a subject.
+def label_files(folder: Path, images: Sequence[Found], follow_links: bool = False) -> tuple[list[Path], list[Refusal]]:
+    """Volumes below the labels folder that are not images themselves, of FreeSurfer's one a subject; notes on links.
 
     Raises:
         ConfigurationError: the folder does not exist.
@@ -41,8 +41,9 @@ def label_files(folder: Path, images: Sequence[Found], follow_links: bool = Fals
     if not folder.is_dir():
         raise ConfigurationError(f"data.labels: must exist as a folder, {folder} does not")
     taken = {found.image.resolve() for found in images}
-    volumes = [path for path in walk(folder, follow_links=follow_links).files if is_volume(path)]
-    return one_parcellation([path for path in volumes if path.resolve() not in taken])
+    inside = walk(folder, follow_links=follow_links)
+    notes = [Refusal("data.labels", summarise(inside.unread))] if inside.unread else []
+    return one_parcellation([p for p in inside.files if is_volume(p) and p.resolve() not in taken]), notes
 
 
 def give_labels(
@@ -55,9 +56,12 @@ def give_labels(
     open_ = [image for image in found if image.case not in same]
     by_case = _by_name(open_, [label for label in labels if label.path not in taken])
     used = taken | {path for own in by_case.values() for path in own}
-    by_case |= _by_subject(
-        [image for image in open_ if image.case not in by_case], [label for label in labels if label.path not in used]
-    )
+    for rule in (_by_subject, _by_number):
+        by_case |= rule(
+            [image for image in open_ if image.case not in by_case],
+            [label for label in labels if label.path not in used],
+        )
+        used |= {path for own in by_case.values() for path in own}
     matched, refused = [], []
     for image in found:
         own = [same[image.case]] if image.case in same else by_case.get(image.case, [])
@@ -65,7 +69,6 @@ def give_labels(
             matched.append(replace(image, label=own[0]))
         else:
             refused.append(Refusal(image.case, _not_one(own) if own else _none(image, labels, used)))
-    used |= {path for own in by_case.values() for path in own}
     return matched, refused, [Refusal(path.name, "is a label map of no image") for path in paths if path not in used]
 
 
@@ -115,7 +118,7 @@ def _by_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, l
 def _longest(cases: dict[str, str], label: LabelFile) -> tuple[str, str]:
     """The case that a label's name begins with, and what is left of the name; two empty texts for none."""
     for text in (label.stem, label.joined):
-        if name := longest_name_of(list(cases), text):
+        if name := longest_name_of(cases, text):
             return cases[name], text[len(name) :]
     return "", ""
 
@@ -134,17 +137,46 @@ def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str
     """Labels that share a subject with exactly one image that has none, and name no other contrast or session."""
     without: defaultdict[str, list[Found]] = defaultdict(list)
     for image in found:
-        without[str(image.subject)].append(image)
+        for name in {str(image.subject), split_name(image.stem).subject} - {""}:
+            without[name].append(image)
     by_case: defaultdict[str, list[Path]] = defaultdict(list)
     for label in labels:
-        text, subject = next(
-            ((text, name) for text in (label.stem, label.joined) if (name := longest_name_of(list(without), text))),
-            ("", ""),
-        )
+        subject, rest = _subject_in(label, without)
         images = without.get(subject, [])
-        if len(images) == 1 and _adds_nothing(text[len(subject) :], _words(images[0].name)):
+        if len(images) == 1 and _adds_nothing(rest, _words(images[0].name)):
             by_case[images[0].case].append(label.path)
     return dict(by_case)
+
+
+def _subject_in(label: LabelFile, names: Collection[str]) -> tuple[str, str]:
+    """The subject that a label's name begins with, and what is left of the name; two empty texts for none."""
+    for text in (label.stem, label.joined):
+        if (subject := longest_name_of(names, text)) is not None:
+            return subject, text[len(subject) :]
+    return "", ""
+
+
+def _by_number(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+    """Labels of the image with the same number, where names differ in nothing else: `img0001`, `label0001`."""
+    if len({_without_numbers(image.stem) for image in found}) != 1 or (
+        len({_without_numbers(label.stem) for label in labels}) != 1
+    ):
+        return {}
+    images, maps = _numbered([image.stem for image in found]), _numbered([label.stem for label in labels])
+    return {
+        found[place].case: [labels[maps[number]].path] for number, place in images.items() if number and number in maps
+    }
+
+
+def _without_numbers(stem: str) -> str:
+    return re.sub(r"\d+", "#", stem)
+
+
+def _numbered(stems: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """Place of each name by its numbers, where no other has the same."""
+    numbers = [tuple(re.findall(r"\d+", stem)) for stem in stems]
+    count = Counter(numbers)
+    return {own: place for place, own in enumerate(numbers) if count[own] == 1}
 
 
 def _adds_nothing(rest: str, words: Iterable[str]) -> bool:

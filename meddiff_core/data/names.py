@@ -6,7 +6,7 @@ never all of a name. `hippocampus_001` keeps its number: cut at the first `_`, 2
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -29,11 +29,14 @@ VISIT = re.compile(
 )
 """Words of a session, run, date or side of the body: another image of the same kind and subject."""
 DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
-VISIT_FOLDER = re.compile(rf"(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|val|{VISIT.pattern}")
+VISIT_FOLDER = re.compile(
+    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|"
+    rf"val|{VISIT.pattern}"
+)
 
 LABEL_WORD = re.compile(
     r"d?segs?|segmentations?|labels?|labelmaps?|(?:brain|deface)?masks?|probseg|aseg|aparc|wmparc|synthseg|"
-    r"parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
+    r"(?:seg|label|mask)\d+|parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
 )
 LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon")
 LABEL_PART = re.compile(r"segmentation|aseg|labelmap")
@@ -86,9 +89,11 @@ def is_name_of(name: str, longer: str) -> bool:
     return longer == name or (longer.startswith(name) and not longer[len(name)].isalnum())
 
 
-def longest_name_of(names: Sequence[str], longer: str) -> str | None:
-    """The longest of `names` that `longer` begins with."""
-    return max((name for name in names if is_name_of(name, longer)), key=len, default=None)
+def longest_name_of(names: Collection[str], longer: str) -> str | None:
+    """The longest of `names` that `longer` begins with; quick where they are a set or the keys of a mapping."""
+    known = names if isinstance(names, Set | Mapping) else frozenset(names)
+    ends = (end for end in range(len(longer), 0, -1) if end == len(longer) or not longer[end].isalnum())
+    return next((longer[:end] for end in ends if longer[:end] in known), None)
 
 
 def split_name(stem: str) -> NameParts:
@@ -136,7 +141,7 @@ def _end_of(subject: str) -> tuple[str, str]:
 
 def _start_of(subject: str) -> tuple[str, str]:
     word, _, tail = subject.partition("_")
-    return (tail, word) if CONTRAST.fullmatch(word.lower()) else ("", "")
+    return (tail, word) if tells_contrast(word) or _is_visit(word) else ("", "")
 
 
 def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]) -> list[NameParts]:
@@ -148,9 +153,11 @@ def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]
             words[subject].add(word)
             subjects[word].add(subject)
     several = [subject for subject, own in words.items() if len(own) > 1 and any(map(str.isdigit, subject))]
-    shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1}
+    shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1 or _is_visit(word)}
     return [_without(part, *split(part.subject), shared) for part in parts]
 
 
 def _without(part: NameParts, subject: str, word: str, shared: set[str]) -> NameParts:
-    return NameParts(subject, f"{word} {part.kind}".strip()) if subject and word in shared else part
+    if not subject or word not in shared:
+        return part
+    return NameParts(subject, part.kind if _is_visit(word) else f"{word} {part.kind}".strip())

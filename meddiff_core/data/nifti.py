@@ -26,6 +26,8 @@ from meddiff_core.data.scan import (
 from meddiff_core.errors import CaseRefused
 from meddiff_core.types import Volume
 
+ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
+"""NIfTI in one file, and FreeSurfer's own format."""
 MOST_DISPLACED = 0.1
 """Share of a voxel up to which two grids are one, written with different rounding."""
 WORTH_A_NOTE = 0.01
@@ -43,10 +45,6 @@ class LabelMap:
 
     values: NDArray[np.int32]
     warnings: tuple[str, ...] = ()
-
-
-ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
-"""NIfTI in one file, and FreeSurfer's own format."""
 
 
 def is_volume(path: Path) -> bool:

@@ -132,12 +132,10 @@ def table_id(name: str, subject: str | None, participants: Participants) -> str 
     """
     if subject in participants.rows:
         return subject
-    if exact := longest_name_of(list(participants.rows), name):
+    if exact := longest_name_of(participants.rows, name):
         return exact
     forms = participants.forms
-    form = (
-        _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(list(forms), _form(name))
-    )
+    form = _form(subject) if subject is not None and _form(subject) in forms else longest_name_of(forms, _form(name))
     ids = forms[form] if form else []
     return ids[0] if len(ids) == 1 else None
 

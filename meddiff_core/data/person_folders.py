@@ -36,7 +36,9 @@ def read_folders(parts: Mapping[str, NameParts]) -> FolderReading:
         bases[folder].add(parts[name].subject)
     if len(bases) < 2:
         return FolderReading({})
-    if _hold_the_same_names(bases) or all(is_name_of(person, base) for person, own in bases.items() for base in own):
+    if all(_names(person, base) for person, own in bases.items() for base in own):
+        return FolderReading(_in_parts(persons))
+    if _hold_the_same_names(bases):
         return FolderReading(_in_parts(persons), tuple(_ask_which_level(persons)))
     if mean(map(len, bases.values())) <= FEW_A_FOLDER:
         return FolderReading({}, (_ask_folder_or_file(persons),))
@@ -50,6 +52,17 @@ def _person_folders(names: Sequence[str]) -> dict[str, str]:
     own = {name: [part for part in folders[shared:] if not tells_kind(part) and not tells_visit(part)]
            for name, folders in above.items()}  # fmt: skip
     return {name: folders[0] for name, folders in own.items() if folders}
+
+
+def _names(folder: str, base: str) -> bool:
+    """Whether a file's name begins with its folder's, or holds it where that has a number."""
+    return is_name_of(folder, base) or (folder in base and any(map(str.isdigit, folder)))
+
+
+def _pattern(example: str, folder: str, further: int = 0) -> str:
+    """The pattern of a folder on a path, or of one so many levels further down."""
+    level = PurePosixPath(example).parts.index(folder) + further
+    return f"'^{'[^/]+/' * level}(?P<subject>[^/]+)/'"
 
 
 def _in_parts(persons: Mapping[str, str]) -> dict[str, NameParts]:
@@ -91,17 +104,19 @@ def _ask_which_level(persons: Mapping[str, str]) -> list[Question]:
             "data.subject",
             f"subjects may be the upper folders or those in them: {folder!r} holds {counted(len(children), 'folder')}, "
             f"such as {_some(children)}, and a scan is {example}. Give the pattern of the folder that is a person: "
-            "'^(?P<subject>[^/]+)/' for the first of the path, '^[^/]+/(?P<subject>[^/]+)/' for the second",
+            f"{_pattern(example, folder)} for the upper ones, {_pattern(example, folder, 1)} for those in them",
         )
     ]
 
 
 def _ask_folder_or_file(persons: Mapping[str, str]) -> Question:
+    example, folder = min(persons.items())
+    folders = counted(len(set(persons.values())), "folder")
     return Question(
         "data.subject",
-        f"{counted(len(persons), 'scan')} lie in {counted(len(set(persons.values())), 'folder')} under names that "
-        f"differ, such as {_some(persons)}. Give the pattern of a subject: '^(?P<subject>[^/]+)/' where a folder is a "
-        r"person, '(?P<subject>[^/.]+)[^/]*$' where a file is",
+        f"{counted(len(persons), 'scan')} lie in {folders} under names that differ, such as {_some(persons)}. Give the "
+        f"pattern of a subject: {_pattern(example, folder)} where a folder is a person, "
+        "'(?P<subject>[^/.]+)[^/]*$' where a file is",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from meddiff_core.data.delimited import read_lists
 from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind
+from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind, tells_visit
 from meddiff_core.data.person_folders import read_folders
 from meddiff_core.data.walking import counted
 from meddiff_core.errors import ConfigurationError
@@ -32,6 +32,8 @@ FOLDER = "folder"
 FILE_NAME = "file name"
 SURE = ("column", "BIDS")
 """How rules begin that no pattern overrules."""
+REPEAT = re.compile(r"(.*\d[^_\-]*)[_\-](\d{1,2})")
+"""Names that end in a short number behind another number."""
 GUESSED = (PATIENT_ID, FOLDER, FILE_NAME)
 
 
@@ -60,10 +62,11 @@ def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor
     """Give every scan its subject, by `data.subject` too, and, where its name says, its kind."""
     images, notes = _without_shared_patient(found)
     images, refused = _by_pattern(images, pattern)
+    notes += _pattern_unused(images, pattern)
     images = [_by_participant(image, row_for) for image in images]
     images, questions = _by_names(images)
     images = [replace(image, participant=_participant(image, row_for)) for image in images]
-    return Assigned(tuple(images), tuple(refused), tuple(notes), tuple(questions))
+    return Assigned(tuple(images), tuple(refused), tuple(notes), (*_ask_about_pattern(images), *questions))
 
 
 def _without_shared_patient(found: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
@@ -94,6 +97,23 @@ def _by_pattern(found: Sequence[Found], pattern: str | None) -> tuple[list[Found
     return kept, refused
 
 
+def _pattern_unused(found: Sequence[Found], pattern: str | None) -> list[Refusal]:
+    """A note where another rule comes before the pattern."""
+    rules = Counter(image.rule for image in found if pattern is not None and image.rule.startswith(SURE))
+    return [
+        Refusal(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()
+    ]
+
+
+def _ask_about_pattern(found: Sequence[Found]) -> list[Question]:
+    """A question where the pattern makes one subject of all that it fits."""
+    subjects = [str(image.subject) for image in found if image.rule == PATTERN]
+    if len(subjects) <= MOST_MERGED or len(set(subjects)) > 1:
+        return []
+    text = f"the pattern makes one subject, {subjects[0]!r}, of {len(subjects)} scans; give one that tells them apart"
+    return [Question(PATTERN, text)]
+
+
 def _by_participant(image: Found, row_for: RowFor) -> Found:
     """The id of the table that the file's name, its path or one of its folders begins with."""
     if image.subject is not None:
@@ -104,7 +124,8 @@ def _by_participant(image: Found, row_for: RowFor) -> Found:
 
 def _row_of_path(image: Found, row_for: RowFor) -> str | None:
     path = PurePosixPath(plain(image.name))
-    names = (_last(image), "_".join(path.parts), *path.parts[:-1])
+    folders = [part for part in path.parts[1:-1] if not tells_visit(part) and not re.fullmatch(r"\d\d?", part)]
+    names = (_last(image), "_".join(path.parts), *path.parts[:-1][:1], *folders)
     return next((known for name in names if (known := row_for(name, None)) is not None), None)
 
 
@@ -114,9 +135,13 @@ def _participant(image: Found, row_for: RowFor) -> str | None:
 
 
 def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
-    """Subjects of what is left: by the folder where each holds the same names, else by the name of each file."""
+    """Subjects of what is left: by the folder where each holds the same names, else by the name of each file.
+
+    The folder of a DICOM series names the series where it lies in another.
+    """
     open_ = [image for image in found if image.subject is None]
     parts = dict(zip([image.name for image in open_], split_names([_last(image) for image in open_]), strict=True))
+    parts |= {image.name: NameParts("", "") for image in open_ if image.slices and "/" in image.name}
     reading = read_folders(parts)
     bases = Counter(part.subject for part in parts.values())
     named = [_named(image, parts, reading.persons, bases) if image.subject is None else image for image in found]
@@ -124,7 +149,8 @@ def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
         image if image.kind is not None else replace(image, kind=_kind(image, split_name(image.stem).kind))
         for image in named
     ]
-    return named, [*reading.questions, *_ask_about_merging(named)]
+    questions = reading.questions or _ask_about_merging(named) or _ask_about_repeats(named)
+    return named, list(questions)
 
 
 def _last(image: Found) -> str:
@@ -134,12 +160,15 @@ def _last(image: Found) -> str:
 
 def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, NameParts], bases: Counter[str]) -> Found:
     """Subject and kind of a scan by the folder that is a person's, or else by its own name."""
-    own = parts[image.name]
-    if person := persons.get(image.name):
-        words = own.subject if bases[own.subject] > 1 and not is_name_of(person.subject, own.subject) else ""
-        subject, rule, words = person.subject, FOLDER, _joined(person.kind, words, own.kind)
-    else:
+    own, person = parts[image.name], persons.get(image.name)
+    if person is None:
         subject, rule, words = own.subject or _last(image), FILE_NAME, own.kind
+    elif is_name_of(own.subject, person.subject) and any(map(str.isdigit, own.subject)):
+        subject, rule, words = own.subject, FOLDER, own.kind  # the folder goes on with a visit: `S1_MR_d01/S1_T1.nii`
+    else:
+        shared = bases[own.subject] > 1 and not is_name_of(person.subject, own.subject)
+        subject, rule = person.subject, FOLDER
+        words = _joined(person.kind, own.subject if shared else "", own.kind)
     return replace(
         image, subject=plain(subject), rule=rule, kind=_kind(image, words) if image.kind is None else image.kind
     )
@@ -173,6 +202,27 @@ def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
             f"{', '.join(sorted(names)[:3])}{more}. Give a regular expression with a group `subject`, which is "
             "searched in each path, such as '^(?P<subject>[^/]+)/' for the first folder or "
             "'(?P<subject>[^/.]+)[^/]*$' for the file",
+        )
+    ]
+
+
+def _ask_about_repeats(found: Sequence[Found]) -> list[Question]:
+    """A question where names end in a short number behind one: `P01_1, P01_2` may be one person twice."""
+    repeats: defaultdict[str, set[str]] = defaultdict(set)
+    for image in found:
+        if image.rule == FILE_NAME and (match := REPEAT.fullmatch(str(image.subject))):
+            repeats[match[1]].add(match[2])
+    several = [head for head, numbers in repeats.items() if len(numbers) > 1]
+    if len(repeats) < 2 or not several:
+        return []
+    head = several[0]
+    names = " and ".join(f"{head}_{number}" for number in sorted(repeats[head])[:2])
+    return [
+        Question(
+            "data.subject",
+            f"{names} may be scans of one subject or two subjects, and so may {counted(len(several), 'name')} in all. "
+            r"Give the pattern of a subject: '(?P<subject>[^/]+)[_-]\d+[^/]*$' for one, "
+            "'(?P<subject>[^/.]+)[^/]*$' for two",
         )
     ]
 

@@ -13,18 +13,23 @@ from pathlib import Path
 from meddiff_core.types import Refusal
 
 LEADS_OUT = "is a link that leads out of the folder, which data.follow_links: true would allow"
-NOT_FETCHED = "is a link to content that was not fetched (git-annex, DataLad): `datalad get` fetches it"
+NOT_FETCHED = (
+    "stands for content that was not fetched (git-annex, DataLad, Git LFS): `datalad get` or `git lfs pull` does"
+)
 TO_NOTHING = "is a link to nothing"
 TO_A_FOLDER = "is a link to a folder, which data.follow_links: true would follow"
 NOT_UTF8 = "name must be UTF-8"
 NO_IMAGE = "is no image that can be read"
+POINTERS = (b"/annex/objects/", b"version https://git-lfs")
+"""How files begin that stand for content elsewhere."""
+POINTER_BYTES = 1024
 MOST_NAMED = 20
 """Files without use that are named one by one; more are counted by the ending of their names."""
 
 COUNTED = {
     LEADS_OUT: ("link leads out of the folder", "links lead out of the folder", "set data.follow_links: true"),
     TO_A_FOLDER: ("link leads to a folder", "links lead to folders", "set data.follow_links: true"),
-    NOT_FETCHED: ("file was not fetched", "files were not fetched", "git-annex, DataLad: run `datalad get`"),
+    NOT_FETCHED: ("file was not fetched", "files were not fetched", "`datalad get` or `git lfs pull` does"),
     TO_NOTHING: ("link leads to nothing", "links lead to nothing", ""),
 }
 """Each reason in the singular and the plural, and what helps."""
@@ -63,6 +68,11 @@ def walk(root: Path, without: Path | None = None, follow_links: bool = False) ->
     return Walk(root, tuple(sorted(files)), tuple(unread))
 
 
+def below(found: Walk, root: Path) -> Walk:
+    """What a walk found below one of its folders."""
+    return Walk(root, tuple(path for path in found.files if path.is_relative_to(root)), found.unread)
+
+
 def _entries(folder: Path, without: Path | None, rules: _Rules) -> Iterator[Path | tuple[Path, str]]:
     """Files that can be used, and those that cannot with the reason."""
     rules.been.add(folder.resolve())
@@ -87,12 +97,22 @@ def unusable(path: Path, home: Path, follow_links: bool = False) -> str | None:
     except UnicodeEncodeError:
         return NOT_UTF8
     if not path.is_symlink():
-        return None if path.is_file() or path.is_dir() else "is not a file"
+        if path.is_file():
+            return NOT_FETCHED if _is_pointer(path) else None
+        return None if path.is_dir() else "is not a file"
     if not path.exists():
         return NOT_FETCHED if ".git/annex/" in os.readlink(path).replace("\\", "/") else TO_NOTHING
     if not follow_links and not path.is_dir() and not path.resolve().is_relative_to(home):
         return LEADS_OUT
     return None
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a small file holds where its content would be."""
+    try:
+        return path.stat().st_size < POINTER_BYTES and path.read_bytes().startswith(POINTERS)
+    except OSError:
+        return False
 
 
 def relative(path: Path, root: Path) -> str:

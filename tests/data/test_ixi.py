@@ -41,8 +41,7 @@ def some(inventory: Inventory) -> Inventory:
 def test_all_heads_find_labels_and_four_have_no_row(inventory: Inventory) -> None:
     assert len(inventory.cases) == 145
     assert inventory.refused == ()
-    assert len(inventory.notes) == 4
-    assert all("no row" in note.reason for note in inventory.notes)
+    assert sum("no row" in note.reason for note in inventory.notes) == 4
     assert sum(case.covariates["age"] is None for case in inventory.cases) == 4
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from meddiff_core.data.ingest import Inventory, discover, load_image, load_label, require_answers
 from meddiff_core.errors import ConfigurationError, DataRefused
@@ -95,7 +97,7 @@ LAYOUTS = {
     ),
     "a folder a site and subject": Layout(
         ("paris/P{n}/T1.nii.gz", "rome/R{n}/T1.nii.gz"), 24, 2, ("paris_P01_T1", "paris"), "24 folders of images",
-        "folder", {"T1": 24}, asks=("data.subject", "data.subject"),
+        "folder", {"T1": 24}, asks=("data.subject",),
     ),
     "a folder a site and subject, with a pattern": Layout(
         ("paris/P{n}/T1.nii.gz", "rome/R{n}/T1.nii.gz"), 24, 24, ("paris_P01_T1", "P01"), "24 folders of images",
@@ -256,6 +258,52 @@ def test_folders_that_could_be_persons_or_sites_are_asked_about(tmp_path: Path) 
     assert "4 scans lie in 2 folders under names that differ" in inventory.questions[0].text
 
 
+def test_a_short_number_behind_a_number_is_asked_about(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"P{n:02d}_{scan}.nii" for n in TWELVE for scan in (1, 2)))
+    assert "P00_1 and P00_2 may be scans of one subject or two" in inventory.questions[0].text
+    assert len(set(_subjects(_read(tmp_path, subject=r"(?P<subject>[^/]+)[_-]\d+[^/]*$")).values())) == 12
+
+
+def test_a_date_in_front_is_a_visit(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "20190304_P01.nii", "20210304_P01.nii", "20190305_P02.nii", "20220101_P02.nii")
+    assert set(_subjects(inventory).values()) == {"P01", "P02"}
+    assert [kind.kind for kind in inventory.image_kinds] == ["(no suffix)"]
+
+
+def test_the_number_of_a_visit_is_no_id_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("participant_id\tage\n" + "".join(f"{n}\t{40 + n}\n" for n in (1, 2, 31, 32)))
+    inventory = _read(tmp_path, *(f"{n}/{visit}/T1.nii" for n in (31, 32) for visit in (1, 2)), participants="p.tsv")
+    assert {case.subject: case.covariates["age"] for case in inventory.cases} == {"31": 71.0, "32": 72.0}
+
+
+def test_a_pattern_that_makes_all_scans_one_subject_is_asked_about(tmp_path: Path) -> None:
+    names = [f"study/P{n}/T1.nii" for n in TWELVE]
+    assert [question.key for question in _read(tmp_path, *names, subject="^(?P<subject>[^/]+)/").questions] == [
+        "data.subject"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ADNI/002_S_{n}/MPRAGE/200{v}-04-18/I{v}{n}/ADNI_002_S_{n}_MR_br_raw_I{v}{n}.nii",
+        "O{n}_MR_d{v}/anat/sub-O{n}_ses-d{v}_T1w.nii",
+        "O{n}_MR_d{v}/O{n}_T1.nii",
+        "sub-{n}_ses-{v}_T1w.nii",
+    ],
+)
+def test_visits_of_one_person_in_archives_are_one_subject(tmp_path: Path, name: str) -> None:
+    inventory = _read(tmp_path, *(name.format(n=n, v=v) for n in range(100, 112) for v in (6, 7)))
+    assert (len(inventory.cases), len(set(_subjects(inventory).values())), inventory.questions) == (24, 12, ())
+
+
+def test_a_pattern_that_is_not_used_is_said(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "sub-1/anat/sub-1_T1w.nii", subject="(?P<subject>x)")
+    assert [(note.case, note.reason) for note in inventory.notes] == [
+        ("data.subject", "not used for 1 scan: the BIDS entity `sub` tells subjects")
+    ]
+
+
 def test_folders_of_one_persons_sessions_are_one_subject(tmp_path: Path) -> None:
     inventory = _read(tmp_path, *(f"P{n}_ses-{ses}/T1.nii" for n in TWELVE for ses in (1, 2)))
     assert len(set(_subjects(inventory).values())) == 12
@@ -283,6 +331,63 @@ def test_a_table_of_images_may_name_one_file_name_many_times(tmp_path: Path) -> 
     assert (len(inventory.cases), len({case.subject for case in inventory.cases})) == (24, 12)
     assert inventory.cases[0].case == "s0_2019_T1"
     assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [(names[0], "is named twice")]
+
+
+# DICOM: whose a series is
+
+
+def _series(folder: Path, patient: str, uid: str) -> None:
+    """Five slices of four by four pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(5):
+        part = Dataset()
+        part.file_meta = FileMetaDataset()
+        part.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = f"1.2.{uid}.{number + 1}"
+        part.SeriesInstanceUID = part.StudyInstanceUID = f"1.2.{uid}"
+        part.Modality, part.PatientID = "MR", patient
+        part.ImagePositionPatient, part.ImageOrientationPatient = [0, 0, 3 * number], [1, 0, 0, 0, 1, 0]
+        part.PixelSpacing, part.Rows, part.Columns = [1, 1], 4, 4
+        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation, part.SamplesPerPixel = (
+            16,
+            12,
+            11,
+            0,
+            1,
+        )
+        part.PhotometricInterpretation, part.PixelData = "MONOCHROME2", bytes(32)
+        part.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+
+
+def test_two_accessions_of_one_patient_are_one_subject(tmp_path: Path) -> None:
+    for number, patient in enumerate(("A", "A", "B", "C")):
+        _series(tmp_path / "in" / f"ACC{number}", patient, str(number + 1))
+    inventory = _read(tmp_path)
+    subjects = _subjects(inventory)
+    assert subjects["ACC0"] == subjects["ACC1"]
+    assert len(set(subjects.values())) == 3
+    assert "A" not in subjects.values()
+    assert {rule.rule for rule in inventory.subject_rules} == {"DICOM Patient ID"}
+    assert len(set(_subjects(_read(tmp_path, subject="(?P<subject>ACC[0-9])")).values())) == 4
+
+
+@pytest.mark.parametrize("patient", ["", "ANONYMOUS"])
+def test_a_patient_id_that_tells_nothing_is_passed_over(tmp_path: Path, patient: str) -> None:
+    for number in range(4):
+        _series(tmp_path / "in" / f"pat{number // 2}" / f"S000{number % 2}", patient, str(number + 1))
+    inventory = _read(tmp_path)
+    assert (set(_subjects(inventory).values()), inventory.questions) == ({"pat0", "pat1"}, ())
+    assert [note.case for note in inventory.notes] == (["data.subject"] if patient else [])
+
+
+def test_a_patient_keeps_the_row_that_the_table_has_under_its_folder(tmp_path: Path) -> None:
+    for number, patient in enumerate("AAB"):
+        _series(tmp_path / "in" / f"ACC{number}", patient, str(number + 1))
+    (tmp_path / "p.tsv").write_text("participant_id\tage\nACC0\t30\nACC1\t32\nACC2\t50\n")
+    inventory = _read(tmp_path, participants="p.tsv")
+    assert [case.covariates["age"] for case in inventory.cases] == [30.0, 32.0, 50.0]
+    assert len({case.subject for case in inventory.cases}) == 2
 
 
 # Kinds of image
@@ -353,6 +458,13 @@ def test_a_channel_is_no_setting_for_other_layouts(tmp_path: Path) -> None:
         _read(tmp_path, "P1.nii", channel=0)
 
 
+def test_a_data_set_of_nnunet_may_lie_one_level_down(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, "Dataset1/imagesTr/x_0000.nii.gz", "Dataset1/labelsTr/x.nii.gz")
+    assert [(case.case, case.label is not None) for case in inventory.cases] == [("x", True)]
+    with pytest.raises(ConfigurationError, match="must be one nnU-Net data set, holds 2: Dataset1, Dataset2"):
+        _read(tmp_path, "Dataset2/imagesTr/x_0000.nii.gz")
+
+
 def test_numbers_that_are_no_channels_are_subjects(tmp_path: Path) -> None:
     inventory = _read(tmp_path, *(f"hippocampus_{n:04d}.nii.gz" for n in range(26)))
     assert (inventory.layout, len(set(_subjects(inventory).values()))) == ("flat folder", 26)
@@ -407,6 +519,32 @@ def test_a_label_map_of_another_session_is_not_taken(tmp_path: Path) -> None:
     assert [(refusal.case, refusal.reason) for refusal in inventory.refused] == [("P1_ses-2_T1", "has no label map")]
 
 
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("img00{n}", "label00{n}"),
+        ("volume-{n}", "segmentation-{n}"),
+        ("ct_{n}_image", "ct_{n}_label"),
+        ("{n}", "{n}_gt"),
+    ],
+)
+def test_label_maps_under_names_of_challenges_are_found(tmp_path: Path, image: str, label: str) -> None:
+    _touch(tmp_path / "labels", *(f"{label.format(n=n)}.nii" for n in range(1, 13)))
+    inventory = _read(tmp_path, *(f"{image.format(n=n)}.nii" for n in range(1, 13)), labels="labels")
+    pairs = [(case.case, case.label.stem) for case in inventory.cases if case.label]
+    assert sorted(pairs) == sorted((image.format(n=n), label.format(n=n)) for n in range(1, 13))
+
+
+def test_links_among_the_label_maps_are_said(tmp_path: Path) -> None:
+    _touch(tmp_path, "share/P1_seg.nii", "labels/P2_seg.nii")
+    (tmp_path / "labels" / "P1_seg.nii").symlink_to(tmp_path / "share" / "P1_seg.nii")
+    inventory = _read(tmp_path, "P1.nii", "P2.nii", labels="labels")
+    assert [(note.case, note.reason) for note in inventory.notes] == [
+        ("data.labels", "1 link leads out of the folder (set data.follow_links: true)")
+    ]
+    assert len(_read(tmp_path, labels="labels", follow_links=True).cases) == 2
+
+
 def test_label_maps_in_folders_of_subjects_are_found(tmp_path: Path) -> None:
     _touch(tmp_path / "labels", *(f"P{n}/2019/seg.nii" for n in TWELVE))
     inventory = _read(tmp_path, *(f"P{n}/2019/T1.nii" for n in TWELVE), labels="labels")
@@ -455,8 +593,17 @@ def test_links_out_of_the_folder_are_used_only_if_a_person_says_so(tmp_path: Pat
 
 def test_content_that_was_not_fetched_is_called_so(tmp_path: Path) -> None:
     _links(tmp_path, 1, "../.git/annex/objects/P{}")
-    with pytest.raises(DataRefused, match=r"1 file was not fetched \(git-annex, DataLad: run `datalad get`\)"):
+    with pytest.raises(DataRefused, match=r"1 file was not fetched \(`datalad get` or `git lfs pull` does\)"):
         _read(tmp_path, follow_links=True)
+
+
+def test_a_pointer_to_content_elsewhere_is_no_scan(tmp_path: Path) -> None:
+    _touch(tmp_path / "in", "P1.nii.gz")
+    (tmp_path / "in" / "P2.nii.gz").write_text("/annex/objects/MD5E-s1--0.nii.gz")
+    (tmp_path / "in" / "P3.nii.gz").write_text("version https://git-lfs.github.com/spec/v1")
+    inventory = _read(tmp_path)
+    assert [case.case for case in inventory.cases] == ["P1"]
+    assert all("not fetched" in refusal.reason for refusal in inventory.refused)
 
 
 def test_folders_linked_in_a_circle_end(tmp_path: Path) -> None:

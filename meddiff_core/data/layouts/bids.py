@@ -63,7 +63,7 @@ def list_bids(walk: Walk, root: Path) -> Listing:
     return Listing(
         found=tuple(_found(path, walk.root) for path in chosen),
         unread=walk.unread,
-        notes=tuple(_left_out([path for path in images if path not in set(chosen)])),
+        notes=tuple(_left_out([path for path in images if not _is_anatomy(path)])),
         participants=next((table for table in tables if table.is_file()), None),
         layout="BIDS" if root == walk.root else f"BIDS in {relative(root, walk.root)}",
     )

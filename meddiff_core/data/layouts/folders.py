@@ -4,7 +4,9 @@ Whatever is neither a scan nor a file that goes with scans is named; label maps 
 folders, so that none is ever taken for a scan.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
@@ -29,7 +31,8 @@ def is_side_file(path: Path) -> bool:
 def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     """Volumes in single files and DICOM series among the files of a walk."""
     volumes = [path for path in walk.files if is_volume(path)]
-    images = [path for path in volumes if not _is_label_map(path, walk.root)]
+    labels = {path for path in volumes if _is_label_map(path, walk.root)}
+    images = [path for path in volumes if path not in labels]
     others = [path for path in walk.files if not is_volume(path) and not is_side_file(path)]
     slices = [path for path in others if is_dicom(path)]
     foreign = sorted(set(others) - set(slices))
@@ -47,7 +50,7 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
         )
         for series in index.series
     ]
-    left = [] if labels_are_named else _label_note([path for path in volumes if path not in set(images)], walk.root)
+    left = [] if labels_are_named else _label_note(sorted(labels), walk.root)
     return Listing(
         found=tuple(found),
         refused=tuple(index.refused),
@@ -62,8 +65,11 @@ def _is_label_map(path: Path, root: Path) -> bool:
 
 
 def _volume(path: Path, root: Path) -> Found:
+    """A file, whose name may tell its subject as BIDS does, in whichever folder it lies."""
     stem = plain(stem_of(path))
-    return Found(stem, path, relative(path, root), stem=stem)
+    entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
+    named = Found(stem, path, relative(path, root), stem=stem)
+    return replace(named, subject=entity[0], rule="BIDS entity `sub`") if entity else named
 
 
 def _label_note(labels: Sequence[Path], root: Path) -> list[Refusal]:

@@ -38,19 +38,32 @@ class Description:
     source: Path | None = None
 
 
-def is_nnunet(walk: Walk) -> bool:
-    """Whether a folder is such a data set, its `imagesTr`, or holds images that all end in a channel."""
-    if walk.root.name == IMAGES or any(path.relative_to(walk.root).parts[0] == IMAGES for path in walk.files):
-        return True
-    return _end_in_channels([stem_of(path) for path in walk.files if is_volume(path)])
+def nnunet_root(walk: Walk) -> Path | None:
+    """Where such a data set begins: the folder itself, or one below it; None where there is none.
+
+    Raises:
+        ConfigurationError: several folders hold one each.
+    """
+    tops = {path.relative_to(walk.root).parts[:-1] for path in walk.files if is_volume(path)}
+    if walk.root.name == IMAGES or any(folders[:1] == (IMAGES,) for folders in tops):
+        return walk.root
+    below = sorted({folders[0] for folders in tops if folders[1:2] == (IMAGES,)})
+    if len(below) > 1:
+        raise ConfigurationError(
+            f"data.images: must be one nnU-Net data set, holds {len(below)}: {', '.join(below[:3])}; name one of them"
+        )
+    if below:
+        return walk.root / below[0]
+    stems = [stem_of(path) for path in walk.files if is_volume(path)]
+    return walk.root if _end_in_channels(stems, fewest_cases=2) else None
 
 
-def _end_in_channels(stems: Sequence[str]) -> bool:
+def _end_in_channels(stems: Sequence[str], fewest_cases: int = 1) -> bool:
     """`a_0000, a_0001, b_0000, b_0001`, but not `hippocampus_0000 ... hippocampus_0259`."""
     matches = [CHANNEL.fullmatch(stem) for stem in stems]
     pairs = [(match[1], int(match[2])) for match in matches if match]
     cases, channels = {case for case, _ in pairs}, {channel for _, channel in pairs}
-    return len(pairs) == len(stems) and len(cases) > 1 and 0 in channels and max(channels) < MOST_CHANNELS
+    return len(pairs) == len(stems) and len(cases) >= fewest_cases and 0 in channels and max(channels) < MOST_CHANNELS
 
 
 def list_nnunet(walk: Walk, channel: int | str | None) -> Listing:
@@ -65,7 +78,7 @@ def list_nnunet(walk: Walk, channel: int | str | None) -> Listing:
     images = [path for path in volumes if not whole or _top(path, walk) == IMAGES]
     labels = [path for path in volumes if whole and _top(path, walk) == LABELS]
     found = _images(images, walk.root, described)
-    aside = Counter(_top(path, walk) for path in volumes if path not in {*images, *labels})
+    aside = Counter(_top(path, walk) for path in volumes if whole and _top(path, walk) not in (IMAGES, LABELS))
     return Listing(
         found=tuple(found),
         unread=walk.unread,

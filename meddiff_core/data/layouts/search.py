@@ -6,11 +6,11 @@ from pathlib import Path
 from meddiff_core.data.layouts.bids import bids_root, list_bids
 from meddiff_core.data.layouts.folders import list_files
 from meddiff_core.data.layouts.freesurfer import is_freesurfer, list_freesurfer
-from meddiff_core.data.layouts.nnunet import is_nnunet, list_nnunet
+from meddiff_core.data.layouts.nnunet import list_nnunet, nnunet_root
 from meddiff_core.data.layouts.table import list_table
 from meddiff_core.data.listing import Listing
 from meddiff_core.data.tables import is_table
-from meddiff_core.data.walking import Walk, relative, unusable, walk
+from meddiff_core.data.walking import Walk, below, relative, unusable, walk
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal
@@ -43,8 +43,8 @@ def find_images(config: DataConfig, base: Path) -> Listing:
 def _list_folder(found: Walk, config: DataConfig) -> Listing:
     if root := bids_root(found):
         return list_bids(found, root)
-    if is_nnunet(found):
-        return list_nnunet(found, config.channel)
+    if root := nnunet_root(found):
+        return list_nnunet(below(found, root), config.channel)
     if is_freesurfer(found):
         return list_freesurfer(found)
     return list_files(found, labels_are_named=config.labels is not None)
@@ -60,9 +60,9 @@ def _walk_pattern(config: DataConfig, base: Path) -> Walk:
         if reason := unusable(path, root.resolve(), config.follow_links):
             unread.append(Refusal(relative(path, root), reason))
         elif path.is_dir():
-            below = walk(path, follow_links=config.follow_links)
-            files.update(below.files)
-            unread += [Refusal(f"{relative(path, root)}/{one.case}", one.reason) for one in below.unread]
+            inner = walk(path, follow_links=config.follow_links)
+            files.update(inner.files)
+            unread += [Refusal(f"{relative(path, root)}/{one.case}", one.reason) for one in inner.unread]
         else:
             files.add(path)
     return Walk(root, tuple(sorted(files)), tuple(unread))

@@ -82,5 +82,5 @@ def _series(folder: Path) -> tuple[Path, ...]:
     index = index_dicom([path for path in walk(folder).files if is_dicom(path)], folder)
     if len(index.series) != 1:
         reason = f": {index.refused[0].reason}" if index.refused else ""
-        raise ValueError(f"table: image must be a folder of one DICOM series, holds {len(index.series)}{reason}")
+        raise ValueError(f"folder must hold one DICOM series, holds {len(index.series)}{reason}")
     return index.series[0].slices
