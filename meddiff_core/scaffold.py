@@ -13,8 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from meddiff_core.artefacts import write_text
-from meddiff_core.data.freesurfer_groups import FREESURFER
 from meddiff_core.data.ingest import Inventory, discover
+from meddiff_core.data.layouts.freesurfer_groups import FREESURFER
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import Study, describe_faults, render_study
 from meddiff_core.workspace import STUDY_FILE

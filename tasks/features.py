@@ -11,7 +11,7 @@ from pathlib import Path
 from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Condition, Contract
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.features.cache import CachedExtractor, KeptVolumes
 from meddiff_core.evidence.features.contrastive import contrastive_features
 from meddiff_core.evidence.features.external import ExternalFeatures

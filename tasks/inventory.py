@@ -5,9 +5,9 @@ from pydantic import TypeAdapter
 from meddiff_core.artefacts import write_bytes
 from meddiff_core.data.dataset import write_refusals
 from meddiff_core.data.fingerprint import all_refused
+from meddiff_core.data.identity.kinds import UNNAMED
+from meddiff_core.data.identity.subjects import SubjectRule
 from meddiff_core.data.ingest import Inventory, discover, require_answers
-from meddiff_core.data.kinds import UNNAMED
-from meddiff_core.data.subjects import SubjectRule
 from meddiff_core.errors import DataRefused
 from meddiff_core.workspace import Workspace
 from tasks.progress import say

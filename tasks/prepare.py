@@ -10,12 +10,16 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.contract_inference import infer_contract, training_part
 from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
+from meddiff_core.data.identity.subjects import names_of_one_person
 from meddiff_core.data.losses import measure_losses, summarise_losses, write_losses
-from meddiff_core.data.near_duplicates import describe_near_duplicates, find_near_duplicates, write_near_duplicates
 from meddiff_core.data.prepared import look_at_conforming
-from meddiff_core.data.split import Split, assign_sides, read_split, stratifying_covariates
-from meddiff_core.data.split_limits import require_usable_sides
-from meddiff_core.data.subjects import names_of_one_person
+from meddiff_core.data.split.limits import require_usable_sides
+from meddiff_core.data.split.near_duplicates import (
+    describe_near_duplicates,
+    find_near_duplicates,
+    write_near_duplicates,
+)
+from meddiff_core.data.split.sides import Split, assign_sides, read_split, stratifying_covariates
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan

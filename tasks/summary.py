@@ -6,7 +6,9 @@ from pathlib import Path
 from meddiff_core.contract import Contract, spacing_text
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.errors import MeddiffError
+from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
+from meddiff_core.study import Study
 from meddiff_core.workspace import CHAIN, State, Workspace
 from tasks.inventory import describe_inventory, read_inventory
 
@@ -70,6 +72,7 @@ def describe_plan(study: Path) -> str:
             "",
             *describe_contract(made.contract, made.reasons),
             *_lines(_trainings(made), made.reasons),
+            *(f"{'gates' if not n else '':<21} {line}" for n, line in enumerate(_outlook(workspace.study, sides))),
             f"{'estimate':<21} {_estimate(made)}",
             "",
             *(f"{name:<8}{path}" for name, path in places.items() if path.exists()),
@@ -93,6 +96,14 @@ def describe_contract(contract: Contract, reasons: Mapping[str, str]) -> list[st
     }
     dropped = {name: "dropped" for name in reasons if name.startswith("conditions.")}
     return _lines(values | dropped, reasons)
+
+
+def _outlook(study: Study, sides: Mapping[str, int]) -> list[str]:
+    """What so many subjects let the gates decide."""
+    if not sides:
+        return []
+    expected = decidable_gates(sides, study.audit, study.cohort.size)
+    return describe_outlook(expected, gates_left_out(study.audit))
 
 
 def _trainings(plan: Plan) -> dict[str, str]:

@@ -20,7 +20,7 @@ from meddiff_core.contract import (
 from meddiff_core.data.cohort import common_modality
 from meddiff_core.data.fingerprint import PERCENTILES, CaseFingerprint, Fingerprint
 from meddiff_core.data.grid import choose_grid
-from meddiff_core.data.split import Split
+from meddiff_core.data.split.sides import Split
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig, Study
 

@@ -26,7 +26,7 @@ from meddiff_core.artefacts import digest_of, publish_folder, write_text
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, Contract
 from meddiff_core.data.conform import conform_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
-from meddiff_core.data.split import SIDES, Side, Split
+from meddiff_core.data.split.sides import SIDES, Side, Split
 from meddiff_core.data.store import (
     StoredVolumes,
     chunk_path,

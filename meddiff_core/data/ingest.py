@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.contract import ConditionValue
-from meddiff_core.data.case_ids import with_unique_ids
 from meddiff_core.data.dicom import read_series
-from meddiff_core.data.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds
-from meddiff_core.data.labels import give_labels, label_files
+from meddiff_core.data.identity.case_ids import with_unique_ids
+from meddiff_core.data.identity.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds
+from meddiff_core.data.identity.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
+from meddiff_core.data.layouts.labels import give_labels, label_files
+from meddiff_core.data.layouts.listing import Found, Listing
 from meddiff_core.data.layouts.search import find_images
-from meddiff_core.data.listing import Found, Listing
+from meddiff_core.data.layouts.walking import counted, grouped, summarise
 from meddiff_core.data.nifti import LabelMap, read_label, read_nifti
-from meddiff_core.data.participants import (
+from meddiff_core.data.scan import Scan
+from meddiff_core.data.tables.covariates import covariate_kinds, ignored_columns, table_questions
+from meddiff_core.data.tables.participants import (
     Participants,
     covariates_for,
     match_rows,
@@ -32,10 +36,6 @@ from meddiff_core.data.participants import (
     table_of,
     unmatched,
 )
-from meddiff_core.data.scan import Scan
-from meddiff_core.data.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
-from meddiff_core.data.tables import covariate_kinds, ignored_columns, table_questions
-from meddiff_core.data.walking import counted, grouped, summarise
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, Question, Refusal, Volume

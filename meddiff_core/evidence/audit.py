@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from meddiff_core.contract import Frozen
-from meddiff_core.data.split import SIDES
-from meddiff_core.data.split_limits import FEWEST_AUDITED
+from meddiff_core.data.split.limits import FEWEST_AUDITED
+from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from meddiff_core.contract import Condition, Contract, Frozen
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.screening.reasons import RealRejections
 from meddiff_core.study import AuditConfig

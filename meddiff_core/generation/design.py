@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue
-from meddiff_core.data.cells import is_missing
-from meddiff_core.data.tables import read_table
+from meddiff_core.data.tables.cells import is_missing
+from meddiff_core.data.tables.covariates import read_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.generation.cells import CellCount, deal, read_cells
 from meddiff_core.generation.joint import SmoothedJoint, significant

@@ -22,7 +22,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from meddiff_core.contract import CategoricalCondition, Condition, ContinuousCondition, Contract, IntensityMapping
-from meddiff_core.data.split import SIDES, Side
+from meddiff_core.data.split.sides import SIDES, Side
 from meddiff_core.evidence import audit as audit_module
 from meddiff_core.evidence.audit import Part, run_audit
 from meddiff_core.evidence.features.cache import CachedExtractor, KeptVolumes

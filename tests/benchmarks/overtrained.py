@@ -20,7 +20,7 @@ import torch
 
 from meddiff_core.contract import Condition
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures

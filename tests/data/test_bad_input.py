@@ -16,7 +16,7 @@ from meddiff_core.data import dataset as module
 from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
-from meddiff_core.data.split import assign_sides, stratifying_covariates
+from meddiff_core.data.split.sides import assign_sides, stratifying_covariates
 from meddiff_core.errors import ConfigurationError, DataRefused, MeddiffError
 from meddiff_core.types import in_turn
 

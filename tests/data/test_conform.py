@@ -96,7 +96,7 @@ def test_at_its_own_spacing_a_scan_is_cropped_and_not_blurred(conform: Made) -> 
 @pytest.mark.parametrize("box", [((2, 9), (1, 10), (3, 14)), ((2, 8), (1, 9), (3, 13))])
 def test_at_its_own_spacing_no_box_is_half_a_voxel_aside(box: Any) -> None:
     noise = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
-    step = grid_step(np.diag([2.0, 2, 2, 1]), 2.0, box, (8, 8, 16))
+    step = grid_step(np.diag([2.0, 2, 2, 1]), (2.0,) * 3, box, (8, 8, 16))
     moved = resample(noise, step, (8, 8, 16))
     start = step[:3, 3].astype(int)
     assert (start == step[:3, 3]).all()

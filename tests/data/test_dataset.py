@@ -18,7 +18,7 @@ from meddiff_core.data.conform import conform_case
 from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
-from meddiff_core.data.split import Split, assign_sides, stratifying_covariates
+from meddiff_core.data.split.sides import Split, assign_sides, stratifying_covariates
 from meddiff_core.data.store import chunk_path, create_store, create_volumes, digest_volume, open_array, read_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.study import Study

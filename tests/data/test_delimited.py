@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from meddiff_core.data import delimited
-from meddiff_core.data.delimited import read_lists
-from meddiff_core.data.tables import open_table, read_table
+from meddiff_core.data.tables import delimited
+from meddiff_core.data.tables.covariates import open_table, read_table
+from meddiff_core.data.tables.delimited import read_lists
 from meddiff_core.errors import ConfigurationError
 
 KEY = "data.participants"

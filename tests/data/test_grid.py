@@ -8,7 +8,7 @@ import pytest
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.data.contract_inference import infer_contract, training_part
 from meddiff_core.data.grid import latent_strides
-from meddiff_core.data.split import assign_sides, stratifying_covariates
+from meddiff_core.data.split.sides import assign_sides, stratifying_covariates
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.study import SplitConfig
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from meddiff_core.data.near_duplicates import (
+from meddiff_core.data.split.near_duplicates import (
     NearDuplicate,
     describe_near_duplicates,
     find_near_duplicates,
     write_near_duplicates,
 )
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 
 Grey = NDArray[np.uint8]
 SIDE = 6
@@ -104,7 +104,7 @@ def search_named(thumbnails: Grey, cases: list[str]) -> tuple[NearDuplicate, ...
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = np.concatenate([(heads := strangers(50)), heads[:5]])
     whole = search(heads, names(55))
-    monkeypatch.setattr("meddiff_core.data.near_duplicates.BLOCK", 7)
+    monkeypatch.setattr("meddiff_core.data.split.near_duplicates.BLOCK", 7)
     assert search(heads, names(55)) == whole
 
 

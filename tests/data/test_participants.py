@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from meddiff_core.data.ingest import discover
-from meddiff_core.data.listing import Found
-from meddiff_core.data.participants import (
+from meddiff_core.data.layouts.listing import Found
+from meddiff_core.data.tables.participants import (
     covariates_for,
     match_ids,
     match_rows,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from meddiff_core.artefacts import write_json
 from meddiff_core.contract import Condition
 from meddiff_core.data.fingerprint import Fingerprint
-from meddiff_core.data.split import SIDES, Split, assign_sides, read_split, sizes_of_new, stratifying_covariates
-from meddiff_core.data.split_limits import FEWEST_VOLUMES, require_usable_sides
+from meddiff_core.data.split.limits import FEWEST_VOLUMES, require_usable_sides
+from meddiff_core.data.split.sides import SIDES, Split, assign_sides, read_split, sizes_of_new, stratifying_covariates
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import SplitConfig
 

@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff_core.data.cells import is_missing
-from meddiff_core.data.tables import covariate_kinds, covariates_of, ignored_columns, read_table, table_questions
+from meddiff_core.data.tables.cells import is_missing
+from meddiff_core.data.tables.covariates import (
+    covariate_kinds,
+    covariates_of,
+    ignored_columns,
+    read_table,
+    table_questions,
+)
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 

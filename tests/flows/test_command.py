@@ -95,7 +95,8 @@ def test_phantoms_and_a_study_of_them_are_two_commands(meddiff: Run, tmp_path: P
     options = ["--images", scans / "images", "--labels", scans / "labels", "--groups", scans / "groups.yaml"]
     done = meddiff("init", study, *options, "--volume", "ventricles", "--size", 9)
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[1] == f"next    meddiff plan {study / 'study.yaml'}"
+    assert done.out.splitlines()[1] == "scans       2 of 2 subjects, 0 refused, 0 notes"
+    assert done.out.splitlines()[-1] == f"next    meddiff plan {study / 'study.yaml'}"
     assert meddiff("status", study).status == 0
     shutil.rmtree(scans / "images")
     assert "the scans cannot be read" in meddiff("status", study).out

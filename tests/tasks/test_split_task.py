@@ -11,7 +11,7 @@ import yaml
 
 from meddiff_core.artefacts import write_json
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint
-from meddiff_core.data.split import read_split
+from meddiff_core.data.split.sides import read_split
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.tables import write_parquet
 from meddiff_core.workspace import Workspace
@@ -34,6 +34,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         cases = tuple(map(case, range(count)))
         found = Fingerprint.model_construct(cases=cases, refused=(), notes=(), kinds={})
         monkeypatch.setattr("tasks.prepare._read_fingerprint", lambda _: found)
+        monkeypatch.setattr("tasks.prepare._show_decisions", lambda *_: None)
         return Workspace.open(tmp_path)
 
     return _workspace

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from meddiff_core.data.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.walking import Walk, counted, relative
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import Walk, counted, relative
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
 

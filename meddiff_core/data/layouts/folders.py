@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
-from meddiff_core.data.listing import Found, Listing, plain
-from meddiff_core.data.names import is_label_name, lies_among_labels
+from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.names import is_label_name, lies_among_labels
+from meddiff_core.data.layouts.walking import Walk, counted, relative, without_use
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import Walk, counted, relative, without_use
 from meddiff_core.types import Refusal
 
 SIDE_SUFFIXES = (".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license")

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from meddiff_core.data.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.walking import Walk, relative
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import Walk, relative
 
 FOLDER = "mri"
 IMAGES = ("T1", "orig", "orig_nu", "nu", "norm", "brain", "brainmask", "rawavg")

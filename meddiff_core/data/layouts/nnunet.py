@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meddiff_core.data.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.walking import Walk, counted, relative
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import Walk, counted, relative
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
 from meddiff_core.types import Refusal

@@ -6,11 +6,11 @@ from pathlib import Path
 from meddiff_core.data.layouts.bids import bids_root, list_bids
 from meddiff_core.data.layouts.folders import list_files
 from meddiff_core.data.layouts.freesurfer import is_freesurfer, list_freesurfer
+from meddiff_core.data.layouts.listing import Listing
 from meddiff_core.data.layouts.nnunet import list_nnunet, nnunet_root
 from meddiff_core.data.layouts.table import list_table
-from meddiff_core.data.listing import Listing
-from meddiff_core.data.tables import is_table
-from meddiff_core.data.walking import Walk, below, relative, unusable, walk
+from meddiff_core.data.layouts.walking import Walk, below, relative, unusable, walk
+from meddiff_core.data.tables.covariates import is_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal

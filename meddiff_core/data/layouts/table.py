@@ -7,11 +7,11 @@ links may be followed.
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
-from meddiff_core.data.listing import Found, Listing, plain
-from meddiff_core.data.names import split_name
+from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.names import split_name
+from meddiff_core.data.layouts.walking import NOT_FETCHED, unusable, walk
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.tables import read_table
-from meddiff_core.data.walking import NOT_FETCHED, unusable, walk
+from meddiff_core.data.tables.covariates import read_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
 

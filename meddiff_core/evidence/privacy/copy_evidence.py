@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.split_limits import FEWEST_COMPARED
+from meddiff_core.data.split.limits import FEWEST_COMPARED
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput

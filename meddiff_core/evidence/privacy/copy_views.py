@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.split import SIDES
+from meddiff_core.data.split.sides import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.neighbours import Neighbours, nearest, nearest_voxels

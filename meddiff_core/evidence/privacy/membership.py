@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Estimate, Matrix, from_count

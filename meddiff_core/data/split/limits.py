@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from math import ceil
 
-from meddiff_core.data.split import SIDES, Side, Split, sizes_of_new
+from meddiff_core.data.split.sides import SIDES, Side, Split, sizes_of_new
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import SplitConfig
 

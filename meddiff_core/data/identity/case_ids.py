@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.artefacts import digest_of
-from meddiff_core.data.kinds import name_of
-from meddiff_core.data.listing import Found, plain
+from meddiff_core.data.identity.kinds import name_of
+from meddiff_core.data.layouts.listing import Found, plain
 from meddiff_core.data.nifti import stem_of
 from meddiff_core.types import Refusal
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from meddiff_core.contract import ConditionValue
-from meddiff_core.data.cells import Words, is_missing
-from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import longest_name_of
-from meddiff_core.data.tables import covariates_of, id_column, open_table
+from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.names import longest_name_of
+from meddiff_core.data.tables.cells import Words, is_missing
+from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from meddiff_core.data.delimited import read_lists
-from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import NameParts, is_name_of, split_name, split_names, tells_kind, tells_visit
-from meddiff_core.data.person_folders import read_folders
-from meddiff_core.data.walking import counted
+from meddiff_core.data.identity.person_folders import read_folders
+from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.names import NameParts, is_name_of, split_name, split_names, tells_kind, tells_visit
+from meddiff_core.data.layouts.walking import counted
+from meddiff_core.data.tables.delimited import read_lists
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
 from meddiff_core.types import Question, Refusal

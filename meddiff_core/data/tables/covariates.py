@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from meddiff_core.contract import ConditionValue
-from meddiff_core.data.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
-from meddiff_core.data.column_kinds import MOSTLY, TABLE_OF_CASES, describe_odd, fault_of_categories, infer_kind
-from meddiff_core.data.delimited import SPREADSHEETS, read_delimited
-from meddiff_core.data.missing_codes import doubtful_numbers
+from meddiff_core.data.tables.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
+from meddiff_core.data.tables.column_kinds import MOSTLY, TABLE_OF_CASES, describe_odd, fault_of_categories, infer_kind
+from meddiff_core.data.tables.delimited import SPREADSHEETS, read_delimited
+from meddiff_core.data.tables.missing_codes import doubtful_numbers
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Question, Refusal

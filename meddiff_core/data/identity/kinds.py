@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from meddiff_core.data.listing import Found
-from meddiff_core.data.walking import counted
+from meddiff_core.data.layouts.listing import Found
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
 from meddiff_core.types import Question, Refusal

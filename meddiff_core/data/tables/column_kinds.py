@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from meddiff_core.data.cells import is_bound, known_cells, number_of
+from meddiff_core.data.tables.cells import is_bound, known_cells, number_of
 
 MOST_CATEGORIES = 20
 LONGEST_CATEGORY = 64

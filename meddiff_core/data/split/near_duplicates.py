@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import write_text
-from meddiff_core.data.split import Side
+from meddiff_core.data.split.sides import Side
 from meddiff_core.types import FloatArray
 
 FEWEST_SCANS = 8

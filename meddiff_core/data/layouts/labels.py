@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meddiff_core.data.layouts.freesurfer import one_parcellation
-from meddiff_core.data.listing import Found, plain
-from meddiff_core.data.names import longest_name_of, split_name, tells_contrast, tells_kind, tells_visit
+from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.names import longest_name_of, split_name, tells_contrast, tells_kind, tells_visit
+from meddiff_core.data.layouts.walking import summarise, walk
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.data.walking import summarise, walk
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
 

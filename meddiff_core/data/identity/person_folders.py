@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import mean
 
-from meddiff_core.data.names import NameParts, is_name_of, split_names, tells_kind, tells_visit
-from meddiff_core.data.walking import counted
+from meddiff_core.data.layouts.names import NameParts, is_name_of, split_names, tells_kind, tells_visit
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.types import Question
 
 FEW_A_FOLDER = 4
