@@ -21,6 +21,7 @@ from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
 from tasks.generate import design_of
 from tasks.readiness import REPORT
+from tasks.summary import PREPARED
 from tasks.tracking import read_curves
 
 SHOWN = 8
@@ -37,6 +38,7 @@ def write_report(workspace: Workspace) -> Path:
         title=workspace.study.release.title or workspace.study.name,
         contract=dataset.contract,
         real=dataset.volumes("train"),
+        prepared=_prepared(workspace.folder),
         synthetic=accepted_volumes(cohort, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
         curves=_curves(workspace),
@@ -53,6 +55,12 @@ def write_report(workspace: Workspace) -> Path:
     )
     write_internal_report(path, content)
     return path
+
+
+def _prepared(folder: Path) -> bytes | None:
+    """The picture that the plan drew; none in a study that was planned before there was one."""
+    path = folder / PREPARED
+    return path.read_bytes() if path.exists() else None
 
 
 def _curves(workspace: Workspace) -> dict[str, list[tuple[int, float]]]:

@@ -47,6 +47,8 @@ class InternalContent:
     contract: Contract
     real: Volumes
     """The training side."""
+    prepared: bytes | None = None
+    """PNG of scans as they came beside what the networks see."""
     synthetic: Volumes | None = None
     """The accepted volumes."""
     reconstructions: Sequence[tuple[StoredArray, StoredArray]] = ()
@@ -86,6 +88,7 @@ def render_internal(content: InternalContent) -> str:
         labels=legend(content.contract),
         real_count=len(content.real),
         synthetic_count=len(content.synthetic) if content.synthetic else 0,
+        prepared=data_uri(content.prepared, "png") if content.prepared else None,
         real_sheet=data_uri(figures.mosaic(real, spacing_mm=spacing)),
         synthetic_sheet=data_uri(figures.mosaic(synthetic, spacing_mm=spacing)) if synthetic else None,
         pairs=_pairs(content),
@@ -110,6 +113,7 @@ def render_internal(content: InternalContent) -> str:
 def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple[str, str]]:
     """Anchor and name of each section that the page has."""
     named: list[tuple[str, Any]] = [
+        ("prepared", content.prepared),
         ("gates", content.gates),
         ("findings", content.statements),
         ("volumes", True),

@@ -185,6 +185,12 @@ def test_the_internal_report_says_first_that_it_shows_patients(internal: Interna
     assert text == render_internal(internal)
 
 
+def test_the_internal_report_opens_with_the_picture_of_prepared_scans(internal: InternalContent) -> None:
+    page = render_internal(replace(internal, prepared=b"picture"))
+    assert page.index(slices.data_uri(b"picture", "png")) < page.index('id="gates"')
+    assert 'id="prepared"' not in render_internal(internal)
+
+
 def test_an_internal_report_can_be_written_before_there_is_anything_synthetic(content: Any) -> None:
     text = render_internal(InternalContent(title="Heads", contract=content.contract, real=content.volumes))
     assert "Contains patient data" in text
