@@ -8,6 +8,7 @@ from meddiff_core.data.fingerprint import all_refused
 from meddiff_core.data.identity.kinds import UNNAMED
 from meddiff_core.data.identity.subjects import SubjectRule
 from meddiff_core.data.ingest import Inventory, discover, require_answers
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.errors import DataRefused
 from meddiff_core.workspace import Workspace
 from tasks.progress import say
@@ -43,11 +44,11 @@ def read_inventory(workspace: Workspace) -> Inventory:
 
 def describe_inventory(inventory: Inventory) -> list[str]:
     """What was understood, a line each."""
-    refused, notes = len(inventory.refused), len(inventory.notes)
-    scans = f"{len(inventory.cases)} of {len({case.subject for case in inventory.cases})} subjects"
+    subjects = counted(len({case.subject for case in inventory.cases}), "subject")
+    left = f"{len(inventory.refused)} refused, {counted(len(inventory.notes), 'note')}"
     lines = {
         "layout": [inventory.layout],
-        "scans": [f"{scans}, {refused} refused, {notes} notes"],
+        "scans": [f"{len(inventory.cases)} of {subjects}, {left}"],
         "subjects": [_rule(rule) for rule in inventory.subject_rules],
         "kinds": [_kinds(inventory)],
         "label maps": [_labels(inventory)],
@@ -58,7 +59,7 @@ def describe_inventory(inventory: Inventory) -> list[str]:
 
 def _rule(rule: SubjectRule) -> str:
     examples = ", ".join(f"{scan} is of {subject}" for scan, subject in rule.examples)
-    return f"by {rule.rule}: {rule.scans} scans of {rule.subjects} subjects; {examples}"
+    return f"by {rule.rule}: {counted(rule.scans, 'scan')} of {counted(rule.subjects, 'subject')}; {examples}"
 
 
 def _kinds(inventory: Inventory) -> str:

@@ -1,0 +1,65 @@
+"""What was understood is said before anything is made, and what is open stops the study."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from meddiff_core.errors import ConfigurationError, DataRefused
+from meddiff_core.workspace import Workspace
+from tasks.inventory import INVENTORY, REFUSED, describe_inventory, read_inventory, take_inventory
+
+Made = Callable[..., Workspace]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Made:
+    """(names of scans, **settings of the data) -> a study of them."""
+
+    def make(*names: str, **data: object) -> Workspace:
+        for name in names:
+            path = tmp_path / "scans" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), path)
+        content = {"name": "heads", "data": {"images": "scans", **data}}
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+        return Workspace.open(tmp_path)
+
+    return make
+
+
+def test_what_was_found_is_kept_for_later_stages(workspace: Made) -> None:
+    study = workspace("case_001.nii.gz", "case_002.nii.gz")
+    taken = take_inventory(study)
+    assert [case.subject for case in taken.cases] == ["case_001", "case_002"]
+    assert read_inventory(study) == taken
+
+
+def test_each_line_names_what_was_understood(workspace: Made) -> None:
+    lines = describe_inventory(read_inventory(workspace("a_T1.nii.gz", "b_T1.nii.gz", "c_T1.nii.gz")))
+    text = "\n".join(lines)
+    assert [line.split("  ")[0] for line in lines] == [
+        "layout", "scans", "subjects", "kinds", "label maps", "covariates",
+    ]  # fmt: skip
+    assert "3 of 3 subjects, 0 refused" in text
+    assert "T1 (3)" in text
+
+
+def test_an_open_question_stops_the_study_before_anything_is_kept(workspace: Made) -> None:
+    study = workspace("a_T1.nii.gz", "a_FLAIR.nii.gz", "b_T1.nii.gz", "b_FLAIR.nii.gz")
+    with pytest.raises(ConfigurationError, match=r"data\.kinds"):
+        take_inventory(study)
+    assert not (study.folder / INVENTORY).exists()
+    assert len(take_inventory(workspace(kinds=["T1"])).cases) == 2
+
+
+def test_reasons_are_kept_also_where_all_scans_are_refused(workspace: Made) -> None:
+    study = workspace("a_T1.nii.gz", "b_T1.nii.gz", labels="labels")
+    (study.folder / "labels").mkdir()
+    with pytest.raises(DataRefused, match=r"all 2 were refused"):
+        take_inventory(study)
+    assert list(pd.read_csv(study.folder / REFUSED)["reason"]) == ["has no label map"] * 2
