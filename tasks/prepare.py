@@ -9,7 +9,7 @@ from meddiff_core.artefacts import digest_of, write_bytes, write_json
 from meddiff_core.contract import Contract
 from meddiff_core.data.contract_inference import infer_contract, training_part
 from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
-from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
+from meddiff_core.data.fingerprint import Fingerprint, require_cases, take_fingerprint
 from meddiff_core.data.identity.subjects import names_of_one_person
 from meddiff_core.data.losses import measure_losses, summarise_losses, write_losses
 from meddiff_core.data.prepared import look_at_conforming
@@ -42,8 +42,9 @@ def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
     study, inventory = workspace.study, read_inventory(workspace)
     with open_mapper(study.runtime, folder) as mapper:
         fingerprint = show(take_fingerprint(inventory, study.data, mapper))
-    write_json(workspace.path("fingerprint"), fingerprint)
     write_refusals(folder / REFUSED, fingerprint.refused)
+    require_cases(fingerprint)
+    write_json(workspace.path("fingerprint"), fingerprint)
     usable, refused = len(fingerprint.cases), len(fingerprint.refused)
     if refused:
         say(f"{refused} of {usable + refused} scans cannot be used; why, is in {folder / REFUSED}")

@@ -15,6 +15,7 @@ from meddiff_core.contract import ConditionValue, Frozen
 from meddiff_core.data.cohort import against_cohort
 from meddiff_core.data.foreground import Box, body_of, box_of, mask_of
 from meddiff_core.data.ingest import Inventory, digest_case, load_label_map, read_scan
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.modality import Modality, is_shifted
 from meddiff_core.data.store import digest_volume
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
@@ -214,7 +215,6 @@ def take_fingerprint(
     """Figures of every case; whichever cannot be used is listed with its reason.
 
     Raises:
-        DataRefused: no case can be used.
         ConfigurationError: labels have too many values to go without groups.
     """
     results: dict[int, CaseFingerprint | Refusal] = {}
@@ -226,18 +226,26 @@ def take_fingerprint(
     cases, odd, far_out = against_cohort(unique, config.modality)
     refused = [*inventory.refused, *(result for result in measured if isinstance(result, Refusal)), *twins, *odd]
     refused.sort(key=lambda refusal: (refusal.case, refusal.reason))
-    if not cases:
-        raise DataRefused(all_refused(refused))
     _check_unnamed_groups(cases, config)
     repaired = [Refusal(case.case, warning) for case in cases for warning in case.warnings]
     notes = (*inventory.notes, *_label_notes(cases, config), *repaired, *far_out)
     return Fingerprint(cases=tuple(cases), refused=tuple(refused), notes=notes, kinds=inventory.kinds)
 
 
+def require_cases(fingerprint: Fingerprint) -> None:
+    """Stop where nothing is left; apart from the measuring, so that what was refused is written down first.
+
+    Raises:
+        DataRefused: no case can be used.
+    """
+    if not fingerprint.cases:
+        raise DataRefused(all_refused(fingerprint.refused))
+
+
 def all_refused(refused: Sequence[Refusal]) -> str:
     """One line on why nothing is left; it names no case, for it may end in a log."""
     reasons = list(dict.fromkeys(refusal.reason for refusal in refused))
-    return f"data: all {len(refused)} were refused, for {len(reasons)} reasons: {'; '.join(reasons[:3])}"
+    return f"data: all {len(refused)} were refused, for {counted(len(reasons), 'reason')}: {'; '.join(reasons[:3])}"
 
 
 def _without_copies(cases: Iterable[CaseFingerprint]) -> tuple[list[CaseFingerprint], list[Refusal]]:

@@ -8,7 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, take_fingerprint
+from meddiff_core.data.fingerprint import (
+    CaseFingerprint,
+    Fingerprint,
+    fingerprint_case,
+    require_cases,
+    take_fingerprint,
+)
 from meddiff_core.data.foreground import extract_brain
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError, DataRefused
@@ -79,10 +85,12 @@ def test_when_all_are_refused_the_reasons_are_told(cohort: Made, data: Made, fin
     for path in (folder / "images").iterdir():
         path.write_bytes(b"no image")
     (folder / "labels" / "s02_T1_seg.nii.gz").unlink()
+    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    assert len(found.refused) == 4
     with pytest.raises(
         DataRefused, match=r"all 4 were refused, for 2 reasons: image .* it is not a gzip file; has no label map"
     ):
-        finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+        require_cases(found)
 
 
 def test_a_brain_mask_needs_its_extra_or_finds_the_brain(real_data: Path) -> None:
