@@ -64,7 +64,7 @@ def split_subjects(folder: Path, *, key: str) -> dict[str, Any]:
     try:
         require_usable_sides(split, [case.subject for case in fingerprint.cases], study.split, first=previous is None)
     except ConfigurationError:
-        _show_decisions(workspace, training_part(fingerprint, split), choose_device(study.runtime.device))
+        _show_decisions(workspace, training_part(fingerprint, split))
         raise
     write_json(workspace.path("split"), split)
     return {"digest": split.digest(), "summary": split.sizes(list(subjects))}
@@ -102,7 +102,8 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     study, fingerprint = workspace.study, _read_fingerprint(workspace)
     device = choose_device(study.runtime.device)
     train = training_part(fingerprint, read_split(workspace.path("split")))
-    contract, reasons = _show_decisions(workspace, train, device)
+    contract, reasons = infer_contract(train, study, device)
+    _look(workspace, train, contract)
     say("measuring the speed of both trainings on this machine")
     plan = infer_plan(contract, reasons, study, len(train.cases), device)
     write_json(workspace.path("plan"), plan)
@@ -112,12 +113,17 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     return {"digest": workspace.plan_digest(), "summary": summary}
 
 
-def _show_decisions(workspace: Workspace, train: Fingerprint, device: str) -> tuple[Contract, dict[str, str]]:
-    """The contract, said and drawn: some training scans before and after, and what conforming loses of them."""
-    study, folder = workspace.study, workspace.folder
-    contract, reasons = infer_contract(train, study, device)
+def _show_decisions(workspace: Workspace, train: Fingerprint) -> None:
+    """What would be decided if there were scans enough."""
+    contract, reasons = infer_contract(train, workspace.study, choose_device(workspace.study.runtime.device))
     for line in describe_contract(contract, reasons):
         say(line)
+    _look(workspace, train, contract)
+
+
+def _look(workspace: Workspace, train: Fingerprint, contract: Contract) -> None:
+    """Draw some training scans before and after, and say what conforming loses of them."""
+    study, folder = workspace.study, workspace.folder
     known = {found.case for found in train.cases}
     cases = [case for case in read_inventory(workspace).cases if case.case in known]
     with open_mapper(study.runtime, folder) as mapper:
@@ -126,7 +132,6 @@ def _show_decisions(workspace: Workspace, train: Fingerprint, device: str) -> tu
     for line in summarise_losses(look.losses):
         say(line)
     say(f"scans as they came beside what the networks will see: {folder / PREPARED}")
-    return contract, reasons
 
 
 @task()

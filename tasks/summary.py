@@ -5,12 +5,12 @@ from pathlib import Path
 
 from meddiff_core.contract import Contract, spacing_text
 from meddiff_core.data.ingest import discover, listing_digest
+from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.study import Study
 from meddiff_core.workspace import CHAIN, State, Workspace
-from tasks.inventory import describe_inventory, read_inventory
 
 PREPARED = "figures/prepared.png"
 """Scans as they came beside what the networks will see."""
@@ -40,7 +40,7 @@ def _table(states: list[State]) -> str:
     return "\n".join(lines)
 
 
-def _figures(summary: dict[str, object]) -> str:
+def _figures(summary: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {_short(value)}" for key, value in summary.items())
 
 
@@ -57,19 +57,18 @@ def _release_line(workspace: Workspace) -> str:
 
 
 def describe_plan(study: Path) -> str:
-    """Who and what goes into the study, every decision with its value and its reason, and what comes next."""
+    """Every decision with its value and its reason, what the gates can decide, and what comes next."""
     workspace = Workspace.open(study)
     made = load_plan(workspace.path("plan"))
     records = {name: record.summary for name, record in workspace.records().items()}
-    counts, sides = records.get("fingerprint", {}), records.get("split", {})
+    counts = records.get("fingerprint", {})
+    sides = {str(side): int(records["split"][side]) for side in SIDES} if "split" in records else {}
     places = {"picture": workspace.folder / PREPARED, "refused": workspace.folder / "refused.csv"}
     return "\n".join(
         [
-            *describe_inventory(read_inventory(workspace)),
-            f"{'measured':<11} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
+            f"{'scans':<21} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
             f"{counts.get('notes', 0)} notes (fingerprint.json)",
-            f"{'split':<11} {_figures(sides)} subjects (split.json)",
-            "",
+            f"{'split':<21} {_figures(sides)} subjects (split.json)",
             *describe_contract(made.contract, made.reasons),
             *_lines(_trainings(made), made.reasons),
             *(f"{'gates' if not n else '':<21} {line}" for n, line in enumerate(_outlook(workspace.study, sides))),
