@@ -16,7 +16,10 @@ from meddiff_core.data.layouts.walking import Walk, counted, relative, without_u
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.types import Refusal
 
-SIDE_SUFFIXES = (".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license")
+SIDE_SUFFIXES = (
+    ".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license", ".txt", ".cfg", ".ini",
+    ".xml", ".html", ".log", ".pdf", ".svg", ".db",
+)  # fmt: skip
 SIDE_NAMES = ("README", "LICENSE", "LICENCE", "CHANGES", "CITATION", "DICOMDIR")
 
 
