@@ -260,7 +260,7 @@ def test_folders_that_could_be_persons_or_sites_are_asked_about(tmp_path: Path) 
 
 def test_a_short_number_behind_a_number_is_asked_about(tmp_path: Path) -> None:
     inventory = _read(tmp_path, *(f"P{n:02d}_{scan}.nii" for n in TWELVE for scan in (1, 2)))
-    assert "P00_1 and P00_2 may be scans of one subject or two" in inventory.questions[0].text
+    assert "P00_1 and P00_2 may be scans of one subject or of two" in inventory.questions[0].text
     assert len(set(_subjects(_read(tmp_path, subject=r"(?P<subject>[^/]+)[_-]\d+[^/]*$")).values())) == 12
 
 

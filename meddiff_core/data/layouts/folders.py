@@ -72,7 +72,7 @@ def _volume(path: Path, root: Path) -> Found:
     stem = plain(stem_of(path))
     entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
     named = Found(stem, path, relative(path, root), stem=stem)
-    return replace(named, subject=entity[0], rule="BIDS entity `sub`") if entity else named
+    return replace(named, subject=entity[0], rule="`sub-` in the file name") if entity else named
 
 
 def _label_note(labels: Sequence[Path], root: Path) -> list[Refusal]:

@@ -77,6 +77,11 @@ def tells_visit(folder: str) -> bool:
     return bool(VISIT_FOLDER.fullmatch(folder.lower()))
 
 
+def is_part(folder: str) -> bool:
+    """Whether a folder's name is a part of a split, in which persons may be counted anew."""
+    return bool(re.fullmatch(r"train(?:ing)?|val(?:idation)?|test(?:ing)?", folder.lower()))
+
+
 def tells_kind(folder: str) -> bool:
     """Whether a folder's name says what its images show."""
     return bool(CONTRAST.fullmatch(folder.lower()) or PROCESSING.fullmatch(folder.lower()))

@@ -107,6 +107,12 @@ def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
     return dict(forms)
 
 
+def spelling_of(row: str, name: str) -> str:
+    """How a name that begins with an id of the table writes it: `01` in `01_T1` for the row `1`."""
+    ends = (end for end in range(1, len(name) + 1) if end == len(name) or not name[end].isalnum())
+    return next((name[:end] for end in ends if name[:end] == row or _form(name[:end]) == _form(row)), row)
+
+
 def match_ids(ids: Iterable[str], subjects: Iterable[str]) -> dict[str, str]:
     """Id in the table by subject: the same one, or the only one up to `sub-`, leading zeros and letter case.
 
