@@ -149,6 +149,7 @@ def _shortfall(
 
 def _secrets(workspace: Workspace) -> list[str]:
     """Whatever names a real subject or file: none of it may occur in a release."""
-    cases = read_inventory(workspace).cases
-    names = {name for case in cases for name in (case.case, case.subject, case.image.name, str(case.image))}
-    return sorted(names | {str(workspace.folder)})
+    inventory = read_inventory(workspace)
+    names = {name for case in inventory.cases for name in (case.case, case.subject)}
+    files = {path for case in inventory.cases for path in (case.image, *case.slices)}
+    return sorted({*names, *inventory.names, *(path.name for path in files), *map(str, files), str(workspace.folder)})

@@ -9,6 +9,7 @@ import pytest
 from meddiff_core.data.ingest import discover
 from meddiff_core.data.layouts.listing import Found
 from meddiff_core.data.tables.participants import (
+    UP_TO,
     covariates_for,
     match_ids,
     match_rows,
@@ -97,7 +98,7 @@ def test_ids_unlike_the_folders_keep_their_covariates_and_say_so(tmp_path: Path,
         name: {"age": age} for name, age in zip(names, (20.0, 21.5, 22.0), strict=True)
     }
     assert [note.reason for note in inventory.notes] == [
-        "3 of 3 subjects have one of the 3 ids of the table, 3 of them up to `sub-`, leading zeros and letter case"
+        f"3 of 3 subjects have one of the 3 ids of the table, 3 of them up to {UP_TO}"
     ]
 
 

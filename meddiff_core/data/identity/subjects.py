@@ -171,12 +171,10 @@ def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
     parts = dict(zip([image.name for image in open_], split_names([_last(image) for image in open_]), strict=True))
     parts |= {image.name: NameParts("", "") for image in open_ if image.slices and "/" in image.name}
     reading = read_folders(parts)
-    bases = Counter(part.subject for part in parts.values())
+    bases = Counter(base for base, _ in {(parts[name].subject, own.subject) for name, own in reading.persons.items()})
     named = [_named(image, parts, reading.persons, bases) if image.subject is None else image for image in found]
     named = _with_kinds(named)
-    questions = (
-        reading.questions or _ask_about_merging(named) or _ask_about_repeats(named) or _ask_about_folders(named)
-    )
+    questions = reading.questions or _ask_about_merging(named) or _ask_about_repeats(named) or _ask_about_folders(named)
     return named, list(questions)
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
+from meddiff_core.data.layouts.labels import is_label_map
 from meddiff_core.data.layouts.listing import Found, Listing, plain
-from meddiff_core.data.layouts.names import is_label_name, lies_among_labels
 from meddiff_core.data.layouts.walking import Walk, counted, relative, without_use
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.types import Refusal
@@ -34,7 +34,7 @@ def is_side_file(path: Path) -> bool:
 def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     """Volumes in single files and DICOM series among the files of a walk."""
     volumes = [path for path in walk.files if is_volume(path)]
-    labels = {path for path in volumes if _is_label_map(path, walk.root)}
+    labels = {path for path in volumes if is_label_map(path, walk.root)}
     images = [path for path in volumes if path not in labels]
     others = [path for path in walk.files if not is_volume(path) and not is_side_file(path)]
     slices = [path for path in others if is_dicom(path)]
@@ -61,10 +61,6 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
         notes=(*index.notes, *left),
         layout=_in_words(images, walk.root, len(index.series)),
     )
-
-
-def _is_label_map(path: Path, root: Path) -> bool:
-    return is_label_name(stem_of(path)) or lies_among_labels(relative(path, root))
 
 
 def _volume(path: Path, root: Path) -> Found:

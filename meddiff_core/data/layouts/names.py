@@ -33,8 +33,8 @@ CONVERTED = re.compile(r"_((?:19|20)\d{12}_\d+[a-z]?)$")
 """Time of acquisition and series number, with which the names of dcm2niix end."""
 DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
 VISIT_FOLDER = re.compile(
-    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d|[vt]\d{{1,2}}|pre|post|test|train|"
-    rf"val|{VISIT.pattern}"
+    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|"
+    rf"\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d|[vt]\d{{1,2}}|pre|post|test|train|val|{VISIT.pattern}"
 )
 
 LABEL_WORD = re.compile(
@@ -43,7 +43,9 @@ LABEL_WORD = re.compile(
 )
 LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon|wmh")
 LABEL_PART = re.compile(r"segmentation|aseg|labelmap|pve_\d")
-LABEL_FOLDER = re.compile(r"(?:.*_)?(?:ground_?truths?|ground|gts?|labels?(?!l?ed).*|masks?|segs?|segm|segmentations?|annotations?)")
+LABEL_FOLDER = re.compile(
+    r"(?:.*_)?(?:ground_?truths?|ground|gts?|labels?(?!l?ed).*|masks?|segs?|segm|segmentations?|annotations?)"
+)
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,7 @@ def _without_common_end(parts: list[NameParts]) -> list[NameParts]:
     if len({word for _, word in ends}) != 1 or len(parts) < 2 or not all(re.search(r"\d", head) for head, _ in ends):
         return parts
     bare = [split_name(_end_of(part.subject)[0]) for part in parts]
-    return [
-        NameParts(rest.subject, f"{rest.kind} {part.kind}".strip()) for rest, part in zip(bare, parts, strict=True)
-    ]
+    return [NameParts(rest.subject, f"{rest.kind} {part.kind}".strip()) for rest, part in zip(bare, parts, strict=True)]
 
 
 def _end_of(subject: str) -> tuple[str, str]:

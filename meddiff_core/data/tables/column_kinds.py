@@ -27,6 +27,10 @@ TABLE_OF_CASES = frozenset(
 )
 """Columns that cases.parquet has of its own."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DATE = re.compile(
+    r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:\d\d){1,2}|"
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+)
 _AGE = re.compile(r"(?<![a-z])age(?![a-z])(?!.*(group|class|band|categor))", re.IGNORECASE)
 
 
@@ -47,6 +51,8 @@ def infer_kind(column: "pd.Series[str]") -> Reading:
         return Reading(None, "is ignored: it is named like a column of cases.parquet")
     if not cells:
         return Reading(None, "is ignored: it is empty")
+    if all(_DATE.fullmatch(cell) for cell in cells):
+        return Reading(None, "is ignored: its cells are dates")
     if _are_codes(name, cells, numbers):
         return _codes(name, cells)
     bounds = [cell for cell in odd if is_bound(cell)]
@@ -92,6 +98,11 @@ def _codes(name: str, cells: Sequence[str]) -> Reading:
 def _categories(cells: Sequence[str], odd: Sequence[str]) -> Reading:
     if fault := fault_of_categories(cells, MOST_CATEGORIES):
         return Reading(None, f"is ignored: it is not all numbers ({_shorten(odd[0])!r}) and {fault}")
+    if (values := len(set(cells))) >= MOST_CODES and 2 * values > len(cells):
+        return Reading(
+            None,
+            f"is ignored: it has {values} values in {len(cells)} rows, which tell persons more than groups; data.covariates can name it",
+        )
     return Reading("categorical")
 
 

@@ -23,6 +23,10 @@ from meddiff_core.study import DataConfig
 from meddiff_core.types import Question, Refusal
 
 ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
+ID_NAMES = (
+    "id", "participant", "participantid", "subject", "subjectid", "subid", "patient", "patientid", "eid", "imageid",
+)  # fmt: skip
+"""Columns of ids as other tables name them, in small letters alone."""
 MOST_DECLARED_CATEGORIES = 100
 MOST_SHOWN = 5
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -93,10 +97,17 @@ def _has_decimal_commas(column: "pd.Series[str]", separator: str) -> bool:
 
 
 def id_column(table: pd.DataFrame, key: str) -> str:
-    """The column that holds subject ids: participant_id, or subject."""
+    """The column that holds subject ids: participant_id, or subject, or the only one that is named like them.
+
+    Raises:
+        ConfigurationError: there is none, or there are several.
+    """
     for name in ("participant_id", "subject"):
         if name in table.columns:
             return name
+    like = [str(name) for name in table.columns if re.sub(r"[^a-z]", "", str(name).casefold()) in ID_NAMES]
+    if len(like) == 1:
+        return like[0]
     names = ", ".join([*table.columns[:8], *(["..."] if len(table.columns) > 8 else [])])
     raise ConfigurationError(f"{key}: must have a column participant_id or subject, has {names}")
 

@@ -16,16 +16,17 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.layouts.listing import Found, plain
-from meddiff_core.data.layouts.names import longest_name_of
+from meddiff_core.data.layouts.names import longest_name_of, tells_visit
 from meddiff_core.data.tables.cells import Words, is_missing
 from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal
 
-SESSION_COLUMNS = ("session_id", "session")
-UP_TO = "`sub-`, leading zeros and letter case"
-_SESSION = re.compile(r"(?:^|[/_])ses-([^/_]+)")
+SESSION_COLUMNS = ("session_id", "session", "visit_id", "visit", "viscode", "timepoint", "wave")
+UP_TO = "`sub-`, leading zeros, a last `.0` and letter case"
+MOST_LISTED = 20
+"""Rows without a scan that are listed one by one; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Participants:
 
     rows: dict[str, dict[str, str]]
     columns: tuple[str, ...] = ()
-    twins: frozenset[str] = frozenset()
+    duplicates: frozenset[str] = frozenset()
     """Subjects with two rows that differ."""
     path: Path | None = None
     missing: Words = ()
@@ -80,24 +81,32 @@ def read_participants(path: Path | None, missing: Words | None = None) -> Partic
 def _by_subject(records: Sequence[tuple[str, dict[str, str]]]) -> Participants:
     rows: dict[str, dict[str, str]] = {}
     visits: dict[tuple[str, str], dict[str, str]] = {}
-    twins, twice = set(), set()
+    duplicates, twice = set(), set()
     for subject, row in records:
         if rows.setdefault(subject, row) != row:
-            twins.add(subject)
-        visit = subject, _session_form(next((row[name] for name in SESSION_COLUMNS if name in row), ""))
+            duplicates.add(subject)
+        visit = subject, _session_form(_session_of(row))
         if visits.setdefault(visit, row) != row:
             twice.add(visit)
     known = {visit: row for visit, row in visits.items() if visit[1] and visit not in twice}
-    return Participants(rows, twins=frozenset(twins), visits=known)
+    return Participants(rows, duplicates=frozenset(duplicates), visits=known)
 
 
 def _form(name: str) -> str:
     """An id without what tables and folders write differently."""
-    return re.sub(r"^0+(?=\d)", "", plain(name).casefold().removeprefix("sub-"))
+    bare = re.sub(r"^0+(?=\d)", "", plain(name).casefold().removeprefix("sub-"))
+    return re.sub(r"^(\d+)\.0+$", r"\1", bare)
+
+
+def _session_of(row: Mapping[str, str]) -> str:
+    by_name = {name.casefold(): cell for name, cell in row.items()}
+    return next((by_name[name] for name in SESSION_COLUMNS if name in by_name), "")
 
 
 def _session_form(session: str) -> str:
-    return re.sub(r"^0+(?=\d)", "", session.casefold().removeprefix("ses-"))
+    return re.sub(
+        r"^(?:(?:ses|session|visit|timepoint|tp|wave|v)[-_ ]?)?0*(?=\d)", "", session.casefold()
+    ).removeprefix("ses-")
 
 
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
@@ -176,8 +185,17 @@ def _row_id(image: Found, participants: Participants) -> str:
 
 def _visit(image: Found, participants: Participants) -> dict[str, str] | None:
     """The row of the scan's session, where the path names one."""
-    session = _SESSION.search(image.name) or _SESSION.search(image.case)
-    return participants.visits.get((_row_id(image, participants), _session_form(session[1]))) if session else None
+    if not participants.visits:
+        return None
+    words = [
+        word for word in re.split(r"[/_.]", f"{image.name}/{image.case}") if tells_visit(word) or _is_session(word)
+    ]
+    rows = ((_row_id(image, participants), _session_form(word)) for word in words)
+    return next((participants.visits[row] for row in rows if row in participants.visits), None)
+
+
+def _is_session(word: str) -> bool:
+    return word.startswith("ses-")
 
 
 def row_of(image: Found, participants: Participants) -> dict[str, str]:
@@ -202,7 +220,7 @@ def covariates_for(
     Raises:
         ValueError: two rows claim its subject and session, or a cell is not of its column's declared kind.
     """
-    if _row_id(image, participants) in participants.twins and _visit(image, participants) is None:
+    if _row_id(image, participants) in participants.duplicates and _visit(image, participants) is None:
         raise ValueError(f"two rows claim the subject {image.subject!r} and differ")
     return covariates_of(row_of(image, participants), kinds, declared)
 
@@ -213,13 +231,16 @@ def unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusa
         return []
     ids = {str(image.subject): _row_id(image, participants) for image in found}
     used = set(ids.values())
-    lonely = [Refusal(row, "row of the participants table has no scan") for row in participants.rows if row not in used]
+    idle = [row for row in participants.rows if row not in used]
+    unused_rows = [Refusal(row, "row of the participants table has no scan") for row in idle]
+    if len(idle) > MOST_LISTED:
+        unused_rows = [Refusal(participants.path.name, f"{len(idle)} rows have no scan, such as {', '.join(idle[:3])}")]
     without = [
         Refusal(image.case, _why_without(str(image.subject), participants.forms))
         for image in found
         if ids[str(image.subject)] not in participants.rows
     ]
-    return [*lonely, *without, *_summary(participants, ids, bool(lonely or without))]
+    return [*unused_rows, *without, *_summary(participants, ids, bool(unused_rows or without))]
 
 
 def _why_without(subject: str, forms: Mapping[str, Sequence[str]]) -> str:
