@@ -187,12 +187,12 @@ def _describe(config: DataConfig, participants: Participants, found: Sequence[Fo
     cases, misfits = _cases(found, participants, kinds, declared=own.covariates is not None)
     if chosen.several:
         kinds, cases = kinds | {CONDITION: "categorical"}, [_with_kind(case) for case in cases]
-    rows = unmatched(participants, [_as_participant(image) for image in chosen.found])
+    rows_unused = unmatched(participants, [_as_participant(image) for image in chosen.found])
     return _Described(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
         kinds=kinds,
         refused=misfits,
-        notes=[*participants.notes, *ignored_columns(own, table), *rows],
+        notes=[*participants.notes, *ignored_columns(own, table), *rows_unused],
         questions=table_questions(own, table),
     )
 

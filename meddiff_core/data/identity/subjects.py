@@ -136,9 +136,9 @@ def _by_participants(found: Sequence[Found], row_for: RowFor) -> list[Found]:
     rows = {image.name: row for image in found if image.subject is None and (row := _row_of_path(image, row_for))}
     written = {name: spelling_of(row, part) for name, (row, part) in rows.items()}
     spellings: defaultdict[str, set[str]] = defaultdict(set)
-    for name, (row, _) in rows.items():
-        spellings[row].add(written[name])
-    sure = {name: row for name, (row, _) in rows.items() if len(spellings[row]) == 1 or written[name] == row}
+    for name, (known, _) in rows.items():
+        spellings[known].add(written[name])
+    sure = {name: known for name, (known, _) in rows.items() if len(spellings[known]) == 1 or written[name] == known}
     return [_by_participant(image, sure[image.name]) if image.name in sure else image for image in found]
 
 
@@ -186,13 +186,14 @@ def _with_kinds(found: Sequence[Found]) -> list[Found]:
     for image in open_:
         subjects[parts[image.name].subject].add(str(image.subject))
     return [
-        replace(image, kind=_kind(image, _words(parts[image.name], subjects))) if image.kind is None else image
+        replace(image, kind=_kind(image, _words(parts[image.name], subjects, image))) if image.kind is None else image
         for image in found
     ]
 
 
-def _words(part: NameParts, subjects: Mapping[str, set[str]]) -> str:
-    return _joined(part.subject if len(subjects[part.subject]) > 1 else "", part.kind)
+def _words(part: NameParts, subjects: Mapping[str, set[str]], image: Found) -> str:
+    shared = len(subjects[part.subject]) > 1 and part.subject not in str(image.subject)
+    return _joined(part.subject if shared else "", part.kind)
 
 
 def _last(image: Found) -> str:

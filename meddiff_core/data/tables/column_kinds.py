@@ -99,10 +99,8 @@ def _categories(cells: Sequence[str], odd: Sequence[str]) -> Reading:
     if fault := fault_of_categories(cells, MOST_CATEGORIES):
         return Reading(None, f"is ignored: it is not all numbers ({_shorten(odd[0])!r}) and {fault}")
     if (values := len(set(cells))) >= MOST_CODES and 2 * values > len(cells):
-        return Reading(
-            None,
-            f"is ignored: it has {values} values in {len(cells)} rows, which tell persons more than groups; data.covariates can name it",
-        )
+        text = f"is ignored: it has {values} values in {len(cells)} rows, which tell persons more than groups"
+        return Reading(None, f"{text}; data.covariates can name it")
     return Reading("categorical")
 
 

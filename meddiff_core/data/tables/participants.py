@@ -16,7 +16,7 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.layouts.listing import Found, plain
-from meddiff_core.data.layouts.names import longest_name_of, tells_visit
+from meddiff_core.data.layouts.names import is_part, longest_name_of, tells_visit
 from meddiff_core.data.tables.cells import Words, is_missing
 from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
@@ -104,9 +104,9 @@ def _session_of(row: Mapping[str, str]) -> str:
 
 
 def _session_form(session: str) -> str:
-    return re.sub(
-        r"^(?:(?:ses|session|visit|timepoint|tp|wave|v)[-_ ]?)?0*(?=\d)", "", session.casefold()
-    ).removeprefix("ses-")
+    bare = session.casefold().removeprefix("ses-")
+    bare = re.sub(r"^(?:session|visit|timepoint|tp|wave|v)[-_ ]?(?=\d)", "", bare)
+    return re.sub(r"^0+(?=\d)", "", bare)
 
 
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
@@ -187,15 +187,13 @@ def _visit(image: Found, participants: Participants) -> dict[str, str] | None:
     """The row of the scan's session, where the path names one."""
     if not participants.visits:
         return None
-    words = [
-        word for word in re.split(r"[/_.]", f"{image.name}/{image.case}") if tells_visit(word) or _is_session(word)
-    ]
+    words = filter(_is_session, re.split(r"[/_.]", f"{image.name}/{image.case}"))
     rows = ((_row_id(image, participants), _session_form(word)) for word in words)
     return next((participants.visits[row] for row in rows if row in participants.visits), None)
 
 
 def _is_session(word: str) -> bool:
-    return word.startswith("ses-")
+    return word.startswith("ses-") or (tells_visit(word) and not is_part(word))
 
 
 def row_of(image: Found, participants: Participants) -> dict[str, str]:
