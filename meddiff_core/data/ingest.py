@@ -107,7 +107,7 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         DataRefused: nothing that could be a scan was found.
     """
     listing = find_images(config, base)
-    _check_found(listing, base / config.images)
+    _check_found(listing, base / config.images, base / config.labels if config.labels else None)
     named = base / config.participants if config.participants else None
     table = read_participants(named or listing.participants, config.missing)
     assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=table))
@@ -142,9 +142,11 @@ def discover(config: DataConfig, base: Path) -> Inventory:
     )
 
 
-def _check_found(listing: Listing, source: Path) -> None:
+def _check_found(listing: Listing, source: Path, labels: Path | None) -> None:
     if not listing.found and not listing.refused:
-        instead = "; ".join([*([summarise(listing.unread)] if listing.unread else []), *_first(listing.notes)])
+        inside = labels is not None and labels.resolve().is_relative_to(source.resolve())
+        apart = [f"{labels}, which data.labels names and where no scans are looked for"] if inside else []
+        instead = "; ".join([*([summarise(listing.unread)] if listing.unread else []), *_first(listing.notes), *apart])
         raise DataRefused(
             f"data.images: no scans in {source}, looked for {LOOKED_FOR}" + (f"; found {instead}" if instead else "")
         )

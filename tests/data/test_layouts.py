@@ -616,7 +616,7 @@ def test_folders_linked_in_a_circle_end(tmp_path: Path) -> None:
 def test_a_whole_refusal_is_short_whatever_it_counts(tmp_path: Path) -> None:
     with pytest.raises(DataRefused) as caught:
         _read(tmp_path, *(f"slide_{n}.png" for n in range(300)), "notes.docx")
-    assert str(caught.value).endswith("BIDS anat images; found 301 other files")
+    assert str(caught.value).endswith("BIDS anat images; found 301 other files (.png, .docx)")
 
 
 def test_many_files_without_use_are_counted_and_few_are_named(tmp_path: Path) -> None:
@@ -683,6 +683,8 @@ def test_two_visits_are_of_one_subject_and_one_kind(tmp_path: Path, names: tuple
         (("P{n}/T1_MPRAGE_201903121010{n}_3.nii", "P{n}/T2_TSE_201903121010{n}_4.nii"), {"T1 MPRAGE", "T2 TSE"}),
         (("Patient-{n}/{n}-T1.nii", "Patient-{n}/{n}-Flair.nii"), {"T1", "Flair"}),
         (("{n}/T1/T1.nii.gz", "{n}/T1/T1_brain.nii.gz"), {"T1", "T1 brain"}),
+        (("p1sub{n}.nii", "mwp1sub{n}.nii", "wmsub{n}.nii"), {"p1", "mwp1", "wm"}),
+        (("c1sub{n}.nii", "c2sub{n}.nii", "sub{n}.nii"), {"c1", "c2", "(no suffix)"}),
     ],
 )
 def test_kinds_are_told_from_all_words_that_subjects_share(

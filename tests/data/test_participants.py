@@ -225,7 +225,7 @@ def test_rows_without_a_scan_are_counted_where_they_are_many(tmp_path: Path) -> 
     rows = "".join(f"P{n:03d},{20 + n % 60}.5\n" for n in range(100))
     inventory = _cohort(tmp_path, f"subject,age\n{rows}", "P000_T1.nii")
     assert [(note.case, note.reason) for note in inventory.notes][:1] == [
-        ("table.csv", "1 of 1 subjects have one of the 100 ids of the table")
+        ("table.csv", "1 of 1 subject has one of the 100 ids of the table")
     ]
     assert "99 rows have no scan, such as P001, P002, P003" in [note.reason for note in inventory.notes]
 

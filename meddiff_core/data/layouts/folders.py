@@ -18,7 +18,7 @@ from meddiff_core.types import Refusal
 
 SIDE_SUFFIXES = (
     ".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license", ".txt", ".cfg", ".ini",
-    ".xml", ".html", ".log", ".pdf", ".svg", ".db",
+    ".xml", ".html", ".log", ".pdf", ".svg",
 )  # fmt: skip
 SIDE_NAMES = ("README", "LICENSE", "LICENCE", "CHANGES", "CITATION", "DICOMDIR")
 

@@ -47,6 +47,9 @@ LABEL_FOLDER = re.compile(
     r"(?:.*_)?(?:ground_?truths?|ground|gts?|labels?(?!l?ed).*|masks?|segs?|segm|segmentations?|annotations?)"
 )
 
+PREFIX = re.compile(r"(?:(?:m0?w|w|r|s\d?)*[cp][1-6]|m0?w|wm|w|m|r|i?y_)(?=[A-Za-z].*\d)")
+"""Letters that SPM and CAT12 write before the name of the scan that an image was made from."""
+
 
 @dataclass(frozen=True)
 class NameParts:
@@ -141,7 +144,7 @@ def split_names(stems: Sequence[str]) -> list[NameParts]:
     `T1_001, T2_001, T1_002, T2_002`; `anna_smith, bert_smith` are two subjects.
     """
     parts = _without_common_end([split_name(stem) for stem in stems])
-    for split in (_end_of, _end_of, _middle_of, _start_of):
+    for split in (_end_of, _end_of, _middle_of, _start_of, _processed):
         parts = _take_shared(parts, split)
     return parts
 
@@ -169,6 +172,13 @@ def _middle_of(subject: str) -> tuple[str, str]:
 def _start_of(subject: str) -> tuple[str, str]:
     word, _, tail = subject.partition("_")
     return (tail, word) if tells_contrast(word) or _is_visit(word) else ("", "")
+
+
+def _processed(subject: str) -> tuple[str, str]:
+    """What SPM and CAT12 write before the name of the scan: `c1` and `mwp1` for grey matter, `wm`, `y_`."""
+    match = PREFIX.match(subject)
+    tail = subject[match.end() :] if match else ""
+    return (tail, match[0]) if match and not tells_kind(tail) else ("", "")
 
 
 def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]) -> list[NameParts]:

@@ -15,7 +15,13 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.tables.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
-from meddiff_core.data.tables.column_kinds import MOSTLY, TABLE_OF_CASES, describe_odd, fault_of_categories, infer_kind
+from meddiff_core.data.tables.column_kinds import (
+    MOSTLY,
+    TABLE_OF_CASES,
+    describe_rejected,
+    fault_of_categories,
+    infer_kind,
+)
 from meddiff_core.data.tables.delimited import SPREADSHEETS, read_delimited
 from meddiff_core.data.tables.missing_codes import doubtful_numbers
 from meddiff_core.errors import ConfigurationError
@@ -145,7 +151,7 @@ def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Refusal]:
     declared = [name for name, kind in (config.covariates or {}).items() if kind == "continuous"]
     for name in declared:
         if bounds := [cell for cell in known_cells(table[name]) if is_bound(cell)]:
-            notes.append(Refusal(name, f"column has {describe_odd(bounds)}"))
+            notes.append(Refusal(name, f"column has {describe_rejected(bounds)}"))
     used = [name for name, reading in kinds.items() if reading.kind] if config.covariates is None else declared
     words = {name: Counter(cell for cell in table[name] if cell.lower() in MISSING - BLANK) for name in used}
     notes += [Refusal(name, f"column has {_unknowns(counts)}") for name, counts in words.items() if counts]

@@ -17,6 +17,7 @@ import pandas as pd
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.layouts.listing import Found, plain
 from meddiff_core.data.layouts.names import is_part, longest_name_of, tells_visit
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.tables.cells import Words, is_missing
 from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
@@ -81,11 +82,12 @@ def read_participants(path: Path | None, missing: Words | None = None) -> Partic
 def _by_subject(records: Sequence[tuple[str, dict[str, str]]]) -> Participants:
     rows: dict[str, dict[str, str]] = {}
     visits: dict[tuple[str, str], dict[str, str]] = {}
+    session = _session_column(records)
     duplicates, twice = set(), set()
     for subject, row in records:
         if rows.setdefault(subject, row) != row:
             duplicates.add(subject)
-        visit = subject, _session_form(_session_of(row))
+        visit = subject, _session_form(row.get(session, ""))
         if visits.setdefault(visit, row) != row:
             twice.add(visit)
     known = {visit: row for visit, row in visits.items() if visit[1] and visit not in twice}
@@ -98,9 +100,9 @@ def _form(name: str) -> str:
     return re.sub(r"^(\d+)\.0+$", r"\1", bare)
 
 
-def _session_of(row: Mapping[str, str]) -> str:
-    by_name = {name.casefold(): cell for name, cell in row.items()}
-    return next((by_name[name] for name in SESSION_COLUMNS if name in by_name), "")
+def _session_column(records: Sequence[tuple[str, dict[str, str]]]) -> str:
+    names = {name.casefold(): name for _, row in records[:1] for name in row}
+    return next((names[name] for name in SESSION_COLUMNS if name in names), "")
 
 
 def _session_form(session: str) -> str:
@@ -253,5 +255,6 @@ def _summary(participants: Participants, ids: Mapping[str, str], partly: bool) -
     alike = sum(subject != row for subject, row in matched.items())
     if participants.path is None or not (partly or alike):
         return []
-    reason = f"{len(matched)} of {len(ids)} subjects have one of the {len(participants.rows)} ids of the table"
+    who = f"{len(matched)} of {counted(len(ids), 'subject')} {'has' if len(ids) == 1 else 'have'}"
+    reason = f"{who} one of the {len(participants.rows)} ids of the table"
     return [Refusal(participants.path.name, reason + (f", {alike} of them up to {UP_TO}" if alike else ""))]
