@@ -8,6 +8,7 @@ from meddiff_core.data.fingerprint import all_refused
 from meddiff_core.data.identity.kinds import UNNAMED
 from meddiff_core.data.identity.subjects import SubjectRule
 from meddiff_core.data.ingest import Inventory, discover, require_answers
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.errors import DataRefused
 from meddiff_core.workspace import Workspace
 from tasks.progress import say
@@ -44,10 +45,11 @@ def read_inventory(workspace: Workspace) -> Inventory:
 def describe_inventory(inventory: Inventory) -> list[str]:
     """What was understood, a line each."""
     refused, notes = len(inventory.refused), len(inventory.notes)
-    scans = f"{len(inventory.cases)} of {len({case.subject for case in inventory.cases})} subjects"
+    subjects = counted(len({case.subject for case in inventory.cases}), "subject")
+    scans = f"{len(inventory.cases)} of {subjects}"
     lines = {
         "layout": [inventory.layout],
-        "scans": [f"{scans}, {refused} refused, {notes} notes"],
+        "scans": [f"{scans}, {refused} refused, {counted(notes, 'note')}"],
         "subjects": [_rule(rule) for rule in inventory.subject_rules],
         "kinds": [_kinds(inventory)],
         "label maps": [_labels(inventory)],
@@ -58,7 +60,7 @@ def describe_inventory(inventory: Inventory) -> list[str]:
 
 def _rule(rule: SubjectRule) -> str:
     examples = ", ".join(f"{scan} is of {subject}" for scan, subject in rule.examples)
-    return f"by {rule.rule}: {rule.scans} scans of {rule.subjects} subjects; {examples}"
+    return f"by {rule.rule}: {counted(rule.scans, 'scan')} of {counted(rule.subjects, 'subject')}; {examples}"
 
 
 def _kinds(inventory: Inventory) -> str:
@@ -82,4 +84,4 @@ def _covariate(name: str, kind: str, inventory: Inventory) -> str:
     shown = sorted(set(known), key=lambda value: (isinstance(value, str), value))
     text = ", ".join(map(str, shown[:5])) if kind == "categorical" else f"{shown[0]:g} to {shown[-1]:g}"
     more = ", ..." if kind == "categorical" and len(shown) > 5 else ""
-    return f"{name}, {kind}: {text}{more}; known of {len(known)} of {len(values)} scans"
+    return f"{name}, {kind}: {text}{more}; known of {len(known)} of {counted(len(values), 'scan')}"
