@@ -83,4 +83,4 @@ def _covariate(name: str, kind: str, inventory: Inventory) -> str:
     shown = sorted(set(known), key=lambda value: (isinstance(value, str), value))
     text = ", ".join(map(str, shown[:5])) if kind == "categorical" else f"{shown[0]:g} to {shown[-1]:g}"
     more = ", ..." if kind == "categorical" and len(shown) > 5 else ""
-    return f"{name}, {kind}: {text}{more}; known of {len(known)} of {len(values)} scans"
+    return f"{name}, {kind}: {text}{more}; known of {len(known)} of {counted(len(values), 'scan')}"

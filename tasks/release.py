@@ -1,5 +1,6 @@
 """Audited volumes to a release, and to the study's own report."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from tasks.tracking import installed_versions, log_file
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
 DRAWN_AGAIN = 3
 """Volumes of each release that are drawn again before it is published."""
+COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
+"""Names of slices that only count and tell of nobody: 0005.dcm, IM00012."""
 
 
 @task(retries=0)
@@ -149,6 +152,9 @@ def _shortfall(
 
 def _secrets(workspace: Workspace) -> list[str]:
     """Whatever names a real subject or file: none of it may occur in a release."""
-    cases = read_inventory(workspace).cases
-    names = {name for case in cases for name in (case.case, case.subject, case.image.name, str(case.image))}
-    return sorted(names | {str(workspace.folder)})
+    inventory = read_inventory(workspace)
+    names = {name for case in inventory.cases for name in (case.case, case.subject)}
+    files = {case.image for case in inventory.cases}
+    slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
+    names |= {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
+    return sorted({*names, str(workspace.folder)})

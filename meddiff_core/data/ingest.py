@@ -66,6 +66,8 @@ class Inventory:
     """Names of label values that the data set brings along."""
     label_folder: Path | None = None
     """Where the label maps lie that it brings along."""
+    names: tuple[str, ...] = ()
+    """Every name of a subject: as scans have it, as the table has it, and those that `data.same_subject` joined."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class _Described:
 
 def listing_digest(inventory: Inventory) -> str:
     """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
-    odd = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
-    return digest_of({"files": inventory.listing, "odd": odd})
+    reasons = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
+    return digest_of({"files": inventory.listing, "reasons": reasons})
 
 
 def require_answers(inventory: Inventory) -> None:
@@ -105,22 +107,29 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         DataRefused: nothing that could be a scan was found.
     """
     listing = find_images(config, base)
-    _check_found(listing, base / config.images)
+    _check_found(listing, base / config.images, base / config.labels if config.labels else None)
     named = base / config.participants if config.participants else None
     table = read_participants(named or listing.participants, config.missing)
     assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=table))
     images = join_subjects(assigned.found, config.same_subject, base)
     wanted = config.kinds if listing.chosen_kind is None else [listing.chosen_kind, *(config.kinds or [])]
     chosen = choose_kinds(images, wanted, listing.kinds_key)
-    unique, twins = with_unique_ids(chosen.found)
-    labelled, unlabelled, lonely = _with_labels(config, base, unique, listing)
+    unique, duplicates = with_unique_ids(chosen.found)
+    labelled, unlabelled, unused = _with_labels(config, base, unique, listing)
     described = _describe(config, table, labelled, chosen)
-    refused = [*listing.refused, *grouped(listing.unread), *assigned.refused, *twins, *unlabelled, *described.refused]
+    refused = [
+        *listing.refused,
+        *grouped(listing.unread),
+        *assigned.refused,
+        *duplicates,
+        *unlabelled,
+        *described.refused,
+    ]
     tables = [*listing.sources, *([table.path] if table.path else []), *_table_of_subjects(config, base)]
     return Inventory(
         cases=described.cases,
         refused=_in_order(refused),
-        notes=_in_order([*listing.notes, *assigned.notes, *chosen.notes, *lonely, *described.notes]),
+        notes=_in_order([*listing.notes, *assigned.notes, *chosen.notes, *unused, *described.notes]),
         kinds=described.kinds,
         listing=_stat_files(described.cases, tables, base),
         questions=(*listing.questions, *assigned.questions, *chosen.questions, *described.questions),
@@ -129,12 +138,15 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         image_kinds=chosen.kinds,
         label_groups=listing.label_groups,
         label_folder=listing.labels[0].parent if listing.labels else None,
+        names=tuple(sorted({str(name) for image in assigned.found for name in (image.subject, image.participant)})),
     )
 
 
-def _check_found(listing: Listing, source: Path) -> None:
+def _check_found(listing: Listing, source: Path, labels: Path | None) -> None:
     if not listing.found and not listing.refused:
-        instead = "; ".join([*([summarise(listing.unread)] if listing.unread else []), *_first(listing.notes)])
+        inside = labels is not None and labels.resolve().is_relative_to(source.resolve())
+        apart = [f"{labels}, which data.labels names and where no scans are looked for"] if inside else []
+        instead = "; ".join([*([summarise(listing.unread)] if listing.unread else []), *_first(listing.notes), *apart])
         raise DataRefused(
             f"data.images: no scans in {source}, looked for {LOOKED_FOR}" + (f"; found {instead}" if instead else "")
         )
@@ -162,9 +174,9 @@ def _with_labels(
     own = [image for image in found if image.label]
     open_ = [image for image in found if not image.label]
     folder = base / (config.labels or config.images)
-    labels, odd = (listing.labels, []) if listing.labels else label_files(folder, listing.found, config.follow_links)
+    labels, links = (listing.labels, []) if listing.labels else label_files(folder, listing.found, config.follow_links)
     matched, refused, notes = give_labels(open_, labels, folder)
-    return own + matched, refused, [*odd, *notes]
+    return own + matched, refused, [*links, *notes]
 
 
 def _describe(config: DataConfig, participants: Participants, found: Sequence[Found], chosen: Chosen) -> _Described:
@@ -177,12 +189,12 @@ def _describe(config: DataConfig, participants: Participants, found: Sequence[Fo
     cases, misfits = _cases(found, participants, kinds, declared=own.covariates is not None)
     if chosen.several:
         kinds, cases = kinds | {CONDITION: "categorical"}, [_with_kind(case) for case in cases]
-    lonely = unmatched(participants, [_as_participant(image) for image in chosen.found])
+    rows_unused = unmatched(participants, [_as_participant(image) for image in chosen.found])
     return _Described(
         cases=tuple(sorted(cases, key=lambda case: case.case)),
         kinds=kinds,
         refused=misfits,
-        notes=[*participants.notes, *ignored_columns(own, table), *lonely],
+        notes=[*participants.notes, *ignored_columns(own, table), *rows_unused],
         questions=table_questions(own, table),
     )
 

@@ -57,17 +57,22 @@ def test_the_longest_image_name_takes_a_label_map(tmp_path: Path, save: Made, he
     assert [(note.case, note.reason) for note in inventory.notes] == [("ab_seg.nii", "is a label map of no image")]
 
 
-def test_a_label_map_may_share_only_the_subject(tmp_path: Path, save: Made, head: Made) -> None:
+def test_a_label_map_is_that_of_all_kinds_of_its_subject_but_not_of_two_runs(
+    tmp_path: Path, save: Made, head: Made
+) -> None:
     image, label = head(0)
-    for name in ("one_T1", "two_T1", "two_T2"):
+    for name in ("one_T1", "one_T2", "two_run-1_T1", "two_run-2_T1"):
         save(tmp_path / "images" / f"{name}.nii", image)
     for name in ("one_seg", "two_seg"):
         save(tmp_path / "labels" / f"{name}.nii", label)
     inventory = discover(DataConfig(images="images", labels="labels"), tmp_path)
-    assert [case.case for case in inventory.cases] == ["one_T1"]
+    assert {case.case: case.label.name for case in inventory.cases if case.label} == {
+        "one_T1": "one_seg.nii",
+        "one_T2": "one_seg.nii",
+    }
     assert {(refusal.case, refusal.reason) for refusal in inventory.refused} == {
-        ("two_T1", "has no label map"),
-        ("two_T2", "has no label map"),
+        ("two_run-1_T1", "has no label map"),
+        ("two_run-2_T1", "has no label map"),
     }
 
 

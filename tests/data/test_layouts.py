@@ -1,6 +1,7 @@
 """Layout by layout: what is read as a scan, of whom, of which kind, with which label map, and what is asked."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,7 +261,7 @@ def test_folders_that_could_be_persons_or_sites_are_asked_about(tmp_path: Path) 
 
 def test_a_short_number_behind_a_number_is_asked_about(tmp_path: Path) -> None:
     inventory = _read(tmp_path, *(f"P{n:02d}_{scan}.nii" for n in TWELVE for scan in (1, 2)))
-    assert "P00_1 and P00_2 may be scans of one subject or two" in inventory.questions[0].text
+    assert "P00_1 and P00_2 may be scans of one subject or of two" in inventory.questions[0].text
     assert len(set(_subjects(_read(tmp_path, subject=r"(?P<subject>[^/]+)[_-]\d+[^/]*$")).values())) == 12
 
 
@@ -615,7 +616,7 @@ def test_folders_linked_in_a_circle_end(tmp_path: Path) -> None:
 def test_a_whole_refusal_is_short_whatever_it_counts(tmp_path: Path) -> None:
     with pytest.raises(DataRefused) as caught:
         _read(tmp_path, *(f"slide_{n}.png" for n in range(300)), "notes.docx")
-    assert str(caught.value).endswith("BIDS anat images; found 301 other files")
+    assert str(caught.value).endswith("BIDS anat images; found 301 other files (.png, .docx)")
 
 
 def test_many_files_without_use_are_counted_and_few_are_named(tmp_path: Path) -> None:
@@ -631,3 +632,121 @@ def test_a_study_whose_images_are_all_refused_is_still_listed(tmp_path: Path) ->
     (tmp_path / "labels").mkdir()
     inventory = _read(tmp_path, *(f"P{n}.nii" for n in TWELVE), labels="labels")
     assert (len(inventory.cases), len(inventory.refused)) == (0, 12)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "BraTS-GLI-{n:05d}-00{scan}/BraTS-GLI-{n:05d}-00{scan}-t1c.nii.gz",
+        "{n:07d}_20252_{scan}_0/T1/T1.nii.gz",
+        "P{n:02d}{scan}.nii.gz",
+        "site{scan}/{n:03d}.nii.gz",
+        "{scan}/P{n:02d}_T1.nii.gz",
+    ],
+)
+def test_both_answers_about_names_that_may_be_of_one_person_do_what_they_say(tmp_path: Path, names: str) -> None:
+    scans = ("train", "test") if names.startswith("{scan}") else ("a", "b") if "{n:02d}{scan}" in names else (0, 1)
+    files = [names.format(n=n, scan=scan) for n in TWELVE for scan in scans]
+    (question,) = _read(tmp_path, *files).questions
+    one, two = re.findall(r"'(\S*\(\?P<subject>\S*)' for", question.text)
+    for pattern, subjects in ((one, 12), (two, 24)):
+        inventory = _read(tmp_path, subject=pattern)
+        assert (len(set(_subjects(inventory).values())), inventory.questions) == (subjects, ())
+
+
+def test_many_numbers_behind_a_site_are_subjects(tmp_path: Path) -> None:
+    inventory = _read(tmp_path, *(f"site{site}_{n:03d}.nii.gz" for n in TWELVE for site in (1, 2)))
+    assert (len(set(_subjects(inventory).values())), inventory.questions) == (24, ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("P{n:02d}_left_knee.nii.gz", "P{n:02d}_right_knee.nii.gz"),
+        ("P{n:02d}/Visit 1/T1.nii.gz", "P{n:02d}/Visit 2/T1.nii.gz"),
+        ("P{n:02d}/12.03.2019/T1.nii.gz", "P{n:02d}/12.03.2021/T1.nii.gz"),
+        ("P{n:02d}/baseline/T1.nii.gz", "P{n:02d}/12months/T1.nii.gz"),
+        ("DOE{n}_t1_20190312101010_3.nii.gz", "DOE{n}_t1_20200312101010_5.nii.gz"),
+        ("patient{n:03d}/patient{n:03d}_frame01.nii.gz", "patient{n:03d}/patient{n:03d}_frame12.nii.gz"),
+    ],
+)
+def test_two_visits_are_of_one_subject_and_one_kind(tmp_path: Path, names: tuple[str, str]) -> None:
+    inventory = _read(tmp_path, *(name.format(n=n) for n in TWELVE for name in names))
+    assert (len(inventory.cases), len(set(_subjects(inventory).values())), inventory.questions) == (24, 12, ())
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        (("{n}/{n}_SA_ED.nii", "{n}/{n}_LA_ED.nii", "{n}/{n}_SA_ES.nii"), {"SA ED", "LA ED", "SA ES"}),
+        (("{n}/{n}_10{n}_t2w.nii", "{n}/{n}_10{n}_hbv.nii"), {"t2w", "hbv"}),
+        (("P{n}/T1_MPRAGE_201903121010{n}_3.nii", "P{n}/T2_TSE_201903121010{n}_4.nii"), {"T1 MPRAGE", "T2 TSE"}),
+        (("Patient-{n}/{n}-T1.nii", "Patient-{n}/{n}-Flair.nii"), {"T1", "Flair"}),
+        (("{n}/T1/T1.nii.gz", "{n}/T1/T1_brain.nii.gz"), {"T1", "T1 brain"}),
+        (("p1sub{n}.nii", "mwp1sub{n}.nii", "wmsub{n}.nii"), {"p1", "mwp1", "wm"}),
+        (("c1sub{n}.nii", "c2sub{n}.nii", "sub{n}.nii"), {"c1", "c2", "(no suffix)"}),
+    ],
+)
+def test_kinds_are_told_from_all_words_that_subjects_share(
+    tmp_path: Path, names: tuple[str, ...], kinds: set[str]
+) -> None:
+    inventory = _read(tmp_path, *(name.format(n=n) for n in range(10, 22) for name in names))
+    assert {kind.kind for kind in inventory.image_kinds} == kinds
+    assert len(set(_subjects(inventory).values())) == 12
+
+
+def test_a_pattern_for_subjects_leaves_their_kinds_apart(tmp_path: Path) -> None:
+    names = [f"site/P{n:02d}/{view}.nii" for n in TWELVE for view in ("axial", "sagittal")]
+    inventory = _read(tmp_path, *names, subject="(?P<subject>P[0-9]+)/")
+    assert {kind.kind: kind.scans for kind in inventory.image_kinds} == {"axial": 12, "sagittal": 12}
+
+
+def test_a_contrast_within_the_name_does_not_make_two_subjects(tmp_path: Path) -> None:
+    names = [f"imagesTr/topcow_{contrast}_{n:03d}_0000.nii.gz" for n in TWELVE for contrast in ("ct", "mr")]
+    assert len(set(_subjects(_read(tmp_path, *names)).values())) == 12
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("CT/{n}/image.nii", "CT/{n}/Ground/liver_GT.nii"),
+        ("brain/1BA{n}/ct.nii", "brain/1BA{n}/mask.nii"),
+        ("training{n}/preprocessed/training{n}_01_flair_pp.nii", "training{n}/masks/training{n}_01_mask1.nii"),
+        ("images/FLARE_{n}_0000.nii", "labels/FLARE_{n}.nii"),
+        ("P{n}/T1.nii", "P{n}/LabelsForTesting.nii"),
+        ("S{n}/mri/T1.mgz", "S{n}/mri/aparc+aseg.mgz"),
+    ],
+)
+def test_label_maps_beside_the_images_are_found(tmp_path: Path, image: str, label: str) -> None:
+    inventory = _read(tmp_path, *(name.format(n=n) for n in range(10, 22) for name in (image, label)), labels="in")
+    pairs = {(image.format(n=n), label.format(n=n)) for n in range(10, 22)}
+    root = tmp_path / "in"
+    assert {(case.image, case.label) for case in inventory.cases} == {(root / one, root / two) for one, two in pairs}
+
+
+def test_raw_volumes_of_freesurfer_are_no_label_maps(tmp_path: Path) -> None:
+    names = ("T1.mgz", "aparc+aseg.mgz", "wm.mgz", "orig/001.mgz")
+    inventory = _read(tmp_path, *(f"S{n}/mri/{name}" for n in TWELVE for name in names), labels="in")
+    assert {case.label.name for case in inventory.cases if case.label} == {"aparc+aseg.mgz"}
+    assert (len(inventory.cases), inventory.refused) == (12, ())
+
+
+def test_freesurfers_longitudinal_stream_is_one_subject_and_each_visit_one_scan(tmp_path: Path) -> None:
+    folders = ("A{n}_1", "A{n}_2", "A{n}", "A{n}_1.long.A{n}", "A{n}_2.long.A{n}")
+    names = [f"{folder.format(n=n)}/mri/T1.mgz" for n in range(10, 22) for folder in folders]
+    inventory = _read(tmp_path, *names, "fsaverage/mri/T1.mgz")
+    assert (len(inventory.cases), len(set(_subjects(inventory).values())), inventory.questions) == (24, 12, ())
+    assert not any("long" in case.case or case.subject == "fsaverage" for case in inventory.cases)
+
+
+@pytest.mark.parametrize("folder", ["labelled", "labeled_data", "unlabelled"])
+def test_a_folder_of_labelled_images_holds_images(tmp_path: Path, folder: str) -> None:
+    assert len(_read(tmp_path, *(f"{folder}/P{n:02d}.nii" for n in TWELVE)).cases) == 12
+
+
+def test_all_names_of_a_subject_are_kept_for_the_search_for_leaks(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("subject,age\nanna_0815,30\n0816,31\n")
+    _touch(tmp_path, "images/anna_0815_T1.nii", "images/00816_T1.nii", "images/bert_T1.nii")
+    settings: dict[str, Any] = {"participants": "table.csv", "same_subject": [["anna_0815", "bert"]]}
+    inventory = discover(DataConfig(images="images", **settings), tmp_path)
+    assert {"anna_0815", "0816", "bert"} <= set(inventory.names)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from meddiff_core.data.ingest import discover
+from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.data.layouts.listing import Found
 from meddiff_core.data.tables.participants import (
+    UP_TO,
     covariates_for,
     match_ids,
     match_rows,
@@ -97,7 +98,7 @@ def test_ids_unlike_the_folders_keep_their_covariates_and_say_so(tmp_path: Path,
         name: {"age": age} for name, age in zip(names, (20.0, 21.5, 22.0), strict=True)
     }
     assert [note.reason for note in inventory.notes] == [
-        "3 of 3 subjects have one of the 3 ids of the table, 3 of them up to `sub-`, leading zeros and letter case"
+        f"3 of 3 subjects have one of the 3 ids of the table, 3 of them up to {UP_TO}"
     ]
 
 
@@ -171,3 +172,76 @@ def test_a_folder_reads_its_table_as_a_person_would(
     assert covariates.items() <= inventory.cases[1].covariates.items()
     assert kinds in {note.case for note in inventory.notes}
     assert inventory.refused == ()
+
+
+def _cohort(folder: Path, table: str, *names: str) -> Inventory:
+    (folder / "table.csv").write_text(table)
+    for name in names:
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return discover(DataConfig(images="images", participants="table.csv"), folder)
+
+
+def test_an_id_that_two_names_resemble_is_that_of_the_one_written_like_it(tmp_path: Path) -> None:
+    inventory = _cohort(tmp_path, "subject,age\n1,30\n2,31\n", "1_T1.nii", "01_T1.nii", "002_T1.nii")
+    assert {case.case: (case.subject, case.covariates["age"]) for case in inventory.cases} == {
+        "1_T1": ("1", 30.0),
+        "01_T1": ("01", None),
+        "002_T1": ("2", 31.0),
+    }
+
+
+@pytest.mark.parametrize("end", ["_T1", "_T1.nii.gz", "_MR1"])
+def test_an_id_of_a_scan_does_not_make_it_another_subject(tmp_path: Path, end: str) -> None:
+    rows = "".join(f"P{n:02d}{end},{30 + n}\n" for n in range(6))
+    scans = [f"P{n:02d}{own}.nii.gz" for n in range(6) for own in ("_T1", "_MR1", "_MR2_T1")]
+    inventory = _cohort(tmp_path, f"subject,age\n{rows}", *scans)
+    assert {case.subject for case in inventory.cases} == {f"P{n:02d}" for n in range(6)}
+
+
+@pytest.mark.parametrize("column", ["Subject ID", "ID", "PARTICIPANT_ID", "eid", "image_id", "PatientID"])
+def test_a_column_of_ids_may_have_another_usual_name(tmp_path: Path, column: str) -> None:
+    inventory = _cohort(tmp_path, f"{column},age\n1.0,30\n2.0,31.5\n", "001_T1.nii", "002_T1.nii")
+    assert [case.covariates for case in inventory.cases] == [{"age": 30.0}, {"age": 31.5}]
+
+
+def test_two_columns_that_may_hold_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must have a column participant_id or subject"):
+        _cohort(tmp_path, "ID,Patient ID\n1,2\n", "1_T1.nii")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"), [("visit", ("V1", "V2")), ("Session", ("1", "2")), ("wave", ("01", "02"))]
+)
+def test_a_scan_has_the_row_of_its_visit(tmp_path: Path, column: str, cells: tuple[str, str]) -> None:
+    rows = "".join(f"P{n},{cell},{30 + n + place}\n" for n in range(3) for place, cell in enumerate(cells))
+    scans = [f"P{n}_V{visit}_T1.nii" for n in range(3) for visit in (1, 2)]
+    inventory = _cohort(tmp_path, f"subject,{column},age\n{rows}", *scans)
+    assert [case.covariates["age"] for case in inventory.cases] == [30.0, 31.0, 31.0, 32.0, 32.0, 33.0]
+
+
+def test_rows_without_a_scan_are_counted_where_they_are_many(tmp_path: Path) -> None:
+    rows = "".join(f"P{n:03d},{20 + n % 60}.5\n" for n in range(100))
+    inventory = _cohort(tmp_path, f"subject,age\n{rows}", "P000_T1.nii")
+    assert [(note.case, note.reason) for note in inventory.notes][:1] == [
+        ("table.csv", "1 of 1 subject has one of the 100 ids of the table")
+    ]
+    assert "99 rows have no scan, such as P001, P002, P003" in [note.reason for note in inventory.notes]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("birth", "{n:02d}.03.1950"),
+        ("scanned", "2019-03-{n:02d}"),
+        ("scanned", "3/{n}/2019"),
+        ("name", "Doe John {n}"),
+        ("weight", "{n} kg"),
+    ],
+)
+def test_dates_and_words_of_one_person_are_no_categories(tmp_path: Path, name: str, cell: str) -> None:
+    rows = "".join(f"P{n},{cell.format(n=n)}\n" for n in range(10, 20))
+    inventory = _cohort(tmp_path, f"subject,{name}\n{rows}", *(f"P{n}_T1.nii" for n in range(10, 20)))
+    assert inventory.kinds == {}
+    assert [note.case for note in inventory.notes] == [name]

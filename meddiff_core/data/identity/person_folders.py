@@ -59,9 +59,11 @@ def _names(folder: str, base: str) -> bool:
     return is_name_of(folder, base) or (folder in base and any(map(str.isdigit, folder)))
 
 
-def _pattern(example: str, folder: str, further: int = 0) -> str:
-    """The pattern of a folder on a path, or of one so many levels further down."""
+def _pattern(example: str, folder: str, further: int = 0, with_upper: bool = False) -> str:
+    """The pattern of a folder on a path, or of one so many levels further down; its names may repeat in the upper."""
     level = PurePosixPath(example).parts.index(folder) + further
+    if with_upper:
+        return f"'^{'[^/]+/' * (level - 1)}(?P<subject>[^/]+/[^/]+)/'"
     return f"'^{'[^/]+/' * level}(?P<subject>[^/]+)/'"
 
 
@@ -98,13 +100,15 @@ def _ask_which_level(persons: Mapping[str, str]) -> list[Question]:
     folder, children = max(below.items(), key=lambda item: len(item[1]))
     if len(children) < 2:
         return []
+    counted_anew = max(Counter(child for own in below.values() for child in own).values()) > 1
     example = next(name for name, own in persons.items() if own == folder)
     return [
         Question(
             "data.subject",
             f"subjects may be the upper folders or those in them: {folder!r} holds {counted(len(children), 'folder')}, "
             f"such as {_some(children)}, and a scan is {example}. Give the pattern of the folder that is a person: "
-            f"{_pattern(example, folder)} for the upper ones, {_pattern(example, folder, 1)} for those in them",
+            f"{_pattern(example, folder)} for the upper ones, "
+            f"{_pattern(example, folder, 1, counted_anew)} for those in them",
         )
     ]
 

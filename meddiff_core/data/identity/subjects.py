@@ -6,15 +6,26 @@ persons in one leave no split at all. What would merge more than a few scans is 
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from statistics import mean
 
 from meddiff_core.data.identity.person_folders import read_folders
 from meddiff_core.data.layouts.listing import Found, plain
-from meddiff_core.data.layouts.names import NameParts, is_name_of, split_name, split_names, tells_kind, tells_visit
+from meddiff_core.data.layouts.names import (
+    NameParts,
+    is_name_of,
+    is_part,
+    split_name,
+    split_names,
+    tells_kind,
+    tells_visit,
+)
 from meddiff_core.data.layouts.walking import counted
+from meddiff_core.data.nifti import stem_of
 from meddiff_core.data.tables.delimited import read_lists
+from meddiff_core.data.tables.participants import spelling_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
 from meddiff_core.types import Question, Refusal
@@ -30,10 +41,13 @@ PARTICIPANTS = "participants table"
 PATIENT_ID = "DICOM Patient ID"
 FOLDER = "folder"
 FILE_NAME = "file name"
+ENTITY = "`sub-` in the file name"
 SURE = ("column", "BIDS")
 """How rules begin that no pattern overrules."""
-REPEAT = re.compile(r"(.*\d[^_\-]*)[_\-](\d{1,2})")
-"""Names that end in a short number behind another number."""
+REPEAT = re.compile(r"(.*?\d[^_\-]*?)((?:[_\-]\d{1,3})+|(?<=\d)[a-d])")
+"""Names that end in short numbers or in a letter behind another number."""
+MOST_REPEATS = 4
+"""Scans that one person usually has at most; where heads of names have more, they are sites or batches."""
 GUESSED = (PATIENT_ID, FOLDER, FILE_NAME)
 
 
@@ -63,7 +77,7 @@ def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor
     images, notes = _without_shared_patient(found)
     images, refused = _by_pattern(images, pattern)
     notes += _pattern_unused(images, pattern)
-    images = [_by_participant(image, row_for) for image in images]
+    images = _by_participants(images, row_for)
     images, questions = _by_names(images)
     images = [replace(image, participant=_participant(image, row_for)) for image in images]
     return Assigned(tuple(images), tuple(refused), tuple(notes), (*_ask_about_pattern(images), *questions))
@@ -114,24 +128,38 @@ def _ask_about_pattern(found: Sequence[Found]) -> list[Question]:
     return [Question(PATTERN, text)]
 
 
-def _by_participant(image: Found, row_for: RowFor) -> Found:
-    """The id of the table that the file's name, its path or one of its folders begins with."""
-    if image.subject is not None:
-        return image
-    known = _row_of_path(image, row_for)
-    return image if known is None else replace(image, subject=known, rule=PARTICIPANTS)
+def _by_participants(found: Sequence[Found], row_for: RowFor) -> list[Found]:
+    """Subjects by the id that a file's name, its path or one of its folders begins with.
+
+    Where `1_T1` and `01_T1` both resemble the row `1`, only the one that is written like it is its subject's.
+    """
+    rows = {image.name: row for image in found if image.subject is None and (row := _row_of_path(image, row_for))}
+    written = {name: spelling_of(row, part) for name, (row, part) in rows.items()}
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    for name, (known, _) in rows.items():
+        spellings[known].add(written[name])
+    sure = {name: known for name, (known, _) in rows.items() if len(spellings[known]) == 1 or written[name] == known}
+    return [_by_participant(image, sure[image.name]) if image.name in sure else image for image in found]
 
 
-def _row_of_path(image: Found, row_for: RowFor) -> str | None:
+def _by_participant(image: Found, row: str) -> Found:
+    """A subject by an id of the table, which may be that of a visit or an image: `OAS1_0001_MR2`, `P01_T1.nii.gz`."""
+    subject = split_name(stem_of(Path(row))).subject
+    return replace(image, subject=subject if re.search(r"\d", subject) else row, participant=row, rule=PARTICIPANTS)
+
+
+def _row_of_path(image: Found, row_for: RowFor) -> tuple[str, str] | None:
+    """An id of the table, and the part of the path that begins with it."""
     path = PurePosixPath(plain(image.name))
     folders = [part for part in path.parts[1:-1] if not tells_visit(part) and not re.fullmatch(r"\d\d?", part)]
     names = (_last(image), "_".join(path.parts), *path.parts[:-1][:1], *folders)
-    return next((known for name in names if (known := row_for(name, None)) is not None), None)
+    return next(((known, name) for name in names if (known := row_for(name, None)) is not None), None)
 
 
 def _participant(image: Found, row_for: RowFor) -> str | None:
     """Whom the table may know the subject as: under its own name, or, for a digest, under that of a folder."""
-    return (_row_of_path(image, row_for) if image.rule == PATIENT_ID else None) or image.subject
+    row = _row_of_path(image, row_for) if image.rule == PATIENT_ID else None
+    return image.participant or (row[0] if row else image.subject)
 
 
 def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
@@ -143,14 +171,29 @@ def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
     parts = dict(zip([image.name for image in open_], split_names([_last(image) for image in open_]), strict=True))
     parts |= {image.name: NameParts("", "") for image in open_ if image.slices and "/" in image.name}
     reading = read_folders(parts)
-    bases = Counter(part.subject for part in parts.values())
+    bases = Counter(base for base, _ in {(parts[name].subject, own.subject) for name, own in reading.persons.items()})
     named = [_named(image, parts, reading.persons, bases) if image.subject is None else image for image in found]
-    named = [
-        image if image.kind is not None else replace(image, kind=_kind(image, split_name(image.stem).kind))
-        for image in named
-    ]
-    questions = reading.questions or _ask_about_merging(named) or _ask_about_repeats(named)
+    named = _with_kinds(named)
+    questions = reading.questions or _ask_about_merging(named) or _ask_about_repeats(named) or _ask_about_folders(named)
     return named, list(questions)
+
+
+def _with_kinds(found: Sequence[Found]) -> list[Found]:
+    """Kinds of scans whose subject no name had to tell: by words that the names of several subjects share."""
+    open_ = [image for image in found if image.kind is None]
+    parts = dict(zip([image.name for image in open_], split_names([image.stem for image in open_]), strict=True))
+    subjects: defaultdict[str, set[str]] = defaultdict(set)
+    for image in open_:
+        subjects[parts[image.name].subject].add(str(image.subject))
+    return [
+        replace(image, kind=_kind(image, _words(parts[image.name], subjects, image))) if image.kind is None else image
+        for image in found
+    ]
+
+
+def _words(part: NameParts, subjects: Mapping[str, set[str]], image: Found) -> str:
+    shared = len(subjects[part.subject]) > 1 and part.subject not in str(image.subject)
+    return _joined(part.subject if shared else "", part.kind)
 
 
 def _last(image: Found) -> str:
@@ -179,8 +222,11 @@ def _kind(image: Found, own: str) -> str:
     return _joined(*(part for part in PurePosixPath(image.name).parts[:-1] if tells_kind(part)), own)
 
 
-def _joined(*words: str) -> str:
-    return " ".join(word for word in words if word)
+def _joined(*texts: str) -> str:
+    """Words of several texts, each once."""
+    words = [word for text in texts for word in text.split()]
+    return " ".join({word.casefold(): word for word in reversed(words)}[own] for own in dict.fromkeys(
+        word.casefold() for word in words))  # fmt: skip
 
 
 def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
@@ -207,24 +253,61 @@ def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
 
 
 def _ask_about_repeats(found: Sequence[Found]) -> list[Question]:
-    """A question where names end in a short number behind one: `P01_1, P01_2` may be one person twice."""
+    """A question where names end in short numbers behind one: `P01_1, P01_2` may be one person twice."""
     repeats: defaultdict[str, set[str]] = defaultdict(set)
     for image in found:
-        if image.rule == FILE_NAME and (match := REPEAT.fullmatch(str(image.subject))):
+        if image.rule in (FILE_NAME, FOLDER) and (match := REPEAT.fullmatch(str(image.subject))):
             repeats[match[1]].add(match[2])
-    several = [head for head, numbers in repeats.items() if len(numbers) > 1]
-    if len(repeats) < 2 or not several:
+    several = [head for head, ends in repeats.items() if len(ends) > 1]
+    if len(repeats) < 2 or not several or mean(len(repeats[head]) for head in several) > MOST_REPEATS:
         return []
-    head = several[0]
-    names = " and ".join(f"{head}_{number}" for number in sorted(repeats[head])[:2])
+    first, second = (several[0] + end for end in sorted(repeats[several[0]])[:2])
+    rule = next(image.rule for image in found if image.subject == first)
     return [
         Question(
             "data.subject",
-            f"{names} may be scans of one subject or two subjects, and so may {counted(len(several), 'name')} in all. "
-            r"Give the pattern of a subject: '(?P<subject>[^/]+)[_-]\d+[^/]*$' for one, "
-            "'(?P<subject>[^/.]+)[^/]*$' for two",
+            f"{first} and {second} may be scans of one subject or of two, and so may those of "
+            f"{counted(len(several), 'such name')} in all. Give the pattern of a subject: "
+            f"{_pattern_of_repeats(first, rule, one=True)} for one, {_pattern_of_repeats(first, rule, one=False)} for "
+            "two",
         )
     ]
+
+
+def _pattern_of_repeats(example: str, rule: str, one: bool) -> str:
+    """The pattern of names as `example` without the number or letter at their end, or with it."""
+    end = "[a-d]" if example[-1].isalpha() else r"(?:[_-]\d{1,3})+"
+    name = r"[^/]*?\d[^/_-]*?"
+    after = "(?![0-9A-Za-z])[^/]*" + ("/" if rule == FOLDER else "$")
+    return f"'(?P<subject>{name}){end}{after}'" if one else f"'(?P<subject>{name}{end}){after}'"
+
+
+def _ask_about_folders(found: Sequence[Found]) -> list[Question]:
+    """A question where one file name lies in several folders that are no visits: `siteA/001.nii`, `siteB/001.nii`."""
+    named = [image for image in found if image.rule in (FILE_NAME, ENTITY) and "derivatives" not in image.image.parts]
+    places: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for image in named:
+        places[str(image.subject), str(image.kind)].setdefault(_place(image), image.name)
+    shared = [list(folders.values()) for folders in places.values() if len(folders) > 1]
+    if not shared:
+        return []
+    ends = sorted({re.escape(image.stem.removeprefix(str(image.subject))) for image in named} - {""})
+    end = f"(?:{'|'.join(ends) if len(ends) <= FEW else '_[^/]*'})?" if ends else ""
+    return [
+        Question(
+            "data.subject",
+            f"{' and '.join(shared[0][:2])} may be scans of one subject or of two, and so may those of "
+            f"{counted(len(shared), 'such name')} in all. Give the pattern of a subject: "
+            f"'(?P<subject>[^/]+?){end}[.][^/]*$' for one, '^(?P<subject>.+?){end}[.][^/]*$' for two",
+        )
+    ]
+
+
+def _place(image: Found) -> str:
+    """The folders above a scan that are neither a visit, a kind nor the subject's own, parts of a split included."""
+    own = str(image.subject).removeprefix("sub-")
+    folders = [part for part in PurePosixPath(plain(image.name)).parts[:-1] if own not in part]
+    return "/".join(part for part in folders if is_part(part) or not (tells_visit(part) or tells_kind(part)))
 
 
 def _too_many(scans: int, of_all: int) -> bool:

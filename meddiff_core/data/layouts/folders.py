@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
+from meddiff_core.data.layouts.labels import is_label_map
 from meddiff_core.data.layouts.listing import Found, Listing, plain
-from meddiff_core.data.layouts.names import is_label_name, lies_among_labels
 from meddiff_core.data.layouts.walking import Walk, counted, relative, without_use
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.types import Refusal
 
-SIDE_SUFFIXES = (".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license")
+SIDE_SUFFIXES = (
+    ".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license", ".txt", ".cfg", ".ini",
+    ".xml", ".html", ".log", ".pdf", ".svg",
+)  # fmt: skip
 SIDE_NAMES = ("README", "LICENSE", "LICENCE", "CHANGES", "CITATION", "DICOMDIR")
 
 
@@ -31,7 +34,7 @@ def is_side_file(path: Path) -> bool:
 def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     """Volumes in single files and DICOM series among the files of a walk."""
     volumes = [path for path in walk.files if is_volume(path)]
-    labels = {path for path in volumes if _is_label_map(path, walk.root)}
+    labels = {path for path in volumes if is_label_map(path, walk.root)}
     images = [path for path in volumes if path not in labels]
     others = [path for path in walk.files if not is_volume(path) and not is_side_file(path)]
     slices = [path for path in others if is_dicom(path)]
@@ -60,16 +63,12 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     )
 
 
-def _is_label_map(path: Path, root: Path) -> bool:
-    return is_label_name(stem_of(path)) or lies_among_labels(relative(path, root))
-
-
 def _volume(path: Path, root: Path) -> Found:
     """A file, whose name may tell its subject as BIDS does, in whichever folder it lies."""
     stem = plain(stem_of(path))
     entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
     named = Found(stem, path, relative(path, root), stem=stem)
-    return replace(named, subject=entity[0], rule="BIDS entity `sub`") if entity else named
+    return replace(named, subject=entity[0], rule="`sub-` in the file name") if entity else named
 
 
 def _label_note(labels: Sequence[Path], root: Path) -> list[Refusal]:

@@ -13,8 +13,16 @@ from pathlib import Path
 
 from meddiff_core.data.layouts.freesurfer import one_parcellation
 from meddiff_core.data.layouts.listing import Found, plain
-from meddiff_core.data.layouts.names import longest_name_of, split_name, tells_contrast, tells_kind, tells_visit
-from meddiff_core.data.layouts.walking import summarise, walk
+from meddiff_core.data.layouts.names import (
+    is_label_name,
+    lies_among_labels,
+    longest_name_of,
+    split_name,
+    tells_contrast,
+    tells_kind,
+    tells_visit,
+)
+from meddiff_core.data.layouts.walking import relative, summarise, walk
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Refusal
@@ -28,8 +36,8 @@ class LabelFile:
 
     path: Path
     stem: str
-    joined: str
-    """Its folders and its name, below the folder of label maps."""
+    joined: tuple[str, ...]
+    """Its folders, below the folder of label maps, and its name as one text; then without the first folder, ..."""
 
 
 def label_files(folder: Path, images: Sequence[Found], follow_links: bool = False) -> tuple[list[Path], list[Refusal]]:
@@ -43,7 +51,15 @@ def label_files(folder: Path, images: Sequence[Found], follow_links: bool = Fals
     taken = {found.image.resolve() for found in images}
     inside = walk(folder, follow_links=follow_links)
     notes = [Refusal("data.labels", summarise(inside.unread))] if inside.unread else []
-    return one_parcellation([p for p in inside.files if is_volume(p) and p.resolve() not in taken]), notes
+    paths = [path for path in inside.files if is_volume(path) and path.resolve() not in taken]
+    if any(found.image.is_relative_to(folder) for found in images):
+        paths = [path for path in paths if is_label_map(path, folder)] or paths
+    return one_parcellation(paths), notes
+
+
+def is_label_map(path: Path, root: Path) -> bool:
+    """Whether a volume below `root` is a label map by its own name or by that of a folder."""
+    return is_label_name(stem_of(path)) or lies_among_labels(relative(path, root))
 
 
 def give_labels(
@@ -88,7 +104,7 @@ def _not_one(labels: Sequence[Path]) -> str:
 def _label_file(path: Path, root: Path) -> LabelFile:
     stem = plain(stem_of(path))
     folders = path.parent.relative_to(root).parts if path.is_relative_to(root) else ()
-    return LabelFile(path, stem, plain("_".join([*folders, stem])))
+    return LabelFile(path, stem, tuple(plain("_".join([*folders[n:], stem])) for n in range(len(folders) or 1)))
 
 
 def _by_exact_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, Path]:
@@ -117,7 +133,7 @@ def _by_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, l
 
 def _longest(cases: dict[str, str], label: LabelFile) -> tuple[str, str]:
     """The case that a label's name begins with, and what is left of the name; two empty texts for none."""
-    for text in (label.stem, label.joined):
+    for text in (label.stem, *label.joined):
         if name := longest_name_of(cases, text):
             return cases[name], text[len(name) :]
     return "", ""
@@ -134,23 +150,32 @@ def _names(found: Sequence[Found]) -> dict[str, str]:
 
 
 def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
-    """Labels that share a subject with exactly one image that has none, and name no other contrast or session."""
+    """Labels that share a subject with one image of each kind that has none, and name no other contrast or session."""
     without: defaultdict[str, list[Found]] = defaultdict(list)
     for image in found:
-        for name in {str(image.subject), split_name(image.stem).subject} - {""}:
+        for name in {str(image.subject).replace("/", "_"), split_name(image.stem).subject} - {""}:
             without[name].append(image)
     by_case: defaultdict[str, list[Path]] = defaultdict(list)
     for label in labels:
         subject, rest = _subject_in(label, without)
         images = without.get(subject, [])
-        if len(images) == 1 and _adds_nothing(rest, _words(images[0].name)):
-            by_case[images[0].case].append(label.path)
+        if _are_one_visit(images) and all(_adds_nothing(rest, _words(image.name)) for image in images):
+            for image in images:
+                by_case[image.case].append(label.path)
     return dict(by_case)
+
+
+def _are_one_visit(images: Sequence[Found]) -> bool:
+    """Whether images are of different kinds and of one visit: they share a grid, and so a label map."""
+    visits = {
+        tuple(word for word in _words(image.name) if tells_visit(word) and not tells_kind(word)) for image in images
+    }
+    return len(visits) == 1 and len({image.kind for image in images}) == len(images)
 
 
 def _subject_in(label: LabelFile, names: Collection[str]) -> tuple[str, str]:
     """The subject that a label's name begins with, and what is left of the name; two empty texts for none."""
-    for text in (label.stem, label.joined):
+    for text in (label.stem, *label.joined):
         if (subject := longest_name_of(names, text)) is not None:
             return subject, text[len(subject) :]
     return "", ""
@@ -186,6 +211,8 @@ def _adds_nothing(rest: str, words: Iterable[str]) -> bool:
 
 
 def _tells_apart(word: str) -> bool:
+    if is_label_name(word):
+        return False
     return tells_visit(word) or tells_contrast(word) or (bool(re.search(r"\d", word)) and not tells_kind(word))
 
 

@@ -19,28 +19,36 @@ CONTRAST = re.compile(
 PROCESSING = re.compile(
     r"brain|bet|n4|biascorr|corrected|reg|registered|coreg|warped|norm|normali[sz]ed|mni|mni152|native|std|restore|"
     r"stripped|skullstripped|ss|deface|defaced|anon|preproc|preprocessed|reo|crop|cropped|resampled|iso|"
-    r"\d+(?:p\d+)?mm|hires|img|image|scan|orig|raw|nu|(?:space|desc|res)-[a-z0-9]+"
+    r"\d+(?:p\d+)?mm|hires|img|image|scan|orig|raw|nu|pp|(?:space|desc|res)-[a-z0-9]+"
 )
 """Words that tell what was done to it, or in which space it lies."""
 VISIT = re.compile(
-    r"(?:ses|session|run|visit|tp|timepoint|time|scan|rep|repeat|fu|followup|wave|week|month|year|day)-?\d+[a-z]?|"
+    r"(?:ses|session|run|visit|tp|timepoint|time|scan|rep|repeat|fu|followup|wave|week|month|year|day|frame)"
+    r"[-_ ]?\d+[a-z]?|\d{1,3}[-_ ]?(?:months?|weeks?|years?|days?|mo|yrs?)|"
     r"ses-[a-z0-9]+|v\d{1,2}|m\d{1,3}|mr\d|y\d|bl|baseline|followup|preop|postop|pre-op|post-op|retest|left|right|"
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 )
 """Words of a session, run, date or side of the body: another image of the same kind and subject."""
+CONVERTED = re.compile(r"_((?:19|20)\d{12}_\d+[a-z]?)$")
+"""Time of acquisition and series number, with which the names of dcm2niix end."""
 DATE = re.compile(r"[_\-.]((?:19|20)\d\d[-_.](?:0[1-9]|1[0-2])[-_.](?:0[1-9]|[12]\d|3[01]))$")
 VISIT_FOLDER = re.compile(
-    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|[vt]\d{{1,2}}|pre|post|test|train|"
-    rf"val|{VISIT.pattern}"
+    rf"(?:st|se|study|series|exam|acq)[-_ ]?\d+|(?:19|20)\d\d(?:[-_.]\d\d?){{0,2}}|"
+    rf"\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d|[vt]\d{{1,2}}|pre|post|test|train|val|{VISIT.pattern}"
 )
 
 LABEL_WORD = re.compile(
     r"d?segs?|segmentations?|labels?|labelmaps?|(?:brain|deface)?masks?|probseg|aseg|aparc|wmparc|synthseg|"
-    r"(?:seg|label|mask)\d+|parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
+    r"[a-z]+(?:seg|segm|mask|msk)|segm|msk|labels?for[a-z]+|pveseg|(?:seg|label|mask)\d+|parcellations?|parc|dlmuse|annotations?|(?:label|atlas|seg)-[a-z0-9]+"
 )
-LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon")
-LABEL_PART = re.compile(r"segmentation|aseg|labelmap")
-LABEL_FOLDER = re.compile(r"(?:ground_?truths?|gts?|labels?.*|masks?|segs?|segmentations?|annotations?)")
+LABEL_LAST = re.compile(r"gt|groundtruth|rois?|lesions?|contours?|ribbon|wmh")
+LABEL_PART = re.compile(r"segmentation|aseg|labelmap|pve_\d")
+LABEL_FOLDER = re.compile(
+    r"(?:.*_)?(?:ground_?truths?|ground|gts?|labels?(?!l?ed).*|masks?|segs?|segm|segmentations?|annotations?)"
+)
+
+PREFIX = re.compile(r"(?:(?:m0?w|w|r|s\d?)*[cp][1-6]|m0?w|wm|w|m|r|i?y_)(?=[A-Za-z].*\d)")
+"""Letters that SPM and CAT12 write before the name of the scan that an image was made from."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ def lies_among_labels(name: str) -> bool:
 def tells_visit(folder: str) -> bool:
     """Whether a folder's name is a session, a date or a part of a split, and not a person."""
     return bool(VISIT_FOLDER.fullmatch(folder.lower()))
+
+
+def is_part(folder: str) -> bool:
+    """Whether a folder's name is a part of a split, in which persons may be counted anew."""
+    return bool(re.fullmatch(r"train(?:ing)?|val(?:idation)?|test(?:ing)?", folder.lower()))
 
 
 def tells_kind(folder: str) -> bool:
@@ -111,7 +124,7 @@ def split_name(stem: str) -> NameParts:
 
 def _last_word(text: str) -> tuple[str, str]:
     """A name before and after its last separator; a date and an entity such as `ses-01` are one word."""
-    if dated := DATE.search(text):
+    if dated := CONVERTED.search(text) or DATE.search(text):
         return text[: dated.start()], dated.group(1)
     head, _, word = text.rpartition("_")
     if tells_kind(word) or _is_visit(word):
@@ -121,7 +134,7 @@ def _last_word(text: str) -> tuple[str, str]:
 
 
 def _is_visit(word: str) -> bool:
-    return bool(VISIT.fullmatch(word.lower()) or DATE.search(f"_{word}"))
+    return bool(VISIT.fullmatch(word.lower()) or DATE.search(f"_{word}") or CONVERTED.search(f"_{word}"))
 
 
 def split_names(stems: Sequence[str]) -> list[NameParts]:
@@ -130,8 +143,19 @@ def split_names(stems: Sequence[str]) -> list[NameParts]:
     `P01_axial, P01_sagittal, P02_axial, P02_sagittal` are two subjects with two kinds each, and so are
     `T1_001, T2_001, T1_002, T2_002`; `anna_smith, bert_smith` are two subjects.
     """
-    parts = [split_name(stem) for stem in stems]
-    return _take_shared(_take_shared(parts, _end_of), _start_of)
+    parts = _without_common_end([split_name(stem) for stem in stems])
+    for split in (_end_of, _end_of, _middle_of, _start_of, _processed):
+        parts = _take_shared(parts, split)
+    return parts
+
+
+def _without_common_end(parts: list[NameParts]) -> list[NameParts]:
+    """Take off a last word that all names have, which may hide a visit: `P01_left_knee, P01_right_knee`."""
+    ends = {_end_of(part.subject) for part in parts}
+    if len({word for _, word in ends}) != 1 or len(parts) < 2 or not all(re.search(r"\d", head) for head, _ in ends):
+        return parts
+    bare = [split_name(_end_of(part.subject)[0]) for part in parts]
+    return [NameParts(rest.subject, f"{rest.kind} {part.kind}".strip()) for rest, part in zip(bare, parts, strict=True)]
 
 
 def _end_of(subject: str) -> tuple[str, str]:
@@ -139,9 +163,22 @@ def _end_of(subject: str) -> tuple[str, str]:
     return (head, word) if any(sign.isalpha() for sign in word) else ("", "")
 
 
+def _middle_of(subject: str) -> tuple[str, str]:
+    words = subject.split("_")
+    place = next((place for place, word in enumerate(words[1:-1], start=1) if tells_contrast(word)), None)
+    return ("_".join([*words[:place], *words[place + 1 :]]), words[place]) if place else ("", "")
+
+
 def _start_of(subject: str) -> tuple[str, str]:
     word, _, tail = subject.partition("_")
     return (tail, word) if tells_contrast(word) or _is_visit(word) else ("", "")
+
+
+def _processed(subject: str) -> tuple[str, str]:
+    """What SPM and CAT12 write before the name of the scan: `c1` and `mwp1` for grey matter, `wm`, `y_`."""
+    match = PREFIX.match(subject)
+    tail = subject[match.end() :] if match else ""
+    return (tail, match[0]) if match and not tells_kind(tail) else ("", "")
 
 
 def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]) -> list[NameParts]:
@@ -152,8 +189,12 @@ def _take_shared(parts: list[NameParts], split: Callable[[str], tuple[str, str]]
         if subject:
             words[subject].add(word)
             subjects[word].add(subject)
+    for part in parts:
+        if part.subject in words:
+            words[part.subject].add("")
     several = [subject for subject, own in words.items() if len(own) > 1 and any(map(str.isdigit, subject))]
     shared = {word for subject in several for word in words[subject] if len(subjects[word]) > 1 or _is_visit(word)}
+    shared.discard("")
     return [_without(part, *split(part.subject), shared) for part in parts]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meddiff_core.data.layouts.labels import is_label_map
 from meddiff_core.data.layouts.listing import Found, Listing, plain
 from meddiff_core.data.layouts.walking import Walk, counted, relative
 from meddiff_core.data.nifti import is_volume, stem_of
@@ -54,7 +55,7 @@ def nnunet_root(walk: Walk) -> Path | None:
         )
     if below:
         return walk.root / below[0]
-    stems = [stem_of(path) for path in walk.files if is_volume(path)]
+    stems = [stem_of(path) for path in walk.files if is_volume(path) and not is_label_map(path, walk.root)]
     return walk.root if _end_in_channels(stems, fewest_cases=2) else None
 
 
@@ -75,7 +76,7 @@ def list_nnunet(walk: Walk, channel: int | str | None) -> Listing:
     whole = any(_top(path, walk) == IMAGES for path in walk.files)
     described = read_description(walk.root / DESCRIPTION, walk.root.absolute().parent / DESCRIPTION)
     volumes = [path for path in walk.files if is_volume(path)]
-    images = [path for path in volumes if not whole or _top(path, walk) == IMAGES]
+    images = [path for path in volumes if (_top(path, walk) == IMAGES if whole else not is_label_map(path, walk.root))]
     labels = [path for path in volumes if whole and _top(path, walk) == LABELS]
     found = _images(images, walk.root, described)
     aside = Counter(_top(path, walk) for path in volumes if whole and _top(path, walk) not in (IMAGES, LABELS))

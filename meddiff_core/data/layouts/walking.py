@@ -145,7 +145,8 @@ def counted(number: int, what: str, several: str | None = None) -> str:
 
 def summarise(unread: Sequence[Refusal]) -> str:
     """What was found instead of scans, in a few words: counts by reason, with what helps."""
-    other = ("other file", "other files", "")
+    endings = Counter("".join(Path(one.case).suffixes[-1:]) for one in unread if one.reason not in COUNTED)
+    other = ("other file", "other files", ", ".join(ending for ending, _ in endings.most_common(3) if ending))
     reasons = Counter(COUNTED.get(refusal.reason, other) for refusal in unread)
     return "; ".join(
         counted(number, one, several) + (f" ({help_})" if help_ else "")

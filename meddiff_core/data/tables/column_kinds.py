@@ -27,6 +27,10 @@ TABLE_OF_CASES = frozenset(
 )
 """Columns that cases.parquet has of its own."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DATE = re.compile(
+    r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:\d\d){1,2}|"
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+)
 _AGE = re.compile(r"(?<![a-z])age(?![a-z])(?!.*(group|class|band|categor))", re.IGNORECASE)
 
 
@@ -42,24 +46,26 @@ def infer_kind(column: "pd.Series[str]") -> Reading:
     """Kind of a column by its name and cells."""
     name, cells = str(column.name), known_cells(column)
     numbers = [cell for cell in cells if number_of(cell) is not None]
-    odd = [cell for cell in cells if number_of(cell) is None]
+    rejected = [cell for cell in cells if number_of(cell) is None]
     if name in TABLE_OF_CASES:
         return Reading(None, "is ignored: it is named like a column of cases.parquet")
     if not cells:
         return Reading(None, "is ignored: it is empty")
+    if all(_DATE.fullmatch(cell) for cell in cells):
+        return Reading(None, "is ignored: its cells are dates")
     if _are_codes(name, cells, numbers):
         return _codes(name, cells)
-    bounds = [cell for cell in odd if is_bound(cell)]
+    bounds = [cell for cell in rejected if is_bound(cell)]
     if 2 * len(numbers) < len(cells):
-        return _categories(cells, odd)
-    if not odd:
+        return _categories(cells, rejected)
+    if not rejected:
         return Reading("continuous")
     if len(numbers) + len(bounds) > MOSTLY * len(cells):
-        return Reading("continuous", f"has {describe_odd(odd)}")
+        return Reading("continuous", f"has {describe_rejected(rejected)}")
     return Reading(
         None,
-        f"is ignored: it has {len(numbers)} numbers beside {_shown(odd)}; name in data.missing what means `not known`, "
-        f"or its kind in data.covariates",
+        f"is ignored: it has {len(numbers)} numbers beside {_shown(rejected)}; name in data.missing what means "
+        f"`not known`, or its kind in data.covariates",
     )
 
 
@@ -89,9 +95,12 @@ def _codes(name: str, cells: Sequence[str]) -> Reading:
     return Reading("categorical", f"{note}; `{name}: continuous` in data.covariates takes them as quantities")
 
 
-def _categories(cells: Sequence[str], odd: Sequence[str]) -> Reading:
+def _categories(cells: Sequence[str], rejected: Sequence[str]) -> Reading:
     if fault := fault_of_categories(cells, MOST_CATEGORIES):
-        return Reading(None, f"is ignored: it is not all numbers ({_shorten(odd[0])!r}) and {fault}")
+        return Reading(None, f"is ignored: it is not all numbers ({_shorten(rejected[0])!r}) and {fault}")
+    if (values := len(set(cells))) >= MOST_CODES and 2 * values > len(cells):
+        text = f"is ignored: it has {values} values in {len(cells)} rows, which tell persons more than groups"
+        return Reading(None, f"{text}; data.covariates can name it")
     return Reading("categorical")
 
 
@@ -107,7 +116,7 @@ def fault_of_categories(cells: Iterable[str], most: int) -> str | None:
     return None
 
 
-def describe_odd(cells: Sequence[str]) -> str:
+def describe_rejected(cells: Sequence[str]) -> str:
     """How many cells of a column of numbers are none, with examples."""
     which = f"{len(cells)} {'cell that is no number' if len(cells) == 1 else 'cells that are no numbers'}"
     return f"{which}, taken as not known: {_shown(cells)}"

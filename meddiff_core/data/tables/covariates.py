@@ -15,7 +15,13 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.tables.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
-from meddiff_core.data.tables.column_kinds import MOSTLY, TABLE_OF_CASES, describe_odd, fault_of_categories, infer_kind
+from meddiff_core.data.tables.column_kinds import (
+    MOSTLY,
+    TABLE_OF_CASES,
+    describe_rejected,
+    fault_of_categories,
+    infer_kind,
+)
 from meddiff_core.data.tables.delimited import SPREADSHEETS, read_delimited
 from meddiff_core.data.tables.missing_codes import doubtful_numbers
 from meddiff_core.errors import ConfigurationError
@@ -23,6 +29,10 @@ from meddiff_core.study import DataConfig
 from meddiff_core.types import Question, Refusal
 
 ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
+ID_NAMES = (
+    "id", "participant", "participantid", "subject", "subjectid", "subid", "patient", "patientid", "eid", "imageid",
+)  # fmt: skip
+"""Columns of ids as other tables name them, in small letters alone."""
 MOST_DECLARED_CATEGORIES = 100
 MOST_SHOWN = 5
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -93,10 +103,17 @@ def _has_decimal_commas(column: "pd.Series[str]", separator: str) -> bool:
 
 
 def id_column(table: pd.DataFrame, key: str) -> str:
-    """The column that holds subject ids: participant_id, or subject."""
+    """The column that holds subject ids: participant_id, or subject, or the only one that is named like them.
+
+    Raises:
+        ConfigurationError: there is none, or there are several.
+    """
     for name in ("participant_id", "subject"):
         if name in table.columns:
             return name
+    like = [str(name) for name in table.columns if re.sub(r"[^a-z]", "", str(name).casefold()) in ID_NAMES]
+    if len(like) == 1:
+        return like[0]
     names = ", ".join([*table.columns[:8], *(["..."] if len(table.columns) > 8 else [])])
     raise ConfigurationError(f"{key}: must have a column participant_id or subject, has {names}")
 
@@ -134,7 +151,7 @@ def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Refusal]:
     declared = [name for name, kind in (config.covariates or {}).items() if kind == "continuous"]
     for name in declared:
         if bounds := [cell for cell in known_cells(table[name]) if is_bound(cell)]:
-            notes.append(Refusal(name, f"column has {describe_odd(bounds)}"))
+            notes.append(Refusal(name, f"column has {describe_rejected(bounds)}"))
     used = [name for name, reading in kinds.items() if reading.kind] if config.covariates is None else declared
     words = {name: Counter(cell for cell in table[name] if cell.lower() in MISSING - BLANK) for name in used}
     notes += [Refusal(name, f"column has {_unknowns(counts)}") for name, counts in words.items() if counts]

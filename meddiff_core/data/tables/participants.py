@@ -16,16 +16,18 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionValue
 from meddiff_core.data.layouts.listing import Found, plain
-from meddiff_core.data.layouts.names import longest_name_of
+from meddiff_core.data.layouts.names import is_part, longest_name_of, tells_visit
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.tables.cells import Words, is_missing
 from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
 from meddiff_core.types import Refusal
 
-SESSION_COLUMNS = ("session_id", "session")
-UP_TO = "`sub-`, leading zeros and letter case"
-_SESSION = re.compile(r"(?:^|[/_])ses-([^/_]+)")
+SESSION_COLUMNS = ("session_id", "session", "visit_id", "visit", "viscode", "timepoint", "wave")
+UP_TO = "`sub-`, leading zeros, a last `.0` and letter case"
+MOST_LISTED = 20
+"""Rows without a scan that are listed one by one; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Participants:
 
     rows: dict[str, dict[str, str]]
     columns: tuple[str, ...] = ()
-    twins: frozenset[str] = frozenset()
+    duplicates: frozenset[str] = frozenset()
     """Subjects with two rows that differ."""
     path: Path | None = None
     missing: Words = ()
@@ -80,24 +82,33 @@ def read_participants(path: Path | None, missing: Words | None = None) -> Partic
 def _by_subject(records: Sequence[tuple[str, dict[str, str]]]) -> Participants:
     rows: dict[str, dict[str, str]] = {}
     visits: dict[tuple[str, str], dict[str, str]] = {}
-    twins, twice = set(), set()
+    session = _session_column(records)
+    duplicates, twice = set(), set()
     for subject, row in records:
         if rows.setdefault(subject, row) != row:
-            twins.add(subject)
-        visit = subject, _session_form(next((row[name] for name in SESSION_COLUMNS if name in row), ""))
+            duplicates.add(subject)
+        visit = subject, _session_form(row.get(session, ""))
         if visits.setdefault(visit, row) != row:
             twice.add(visit)
     known = {visit: row for visit, row in visits.items() if visit[1] and visit not in twice}
-    return Participants(rows, twins=frozenset(twins), visits=known)
+    return Participants(rows, duplicates=frozenset(duplicates), visits=known)
 
 
 def _form(name: str) -> str:
     """An id without what tables and folders write differently."""
-    return re.sub(r"^0+(?=\d)", "", plain(name).casefold().removeprefix("sub-"))
+    bare = re.sub(r"^0+(?=\d)", "", plain(name).casefold().removeprefix("sub-"))
+    return re.sub(r"^(\d+)\.0+$", r"\1", bare)
+
+
+def _session_column(records: Sequence[tuple[str, dict[str, str]]]) -> str:
+    names = {name.casefold(): name for _, row in records[:1] for name in row}
+    return next((names[name] for name in SESSION_COLUMNS if name in names), "")
 
 
 def _session_form(session: str) -> str:
-    return re.sub(r"^0+(?=\d)", "", session.casefold().removeprefix("ses-"))
+    bare = session.casefold().removeprefix("ses-")
+    bare = re.sub(r"^(?:session|visit|timepoint|tp|wave|v)[-_ ]?(?=\d)", "", bare)
+    return re.sub(r"^0+(?=\d)", "", bare)
 
 
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
@@ -105,6 +116,12 @@ def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
     for name in sorted(set(names)):
         forms[_form(name)].append(name)
     return dict(forms)
+
+
+def spelling_of(row: str, name: str) -> str:
+    """How a name that begins with an id of the table writes it: `01` in `01_T1` for the row `1`."""
+    ends = (end for end in range(1, len(name) + 1) if end == len(name) or not name[end].isalnum())
+    return next((name[:end] for end in ends if name[:end] == row or _form(name[:end]) == _form(row)), row)
 
 
 def match_ids(ids: Iterable[str], subjects: Iterable[str]) -> dict[str, str]:
@@ -170,8 +187,15 @@ def _row_id(image: Found, participants: Participants) -> str:
 
 def _visit(image: Found, participants: Participants) -> dict[str, str] | None:
     """The row of the scan's session, where the path names one."""
-    session = _SESSION.search(image.name) or _SESSION.search(image.case)
-    return participants.visits.get((_row_id(image, participants), _session_form(session[1]))) if session else None
+    if not participants.visits:
+        return None
+    words = filter(_is_session, re.split(r"[/_.]", f"{image.name}/{image.case}"))
+    rows = ((_row_id(image, participants), _session_form(word)) for word in words)
+    return next((participants.visits[row] for row in rows if row in participants.visits), None)
+
+
+def _is_session(word: str) -> bool:
+    return word.startswith("ses-") or (tells_visit(word) and not is_part(word))
 
 
 def row_of(image: Found, participants: Participants) -> dict[str, str]:
@@ -196,7 +220,7 @@ def covariates_for(
     Raises:
         ValueError: two rows claim its subject and session, or a cell is not of its column's declared kind.
     """
-    if _row_id(image, participants) in participants.twins and _visit(image, participants) is None:
+    if _row_id(image, participants) in participants.duplicates and _visit(image, participants) is None:
         raise ValueError(f"two rows claim the subject {image.subject!r} and differ")
     return covariates_of(row_of(image, participants), kinds, declared)
 
@@ -207,13 +231,16 @@ def unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusa
         return []
     ids = {str(image.subject): _row_id(image, participants) for image in found}
     used = set(ids.values())
-    lonely = [Refusal(row, "row of the participants table has no scan") for row in participants.rows if row not in used]
+    idle = [row for row in participants.rows if row not in used]
+    unused_rows = [Refusal(row, "row of the participants table has no scan") for row in idle]
+    if len(idle) > MOST_LISTED:
+        unused_rows = [Refusal(participants.path.name, f"{len(idle)} rows have no scan, such as {', '.join(idle[:3])}")]
     without = [
         Refusal(image.case, _why_without(str(image.subject), participants.forms))
         for image in found
         if ids[str(image.subject)] not in participants.rows
     ]
-    return [*lonely, *without, *_summary(participants, ids, bool(lonely or without))]
+    return [*unused_rows, *without, *_summary(participants, ids, bool(unused_rows or without))]
 
 
 def _why_without(subject: str, forms: Mapping[str, Sequence[str]]) -> str:
@@ -228,5 +255,6 @@ def _summary(participants: Participants, ids: Mapping[str, str], partly: bool) -
     alike = sum(subject != row for subject, row in matched.items())
     if participants.path is None or not (partly or alike):
         return []
-    reason = f"{len(matched)} of {len(ids)} subjects have one of the {len(participants.rows)} ids of the table"
+    who = f"{len(matched)} of {counted(len(ids), 'subject')} {'has' if len(ids) == 1 else 'have'}"
+    reason = f"{who} one of the {len(participants.rows)} ids of the table"
     return [Refusal(participants.path.name, reason + (f", {alike} of them up to {UP_TO}" if alike else ""))]
