@@ -237,7 +237,8 @@ def take_fingerprint(
 def all_refused(refused: Sequence[Refusal]) -> str:
     """One line on why nothing is left; it names no case, for it may end in a log."""
     reasons = list(dict.fromkeys(refusal.reason for refusal in refused))
-    return f"data: all {len(refused)} were refused, for {len(reasons)} reasons: {'; '.join(reasons[:3])}"
+    several = f", for {len(reasons)} reasons" if len(reasons) > 1 else ""
+    return f"data: all {len(refused)} were refused{several}: {'; '.join(reasons[:3])}"
 
 
 def _without_copies(cases: Iterable[CaseFingerprint]) -> tuple[list[CaseFingerprint], list[Refusal]]:
