@@ -105,7 +105,7 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     contract, reasons = infer_contract(train, study, device)
     _look(workspace, train, contract)
     say("measuring the speed of both trainings on this machine")
-    plan = infer_plan(contract, reasons, study, len(train.cases), device)
+    plan = show(infer_plan(contract, reasons, study, len(train.cases), device))
     write_json(workspace.path("plan"), plan)
     log_file(workspace.path("plan"))
     length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}

@@ -1,21 +1,27 @@
 """What the command says at its end: where things are, how they stand, what to do next."""
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from meddiff_core.contract import Contract, spacing_text
+from meddiff_core.data.fingerprint import Fingerprint
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.study import Study
+from meddiff_core.types import Refusal
 from meddiff_core.workspace import CHAIN, State, Workspace
 
 PREPARED = "figures/prepared.png"
 """Scans as they came beside what the networks will see."""
 PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
 """What a person may want to open after a run."""
+MOST_NOTES = 5
+"""That are printed."""
 
 
 def describe_status(study: Path) -> str:
@@ -68,6 +74,7 @@ def describe_plan(study: Path) -> str:
         [
             f"{'scans':<21} {counts.get('cases', 0)} usable, {counts.get('refused', 0)} refused (refused.csv), "
             f"{counts.get('notes', 0)} notes (fingerprint.json)",
+            *_notes(workspace),
             f"{'split':<21} {_figures(sides)} subjects (split.json)",
             *describe_contract(made.contract, made.reasons),
             *_lines(_trainings(made), made.reasons),
@@ -81,10 +88,23 @@ def describe_plan(study: Path) -> str:
     )
 
 
+def _notes(workspace: Workspace) -> list[str]:
+    """The commonest notes on scans, each once, whatever its figures."""
+    alike: defaultdict[str, list[Refusal]] = defaultdict(list)
+    for note in Fingerprint.model_validate_json(workspace.path("fingerprint").read_bytes()).notes:
+        alike[re.sub(r"\d[\d.e+-]*", "", note.reason)].append(note)
+    groups = sorted(alike.values(), key=len, reverse=True)[:MOST_NOTES]
+    return [
+        f"{'' if n else 'notes':<11} {first.case}: {first.reason}" + (f" (and {more} more alike)" if more else "")
+        for n, (first, more) in enumerate((group[0], len(group) - 1) for group in groups)
+    ]
+
+
 def describe_contract(contract: Contract, reasons: Mapping[str, str]) -> list[str]:
     """What was decided of grid, intensities, labels and conditions: name, value and reason, a line each."""
     mapping = contract.intensity
-    scale = "percentiles " + " to ".join(f"{end:g}" for end in mapping.percentiles) if mapping.percentiles else "HU"
+    ends = " to ".join(f"{end:g}" for end in mapping.percentiles or (mapping.low, mapping.high))
+    scale = f"percentiles {ends}" if mapping.percentiles else f"{ends} HU"
     values = {
         "spacing_mm": spacing_text(contract.spacing_mm),
         "size": " x ".join(map(str, contract.size)),

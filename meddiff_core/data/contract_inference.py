@@ -26,6 +26,8 @@ from meddiff_core.study import DataConfig, Study
 
 FEWEST_SUBJECTS = 8
 """Fewer training subjects than this cannot teach a condition."""
+LEAST_OF_WINDOW = 1 / 3
+"""Of a window in Hounsfield units, that the foreground should hold."""
 
 
 def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple[Contract, dict[str, str]]:
@@ -75,12 +77,15 @@ def _intensity(train: Sequence[CaseFingerprint], data: DataConfig) -> tuple[Inte
         low, high = data.window_hu
         mapping = IntensityMapping(modality="CT", low=low, high=high, storage=storage)
         held = f"the foreground of the median training scan lies between {darkest:.0f} and {brightest:.0f} HU"
-        return mapping, f"CT: the window {low:g} to {high:g} HU (data.window_hu), {held}; {depth}."
+        narrow = brightest - darkest < (high - low) * LEAST_OF_WINDOW
+        wide = "; a narrower window would show more contrast" if narrow else ""
+        return mapping, f"The window is data.window_hu; {held}{wide}; {depth}."
     percentiles = (PERCENTILES[0], PERCENTILES[-1])
     mapping = IntensityMapping(modality="MR", low=darkest, high=brightest, percentiles=percentiles, storage=storage)
     return (
         mapping,
-        f"MR: percentiles {percentiles[0]} and {percentiles[1]} of each scan's foreground become 0 and 1; {depth}.",
+        f"Each scan's own percentiles of its foreground become 0 and 1, so that scanners agree; units, as of a "
+        f"quantitative map, are not kept; {depth}.",
     )
 
 

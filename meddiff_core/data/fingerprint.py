@@ -15,7 +15,6 @@ from meddiff_core.contract import ConditionValue, Frozen
 from meddiff_core.data.cohort import against_cohort
 from meddiff_core.data.foreground import Box, body_of, box_of, mask_of
 from meddiff_core.data.ingest import Inventory, digest_case, load_label_map, read_scan
-from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.modality import Modality, is_shifted
 from meddiff_core.data.store import digest_volume
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
@@ -245,7 +244,8 @@ def require_cases(fingerprint: Fingerprint) -> None:
 def all_refused(refused: Sequence[Refusal]) -> str:
     """One line on why nothing is left; it names no case, for it may end in a log."""
     reasons = list(dict.fromkeys(refusal.reason for refusal in refused))
-    return f"data: all {len(refused)} were refused, for {counted(len(reasons), 'reason')}: {'; '.join(reasons[:3])}"
+    several = f", for {len(reasons)} reasons" if len(reasons) > 1 else ""
+    return f"data: all {len(refused)} were refused{several}: {'; '.join(reasons[:3])}"
 
 
 def _without_copies(cases: Iterable[CaseFingerprint]) -> tuple[list[CaseFingerprint], list[Refusal]]:

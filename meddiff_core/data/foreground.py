@@ -113,6 +113,9 @@ def _air_mr(array: FloatArray, padding: Mask) -> Mask:
     share = (air & edge).sum() / max(edge.sum(), 1)
     # Fluid at the border of a crop is even as well, but not black; air above an offset is not black, but all around.
     black = min(0.0, floor) if not padding.any() else min(floor, float(array[padding][0]))
+    # Where padding shows what black is, as around a brain that was cut out, evenly brighter voxels are tissue.
+    if padding.any() and split.brightness(black) > MOST_BRIGHT:
+        return none
     least = LEAST_BORDER if split.brightness(black) <= MOST_BRIGHT else ALL_AROUND
     return air if share >= least and split.brightness(floor) <= MOST_BRIGHT else none
 

@@ -119,7 +119,7 @@ def along_axes(steps: Size) -> str:
 
 def _why_size(size: Size, spacing_mm: Lengths, study: Study) -> str:
     steps = along_axes(_multiples(size, spacing_mm, study, _denoiser_factor(study)))
-    return f"The 99th percentile of the training scans' foreground and half a voxel, in multiples of {steps}: {size}."
+    return f"Holds the foreground of the training scans up to its 99th percentile, in multiples of {steps}."
 
 
 def _span_mm(case: CaseFingerprint) -> Vector:

@@ -32,12 +32,13 @@ STORED_OFFSET = 1024.0
 def modality_of(array: FloatArray) -> Modality | None:
     """CT where there is a peak of air at -1000 HU, MR where nothing is far below zero, else None: to be asked.
 
-    Asked about is what may be a crop of CT without air: whole numbers, nearly all between fat and organs.
+    Asked about is what may be a crop of CT without air: whole numbers, nearly all between fat and organs. So is what
+    may be CT as a scanner stores it, 1024 above Hounsfield units.
     """
     some = _thinned(array)
     if _has_air(some) or _is_clipped(some):
         return "CT"
-    return None if _may_be_soft_tissue(some) else "MR"
+    return None if _may_be_soft_tissue(some) or _may_be_stored(some) else "MR"
 
 
 def _thinned(array: FloatArray) -> FloatArray:
@@ -71,6 +72,15 @@ def _may_be_soft_tissue(array: FloatArray) -> bool:
     below = _share(array, SOFT_TISSUE_HU[0], -10)
     within = _share(array, *SOFT_TISSUE_HU)
     return below >= 0.05 and within >= 0.9 and _is_whole(array) and float(np.ptp(array)) > 50
+
+
+def _may_be_stored(array: FloatArray) -> bool:
+    """CT 1024 above Hounsfield units: air at 0, and nearly all that is brighter than a lung between fat and organs."""
+    bright = array[array >= STORED_OFFSET / 2]
+    if bright.size < 0.05 * array.size or not _is_whole(array):
+        return False
+    soft = _share(bright, *(STORED_OFFSET + np.array(SOFT_TISSUE_HU)))
+    return soft >= 0.8 and _share(array, -10, STORED_OFFSET / 10) >= 0.1
 
 
 def _is_whole(array: FloatArray) -> bool:

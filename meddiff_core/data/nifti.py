@@ -94,8 +94,9 @@ def _check_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.float64], 
     if same and aside <= MOST_DISPLACED:
         return aside
     expected, got = describe_grid(image.array.shape, image.affine), describe_grid(shape, affine)
-    figure = f" with voxels up to {moved_mm:.3g} mm aside, {aside:.2g} of a voxel" if same else ""
-    raise CaseRefused(case, f"label map must be on the image's grid {expected}, is {got}{figure}")
+    figure = f"up to {moved_mm:.3g} mm aside, {aside:.2g} of a voxel"
+    found = figure if expected == got else f"{got}, {figure}" if same else got
+    raise CaseRefused(case, f"label map must be on the image's grid {expected}, is {found}")
 
 
 def _label_values(case: str, values: NDArray[Any]) -> tuple[NDArray[np.int32], float]:

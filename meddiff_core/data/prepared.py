@@ -20,6 +20,7 @@ from meddiff_core.artefacts import digest_of
 from meddiff_core.contract import Contract
 from meddiff_core.data.conform import Conformed, Loaded, conform_scan, group_labels, load_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
+from meddiff_core.data.foreground import padding_of
 from meddiff_core.data.losses import Loss, loss_of, worst_first
 from meddiff_core.errors import CaseRefused, DataRefused
 from meddiff_core.study import DataConfig
@@ -137,7 +138,8 @@ def _pair_of(job: tuple[CaseRef, CaseFingerprint], contract: Contract, config: D
 def _before(scan: Loaded, conformed: Conformed, found: CaseFingerprint, contract: Contract) -> View:
     """The scan on its own grid, through the middle of what will be kept."""
     array = scan.volume.array
-    low, high = np.percentile(array, (0.5, 99.5))
+    shown = array[~padding_of(array)]  # padding at -3024 would leave no contrast for the rest
+    low, high = np.percentile(shown if shown.size else array, (0.5, 99.5))
     label = None if scan.label is None or not contract.labels else group_labels(scan.label, contract)
     step = np.linalg.solve(scan.volume.affine, conformed.affine)
     corners = np.array([[-0.5] * 3, np.array(contract.size) - 0.5]) @ step[:3, :3].T + step[:3, 3]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from meddiff_core.data.modality import Modality, modality_of
 from meddiff_core.errors import CaseRefused
@@ -18,6 +19,8 @@ from meddiff_core.types import Volume
 
 NARROWEST_MM, WIDEST_MM = 1.0, 3000.0
 """Of a field of view along its longest axis: less or more comes of a unit that is wrong."""
+LEAST_BORDER = 0.05
+"""Share of the outermost voxels that NaN must hold to be the outside of an image and no fault of it."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ def ras_scan(
     """Check a three-dimensional array and its affine, and turn both to RAS+."""
     check_affine(case, affine)
     check_extent(case, array.shape, affine)
-    voxels = _checked_voxels(case, array)
+    voxels, filled = _checked_voxels(case, array)
     found = modality_of(voxels) if modality is None else "CT" if modality == "CT" else "MR"
     orientation = "".join(str(code) for code in aff2axcodes(affine))
     volume = Volume(*to_ras(voxels, affine))
-    return Scan(volume, Source(orientation, bits, integer, found, warnings))
+    return Scan(volume, Source(orientation, bits, integer, found, warnings + filled))
 
 
 def to_ras(array: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -102,14 +105,31 @@ def displacement_mm(shape: tuple[int, ...], affine: NDArray[np.float64], other: 
     return float(np.linalg.norm(moved, axis=1).max())
 
 
-def _checked_voxels(case: str, array: NDArray[Any]) -> NDArray[np.float32]:
+def _checked_voxels(case: str, array: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Finite voxels, and what was repaired in them."""
     with np.errstate(over="ignore"):
         voxels = np.asarray(array, np.float32)
-    if bad := int(voxels.size - np.count_nonzero(np.isfinite(voxels))):
-        raise CaseRefused(case, f"voxels must be finite, {bad} of {voxels.size} are NaN or infinite")
+    bad, warnings = ~np.isfinite(voxels), tuple[str, ...]()
+    if bad.any() and _is_outside(voxels, bad):
+        voxels = np.where(bad, voxels[~bad].min(), voxels)
+        warnings = (f"{bad.mean():.0%} of the voxels, all around the image, are NaN; taken as its darkest value",)
+    elif count := int(bad.sum()):
+        raise CaseRefused(case, f"voxels must be finite, {count} of {voxels.size} are NaN or infinite")
     if voxels.min() == voxels.max():
         raise CaseRefused(case, f"voxels must differ, all are {voxels.min():g}")
-    return voxels
+    return voxels, warnings
+
+
+def _is_outside(voxels: NDArray[np.float32], bad: NDArray[np.bool_]) -> bool:
+    """Whether what is not finite is NaN, reaches a good part of the border, and lies nowhere else: SPM and
+    registration write what is outside of the image so.
+    """
+    faces = np.ones(bad.shape, np.bool_)
+    faces[1:-1, 1:-1, 1:-1] = False
+    if bad.all() or np.isinf(voxels).any() or bad[faces].mean() < LEAST_BORDER:
+        return False
+    pieces, count = ndimage.label(bad)
+    return np.setdiff1d(np.arange(1, count + 1), pieces[faces]).size == 0
 
 
 def describe_grid(volume_shape: tuple[int, ...], affine: NDArray[np.float64]) -> str:

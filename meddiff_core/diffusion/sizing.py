@@ -2,11 +2,12 @@
 
 Time and memory are measured, not guessed: each training runs two real steps on random volumes when the plan is
 made, and is made smaller until it fits. The plan keeps what came out, so that everything after it no longer
-depends on how fast or how large the machine was.
+depends on how fast or how large the machine was. Of volumes that a CPU would take minutes for, a part is measured.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from meddiff_core.contract import CategoricalCondition, Contract
-from meddiff_core.data.grid import along_axes, latent_factor, latent_strides, require_halvable
+from meddiff_core.data.grid import Size, along_axes, latent_factor, latent_strides, require_halvable
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.autoencoder import AutoencoderShape
@@ -25,7 +26,7 @@ from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.models.training.autoencoder import SMALLEST_PATCH, AutoencoderTraining
 from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import Augmentation, Study
-from meddiff_core.types import LabelArray, StoredArray
+from meddiff_core.types import LabelArray, Progress, StoredArray
 
 AUTOENCODER_SHARE = 0.55
 """Of the budget; detail that the autoencoder loses no denoiser can bring back."""
@@ -38,10 +39,19 @@ MOVED_FROM_EPOCHS = 50
 PASSING, WORKSPACE_GB = 0.1, 0.1
 """On a CPU, gradients on their way as a share of what is kept for them, and what convolutions and the allocator take
 beyond all tensors (`tests/benchmarks/plan.py`)."""
+MOST_MEASURED, MOST_LATENTS_MEASURED = 200_000, 2_000
+"""Voxels of a volume and of its latents that a CPU measures a step on; a plan left to itself has no more. Time and memory
+of convolutions grow as the voxels do. A GPU measures whole volumes: it is quick, and its memory ends abruptly."""
 
 
-def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str) -> Plan:
-    """Complete the contract with networks, batches and steps."""
+def infer_plan(
+    contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str
+) -> Generator[Progress, None, Plan]:
+    """Complete the contract with networks, batches and steps.
+
+    Raises:
+        ConfigurationError: a setting that the networks cannot follow, or a training that does not fit the memory.
+    """
     keep_freed_memory()
     shape = _autoencoder_shape(contract, study, device)
     require_halvable(contract.size, contract.spacing_mm, study)
@@ -50,8 +60,9 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     config = study.train
     budget_s = study.plan.budget_minutes * 60
     free_gb = study.plan.memory_gb or _free_memory_gb(device)
-    autoencoder = _fit(
-        lambda way: _autoencoder_probe(shape, contract, study, way, device),
+    autoencoder = yield from _fit(
+        "autoencoder",
+        lambda way: _autoencoder_cost(shape, contract, study, way, device),
         _autoencoder_ways(shape, contract, study, device),
         free_gb,
         config.autoencoder.steps,
@@ -61,20 +72,24 @@ def infer_plan(contract: Contract, reasons: dict[str, str], study: Study, train_
     denoiser = (
         _given(study)
         if study.runtime.sharded
-        else _fit(
-            lambda way: _denoiser_probe(denoiser_shape, contract, latent_size, study, way, device),
-            _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
-            free_gb,
-            config.denoiser.steps,
-            budget_s * (1 - AUTOENCODER_SHARE),
-            train_cases,
+        else (
+            yield from _fit(
+                "denoiser",
+                lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
+                _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
+                free_gb,
+                config.denoiser.steps,
+                budget_s * (1 - AUTOENCODER_SHARE),
+                train_cases,
+            )
         )
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
     augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
     reasons = reasons | {"autoencoder": coarser, "augmentations": why}
-    reasons |= _training_reasons(study, autoencoder, denoiser, device)
+    parts = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
+    reasons |= _training_reasons(study, autoencoder, denoiser, f"{device}, on a part of a volume" if parts else device)
     return Plan(
         contract=contract,
         autoencoder=shape,
@@ -126,6 +141,13 @@ class Cost(NamedTuple):
     seconds_per_step: float
     seconds_besides: float
     memory_gb: float
+    fixed_gb: float = 0.0
+    """Of the memory, what weights and their like take, whatever the size of a volume."""
+
+    def scaled(self, step: float, besides: float) -> "Cost":
+        """For steps and validations on so many times the voxels."""
+        memory_gb = self.fixed_gb + step * (self.memory_gb - self.fixed_gb)
+        return Cost(step * self.seconds_per_step, besides * self.seconds_besides, memory_gb, self.fixed_gb)
 
 
 def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way]:
@@ -158,24 +180,20 @@ def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study,
 
 
 def _fit(
-    probe: Callable[[Way], AutoencoderTraining | DenoiserTraining],
+    network: str,
+    cost_of: Callable[[Way], Cost],
     ways: Sequence[Way],
     free_gb: float,
     steps: int | None,
     budget_s: float,
     train_cases: int,
-) -> TrainingPlan:
+) -> Generator[Progress, None, TrainingPlan]:
     """The first way that fits; steps as given, or as many as the budget allows.
 
     Raises:
         ConfigurationError: none fits.
     """
-    costs = ((way, _measured(probe, way)) for way in ways)
-    fitting = ((way, cost) for way, cost in costs if cost.memory_gb <= free_gb)
-    way, cost = next(fitting, (None, None))
-    if way is None or cost is None:
-        advice = "raise plan.spacing_mm, or lower train.autoencoder.channels or train.denoiser.channels"
-        raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
+    way, cost = yield from _first_that_fits(network, cost_of, ways, free_gb)
     judged = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
     cost = cost if judged else cost._replace(seconds_besides=0.0)
     affordable = min(
@@ -191,6 +209,20 @@ def _fit(
         patch=way.patch,
         judged=judged,
     )
+
+
+def _first_that_fits(
+    network: str, cost_of: Callable[[Way], Cost], ways: Sequence[Way], free_gb: float
+) -> Generator[Progress, None, tuple[Way, Cost]]:
+    label = f"measure {network}"
+    for tried, way in enumerate(ways):
+        yield Progress(label, tried, len(ways))
+        cost = _unless_out_of_memory(cost_of, way)
+        if cost.memory_gb <= free_gb:
+            yield Progress(label, len(ways), len(ways))
+            return way, cost
+    advice = "raise plan.spacing_mm, or lower train.autoencoder.channels or train.denoiser.channels"
+    raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
 
 
 def _given(study: Study) -> TrainingPlan:
@@ -212,10 +244,40 @@ def _given(study: Study) -> TrainingPlan:
     )
 
 
-def _measured(probe: Callable[[Way], AutoencoderTraining | DenoiserTraining], way: Way) -> Cost:
+def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study, way: Way, device: str) -> Cost:
+    """Of a training on whole volumes or patches, measured on no more of them than is quick."""
+    trained = way.patch or contract.size
+    part = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED)
+    i, j, k = (min(sides) for sides in zip(trained, part, strict=True))
+    smaller = contract.model_copy(update={"size": part})
+    cost = _measure(_autoencoder_probe(shape, smaller, study, way._replace(patch=way.patch and (i, j, k)), device))
+    return cost.scaled(math.prod(trained) / (i * j * k), math.prod(contract.size) / math.prod(part))
+
+
+def _denoiser_cost(
+    shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, way: Way, device: str
+) -> Cost:
+    """Of a training on latents, measured on no more of them than is quick."""
+    halved = 2 ** (len(shape.channels) - 1)
+    part = _measured_part(latent_size, (halved,) * 3, device, MOST_LATENTS_MEASURED)
+    ratio = math.prod(latent_size) / math.prod(part)
+    return _measure(_denoiser_probe(shape, contract, part, study, way, device)).scaled(ratio, ratio)
+
+
+def _measured_part(size: Size, steps: Size, device: str, most: int) -> Size:
+    """A volume's size, or a part with its longest sides halved, in multiples of `steps`, that a CPU is quick with."""
+    sides = list(size)
+    while device == "cpu" and math.prod(sides) > most:
+        longest = sides.index(max(sides))
+        sides[longest] = max(1, sides[longest] // 2 // steps[longest]) * steps[longest]
+    i, j, k = sides
+    return i, j, k
+
+
+def _unless_out_of_memory(cost_of: Callable[[Way], Cost], way: Way) -> Cost:
     """Infinite memory if a step cannot be done at all."""
     try:
-        return _measure(probe(way))
+        return cost_of(way)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -237,7 +299,7 @@ def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
         return Cost(seconds, besides, torch.cuda.max_memory_allocated(training.device) / 2**30)
     own = sum(tensor.untyped_storage().nbytes() for tensor in training.state().values())
     tensors = (1 + PASSING) * sum(kept.values()) + own
-    return Cost(seconds, besides, tensors / 2**30 + WORKSPACE_GB)
+    return Cost(seconds, besides, tensors / 2**30 + WORKSPACE_GB, own / 2**30 + WORKSPACE_GB)
 
 
 @contextmanager
@@ -282,7 +344,7 @@ def _autoencoder_probe(
 
 
 def _denoiser_probe(
-    shape: DenoiserShape, contract: Contract, latent_size: tuple[int, ...], study: Study, way: Way, device: str
+    shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, way: Way, device: str
 ) -> DenoiserTraining:
     mean = torch.randn(2, shape.latent_channels, *latent_size)
     latents = LatentSet(mean, torch.full_like(mean, 0.1))
@@ -308,7 +370,7 @@ def _free_memory_gb(device: str) -> float:
     return float(psutil.virtual_memory().available / 2**30)
 
 
-def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: TrainingPlan, device: str) -> dict[str, str]:
+def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: TrainingPlan, where: str) -> dict[str, str]:
     reasons = {}
     for name, plan, given in (
         ("autoencoder_training", autoencoder, study.train.autoencoder.steps),
@@ -317,12 +379,12 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
         why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
         fits = ", with patches" if plan.patch else ", activations computed again to save memory"
         how = fits if plan.patch or plan.gradient_checkpointing else ""
-        reasons[name] = f"{plan.steps} steps{how}: {why}; {_length(plan, device)}."
+        reasons[name] = f"{plan.steps} steps{how}: {why}; {_length(plan, where)}."
     return reasons
 
 
-def _length(plan: TrainingPlan, device: str) -> str:
+def _length(plan: TrainingPlan, where: str) -> str:
     if plan.seconds_per_step is None:
         return "not measured"
-    cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {device}"
+    cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {where}"
     return f"{cost}, so about {plan.minutes:.1f} minutes"

@@ -7,7 +7,7 @@ Memory is what the process grew by, from before the networks were built to its p
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -19,8 +19,10 @@ from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion import sizing
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.models.freed import keep_freed_memory
+from meddiff_core.models.plan import Plan
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.study import Study
+from meddiff_core.types import Progress
 
 THREADS, STEPS = 2, 5
 STUDY = Study.model_validate({"name": "bench", "data": {"images": "x"}})
@@ -45,8 +47,18 @@ def alone(what: Callable[[str, int], tuple[float, float]], network: str, side: i
 
 def planned(network: str, side: int) -> tuple[float, float]:
     """Seconds a step and GB."""
-    training = getattr(sizing.infer_plan(contract(side), {}, STUDY, 100, "cpu"), f"{network}_training")
+    plan = finished(sizing.infer_plan(contract(side), {}, STUDY, 100, "cpu"))
+    training = getattr(plan, f"{network}_training")
     return training.seconds_per_step, training.memory_gb
+
+
+def finished(planning: Generator[Progress, None, Plan]) -> Plan:
+    while True:
+        try:
+            next(planning)
+        except StopIteration as end:
+            plan: Plan = end.value
+            return plan
 
 
 def taken(network: str, side: int) -> tuple[float, float]:

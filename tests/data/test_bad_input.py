@@ -16,8 +16,9 @@ from meddiff_core.data import dataset as module
 from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
+from meddiff_core.data.scan import ras_scan
 from meddiff_core.data.split.sides import assign_sides, stratifying_covariates
-from meddiff_core.errors import ConfigurationError, DataRefused, MeddiffError
+from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused, MeddiffError
 from meddiff_core.types import in_turn
 
 Made = Callable[..., Any]
@@ -155,7 +156,7 @@ def test_a_label_map_that_is_moved(refusal_of: Made, save: Made, head: Made) -> 
     moved = np.diag([2.0, 2, 2, 1])
     moved[0, 3] = 1.0
     damage = lambda folder: save(folder / "labels" / "s01_T1_seg.nii.gz", head(1)[1], moved)  # noqa: E731
-    assert "voxels up to 1 mm aside, 0.5 of a voxel" in refusal_of(damage)
+    assert "is up to 1 mm aside, 0.5 of a voxel" in refusal_of(damage)
 
 
 @pytest.mark.parametrize(
@@ -382,3 +383,20 @@ def test_a_mask_by_labels_that_are_nowhere_is_a_fault_of_the_study(
     (tmp_path / "scans.csv").write_text("subject,image\na,a.nii\n")
     with pytest.raises(ConfigurationError, match=r"data\.mask: label needs label maps"):
         discover(data(images="scans.csv", labels=None, participants=None), tmp_path)
+
+
+def test_nan_all_around_an_image_is_its_outside_and_told(head: Made) -> None:
+    array = head(0)[0].astype(np.float32)
+    expected = array.min()
+    array[:2] = np.nan
+    scan = ras_scan("case", array, np.eye(4), 32, False)
+    assert (scan.volume.array[:2] == expected).all()
+    assert "NaN; taken as its darkest value" in scan.source.warnings[0]
+
+
+def test_nan_within_an_image_is_refused_also_where_its_border_has_some(head: Made) -> None:
+    array = head(0)[0].astype(np.float32)
+    array[:2] = np.nan
+    array[tuple(length // 2 for length in array.shape)] = np.nan
+    with pytest.raises(CaseRefused, match="voxels must be finite"):
+        ras_scan("case", array, np.eye(4), 32, False)

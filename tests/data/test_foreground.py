@@ -138,3 +138,11 @@ def test_without_a_mask_the_foreground_is_the_body_and_not_the_air(head: Made) -
     body = _body(image)
     assert _share_alike(body, label > 0) > 0.95
     assert not body[0, 0, 0]
+
+
+def test_even_tissue_around_bright_fluid_in_a_cut_out_brain_is_no_air() -> None:
+    """As in a map of diffusion: tissue at 0.8, fluid at 3, black where the brain was cut out."""
+    rng = np.random.default_rng(0)
+    brain = _ball()
+    array = np.where(brain, np.where(_ball(0.25), 3.0, 0.8) + rng.normal(0, 0.05, SHAPE), 0)
+    assert _share_alike(_body(array), brain) > 0.99

@@ -72,3 +72,17 @@ def test_ct_as_a_scanner_stores_it_is_known_for_that() -> None:
     assert is_shifted(_ct() + 1024)
     assert not is_shifted(_ct())
     assert not is_shifted(np.where(_inside(), _ct() + 800, _ct()))  # bone
+
+
+@pytest.mark.parametrize("padding", [0, -2000])
+def test_ct_as_a_scanner_stores_it_is_asked_about(padding: int) -> None:
+    stored = np.clip(_ct() + 1024, 0, None)
+    stored[:2] = padding
+    assert modality_of(stored) is None
+
+
+@pytest.mark.parametrize("spread", [250, 400])
+def test_an_mr_with_tissue_about_1000_is_no_stored_ct(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    tissue = 1000 + spread * ndimage.gaussian_filter(rng.normal(size=SHAPE), 2) * 19
+    assert modality_of(np.rint(np.where(_inside(), np.maximum(tissue, 0), 5)).astype(np.float32)) == "MR"

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture
-def infer(contract: Contract) -> Callable[..., Plan]:
+def infer(contract: Contract, finish: Callable[..., Plan]) -> Callable[..., Plan]:
     """The plan of a study with small networks, with changes by key."""
 
     def run(changes: dict[str, Any] | None = None, contract: Contract = contract, cases: int = 10) -> Plan:
@@ -31,7 +31,7 @@ def infer(contract: Contract) -> Callable[..., Plan]:
             for name in sections:
                 section = section.setdefault(name, {})
             section[last] = value
-        return infer_plan(contract, {"size": "because"}, Study.model_validate(content), cases, "cpu")
+        return finish(infer_plan(contract, {"size": "because"}, Study.model_validate(content), cases, "cpu"))
 
     return run
 
@@ -231,3 +231,58 @@ def test_a_step_that_runs_out_of_memory_does_not_fit(
 def test_on_a_processor_each_process_has_two_volumes(infer: Callable[..., Plan]) -> None:
     assert infer({}).autoencoder_training.batch == 2
     assert infer({"runtime.processes": 3}).autoencoder_training.batch == 6
+
+
+def test_of_a_large_volume_a_part_is_measured_and_scaled(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "MOST_MEASURED", 16**3)
+    monkeypatch.setattr(sizing, "MOST_LATENTS_MEASURED", 4**3)
+    sizes = []
+
+    def measure(training: Any) -> Cost:
+        size = getattr(training, "size", (4, 4, 4))
+        sizes.append(size)
+        return Cost(0.1, 1.0, 3.0, fixed_gb=1.0)
+
+    monkeypatch.setattr(sizing, "_measure", measure)
+    plan = infer({"plan.memory_gb": 1000.0}, make_contract(size=(32, 16, 48)), cases=100_000)
+    ratio = 32 * 16 * 48 / (16 * 16 * 8)
+    autoencoder, denoiser = plan.autoencoder_training, plan.denoiser_training
+    assert sizes == [(16, 16, 8), (4, 4, 4)]
+    assert autoencoder.memory_gb == pytest.approx(1 + 2 * ratio)
+    assert (autoencoder.seconds_per_step, denoiser.seconds_per_step) == pytest.approx((0.1 * ratio, 0.1 * 6))
+    assert "on a part of a volume" in plan.reasons["autoencoder_training"]
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "measured"),
+    [
+        ((48, 64, 48), "cpu", (48, 64, 48)),
+        ((160, 192, 160), "cpu", (40, 48, 80)),
+        ((512, 512, 24), "cpu", (64, 128, 24)),
+        ((160, 192, 160), "cuda", (160, 192, 160)),
+    ],
+)
+def test_a_cpu_measures_no_more_than_is_quick(size: Any, device: str, measured: Any) -> None:
+    assert sizing._measured_part(size, (8, 8, 8), device, sizing.MOST_MEASURED) == measured
+
+
+def test_patches_of_a_large_volume_are_measured_as_they_are(
+    infer: Callable[..., Plan], make_contract: Callable[..., Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "MOST_MEASURED", 32**3)
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 1.0, 1.0))
+    training = infer(
+        {"train.autoencoder.patch": [16, 16, 16], "train.autoencoder.steps": 7}, make_contract(size=(64, 64, 64))
+    ).autoencoder_training
+    assert (training.seconds_per_step, training.seconds_besides) == (0.1, 8.0)
+
+
+def test_measuring_says_how_far_it_is(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 0.0, 0.0))
+    study = Study.model_validate({"name": "knees", "data": {"images": "scans"}})
+    steps = [(each.label, each.done < each.total) for each in infer_plan(contract, {}, study, 10, "cpu")]
+    assert steps == [
+        (f"measure {network}", before) for network in ("autoencoder", "denoiser") for before in (True, False)
+    ]

@@ -64,8 +64,9 @@ def _other_shares(config: SplitConfig, people: int, needed: Mapping[Side, int]) 
     shares, enough = next(usable, None), _subjects_that_suffice(config, people, needed)
     more = f"at least {enough} subjects at these shares" if enough else ""
     if shares is None:
-        fewest = f"no shares would do, at least {sum(needed.values())} subjects are needed"
-        return f"{fewest}, and {more}" if more else fewest
+        fewest = sum(needed.values())
+        text = f"no shares would do, at least {fewest} subjects are needed"
+        return f"{text}, and {more}" if more and enough != fewest else text
     keys = [
         f"split.{name}: {getattr(shares, name):g}"
         for name in ("train", "validation")
