@@ -95,7 +95,7 @@ def _notes(workspace: Workspace) -> list[str]:
         alike[re.sub(r"\d[\d.e+-]*", "", note.reason)].append(note)
     groups = sorted(alike.values(), key=len, reverse=True)[:MOST_NOTES]
     return [
-        f"{'' if n else 'notes':<11} {first.case}: {first.reason}" + (f" (and {more} more alike)" if more else "")
+        f"{'' if n else 'notes':<21} {first.case}: {first.reason}" + (f" (and {more} more alike)" if more else "")
         for n, (first, more) in enumerate((group[0], len(group) - 1) for group in groups)
     ]
 
