@@ -41,8 +41,7 @@ PASSING, WORKSPACE_GB = 0.1, 0.1
 beyond all tensors (`tests/benchmarks/plan.py`)."""
 MOST_MEASURED, MOST_LATENTS_MEASURED = 200_000, 2_000
 """Voxels of a volume and of its latents that a CPU measures a step on; a plan left to itself has no more. Time and
-memory of convolutions grow as the voxels do. A GPU measures whole volumes: it is quick, and its memory ends
-abruptly."""
+memory of convolutions grow as the voxels do. A GPU measures whole volumes: it is quick, its memory ends abruptly."""
 
 
 def infer_plan(

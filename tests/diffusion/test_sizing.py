@@ -247,11 +247,11 @@ def test_of_a_large_volume_a_part_is_measured_and_scaled(
 
     monkeypatch.setattr(sizing, "_measure", measure)
     plan = infer({"plan.memory_gb": 1000.0}, make_contract(size=(32, 16, 48)), cases=100_000)
-    ratio = 32 * 16 * 48 / (16 * 16 * 8)
+    ratio = 32 * 16 * 48 / (16 * 16 * 12)
     autoencoder, denoiser = plan.autoencoder_training, plan.denoiser_training
-    assert sizes == [(16, 16, 8), (4, 4, 4)]
+    assert sizes == [(16, 16, 12), (4, 4, 4)]
     assert autoencoder.memory_gb == pytest.approx(1 + 2 * ratio)
-    assert (autoencoder.seconds_per_step, denoiser.seconds_per_step) == pytest.approx((0.1 * ratio, 0.1 * 6))
+    assert (autoencoder.seconds_per_step, denoiser.seconds_per_step) == pytest.approx((0.1 * ratio, 0.1 * 12))
     assert "on a part of a volume" in plan.reasons["autoencoder_training"]
 
 
