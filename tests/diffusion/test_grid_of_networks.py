@@ -63,6 +63,12 @@ def test_every_grid_that_is_chosen_fits_both_networks(
     assert tuple(a * b for a, b in zip(latents, shape.downsampling, strict=True)) == size
 
 
+def test_networks_too_deep_for_the_voxels_allowed_get_the_fewest_that_they_can_halve() -> None:
+    study = study_of({"latent_factor": 8}, {"denoiser": {"channels": [32] * 4}})
+    _, size, _ = choose_grid(scans_of((155.0, 190.0, 170.0), (1.0, 1.0, 1.0)), study, "cpu")
+    assert size == (64, 64, 64)
+
+
 def test_a_head_at_one_millimetre_has_a_grid() -> None:
     study = study_of({"spacing_mm": 1}, {})
     spacing, size, _ = choose_grid(scans_of((155.0, 190.0, 170.0), (1.0, 1.0, 1.0)), study, "cuda:0")
@@ -71,7 +77,7 @@ def test_a_head_at_one_millimetre_has_a_grid() -> None:
 
 
 @given(sides=st.tuples(*[st.integers(8, 24)] * 3), thick=st.integers(0, 2), ratio=st.sampled_from([1.0, 6.0]))
-def test_a_critic_has_an_opinion_of_every_size(sides: tuple[int, int, int], thick: int, ratio: float) -> None:
+def test_a_discriminator_takes_every_size(sides: tuple[int, int, int], thick: int, ratio: float) -> None:
     spacing = [1.0] * 3
     spacing[thick] = ratio
     i, j, k = spacing
