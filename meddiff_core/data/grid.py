@@ -172,10 +172,9 @@ def _spacing(train: Sequence[CaseFingerprint], spans_mm: Vector, study: Study, d
     if study.plan.spacing_mm is not None:
         return study.plan.spacing_mm, "As the study says."
     found = _resolution(train)
-    most = max(
-        MOST_VOXELS_CPU if device.startswith("cpu") else MOST_VOXELS_GPU,
-        math.prod(_size_for(np.zeros(3), found.raised(float(spans_mm.max()) + 1), study)),  # deep networks need more
-    )
+    coarsest = found.raised(max(found.plane, found.slice_mm, float(spans_mm.max())))
+    fewest = math.prod(_size_for(np.zeros(3), coarsest, study))  # that the networks can halve
+    most = max(fewest, MOST_VOXELS_CPU if device.startswith("cpu") else MOST_VOXELS_GPU)
     if study.plan.size:
         spacing, bound = _fitting(found, spans_mm, study.plan.size), f"they fit {study.plan.size}"
     else:
