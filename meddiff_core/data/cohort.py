@@ -71,7 +71,7 @@ def against_cohort(
     if len(cases) < FEWEST_SCANS:
         return list(cases), [], []
     refused = _together((case, text) for case, text, harms in _far_out(cases) if harms)
-    refused |= {} if modality else _odd_modality(cases)
+    refused |= {} if modality else _other_modality(cases)
     kept = [case for case in cases if case.case not in refused]
     # Again without what was refused: it may have hidden what is smaller.
     listed = _together([*((case, text) for case, text, _ in _far_out(kept)), *_unlike(kept)])
@@ -90,7 +90,7 @@ def _together(found: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {case: "; ".join(said) for case, said in texts.items()}
 
 
-def _odd_modality(cases: Sequence["CaseFingerprint"]) -> dict[str, str]:
+def _other_modality(cases: Sequence["CaseFingerprint"]) -> dict[str, str]:
     """Reason by case for the few of another modality than all others."""
     common, counts = common_modality(cases), Counter(case.modality for case in cases)
     if common is None:
@@ -120,12 +120,12 @@ def _far_out(cases: Sequence["CaseFingerprint"]) -> Iterator[tuple[str, str, boo
         scale = np.log if figure.factor else np.asarray
         scaled = scale(np.maximum(values, 1e-9))
         harmful = np.abs(scaled - np.median(scaled)) > scale(figure.refused or np.inf)
-        for n in map(int, np.flatnonzero(lone(scaled, float(scale(figure.listed))))):
+        for n in map(int, np.flatnonzero(outliers(scaled, float(scale(figure.listed))))):
             text = f"its {figure.name} is {values[n]:.4g}{figure.unit}, {usual}"
             yield cases[n].case, text, bool(harmful[n])
 
 
-def lone(values: Vector, limit: float) -> NDArray[np.bool_]:
+def outliers(values: Vector, limit: float) -> NDArray[np.bool_]:
     """Which are farther from the median than a limit and than what is usual, and have few others near them."""
     away = np.abs(values - np.median(values))
     far = away > max(limit, MOST_STDS * MAD_TO_STD * float(np.median(away)))
@@ -142,7 +142,7 @@ def _unlike(cases: Sequence["CaseFingerprint"]) -> list[tuple[str, str]]:
     usual = float(np.median(alike))
     return [
         (shown[n].case, f"its correlation with the mean of all scans is {alike[n]:.2f}, usual is {usual:.2f}")
-        for n in map(int, np.flatnonzero(lone(alike, 0.4) & (alike < usual)))
+        for n in map(int, np.flatnonzero(outliers(alike, 0.4) & (alike < usual)))
     ]
 
 

@@ -221,9 +221,14 @@ def take_fingerprint(
         results[position] = result
         yield Progress("fingerprint", len(results), len(inventory.cases))
     measured = [results[position] for position in sorted(results)]
-    unique, twins = _without_copies([result for result in measured if isinstance(result, CaseFingerprint)])
-    cases, odd, far_out = against_cohort(unique, config.modality)
-    refused = [*inventory.refused, *(result for result in measured if isinstance(result, Refusal)), *twins, *odd]
+    unique, duplicates = _without_copies([result for result in measured if isinstance(result, CaseFingerprint)])
+    cases, rejected, far_out = against_cohort(unique, config.modality)
+    refused = [
+        *inventory.refused,
+        *(result for result in measured if isinstance(result, Refusal)),
+        *duplicates,
+        *rejected,
+    ]
     refused.sort(key=lambda refusal: (refusal.case, refusal.reason))
     _check_unnamed_groups(cases, config)
     repaired = [Refusal(case.case, warning) for case in cases for warning in case.warnings]

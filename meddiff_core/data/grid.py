@@ -50,7 +50,7 @@ def choose_grid(train: Sequence[CaseFingerprint], study: Study, device: str) -> 
     given = study.plan.size
     if given and min(given) < SHORTEST_SIDE:
         raise ConfigurationError(f"plan.size: must be at least {SHORTEST_SIDE} along each axis, is {list(given)}")
-    spans, odd = _spans_mm(train)
+    spans, outliers = _spans_mm(train)
     spacing, why_spacing = _spacing(train, spans, study, device)
     fitting = _size_for(spans, spacing, study)
     size = given or fitting
@@ -58,8 +58,8 @@ def choose_grid(train: Sequence[CaseFingerprint], study: Study, device: str) -> 
     why_size = (
         f"As the study says; the training scans would need {fitting}." if given else _why_size(size, spacing, study)
     )
-    if odd and not given:
-        why_size += f" Not counted: {odd} with more than {ODD_EXTENT:g} times the median extent."
+    if outliers and not given:
+        why_size += f" Not counted: {outliers} with more than {ODD_EXTENT:g} times the median extent."
     if cut := sum(bool((_voxels(_span_mm(case), spacing) > np.array(size)).any()) for case in train):
         why_size += f" The box of {cut} of {len(train)} training scans is larger and is cut."
     return spacing, size, {"spacing_mm": why_spacing, "size": why_size}
@@ -128,10 +128,10 @@ def _span_mm(case: CaseFingerprint) -> Vector:
 
 
 def _spans_mm(train: Sequence[CaseFingerprint]) -> tuple[Vector, int]:
-    """99th percentile along each axis, and how many scans were left out of it as odd: they are few and far larger."""
+    """99th percentile along each axis, and how many scans were left out of it: outliers, which are few and far larger."""
     spans, extents = (np.array([part(case) for case in train]) for part in (_span_mm, lambda case: case.extent_mm))
-    odd = (extents > ODD_EXTENT * np.median(extents, axis=0)).any(axis=1)
-    counted = ~odd if odd.mean() < ODD_SHARE else np.ones_like(odd)
+    outliers = (extents > ODD_EXTENT * np.median(extents, axis=0)).any(axis=1)
+    counted = ~outliers if outliers.mean() < ODD_SHARE else np.ones_like(outliers)
     return np.asarray(np.percentile(spans[counted], 99, axis=0)), int((~counted).sum())
 
 

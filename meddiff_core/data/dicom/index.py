@@ -170,8 +170,8 @@ def _files(count: int) -> str:
 def _not_a_scan(header: Header) -> str | None:
     if header.sop_class not in IMAGES:
         return f"no image of CT, MR or PET, but {header.sop_class or 'of no known class'}"
-    if odd := [value for value in header.image_type if value in NOT_SCANS]:
-        return f"no scan, Image Type says {odd[0]}"
+    if types := [value for value in header.image_type if value in NOT_SCANS]:
+        return f"no scan, Image Type says {types[0]}"
     if header.samples != 1:
         return f"no scan, its pixels are in colour ({header.colours})"
     return None

@@ -34,15 +34,15 @@ def require_usable_sides(split: Split, scans: Sequence[str], config: SplitConfig
     Raises:
         ConfigurationError: a side holds too little; says what would help.
     """
-    people = sorted(set(scans))
-    volumes, subjects = split.sizes(scans), split.sizes(people)
+    known = sorted(set(scans))
+    volumes, subjects = split.sizes(scans), split.sizes(known)
     if all(volumes[side] >= FEWEST_VOLUMES[side] and subjects[side] >= FEWEST_SUBJECTS[side] for side in SIDES):
         return
-    needed = _subjects_needed(len(scans) / len(people))
-    found = f"{_listed(subjects)} of {len(people)} subjects"
-    if len(scans) > len(people):
+    needed = _subjects_needed(len(scans) / len(known))
+    found = f"{_listed(subjects)} of {len(known)} subjects"
+    if len(scans) > len(known):
         found += f" ({_listed(volumes)} of {len(scans)} scans)"
-    advice = _other_shares(config, len(people), needed) if first else _more_or_anew(subjects, needed)
+    advice = _other_shares(config, len(known), needed) if first else _more_or_anew(subjects, needed)
     raise ConfigurationError(
         f"split: at least {_listed(FEWEST_VOLUMES)} scans of {_listed(FEWEST_SUBJECTS)} subjects must train / validate "
         f"/ be held out, there are {found}; {advice}"
@@ -58,10 +58,10 @@ def _listed(counts: Mapping[Side, int]) -> str:
     return " / ".join(str(counts[side]) for side in SIDES)
 
 
-def _other_shares(config: SplitConfig, people: int, needed: Mapping[Side, int]) -> str:
+def _other_shares(config: SplitConfig, count: int, needed: Mapping[Side, int]) -> str:
     """Shares that would do for these subjects, and how many subjects would do for these shares."""
-    usable = (other for other in _alternatives(config) if _suffices(other, people, needed))
-    shares, enough = next(usable, None), _subjects_that_suffice(config, people, needed)
+    usable = (other for other in _alternatives(config) if _suffices(other, count, needed))
+    shares, enough = next(usable, None), _subjects_that_suffice(config, count, needed)
     more = f"at least {enough} subjects at these shares" if enough else ""
     if shares is None:
         fewest = sum(needed.values())
@@ -82,17 +82,17 @@ def _alternatives(config: SplitConfig) -> list[SplitConfig]:
     return [SplitConfig(train=train, validation=validation) for train, validation in pairs]
 
 
-def _suffices(config: SplitConfig, people: int, needed: Mapping[Side, int]) -> bool:
-    sizes = sizes_of_new(config, people)
+def _suffices(config: SplitConfig, count: int, needed: Mapping[Side, int]) -> bool:
+    sizes = sizes_of_new(config, count)
     return all(sizes[side] >= needed[side] for side in SIDES)
 
 
-def _subjects_that_suffice(config: SplitConfig, people: int, needed: Mapping[Side, int]) -> int | None:
+def _subjects_that_suffice(config: SplitConfig, count: int, needed: Mapping[Side, int]) -> int | None:
     """The fewest subjects at these shares, found by their quotients: each side is within one of its own."""
     shares = {"train": config.train, "validation": config.validation, "holdout": 1 - config.train - config.validation}
     if min(shares.values()) < 1 / MOST_SUBJECTS:
         return None
-    least = max(people, *(int((needed[side] - 1) / shares[side]) for side in SIDES))
+    least = max(count, *(int((needed[side] - 1) / shares[side]) for side in SIDES))
     return next((n for n in range(least, MOST_SUBJECTS) if _suffices(config, n, needed)), None)
 
 

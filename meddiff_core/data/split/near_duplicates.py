@@ -41,7 +41,7 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two scans of two subjects that are more alike than scans of two people are."""
+    """Two scans of two subjects that are more alike than scans of two subjects usually are."""
 
     cases: tuple[str, str]
     subjects: tuple[str, str]
@@ -65,9 +65,9 @@ def find_near_duplicates(
     """
     if len(cases) < FEWEST_SCANS or len(set(subjects)) < 3:
         return ()
-    people = np.unique(list(subjects), return_inverse=True)[1]
+    owners = np.unique(list(subjects), return_inverse=True)[1]
     modes = min(MODES, len(cases) // SCANS_PER_MODE, thumbnails.shape[1] - 1)
-    correlation, neighbour = _nearest_strangers(_deviations(thumbnails, modes), people)
+    correlation, neighbour = _nearest_strangers(_deviations(thumbnails, modes), owners)
     rows, places = np.nonzero(correlation >= max(_unusual(correlation[:, 1]), _least(modes)))
     pairs = {frozenset((a, b)): value for a, b, value in zip(
         rows.tolist(), neighbour[rows, places].tolist(), correlation[rows, places].tolist(), strict=True
@@ -80,8 +80,8 @@ def _pair(
     rows: Sequence[int], correlation: float, cases: Sequence[str], subjects: Sequence[str], sides: Mapping[str, Side]
 ) -> NearDuplicate:
     a, b = rows
-    people = subjects[a], subjects[b]
-    return NearDuplicate((cases[a], cases[b]), people, (sides[people[0]], sides[people[1]]), round(correlation, 4))
+    pair = subjects[a], subjects[b]
+    return NearDuplicate((cases[a], cases[b]), pair, (sides[pair[0]], sides[pair[1]]), round(correlation, 4))
 
 
 def _deviations(thumbnails: NDArray[Any], modes: int) -> FloatArray:
@@ -101,7 +101,7 @@ def _unit(rows: FloatArray) -> FloatArray:
     return np.where(length > 1e-6, centred / np.maximum(length, 1e-6), 0).astype(np.float32)
 
 
-def _nearest_strangers(units: FloatArray, people: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.intp]]:
+def _nearest_strangers(units: FloatArray, owners: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.intp]]:
     """(n, k) largest correlations with scans of other subjects, falling, and the rows of those scans."""
     kept = min(NEIGHBOURS, len(units))
     correlation = np.empty((len(units), kept), np.float32)
@@ -109,7 +109,7 @@ def _nearest_strangers(units: FloatArray, people: NDArray[np.intp]) -> tuple[Flo
     for start in range(0, len(units), BLOCK):
         block = slice(start, start + BLOCK)
         alike = units[block] @ units.T
-        alike[people[block, None] == people] = -1
+        alike[owners[block, None] == owners] = -1
         nearest = np.argpartition(-alike, kept - 1, axis=1)[:, :kept]
         values = np.take_along_axis(alike, nearest, 1)
         order = np.argsort(-values, axis=1, kind="stable")

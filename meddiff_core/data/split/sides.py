@@ -82,7 +82,7 @@ def assign_sides(
 ) -> Split:
     """The split of `subjects`, given with their covariates; who has a side keeps it.
 
-    New subjects go where the shares lack most. They are dealt in the order of their strata, within which a seeded
+    New subjects go where the shares lack most. They are apportioned in the order of their strata, within which a seeded
     hash decides. `same_subject` lists names of one person each, of which `subjects` may hold any one.
 
     Raises:
@@ -91,8 +91,8 @@ def assign_sides(
     kept = _kept(previous, subjects, same_subject)
     new = {subject: subjects[subject] for subject in sorted(subjects.keys() - kept.keys())}
     counts = _new_on_each_side(config, Counter(kept[subject] for subject in subjects if subject in kept), len(new))
-    dealt = dict(zip(_in_strata(new, seed), _deal(counts, seed), strict=True))
-    sides = dict(sorted((kept | dealt).items()))
+    apportioned = dict(zip(_in_strata(new, seed), _apportion(counts, seed), strict=True))
+    sides = dict(sorted((kept | apportioned).items()))
     if previous is not None:
         return previous.model_copy(update={"sides": sides})
     return Split(sides=sides, train=config.train, validation=config.validation, seed=seed)
@@ -135,7 +135,7 @@ def _new_on_each_side(config: SplitConfig, kept: Mapping[Side, int], new: int) -
     return {side: counts[side] - kept.get(side, 0) for side in SIDES}
 
 
-def _deal(counts: Mapping[Side, int], seed: int) -> list[Side]:
+def _apportion(counts: Mapping[Side, int], seed: int) -> list[Side]:
     """Sides in a row, each spread evenly over it, so that any stretch of it holds nearly its share of each.
 
     The row begins anywhere: else whoever is first of the first stratum would always train.
