@@ -128,7 +128,7 @@ def _span_mm(case: CaseFingerprint) -> Vector:
 
 
 def _spans_mm(train: Sequence[CaseFingerprint]) -> tuple[Vector, int]:
-    """99th percentile along each axis, and how many scans were left out of it: outliers, which are few and far larger."""
+    """99th percentile along each axis, and how many scans were left out of it: outliers, few and far larger."""
     spans, extents = (np.array([part(case) for case in train]) for part in (_span_mm, lambda case: case.extent_mm))
     outliers = (extents > ODD_EXTENT * np.median(extents, axis=0)).any(axis=1)
     counted = ~outliers if outliers.mean() < ODD_SHARE else np.ones_like(outliers)

@@ -138,7 +138,7 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         image_kinds=chosen.kinds,
         label_groups=listing.label_groups,
         label_folder=listing.labels[0].parent if listing.labels else None,
-        names=tuple(sorted({str(name) for image in assigned.found for name in (image.subject, image.participant)})),
+        names=tuple(sorted({name for image in assigned.found for name in (image.subject, image.participant) if name})),
     )
 
 

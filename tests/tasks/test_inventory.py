@@ -63,3 +63,7 @@ def test_reasons_are_kept_also_where_all_scans_are_refused(workspace: Made) -> N
     with pytest.raises(DataRefused, match=r"all 2 were refused"):
         take_inventory(study)
     assert list(pd.read_csv(study.folder / REFUSED)["reason"]) == ["has no label map"] * 2
+
+
+def test_names_that_a_release_must_not_hold_are_names(workspace: Made) -> None:
+    assert read_inventory(workspace("case_001.nii.gz", "case_002.nii.gz")).names == ("case_001", "case_002")
