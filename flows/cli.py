@@ -55,7 +55,7 @@ def init(
     from tasks.inventory import describe_inventory
 
     new = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask)
-    print("\n".join(describe_inventory(new.inventory)))
+    print("\n".join(describe_inventory(new.inventory, examples=True)))
     for question in new.inventory.questions:
         print(f"\nopen    {question.key}: {question.text}")
     following = "answer in" if new.inventory.questions else "meddiff plan"
@@ -65,6 +65,10 @@ def init(
 @app.command()
 def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Look at the scans and decide everything; train nothing."""
+    from meddiff_core.workspace import Workspace
+    from tasks.inventory import describe_inventory, look_at_scans
+
+    print("\n".join(describe_inventory(look_at_scans(Workspace.open(study)), examples=True)), end="\n\n", flush=True)
     with _engines(study, verbose, quiet):
         from flows.prepare import plan as flow
         from tasks.summary import describe_plan

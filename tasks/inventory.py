@@ -1,5 +1,7 @@
 """What was found in the folder of scans: said to a person first, kept beside the study, read by every later stage."""
 
+import re
+
 from pydantic import TypeAdapter
 
 from meddiff_core.artefacts import write_bytes
@@ -9,7 +11,7 @@ from meddiff_core.data.identity.kinds import UNNAMED
 from meddiff_core.data.identity.subjects import SubjectRule
 from meddiff_core.data.ingest import Inventory, discover, require_answers
 from meddiff_core.data.layouts.walking import counted
-from meddiff_core.errors import DataRefused
+from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.workspace import Workspace
 from tasks.progress import say
 
@@ -18,20 +20,39 @@ REFUSED = "refused.csv"
 _JSON = TypeAdapter(Inventory)
 
 
-def take_inventory(workspace: Workspace) -> Inventory:
-    """Look at the folder of scans, say what was understood, and keep it.
+def look_at_scans(workspace: Workspace) -> Inventory:
+    """What the folder holds, for a command to show before any engine starts: what is open may name subjects.
 
     Raises:
         ConfigurationError: the folder leaves a question open; all of them are listed.
-        DataRefused: there are no scans, or all were refused.
+        DataRefused: there are no scans, or all were refused; refused.csv then lists them.
     """
     inventory = discover(workspace.study.data, workspace.folder)
-    for line in describe_inventory(inventory):
-        say(line)
-    write_refusals(workspace.folder / REFUSED, inventory.refused)
     require_answers(inventory)
     if not inventory.cases:
+        write_refusals(workspace.folder / REFUSED, inventory.refused)
         raise DataRefused(f"{all_refused(inventory.refused)}; all of them are listed in {workspace.folder / REFUSED}")
+    return inventory
+
+
+def take_inventory(workspace: Workspace) -> Inventory:
+    """Look at the folder of scans inside a flow, say what was understood, and keep it.
+
+    What a flow says or raises ends in logs, so it names no scan and no subject.
+
+    Raises:
+        ConfigurationError: a setting or the folder is wrong, or a question is open.
+        DataRefused: there are no scans, or all were refused.
+    """
+    try:
+        inventory = look_at_scans(workspace)
+    except ConfigurationError as error:
+        keys = sorted(set(re.findall(r"\bdata\.[a-z_]+", str(error)))) or ["data"]
+        raise ConfigurationError(
+            f"{', '.join(keys)}: must be settled first; `meddiff plan` says what is open"
+        ) from None
+    for line in describe_inventory(inventory):
+        say(line)
     write_bytes(workspace.folder / INVENTORY, _JSON.dump_json(inventory))
     return inventory
 
@@ -42,14 +63,14 @@ def read_inventory(workspace: Workspace) -> Inventory:
     return _JSON.validate_json(path.read_bytes()) if path.exists() else discover(workspace.study.data, workspace.folder)
 
 
-def describe_inventory(inventory: Inventory) -> list[str]:
-    """What was understood, a line each."""
+def describe_inventory(inventory: Inventory, examples: bool = False) -> list[str]:
+    """What was understood, a line each; `examples` name scans and subjects: for a screen, never for a log."""
     subjects = counted(len({case.subject for case in inventory.cases}), "subject")
     left = f"{len(inventory.refused)} refused, {counted(len(inventory.notes), 'note')}"
     lines = {
         "layout": [inventory.layout],
         "scans": [f"{len(inventory.cases)} of {subjects}, {left}"],
-        "subjects": [_rule(rule) for rule in inventory.subject_rules],
+        "subjects": [_rule(rule, examples) for rule in inventory.subject_rules],
         "kinds": [_kinds(inventory)],
         "label maps": [_labels(inventory)],
         "covariates": [_covariate(name, kind, inventory) for name, kind in inventory.kinds.items()] or ["none"],
@@ -57,9 +78,9 @@ def describe_inventory(inventory: Inventory) -> list[str]:
     return [f"{name if not n else '':<11} {text}" for name, texts in lines.items() for n, text in enumerate(texts)]
 
 
-def _rule(rule: SubjectRule) -> str:
-    examples = ", ".join(f"{scan} is of {subject}" for scan, subject in rule.examples)
-    return f"by {rule.rule}: {counted(rule.scans, 'scan')} of {counted(rule.subjects, 'subject')}; {examples}"
+def _rule(rule: SubjectRule, examples: bool) -> str:
+    text = f"by {rule.rule}: {counted(rule.scans, 'scan')} of {counted(rule.subjects, 'subject')}"
+    return text + "".join(f"; {scan} is of {subject}" for scan, subject in rule.examples if examples)
 
 
 def _kinds(inventory: Inventory) -> str:

@@ -3,8 +3,9 @@
 Prefect, MLflow and torch take half a minute to start on a small machine; nobody should wait so long for one line.
 """
 
-from meddiff_core.data.ingest import discover, listing_digest, require_answers
+from meddiff_core.data.ingest import listing_digest
 from meddiff_core.workspace import CHAIN, Workspace
+from tasks.inventory import look_at_scans
 from tasks.progress import say
 
 WHOLE_CHAIN = "run"
@@ -42,9 +43,7 @@ def _all_done(workspace: Workspace, names: list[str]) -> bool:
     condition = {state.name: state.condition for state in workspace.states()}
     if "fingerprint" in names and set(condition.values()) in ({"missing"}, {"done"}):
         # Scans are looked for at the very start, so that their absence is told at once, and at the very end.
-        inventory = discover(workspace.study.data, workspace.folder)
-        require_answers(inventory)
-        scans = listing_digest(inventory)
+        scans = listing_digest(look_at_scans(workspace))
         condition = {state.name: state.condition for state in workspace.states(scans)}
     told = "audit" not in names or (workspace.folder / REPORT).exists()
     return told and bool(names) and all(condition[name] == "done" for name in names)

@@ -11,7 +11,7 @@ import yaml
 
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.workspace import Workspace
-from tasks.inventory import INVENTORY, REFUSED, describe_inventory, read_inventory, take_inventory
+from tasks.inventory import INVENTORY, REFUSED, describe_inventory, look_at_scans, read_inventory, take_inventory
 
 Made = Callable[..., Workspace]
 
@@ -67,3 +67,18 @@ def test_reasons_are_kept_also_where_all_scans_are_refused(workspace: Made) -> N
 
 def test_names_that_a_release_must_not_hold_are_names(workspace: Made) -> None:
     assert read_inventory(workspace("case_001.nii.gz", "case_002.nii.gz")).names == ("case_001", "case_002")
+
+
+def test_what_a_flow_says_and_raises_names_no_subject(workspace: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    take_inventory(workspace("vombat_1_T1.nii.gz", "vombat_2_T1.nii.gz"))
+    with pytest.raises(ConfigurationError) as caught:
+        take_inventory(workspace("vombat_1_FLAIR.nii.gz", same_subject=[["vombat_1", "vombat_3"]]))
+    assert "data.same_subject" in str(caught.value)
+    assert "vombat" not in str(caught.value) + capsys.readouterr().out
+
+
+def test_a_person_sees_examples_and_what_is_open(workspace: Made) -> None:
+    study = workspace("vombat_1_T1.nii.gz", "vombat_2_T1.nii.gz")
+    assert "vombat_1" in "".join(describe_inventory(look_at_scans(study), examples=True))
+    with pytest.raises(ConfigurationError, match="vombat_3"):
+        look_at_scans(workspace(same_subject=[["vombat_1", "vombat_3"]]))
