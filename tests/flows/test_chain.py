@@ -117,7 +117,8 @@ def test_deleted_candidates_are_judged_anew(finished: Path, served: Run) -> None
 def test_another_version_makes_another_release_and_nothing_else(finished: Path, served: Run, write_study: Run) -> None:
     before = artefacts(finished)
     write_study(finished, release={"version": "1.0.1"})
-    assert served("status", finished).out.splitlines()[11].split(maxsplit=2) == [
+    table = served("status", finished).out.split("\n\n")[0]
+    assert table.splitlines()[-1].split(maxsplit=2) == [
         "release", "stale", "study.release changed",
     ]  # fmt: skip
     done = served("run", finished)
