@@ -41,12 +41,13 @@ def scaffold_study(
     budget_minutes: float | None = None,
     preset: str | None = None,
     mask: str | None = None,
+    spacing_mm: float | None = None,
 ) -> NewStudy:
     """Write `folder/study.yaml`.
 
     `groups` is a YAML file or the name of a preset, whose label maps lie among the images unless `labels` says
     otherwise; `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
-    `budget_minutes` the time for both trainings, `preset` that of the gates, `mask` as in the study.
+    `budget_minutes` the time for both trainings, `preset` that of the gates, `mask` and `spacing_mm` as in the study.
 
     Raises:
         ConfigurationError: a path does not exist, the folder has a study already, or a value fits no study.
@@ -63,7 +64,11 @@ def scaffold_study(
     settings = {
         "name": _name(folder),
         "data": data,
-        "plan": {} if budget_minutes is None else {"budget_minutes": budget_minutes},
+        "plan": {
+            name: value
+            for name, value in {"budget_minutes": budget_minutes, "spacing_mm": spacing_mm}.items()
+            if value is not None
+        },
         "cohort": {} if size is None else {"size": size},
         "audit": {} if preset is None else {"preset": preset},
     }
