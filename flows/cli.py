@@ -49,12 +49,15 @@ def init(
     budget_minutes: Annotated[float | None, typer.Option(min=0.1, help="Time for both trainings.")] = None,
     preset: Annotated[str | None, typer.Option(help="Gates: strict, research or trial.")] = None,
     mask: Annotated[str | None, typer.Option(help="Keep only what lies inside: none, label or brain.")] = None,
+    spacing_mm: Annotated[float | None, typer.Option(min=0.01, help="Voxel size of the synthetic volumes.")] = None,
 ) -> None:
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
     from tasks.inventory import describe_inventory
 
-    new = scaffold_study(folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask)
+    new = scaffold_study(
+        folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask, spacing_mm
+    )
     print("\n".join(describe_inventory(new.inventory, examples=True)))
     for question in new.inventory.questions:
         print(f"\nopen    {question.key}: {question.text}")
