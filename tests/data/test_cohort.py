@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meddiff_core.data.cohort import against_cohort, common_modality, correlations, lone
+from meddiff_core.data.cohort import against_cohort, common_modality, correlations, outliers
 from meddiff_core.data.contract_inference import infer_contract
 from meddiff_core.data.fingerprint import take_fingerprint
 from meddiff_core.data.ingest import discover
@@ -100,9 +100,9 @@ def test_scans_that_leave_it_open_follow_the_others(figures: Made) -> None:
 
 def test_far_is_beyond_the_limit_and_beyond_what_is_usual() -> None:
     wide = np.linspace(0, 10, 50)
-    assert not lone(wide, 1.0).any()
-    assert list(np.flatnonzero(lone(np.append(np.zeros(20), 3.0), 1.0))) == [20]
-    assert not lone(np.append(np.zeros(20), 0.5), 1.0).any()
+    assert not outliers(wide, 1.0).any()
+    assert list(np.flatnonzero(outliers(np.append(np.zeros(20), 3.0), 1.0))) == [20]
+    assert not outliers(np.append(np.zeros(20), 0.5), 1.0).any()
 
 
 def test_a_scan_unlike_all_others_is_listed_with_its_correlation(figures: Made) -> None:
