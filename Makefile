@@ -13,11 +13,11 @@ SUBJECTS ?= 96
 DATA ?=
 DEMO := demo
 STUDY := $(DEMO)/study/study.yaml
-PHANTOM_OPTIONS ?= --subjects $(SUBJECTS) --spacing-mm 4
+PHANTOM_OPTIONS ?= --subjects $(SUBJECTS) --spacing-mm 6
 ifeq ($(DATA),)
 SCANS := $(DEMO)/scans
 INIT_OPTIONS ?= --images $(SCANS)/images --labels $(SCANS)/labels --participants $(SCANS)/participants.tsv \
-	--groups $(SCANS)/groups.yaml --volume ventricles --spacing-mm 6 --size 32 --budget-minutes 3 --preset trial
+	--groups $(SCANS)/groups.yaml --volume ventricles --size 32 --budget-minutes 3 --preset trial
 else
 INIT_OPTIONS ?= --images $(DATA)
 endif

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.features.pooling import cell_sides
@@ -28,6 +29,8 @@ DRAWS = 20_000
 Sides = tuple[int, int, int]
 STEPS = (0, -1, 1)
 """Shifts that are tried along each axis, in voxels of that grid."""
+SMOOTHING = 1.0
+"""Standard deviation in voxels of that grid of the Gaussian that shows what smoothing does to a key."""
 
 
 def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
@@ -47,6 +50,12 @@ def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
 def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
     """(n, p) `voxel_key` of every volume."""
     return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
+
+
+def smoothed_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
+    """(n, p) `voxel_key` of every volume after smoothing."""
+    keys = [_keys_at(volumes.image(index), contract, STEPS[:1], SMOOTHING) for index in range(len(volumes))]
+    return np.concatenate(keys)
 
 
 def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
@@ -73,12 +82,14 @@ def _sides_of(sides: Sequence[int], factors: Sides) -> list[int]:
     return [-(-side // factor) for side, factor in zip(sides, factors, strict=True)]
 
 
-def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int]) -> FloatArray:
+def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int], smoothing: float = 0.0) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine, to_key = _factors(contract)
     views = _pad_to(image.astype(np.float32), to_fine)
     for axis, factor in enumerate(to_fine):
         views = _average(views, axis, factor)
+    if smoothing:
+        views = ndimage.gaussian_filter(views, smoothing, mode="nearest")
     views = np.pad(_pad_to(views, to_key), 1)[None]
     for axis, factor in enumerate(to_key, start=1):
         inner = views.shape[axis] - 2

@@ -12,8 +12,8 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.neighbours import Neighbours, nearest, nearest_voxels
-from meddiff_core.evidence.privacy.copies import keys_of
+from meddiff_core.evidence.neighbours import Neighbours, nearest
+from meddiff_core.evidence.privacy.copies import keys_of, smoothed_keys_of
 from meddiff_core.evidence.privacy.planting import PlantedCopies
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
@@ -78,13 +78,13 @@ def copy_views(audit: AuditInput, sets: CopySets, known: Known) -> Generator[Pro
 
 
 def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None, list[View]]:
-    """By keys of voxels, whole and by halves, through flips and shifts."""
+    """By keys of voxels, whole and by halves, through flips, shifts and smoothing."""
     keys = keys_of(sets.train, contract)
     held = keys_of(sets.queries["holdout"], contract)
-    search = fit_search(keys, contract, sets.subjects)
+    search = fit_search(keys, contract, sets.subjects, smoothed_keys_of(sets.train, contract))
 
     def both(query: FloatArray) -> dict[str, Neighbours]:
-        return search(query) | {TO_HOLDOUT: nearest_voxels(query, held, search.centre)}
+        return search(query) | {TO_HOLDOUT: search.among_others(query, held)}
 
     found: dict[Query, dict[str, Neighbours]] = {}
     for name, volumes in sets.queries.items():

@@ -1,4 +1,4 @@
-"""The nearest training volume of a volume in low-resolution voxels, whole and by halves, through flips and shifts.
+"""The nearest training volume of a volume in low-resolution voxels, whole and by halves, through flips, shifts and smoothing.
 
 A copy of half a brain joined to half of another passes as new when whole volumes are compared. So octants are
 correlated by themselves, each with its own gain and offset, and the four of each half are taken together.
@@ -33,32 +33,47 @@ Search = Callable[[FloatArray], Mapping[str, Neighbours]]
 
 
 @dataclass(frozen=True)
+class KeySpace:
+    """What sets the keys of one part of the volume apart from the mean training key."""
+
+    cells: NDArray[np.int64]
+    """(p,) columns of a whole key."""
+    centre: FloatArray
+    """(p,) the mean training key."""
+    smoothing: FloatArray
+    """(p,) of length 1: where smoothing moves that mean, and so all keys alike; zeros if that is not known."""
+
+    def apart(self, keys: FloatArray) -> FloatArray:
+        """(..., p) of length 1, from whole keys: the deviation from the mean, without that along `smoothing`.
+
+        An autoencoder smooths whatever it gives back. Where heads differ little, that moves a copy farther than
+        another head is away, though it says nothing of whose head it is.
+        """
+        deviation: FloatArray = _standardised(keys[..., self.cells]) - self.centre
+        return to_length_one(np.asarray(deviation - (deviation @ self.smoothing)[..., None] * self.smoothing))
+
+
+@dataclass(frozen=True)
 class VoxelSearch:
     """Training keys, ready to be searched."""
 
-    centre: FloatArray
-    """(p,) their mean."""
-    anchors: FloatArray
-    """(p, m) deviations from it, of length 1."""
-    cells: tuple[NDArray[np.int64], ...]
-    """Columns of a key that lie in each octant."""
-    octant_centres: tuple[FloatArray, ...]
-    octant_anchors: tuple[FloatArray, ...]
-    """The same per octant."""
+    whole: KeySpace
+    octants: tuple[KeySpace, ...]
+    anchors: tuple[FloatArray, ...]
+    """(p, m) of the training volumes, whole and then per octant."""
     people: NDArray[np.int64]
     """(m,) whose each training volume is."""
 
     def __call__(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> dict[str, Neighbours]:
         """Neighbours of keys (n, variants, p), whole and per half; `own` (n,) is whom each must not meet."""
-        whole = best_correlation(to_length_one(keys - self.centre), self.anchors)
-        correlations = {WHOLE: whole, **self._halves(keys)}
+        correlations = {WHOLE: best_correlation(self.whole.apart(keys), self.anchors[0]), **self._halves(keys)}
         return {name: closest(1 - found, self.people, own) for name, found in correlations.items()}
 
     def _halves(self, keys: FloatArray) -> dict[str, Matrix]:
         """(n, m) per half: the best mean correlation of its octants that any variant of the query shows."""
         octants = [
-            to_length_one(_standardised(keys[..., cells]) - centre).reshape(-1, len(cells)) @ anchors
-            for cells, centre, anchors in zip(self.cells, self.octant_centres, self.octant_anchors, strict=True)
+            space.apart(keys).reshape(-1, len(space.cells)) @ anchors
+            for space, anchors in zip(self.octants, self.anchors[1:], strict=True)
         ]
         found = {}
         for name, members in HALVES.items():
@@ -67,6 +82,11 @@ class VoxelSearch:
             found[name] = np.minimum(best.astype(np.float64), 1.0)
         return found
 
+    def among_others(self, keys: FloatArray, reference: FloatArray) -> Neighbours:
+        """Of keys (n, variants, p) among other volumes' keys (r, p), whole, with the distances of the search."""
+        found = best_correlation(self.whole.apart(keys), self.whole.apart(reference).T)
+        return closest(1 - found, np.arange(len(reference)))
+
     def among_themselves(self, keys: FloatArray, block: int = 64) -> dict[str, Neighbours]:
         """Of each training key (m, p) among those of other subjects, as it is."""
         starts = range(0, len(keys), block)
@@ -74,13 +94,20 @@ class VoxelSearch:
         return _joined(parts)
 
 
-def fit_search(keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None) -> VoxelSearch:
-    """From the keys (m, p) of the training volumes, and whose each is."""
-    centre, cells = keys.mean(0), _octants(key_grid(contract))
-    standardised = [_standardised(keys[:, columns]) for columns in cells]
-    centres = tuple(part.mean(0) for part in standardised)
-    anchors = tuple(to_length_one(part - middle).T for part, middle in zip(standardised, centres, strict=True))
-    return VoxelSearch(centre, to_length_one(keys - centre).T, cells, centres, anchors, numbered(subjects, len(keys)))
+def fit_search(
+    keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None, smoothed: FloatArray | None = None
+) -> VoxelSearch:
+    """From the keys (m, p) of the training volumes, whose each is, and their keys after smoothing (m, p)."""
+    cells = (np.arange(keys.shape[1]), *_octants(key_grid(contract)))
+    whole, *octants = (_fit_space(keys, columns, smoothed) for columns in cells)
+    anchors = tuple(space.apart(keys).T for space in (whole, *octants))
+    return VoxelSearch(whole, tuple(octants), anchors, numbered(subjects, len(keys)))
+
+
+def _fit_space(keys: FloatArray, cells: NDArray[np.int64], smoothed: FloatArray | None) -> KeySpace:
+    centre = _standardised(keys[:, cells]).mean(0)
+    after = centre if smoothed is None else _standardised(smoothed[:, cells]).mean(0)
+    return KeySpace(cells, centre, to_length_one(after - centre))
 
 
 def _octants(grid: tuple[int, int, int]) -> tuple[NDArray[np.int64], ...]:
