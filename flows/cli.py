@@ -246,12 +246,12 @@ def _engines(study: Path, verbose: bool, quiet: bool) -> Iterator[None]:
     from meddiff_core.workspace import Workspace
     from tasks.environment import prepare_environment
     from tasks.local_api import local_api
-    from tasks.lock import held
+    from tasks.lock import lock_study
     from tasks.progress import console_for, speaking
 
     folder = Workspace.open(study).folder
     prepare_environment(folder, verbose=verbose)
-    with held(folder), local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
+    with lock_study(folder), local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
         _import_flows()
         wait_for_api()
         yield

@@ -119,7 +119,7 @@ class Mapper(Protocol):
         """Yield (position of the item, result) as they are ready. An exception of `function` is raised."""
 
 
-def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-    """The simplest `Mapper`: here, one after the other."""
+def serial_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+    """The simplest `Mapper`: in this process, one item after the other."""
     for position, item in enumerate(items):
         yield position, function(item)

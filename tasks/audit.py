@@ -26,7 +26,7 @@ from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.device import choose_device
 from tasks.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
-from tasks.progress import say, show
+from tasks.progress import echo, show
 from tasks.tracking import log_file, log_measurements
 
 ORIGIN = "origin.json"
@@ -42,7 +42,7 @@ def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
         with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
             audit, findings = show(run_audit(gather(workspace, mapper, cohort)))
     else:
-        say("audit: measured before; only gates and waivers are applied anew")
+        echo("audit: measured before; only gates and waivers are applied anew")
         audit, findings = judge(kept[0], workspace.study.audit), kept[1]
     with writing_folder(workspace.path("audit")) as partial:
         write_json(partial / "audit.json", audit)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
-from meddiff_core.types import Item, Mapper, Result, in_turn
+from meddiff_core.types import Item, Mapper, Result, serial_map
 from tasks.environment import STATE
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def beside_device(function: Callable[[Item], Result], items: Sequence[Item]) -> 
 
 def _mapper(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Mapper:
     if runtime.dask == "off":
-        return in_turn
+        return serial_map
     if runtime.dask != "local" and not runtime.dask.startswith(("tcp://", "tls://")):
         raise ConfigurationError(f"runtime.dask must be local, off or tcp://host:port, is {runtime.dask!r}")
 

@@ -15,7 +15,7 @@ from meddiff_core.workspace import Workspace
 from tasks.audit import gather, kept_rows
 from tasks.caching import refreshing, task
 from tasks.cluster import open_mapper
-from tasks.progress import say, show
+from tasks.progress import echo, show
 from tasks.screen import fill, say_what_is_lacking
 
 
@@ -51,7 +51,7 @@ def _search(workspace: Workspace, audit: AuditInput, rows: pd.DataFrame) -> set[
     if ids != list(audit.sample_ids):
         audit = replace(audit, accepted=kept_rows(workspace, "replacements", rows), sample_ids=ids)
     found = {ids[row] for row in show(suspected_copies(audit))}
-    say(f"search for copies: {len(found)} of {len(ids)} volumes are suspected")
+    echo(f"search for copies: {len(found)} of {len(ids)} volumes are suspected")
     return found
 
 

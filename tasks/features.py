@@ -22,7 +22,7 @@ from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
-from meddiff_core.types import Images, Latents, Mapper, Volumes, in_turn
+from meddiff_core.types import Images, Latents, Mapper, Volumes, serial_map
 from meddiff_core.workspace import Workspace
 from tasks.device import choose_device
 from tasks.environment import STATE
@@ -85,7 +85,7 @@ def copy_extractors(workspace: Workspace, dataset: KeptDataset, contract: Contra
 
 def _cached(extractors: list[Extractor], workspace: Workspace, mapper: Mapper) -> list[Extractor]:
     """A GPU is in this process, and faster than any pool."""
-    pool = mapper if choose_device(workspace.study.runtime.device) == "cpu" else in_turn
+    pool = mapper if choose_device(workspace.study.runtime.device) == "cpu" else serial_map
     return [CachedExtractor(extractor, workspace.folder / STATE / FEATURES, pool) for extractor in extractors]
 
 

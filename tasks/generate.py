@@ -15,7 +15,7 @@ from meddiff_core.workspace import Workspace
 from tasks.caching import task
 from tasks.cluster import beside_device, open_mapper
 from tasks.device import choose_device
-from tasks.progress import say, show
+from tasks.progress import echo, show
 
 
 @task(run_name="attempt-{attempt}-slots-{slots:.40}")
@@ -26,7 +26,7 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
     if attempt == 0:
         workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
         for note in design_of(workspace).notes():
-            say(note)
+            echo(note)
     runtime = workspace.study.runtime
     device = choose_device(runtime.device)
     with open_mapper(runtime, folder) as mapper:
@@ -34,7 +34,7 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
         markers = show(_draw(workspace, shards, device, beside_device if own_gpu else mapper))
     wanted_together = workspace.study.sampling.batch
     if (fewest := min((marker.together for marker in markers), default=wanted_together)) < wanted_together:
-        say(f"memory was short: {fewest} instead of {wanted_together} volumes were drawn at once")
+        echo(f"memory was short: {fewest} instead of {wanted_together} volumes were drawn at once")
     return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(wanted)}}
 
 

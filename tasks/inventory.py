@@ -13,7 +13,7 @@ from meddiff_core.data.ingest import Inventory, discover, require_answers
 from meddiff_core.data.layouts.walking import counted
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.workspace import Workspace
-from tasks.progress import say
+from tasks.progress import echo
 
 INVENTORY = "inventory.json"
 REFUSED = "refused.csv"
@@ -52,7 +52,7 @@ def take_inventory(workspace: Workspace) -> Inventory:
             f"{', '.join(keys)}: must be settled first; `meddiff plan` says what is open"
         ) from None
     for line in describe_inventory(inventory):
-        say(line)
+        echo(line)
     write_bytes(workspace.folder / INVENTORY, _JSON.dump_json(inventory))
     return inventory
 

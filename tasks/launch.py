@@ -33,12 +33,11 @@ _LOOPBACK = {
 _KINDS = {kind.__name__: kind for kind in (ConfigurationError, DataRefused, IntegrityError, TrainingFailed)}
 
 
-def choose_processes(runtime: RuntimeConfig, device: str, batch: int, sharded: bool = False) -> int:
-    """As many as wanted, or one for each GPU, or one; no more than a batch has items, unless it is the network's
-    parts that they are wanted for (`sharded`).
+def choose_processes(runtime: RuntimeConfig, device: str, batch: int) -> int:
+    """As many as wanted, or one for each GPU, or one; no more than a batch has items.
 
     Raises:
-        ConfigurationError: more are wanted than there are GPUs, or there is one where a network is to be parted.
+        ConfigurationError: more are wanted than there are GPUs.
     """
     import torch
 
@@ -47,13 +46,7 @@ def choose_processes(runtime: RuntimeConfig, device: str, batch: int, sharded: b
         raise ConfigurationError(
             f"runtime.processes must be at most {gpus}, the GPUs of runtime.device {device}, is {wanted}"
         )
-    count = wanted or gpus
-    if runtime.sharded and count == 1:
-        raise ConfigurationError(
-            "runtime.sharded: must be false for one process, is true; "
-            f"runtime.processes is {wanted}, runtime.device {device}"
-        )
-    return count if sharded else min(count, batch)
+    return min(wanted or gpus, batch)
 
 
 def fit_together(

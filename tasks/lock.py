@@ -14,7 +14,7 @@ from tasks.environment import STATE
 
 
 @contextmanager
-def held(study_folder: Path) -> Iterator[None]:
+def lock_study(study_folder: Path) -> Iterator[None]:
     """Hold a study's folder against other processes; the same one may enter again.
 
     Raises:

@@ -28,7 +28,7 @@ from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.device import choose_device
 from tasks.inventory import REFUSED, read_inventory
-from tasks.progress import say, show
+from tasks.progress import echo, show
 from tasks.summary import PREPARED, describe_contract
 from tasks.tracking import log_file
 
@@ -47,7 +47,7 @@ def fingerprint_scans(folder: Path, *, key: str) -> dict[str, Any]:
     write_json(workspace.path("fingerprint"), fingerprint)
     usable, refused = len(fingerprint.cases), len(fingerprint.refused)
     if refused:
-        say(f"{refused} of {usable + refused} scans cannot be used; why, is in {folder / REFUSED}")
+        echo(f"{refused} of {usable + refused} scans cannot be used; why, is in {folder / REFUSED}")
     counts = {"cases": usable, "refused": refused, "notes": len(fingerprint.notes)}
     return {"digest": digest_of(fingerprint), "summary": counts}
 
@@ -92,7 +92,7 @@ def _tell_near_duplicates(workspace: Workspace, fingerprint: Fingerprint, split:
     )
     write_near_duplicates(workspace.folder / DUPLICATES, pairs)
     for line in describe_near_duplicates(pairs, DUPLICATES):
-        say(line)
+        echo(line)
 
 
 @task()
@@ -104,7 +104,7 @@ def plan_study(folder: Path, *, key: str) -> dict[str, Any]:
     train = training_part(fingerprint, read_split(workspace.path("split")))
     contract, reasons = infer_contract(train, study, device)
     _look(workspace, train, contract)
-    say("measuring the speed of both trainings on this machine")
+    echo("measuring the speed of both trainings on this machine")
     plan = show(infer_plan(contract, reasons, study, len(train.cases), device))
     write_json(workspace.path("plan"), plan)
     log_file(workspace.path("plan"))
@@ -117,7 +117,7 @@ def _show_decisions(workspace: Workspace, train: Fingerprint) -> None:
     """What would be decided if there were scans enough."""
     contract, reasons = infer_contract(train, workspace.study, choose_device(workspace.study.runtime.device))
     for line in describe_contract(contract, reasons):
-        say(line)
+        echo(line)
     _look(workspace, train, contract)
 
 
@@ -130,8 +130,8 @@ def _look(workspace: Workspace, train: Fingerprint, contract: Contract) -> None:
         look = show(look_at_conforming(cases, train, contract, study.data, mapper, study.seed))
     write_bytes(folder / PREPARED, look.picture)
     for line in summarise_losses(look.losses):
-        say(line)
-    say(f"scans as they came beside what the networks will see: {folder / PREPARED}")
+        echo(line)
+    echo(f"scans as they came beside what the networks will see: {folder / PREPARED}")
 
 
 @task()
@@ -147,7 +147,7 @@ def conform_scans(folder: Path, *, key: str) -> dict[str, Any]:
     write_losses(folder / LOSSES, losses)
     write_refusals(folder / REFUSED, [*fingerprint.refused, *refused])
     for line in summarise_losses(losses):
-        say(f"{line}; {folder / LOSSES} lists all")
+        echo(f"{line}; {folder / LOSSES} lists all")
     dataset = Dataset.open(folder)
     require_usable_sides(split, dataset.subjects(None), study.split, first=False)
     counts = dataset.sizes() | {"refused": len(fingerprint.refused) + len(refused)}

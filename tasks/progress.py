@@ -55,7 +55,7 @@ def console_for(*, quiet: bool = False) -> Console:
     return Console(quiet=quiet, bars=sys.stderr.isatty())
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """One plain line on standard error, unless the command is quiet."""
     if not _console.get().quiet:
         print(line, file=sys.stderr, flush=True)

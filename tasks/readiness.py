@@ -6,7 +6,7 @@ Prefect, MLflow and torch take half a minute to start on a small machine; nobody
 from meddiff_core.data.ingest import listing_digest
 from meddiff_core.workspace import CHAIN, Workspace
 from tasks.inventory import look_at_scans
-from tasks.progress import say
+from tasks.progress import echo
 
 WHOLE_CHAIN = "run"
 NEEDED = {
@@ -35,7 +35,7 @@ def is_finished(workspace: Workspace, stage: str) -> bool:
     if not _all_done(workspace, own):
         return False
     for name in own:
-        say(f"{name}: up to date")
+        echo(f"{name}: up to date")
     return True
 
 

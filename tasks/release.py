@@ -29,7 +29,7 @@ from tasks.caching import task
 from tasks.device import choose_device
 from tasks.generate import design_of
 from tasks.inventory import read_inventory
-from tasks.progress import say, show
+from tasks.progress import echo, show
 from tasks.screen import most_candidates
 from tasks.tracking import installed_versions, log_file
 
@@ -58,7 +58,7 @@ def _draw_again(release: Path, models: Path, device: str) -> list[str]:
     """What a few volumes have become that were drawn again from the release's own record; nothing if it is them."""
     found = list(regenerate(release, draw_few(release, DRAWN_AGAIN), models, device))
     for volume in found:
-        say(f"drawn again, {volume.describe()}")
+        echo(f"drawn again, {volume.describe()}")
     return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
 
 

@@ -26,7 +26,7 @@ from tasks.caching import task
 from tasks.cluster import open_mapper
 from tasks.device import choose_device
 from tasks.generate import design_of, draw_shards, shards_of
-from tasks.progress import say, show
+from tasks.progress import echo, show
 
 
 @task()
@@ -106,7 +106,7 @@ def fill(workspace: Workspace, verdicts: pd.DataFrame, key: str) -> pd.DataFrame
     size, most = workspace.study.cohort.size, most_candidates(workspace.study)
     while slots := open_slots(verdicts, size, most):
         if attempt := next_attempt(verdicts):
-            say(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
+            echo(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
             draw_shards(folder=workspace.folder, slots=write_slots(slots), attempt=attempt, key=f"{attempt}-{key}")
         verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
         verdicts = reject_duplicates(
@@ -124,7 +124,7 @@ def say_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> None:
     """A line for each part of the cohort that did not become full."""
     for cell in design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]):
         if cell.accepted < cell.wanted:
-            say(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
+            echo(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
 
 
 def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:

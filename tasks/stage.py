@@ -17,8 +17,8 @@ from meddiff_core.workspace import CHAIN, Workspace
 from tasks.caching import refreshing
 from tasks.cluster import open_mapper
 from tasks.environment import STATE
-from tasks.lock import held
-from tasks.progress import say
+from tasks.lock import lock_study
+from tasks.progress import echo
 from tasks.tracking import end_lost_runs, log_artefact, log_measurements, log_parameters, stage_run, study_run
 
 StageTask = Callable[..., dict[str, Any]]
@@ -30,7 +30,7 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
-        stack.enter_context(held(workspace.folder))
+        stack.enter_context(lock_study(workspace.folder))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         end_lost_runs()
@@ -46,9 +46,9 @@ def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = N
     """
     state = workspace.state(name, scans)
     if state.condition == "done" and state.record is not None:
-        say(f"{name}: up to date")
+        echo(f"{name}: up to date")
         return state.record
-    say(f"{name}: {', '.join(state.reasons) or 'to be made'}")
+    echo(f"{name}: {', '.join(state.reasons) or 'to be made'}")
     inputs = workspace.inputs(name, scans)
     started = time.monotonic()
     with refreshing(not workspace.path(name).exists()):
@@ -87,5 +87,5 @@ def make_plan(workspace: Workspace, task: StageTask) -> Record:
             "delete it to plan anew, then edit again"
         )
     load_plan(path)
-    say("plan: edited by hand, used as it is")
+    echo("plan: edited by hand, used as it is")
     return record

@@ -16,7 +16,7 @@ from tasks.caching import task
 from tasks.device import choose_device
 from tasks.figures import draw_choice, draw_reconstructions, draw_samples
 from tasks.launch import choose_processes, fit_together
-from tasks.progress import say, show
+from tasks.progress import echo, show
 from tasks.tracking import log_model, log_progress
 
 
@@ -55,11 +55,11 @@ def _fit(folder: Path, name: str, key: str, batch: int) -> dict[str, float]:
     """Train and save a model, in this process or in several; gives its last validation."""
     runtime = Workspace.open(folder).study.runtime
     device = choose_device(runtime.device)
-    count = choose_processes(runtime, device, batch, sharded=runtime.sharded and name == "denoiser")
+    count = choose_processes(runtime, device, batch)
     if count == 1:
         work = fit_model(folder, name, key, device)
     else:
-        say(f"{name}: trained by {count} processes")
+        echo(f"{name}: trained by {count} processes")
         work = fit_together(folder, name, key, device, count)
     metrics: dict[str, float] = show(work, on_metrics=log_progress)["metrics"]
     return metrics

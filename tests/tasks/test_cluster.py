@@ -11,7 +11,7 @@ import pytest
 
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
-from meddiff_core.types import Mapper, in_turn
+from meddiff_core.types import Mapper, serial_map
 from tasks import cluster
 from tasks.cluster import beside_device, open_mapper
 
@@ -79,7 +79,7 @@ def no_cluster_open(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cluster_open")
 def test_off_is_the_mapper_of_the_core(tmp_path: Path) -> None:
     with open_mapper(RuntimeConfig(dask="off"), tmp_path) as opened:
-        assert opened is in_turn
+        assert opened is serial_map
 
 
 def test_a_block_inside_another_uses_its_cluster(mapper: Mapper, tmp_path: Path) -> None:

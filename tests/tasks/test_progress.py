@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from meddiff_core.types import Progress
-from tasks.progress import Console, console_for, say, show, speaking
+from tasks.progress import Console, console_for, echo, show, speaking
 
 AT_ONCE = Console(line_every_s=0, metrics_every_s=0)
 
@@ -66,14 +66,14 @@ def test_a_note_is_a_line_of_its_own_whatever_the_pace(bars: bool, capsys: pytes
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking(Console(quiet=True)):
         show(count(3))
-        say("a line")
+        echo("a line")
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_console_is_the_former_one_after_the_block(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking(Console(quiet=True)):
         pass
-    say("a line")
+    echo("a line")
     assert capsys.readouterr().err == "a line\n"
 
 
