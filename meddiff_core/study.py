@@ -158,7 +158,8 @@ class AutoencoderConfig(Config):
     batch: Count | None = None
     """Volumes a step. Null: two for each process on a CPU, four on a GPU, fewer where the memory is short."""
     channels: tuple[Count, ...] | None = None
-    """Width per level, all multiples of 8. Null: from the volume size and the memory."""
+    """Width per level, all multiples of 8. Null: 16 at the finest level on a CPU, 32 on a GPU, doubled from level to
+    level; there are as many levels as the latent factor asks for."""
     latent_channels: Count = 4
     """Channels of the latents."""
     learning_rate: Positive = 1e-3
@@ -167,8 +168,8 @@ class AutoencoderConfig(Config):
     """Weight of the Kullback-Leibler term, per latent element."""
     label_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the cross-entropy of the label maps; the error of the image has 1."""
-    overlap_weight: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of 1 - Dice of the label maps, which sees small structures as well as large ones."""
+    dice_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the soft Dice loss of the label maps, in which small structures count as much as large ones."""
     perceptual: Literal["discriminator", "fft", "both", "imagenet", "none"] = "discriminator"
     """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
     first step on), both, features of an ImageNet network on slices in three planes (from the first step on; extra
@@ -200,11 +201,12 @@ class DenoiserConfig(Config):
     steps: Count | None = None
     """Optimiser steps. Null: from the budget."""
     batch: Count | None = None
-    """Latents a step. Null: from the memory."""
+    """Latents a step. Null: 8 on a CPU, 32 on a GPU, fewer where the memory is short."""
     channels: tuple[Count, ...] | None = None
-    """Width per level, all multiples of 32. Null: from the latent size and the memory."""
+    """Width per level, all multiples of 32. Null: 64 and 128, or on a GPU 128, 256 and 256 where the latents can be
+    halved twice."""
     learning_rate: Positive = 5e-4
-    """Peak rate of Adam; warm-up, then cosine decay."""
+    """Peak rate of AdamW, whose weight decay is 0.01; warm-up, then cosine decay."""
     condition_dropout: Fraction = 0.1
     """How often each condition is hidden, so that the model also knows the case without it."""
     sigma_mean: float = -0.4
@@ -219,9 +221,9 @@ class DenoiserConfig(Config):
     training is so long that it would learn the volumes by heart."""
     augmented_share: Fraction = 0.3
     """Share of training volumes that are seen moved."""
-    ema_shares: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
-    """Lengths of the moving averages of weights, as shares of the steps done; 0.28 weighs nearly all alike. The one
-    whose samples are best is kept."""
+    ema_std: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
+    """Relative standard deviations of the moving averages of weights (Karras et al. 2024, `sigma_rel`): about the share
+    of the steps done that each spans; 0.28 is nearly uniform. The average whose samples score best is kept."""
     gradient_checkpointing: bool | None = None
     """As for the autoencoder."""
     patience: Count = 3
@@ -339,6 +341,10 @@ def _falling(levels: tuple[float, ...]) -> tuple[float, ...]:
     return levels
 
 
+OUTDATED_GUIDANCE = {"absent": "classifier_free", "earlier": "autoguidance"}
+"""Values of `sampling.guided_by` in older studies and releases, and their names now."""
+
+
 class SamplingConfig(Config):
     """How volumes are drawn. Part of the identity of every sample."""
 
@@ -349,12 +355,11 @@ class SamplingConfig(Config):
     steps: Count = 15
     """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
-    """How far to go beyond what the denoiser itself says, away from `guided_by`: 1 is not at all and costs one network
-    evaluation instead of two, more exaggerates."""
-    guided_by: Literal["absent", "earlier"] = "absent"
-    """What guidance leads away from: the same denoiser without conditions (`absent`, classifier-free guidance), which
-    makes conditions stronger, or its own weights from early in the training with the same conditions (`earlier`,
-    autoguidance), which mends faults and leaves variety."""
+    """Weight of the guidance: 1 is none and costs one network evaluation instead of two, more exaggerates."""
+    guided_by: Literal["classifier_free", "autoguidance"] = "classifier_free"
+    """What guidance leads away from. `classifier_free`: the same denoiser without conditions, which makes conditions
+    stronger. `autoguidance`: its own weights from early in the training with the same conditions, which corrects
+    errors and keeps variety."""
     guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
     """Lowest and highest noise level at which guidance acts. Null: at all of them."""
     sigma_min: Positive = 0.01
@@ -371,6 +376,13 @@ class SamplingConfig(Config):
     of a batch, it is part of the identity."""
     shard: Count = 8
     """Volumes a shard: the unit of work, of restart and of integrity."""
+
+    @field_validator("guided_by", mode="before")
+    @classmethod
+    def _is_not_outdated(cls, given: Any) -> Any:
+        if isinstance(given, str) and given in OUTDATED_GUIDANCE:
+            raise ValueError(f"`{given}` is called {OUTDATED_GUIDANCE[given]} now")
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> "SamplingConfig":
@@ -394,8 +406,8 @@ class SamplingConfig(Config):
 class ScreenConfig(Config):
     """Which volumes are rejected. Bounds are fitted on the training volumes."""
 
-    tail: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
-    """Share of training volumes outside each bound on each side, before the margin."""
+    quantile: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    """Quantile of the training volumes that is the lower bound, before the margin; 1 minus it is the upper one."""
     margin: Annotated[float, Field(ge=0)] = 0.25
     """Widening of each bound, as a share of the range between them."""
     outliers: bool = True
@@ -542,7 +554,8 @@ class ReleaseConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Where it runs. Changes no result, but for the last digits of trained weights."""
+    """Where it runs. Dask and its workers change no result, and processes only the last digits of trained weights. The
+    device changes more: the plan fits the networks to it, and a GPU rounds differently from a CPU."""
 
     dask: str = "local"
     """`local`, `off`, or a scheduler's address (tcp://host:port)."""
@@ -552,10 +565,6 @@ class RuntimeConfig(Config):
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
     processes: Count | None = None
     """Processes that train a network together, each on its part of every batch. Null: one for each GPU."""
-    sharded: bool = False
-    """Each of several processes keeps its part alone of the denoiser's weights, gradients, moments and averages: for
-    networks that one GPU can use and not train. Slower, and `train.denoiser` must give steps and batch. Least memory
-    with `gradient_checkpointing`. The autoencoder is small, and whole in every process."""
 
 
 class Study(Config):
@@ -615,8 +624,20 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
     return "\n".join(_describe(fault, root) for fault in error.errors())
 
 
+OUTDATED_KEYS = {
+    "train.autoencoder.overlap_weight": "is called train.autoencoder.dice_weight now",
+    "train.denoiser.ema_shares": "is called train.denoiser.ema_std now",
+    "screen.tail": "is called screen.quantile now",
+    "runtime.sharded": "does not exist any more, every process holds the whole network; where memory is short, set "
+    "train.denoiser.gradient_checkpointing",
+}
+"""Keys of older studies, and what became of them."""
+
+
 def _describe(fault: Any, root: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden" and root is Study and key in OUTDATED_KEYS:
+        return f"{key}: {OUTDATED_KEYS[key]}"
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; {advise(str(fault['loc'][-1]), _keys_beside(fault['loc'], root))}"
     if fault["type"] == "missing":

@@ -130,7 +130,6 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         judge=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.judged else None,
         ranks=ranks,
         initial=start,
-        sharded=study.runtime.sharded,
     )
 
     def save(facts: Facts) -> None:

@@ -69,20 +69,14 @@ def infer_plan(
         budget_s * AUTOENCODER_SHARE,
         train_cases,
     )
-    denoiser = (
-        _given(study)
-        if study.runtime.sharded
-        else (
-            yield from _fit(
-                "denoiser",
-                lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
-                _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
-                free_gb,
-                config.denoiser.steps,
-                budget_s * (1 - AUTOENCODER_SHARE),
-                train_cases,
-            )
-        )
+    denoiser = yield from _fit(
+        "denoiser",
+        lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
+        _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
+        free_gb,
+        config.denoiser.steps,
+        budget_s * (1 - AUTOENCODER_SHARE),
+        train_cases,
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
     augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
@@ -225,25 +219,6 @@ def _first_that_fits(
     raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
 
 
-def _given(study: Study) -> TrainingPlan:
-    """Of a denoiser that several GPUs train in parts: the one that plans may not even hold it.
-
-    Raises:
-        ConfigurationError: the study leaves something to be measured.
-    """
-    config = study.train.denoiser
-    if config.steps is None or config.batch is None:
-        raise ConfigurationError(
-            "runtime.sharded: train.denoiser.steps and train.denoiser.batch must be given, "
-            f"are {config.steps} and {config.batch}; one process cannot measure what several train"
-        )
-    return TrainingPlan(
-        steps=config.steps,
-        batch=config.batch,
-        gradient_checkpointing=config.gradient_checkpointing is not False,
-    )
-
-
 def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study, way: Way, device: str) -> Cost:
     """Of a training on whole volumes or patches, measured on no more of them than is quick."""
     trained = way.patch or contract.size
@@ -384,7 +359,5 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
 
 
 def _length(plan: TrainingPlan, where: str) -> str:
-    if plan.seconds_per_step is None:
-        return "not measured"
     cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {where}"
     return f"{cost}, so about {plan.minutes:.1f} minutes"

@@ -30,7 +30,6 @@ from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatur
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
 from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
-from meddiff_core.models.sharding import idle_passes, parts_for, shard, whole
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.loading import Ahead
 from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
@@ -73,28 +72,24 @@ class DenoiserTraining:
         judge: Judge | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
-        sharded: bool = False,
     ) -> None:
         torch.manual_seed(derive_seed(seed, "denoiser", "weights"))
-        self.network = Denoiser(shape, specs).to("cpu" if sharded else device)
+        self.network = Denoiser(shape, specs).to(device)
         self.scale: LatentScale = train[0].scale()
         if initial is not None:
             self.scale = LatentScale.model_validate(load_initial(self.network, initial)["scale"])
         require_scale(self.scale, train[0])
         self.uncertainty = Uncertainty().to(device)
-        self.averages = {f"{share:g}": PowerAverage(self.network, share) for share in config.ema_shares}
+        self.averages = {f"{share:g}": PowerAverage(self.network, share) for share in config.ema_std}
         if config.gradient_checkpointing:
             self.network.recompute_activations()
-        if sharded:
-            for network in (self.network, *(average.network for average in self.averages.values())):
-                shard(network, network.blocks, ranks, device)
         decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
         self.config, self.device = config, device
         self.train, self.validation, self.moved = train, validation, moved
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.ranks, self.parts, self.rate, self.sharded = ranks, 1, 1.0, sharded
+        self.ranks, self.parts, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
         self.judge, self.choice = judge, Choice(steps, config.patience)
         self.guide: Tensors | None = None
@@ -116,17 +111,14 @@ class DenoiserTraining:
             loss, weighted = self._losses(*parts)
             (share * loss).backward()
             losses.append((share, {"denoiser/loss": weighted}))
-        if self.sharded:
-            self._pass_idly(batch)
-        else:
-            self.ranks.sum_gradients(self.network)
+        self.ranks.sum_gradients(self.network)
         self.ranks.sum_gradients(self.uncertainty)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         for average in self.averages.values():
             average.update(self.network, step + 1)
         if step + 1 == max(1, round(GUIDE_AT * self.steps)):
-            self.guide = {name: tensor.clone() for name, tensor in whole(self._shortest.state_dict()).items()}
+            self.guide = {name: tensor.clone() for name, tensor in self._shortest.state_dict().items()}
         return self.ranks.sum_losses(add_losses(losses))
 
     def validate(self, step: int) -> dict[str, float]:
@@ -136,7 +128,7 @@ class DenoiserTraining:
             return metrics
         for name, average in self.averages.items():
             judgement = self.judge(self.draw_samples(average.network))
-            self.choice.consider(step, name, judgement, whole(average.network.state_dict()))
+            self.choice.consider(step, name, judgement, average.network.state_dict())
             metrics |= {f"choice/{name}/{key}": value for key, value in judgement.model_dump().items()}
         return metrics
 
@@ -153,15 +145,13 @@ class DenoiserTraining:
 
     def result(self) -> tuple[Denoiser, dict[str, object]]:
         """The chosen weights, and what the checkpoint is to say of them; the shortest average if nothing judged,
-        since a training too short to be judged still moves fast. All processes must call it.
+        since a training too short to be judged still moves fast.
         """
         network = self._shortest
-        weights, facts = whole(network.state_dict()), dict[str, object]()
+        weights, facts = network.state_dict(), dict[str, object]()
         if self.choice.curve:
             step, average, weights = self.choice.chosen
             facts["choice"] = {"step": step, "average": average, "curve": self.choice.curve}
-        if self.sharded:
-            network = Denoiser(network.shape, network.specs).eval().requires_grad_(False)
         network.load_state_dict(weights)
         return network, facts
 
@@ -172,22 +162,20 @@ class DenoiserTraining:
 
     def state(self) -> Tensors:
         averages = [prefixed(f"average.{name}", a.network.state_dict()) for name, a in self.averages.items()]
-        return whole(
-            {
-                **prefixed("network", self.network.state_dict()),
-                **prefixed("uncertainty", self.uncertainty.state_dict()),
-                **{name: tensor for average in averages for name, tensor in average.items()},
-                **prefixed("optimizer", optimizer_tensors(self.optimizer)),
-                **prefixed("choice", self.choice.state()),
-                **prefixed("guide", self.guide or {}),
-            }
-        )
+        return {
+            **prefixed("network", self.network.state_dict()),
+            **prefixed("uncertainty", self.uncertainty.state_dict()),
+            **{name: tensor for average in averages for name, tensor in average.items()},
+            **prefixed("optimizer", optimizer_tensors(self.optimizer)),
+            **prefixed("choice", self.choice.state()),
+            **prefixed("guide", self.guide or {}),
+        }
 
     def restore(self, state: Tensors) -> None:
-        self.network.load_state_dict(parts_for(self.network, unprefixed("network", state)))
+        self.network.load_state_dict(unprefixed("network", state))
         self.uncertainty.load_state_dict(unprefixed("uncertainty", state))
         for name, average in self.averages.items():
-            average.network.load_state_dict(parts_for(average.network, unprefixed(f"average.{name}", state)))
+            average.network.load_state_dict(unprefixed(f"average.{name}", state))
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
         self.choice.restore(unprefixed("choice", state))
         self.guide = unprefixed("guide", state) or None
@@ -207,12 +195,6 @@ class DenoiserTraining:
         noise = torch.randn(clean.shape, generator=generator)
         kept = hide_conditions(conditions[chosen], self.config.condition_dropout, generator)
         return self.scale.standardise(clean), noise, sigma, torch.cat([kept, moves], dim=1)
-
-    def _pass_idly(self, batch: tuple[Tensor, ...]) -> None:
-        """As often as others have a slice more: they cannot put the network together without this process."""
-        for _ in range(idle_passes(self.ranks, self.batch, self.parts)):
-            loss, _ = self._losses(*(tensor[:1] for tensor in batch))
-            (0.0 * loss).backward()
 
     def _losses(self, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors) -> tuple[Tensor, Tensor]:
         """The loss that is minimised (Karras et al. 2024, eq. 21), and the weighted error that people compare."""
@@ -263,9 +245,7 @@ class DenoiserTraining:
         """Mean squared error of each sample's denoised latents, on the device."""
         clean, noise, sigma, told = (tensor.to(self.device) for tensor in (clean, noise, sigma, told))
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
-        # Not cached where sharded: that would hold the weights of all blocks at once.
-        kept, cuda = not self.sharded, self.device != "cpu"
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=cuda, cache_enabled=kept):
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             denoised = network(noisy, sigma, told)
         errors: Tensor = (denoised.float() - clean).square()
         return errors.flatten(1).mean(dim=1)

@@ -131,5 +131,5 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
 
 
 def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:
-    """What guidance leads away from, where that is other weights than the denoiser's own."""
-    return load_guide(folder, denoiser) if config.guided_by == "earlier" and config.guidance != 1 else None
+    """The weights that autoguidance leads away from; None for classifier-free guidance, or without any."""
+    return load_guide(folder, denoiser) if config.guided_by == "autoguidance" and config.guidance != 1 else None

@@ -109,14 +109,9 @@ class Denoiser(nn.Module):
         replace_slow_layers(self.network)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
-    @property
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """Nearly all of the network, in the order of use."""
-        return (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks)
-
     def recompute_activations(self) -> None:
         """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
-        for block in self.blocks:
+        for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
             block.forward = recomputed(block.forward)
 
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
@@ -178,7 +173,8 @@ def load_guide(folder: Path, denoiser: Denoiser) -> Denoiser:
     weights = load_beside(folder, GUIDE)
     if weights is None:
         raise ConfigurationError(
-            "sampling.guided_by: must be `absent`, is `earlier`; this denoiser has no weights from early in training"
+            "sampling.guided_by: must be classifier_free for this denoiser, which has no weights from early in its "
+            "training; is autoguidance"
         )
     guide = deepcopy(denoiser)
     load_weights(guide, weights)

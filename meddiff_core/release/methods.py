@@ -57,8 +57,8 @@ def describe_methods(
 def _guidance(sampling: SamplingConfig) -> str:
     if sampling.guidance == 1:
         return "without guidance"
-    away = {"absent": "what it says without conditions", "earlier": "what it said early in its training"}
-    return f"guided by {sampling.guidance:g} away from {away[sampling.guided_by]}"
+    kinds = {"classifier_free": "classifier-free guidance", "autoguidance": "autoguidance by early weights"}
+    return f"with {kinds[sampling.guided_by]} of weight {sampling.guidance:g}"
 
 
 def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
@@ -81,7 +81,7 @@ def _loss_terms(config: AutoencoderConfig, labelled: bool) -> list[str]:
     terms = {
         "reconstruction": True,
         "label cross-entropy": labelled and config.label_weight > 0,
-        "Dice": labelled and config.overlap_weight > 0,
+        "Dice": labelled and config.dice_weight > 0,
         "feature-matching": perceptual and kind in ("discriminator", "both"),
         "Fourier spectrum": perceptual and kind in ("fft", "both"),
         "ImageNet perceptual": perceptual and kind == "imagenet",

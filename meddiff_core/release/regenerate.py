@@ -22,7 +22,7 @@ from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
 from meddiff_core.release.reader import Release
 from meddiff_core.release.tables import IDENTIFIER
-from meddiff_core.study import SamplingConfig
+from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
 MODELS = ("autoencoder", "denoiser")
 FEW = 1e-3
@@ -87,7 +87,15 @@ def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
         if digest_of(digest_checkpoint(models / name)) != manifest.parents.get(name):
             raise IntegrityError(f"{name} must be the one that the release was made from, it is another")
     digest = digest_of([manifest.parents[name] for name in MODELS])
-    return open_engine(models, digest, SamplingConfig.model_validate(manifest.study["sampling"]), device)
+    return open_engine(models, digest, released_sampling(manifest), device)
+
+
+def released_sampling(manifest: Manifest) -> SamplingConfig:
+    """Sampling settings of a release, also of one that an older version wrote."""
+    settings = dict(manifest.study["sampling"])
+    if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
+        settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
+    return SamplingConfig.model_validate(settings)
 
 
 def _compare(release: Release, row: int, engine: Engine) -> Regenerated:

@@ -29,7 +29,7 @@ Variant = dict[str, Any]
 PLAIN: Variant = {"adversarial_start": 1.0}
 AUTOENCODERS: dict[str, Variant] = {
     "as it is": {},
-    "no overlap": {"overlap_weight": 0.0},
+    "no Dice": {"dice_weight": 0.0},
     "one volume a step": {"batch": 1},
     "KL x 0.1": {"kl_weight": 1e-5},
     "KL x 10": {"kl_weight": 1e-3},

@@ -42,7 +42,7 @@ from meddiff_core.types import LabelArray, StoredArray, Volumes
 from meddiff_core.workspace import Workspace
 
 BY_HEART = DenoiserConfig(
-    condition_dropout=0.0, augmentations=(), augmented_share=0.0, ema_shares=(0.05,), learning_rate=1e-3
+    condition_dropout=0.0, augmentations=(), augmented_share=0.0, ema_std=(0.05,), learning_rate=1e-3
 )
 CHANNELS = (32, 64)
 

@@ -144,7 +144,7 @@ def test_recomputed_activations_change_no_gradient(start: Start) -> None:
 
 
 def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
-    training = start(steps=8, ema_shares=(0.05, 0.2))
+    training = start(steps=8, ema_std=(0.05, 0.2))
     for step in range(8):
         training.step(step)
         training.validate(step + 1)

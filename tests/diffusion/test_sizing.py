@@ -97,22 +97,6 @@ def test_what_cannot_work_is_refused_by_its_key(infer: Callable[..., Plan], key:
         infer({key: value})
 
 
-def test_what_several_processes_train_in_parts_is_given_and_not_measured(
-    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any) -> None:
-        raise AssertionError("one process may not hold the network")
-
-    monkeypatch.setattr(sizing, "_denoiser_probe", fail)
-    plan = infer({"runtime.sharded": True, "train.denoiser.steps": 9})
-    assert (plan.denoiser_training.steps, plan.denoiser_training.batch) == (9, 2)
-    assert plan.denoiser_training.gradient_checkpointing
-    assert (plan.denoiser_training.seconds_per_step, plan.denoiser_training.memory_gb, plan.minutes) == (None,) * 3
-    assert plan.reasons["denoiser_training"].endswith("given by the study; not measured.")
-    with pytest.raises(ConfigurationError, match=r"train\.denoiser\.batch must be given, are None and 2"):
-        infer({"runtime.sharded": True})
-
-
 def test_a_size_that_networks_cannot_halve_is_refused(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract]
 ) -> None:

@@ -236,8 +236,8 @@ def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, m
 def test_autoguidance_draws_from_both_weights(
     models: Path, sampling: Sampling, contract: Contract, tmp_path: Path
 ) -> None:
-    settings = sampling(guidance=2.0, guided_by="earlier")
-    with pytest.raises(ConfigurationError, match=r"sampling\.guided_by: must be `absent`"):
+    settings = sampling(guidance=2.0, guided_by="autoguidance")
+    with pytest.raises(ConfigurationError, match=r"sampling\.guided_by: must be classifier_free"):
         open_engine(models, "without a guide", settings, "cpu")
     denoiser, scale, _ = load_denoiser(models / "denoiser")
     same_weights = denoiser.state_dict()

@@ -14,7 +14,8 @@ from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.build import build_release
-from meddiff_core.release.regenerate import Regenerated, draw_few, regenerate
+from meddiff_core.release.manifest import read_manifest
+from meddiff_core.release.regenerate import Regenerated, draw_few, regenerate, released_sampling
 from meddiff_core.study import SamplingConfig
 
 SAMPLING = SamplingConfig(steps=2, sigma_max=5.0, sigma_min=0.1)
@@ -91,6 +92,14 @@ def test_other_models_are_refused(
         next(regenerate(release, ["syn-0"], other))
     with pytest.raises(ConfigurationError, match="autoencoder is not there"):
         next(regenerate(release, ["syn-0"], tmp_path))
+
+
+@pytest.mark.parametrize(("before", "now"), [("absent", "classifier_free"), ("earlier", "autoguidance")])
+def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before: str, now: str) -> None:
+    manifest = read_manifest(release)
+    sampling = manifest.study["sampling"] | {"guided_by": before}
+    older = manifest.model_copy(update={"study": {"sampling": sampling}})
+    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now})
 
 
 def test_an_unknown_sample_is_refused_with_the_known_ones(release: Path, models: Path) -> None:

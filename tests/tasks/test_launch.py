@@ -173,14 +173,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, d
         choose_processes(RuntimeConfig(processes=2), device, 8)
 
 
-def test_parts_of_a_network_may_be_more_than_items_of_a_batch_but_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert choose_processes(RuntimeConfig(sharded=True), "cuda", 2, sharded=True) == 4
-    assert choose_processes(RuntimeConfig(sharded=True), "cuda", 1) == 1  # the autoencoder, which stays whole
-    with pytest.raises(ConfigurationError, match=r"runtime\.sharded: must be false for one process"):
-        choose_processes(RuntimeConfig(sharded=True), "cpu", 8)
-
-
 @contextmanager
 def command(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """A command whose training goes on; ended with the block."""

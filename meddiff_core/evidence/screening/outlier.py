@@ -136,7 +136,7 @@ def fit_outliers(errors: DenoisingErrors, config: ScreenConfig) -> OutlierBound:
     mean, deviation = errors.train.mean(0), np.maximum(errors.train.std(0), 1e-6)
     bound = OutlierBound(mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()), largest=np.inf)
     scores = [bound.score(errors.train), bound.score(errors.reconstructed)]
-    low = min(float(np.quantile(found, config.tail)) for found in scores)
-    high = max(float(np.quantile(found, 1 - config.tail)) for found in scores)
+    low = min(float(np.quantile(found, config.quantile)) for found in scores)
+    high = max(float(np.quantile(found, 1 - config.quantile)) for found in scores)
     unseen = float(np.median(bound.score(errors.validation)) - np.median(scores[0]))
     return bound.model_copy(update={"largest": high + config.margin * (high - low) + max(0.0, unseen)})

@@ -245,8 +245,8 @@ class AutoencoderTraining:
             # Cross-entropy spelled out: that of torch has no deterministic kernel for volumes on a GPU.
             likelihood = functional.log_softmax(decoded[:, 1:], dim=1)
             losses["label"] = -(likelihood * images[:, 1:]).sum(dim=1).mean()
-            if self.config.overlap_weight:
-                losses["overlap"] = overlap_loss(likelihood.exp(), images[:, 1:])
+            if self.config.dice_weight:
+                losses["dice"] = dice_loss(likelihood.exp(), images[:, 1:])
         if self.config.perceptual in ("fft", "both"):
             losses["spectrum"] = spectral_distance(decoded[:, :1], images[:, :1])
         if self.imagenet is not None:
@@ -278,7 +278,7 @@ class AutoencoderTraining:
     def _weighted(self, losses: Tensors) -> Tensor:
         """All terms that pull the reconstruction towards the volume."""
         fine = self.config.perceptual_weight
-        weights = {"image": 1.0, "label": self.config.label_weight, "overlap": self.config.overlap_weight}
+        weights = {"image": 1.0, "label": self.config.label_weight, "dice": self.config.dice_weight}
         weights |= {"spectrum": fine, "imagenet": fine, "perceptual": fine}
         return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
 
@@ -290,7 +290,7 @@ class AutoencoderTraining:
 
     def _terms(self, judged: bool) -> list[str]:
         labelled = bool(self.contract.labels)
-        terms = {"image": True, "label": labelled, "overlap": labelled and self.config.overlap_weight > 0, "kl": True}
+        terms = {"image": True, "label": labelled, "dice": labelled and self.config.dice_weight > 0, "kl": True}
         terms |= {"spectrum": self.config.perceptual in ("fft", "both"), "imagenet": self.imagenet is not None}
         terms |= {"perceptual": judged and self.config.perceptual in ("discriminator", "both")}
         return [name for name, present in (terms | {"adversarial": judged, "discriminator": judged}).items() if present]
@@ -340,7 +340,7 @@ def spectral_distance(found: Images, target: Images) -> Tensor:
     return structure + detail
 
 
-def overlap_loss(found: Tensor, target: Tensor) -> Tensor:
+def dice_loss(found: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016) of probabilities and one-hot labels (b, groups, i, j, k).
 
     The mean over groups without the background, and over the items of the batch, each by itself: gradients of slices

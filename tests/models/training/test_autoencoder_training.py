@@ -18,7 +18,7 @@ from meddiff_core.models.autoencoder import AutoencoderShape, save_autoencoder
 from meddiff_core.models.imagenet import imagenet_network
 from meddiff_core.models.images import load_images
 from meddiff_core.models.randomness import batch_indices
-from meddiff_core.models.training.autoencoder import AutoencoderTraining, overlap_loss, spectral_distance
+from meddiff_core.models.training.autoencoder import AutoencoderTraining, dice_loss, spectral_distance
 from meddiff_core.models.training.guards import LONG
 from meddiff_core.models.training.loop import Training, run_training
 from meddiff_core.study import AutoencoderConfig
@@ -223,7 +223,7 @@ def test_the_adaptive_weight_balances_the_gradients_at_the_last_layer(start: Sta
     decoded, _ = reference._reconstruct(images, part.noise)
     losses = reference._fidelity(0, decoded, images)
     losses |= reference._judge(decoded, [feature.detach() for feature in reference.discriminator(images[:, :1])[:-1]])
-    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["overlap"] + 0.1 * losses["perceptual"]
+    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["dice"] + 0.1 * losses["perceptual"]
     weight = reference.network.last_weight
     norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (own, losses["adversarial"])]
     training.step(0)
@@ -238,7 +238,7 @@ def test_a_fixed_weight_is_the_gradient_of_the_plain_sum(start: Start) -> None:
     decoded, divergence = reference._reconstruct(images, part.noise)
     real = [feature.detach() for feature in reference.discriminator(images[:, :1])[:-1]]
     losses = reference._fidelity(0, decoded, images) | reference._judge(decoded, real)
-    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["overlap"] + 0.1 * losses["perceptual"]
+    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["dice"] + 0.1 * losses["perceptual"]
     total = own + 0.3 * losses["adversarial"]
     (total + reference.config.kl_weight * divergence).backward()
     torch.nn.utils.clip_grad_norm_(reference.network.parameters(), 1.0)
@@ -382,16 +382,16 @@ def test_the_overlap_term_is_one_minus_the_dice_of_the_groups() -> None:
     """Of one voxel more in everything, so that an absent group asks for nothing."""
     target = torch.zeros(1, 3, 4, 4, 4)
     target[:, 1, :2], target[:, 0, 2:] = 1, 1
-    assert_close(overlap_loss(target, target), torch.tensor(0.0))
+    assert_close(dice_loss(target, target), torch.tensor(0.0))
     found = torch.zeros_like(target)
     found[:, 1, :1], found[:, 0, 1:] = 1, 1
-    assert_close(overlap_loss(found, target), torch.tensor(1 - ((2 * 16 + 1) / (16 + 32 + 1) + 1) / 2))
+    assert_close(dice_loss(found, target), torch.tensor(1 - ((2 * 16 + 1) / (16 + 32 + 1) + 1) / 2))
 
 
 def test_the_overlap_of_a_batch_is_the_mean_of_its_items() -> None:
     found, target = (torch.rand(4, 3, 4, 4, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
-    each = [overlap_loss(found[n : n + 1], target[n : n + 1]) for n in range(4)]
-    assert_close(overlap_loss(found, target), torch.stack(each).mean())
+    each = [dice_loss(found[n : n + 1], target[n : n + 1]) for n in range(4)]
+    assert_close(dice_loss(found, target), torch.stack(each).mean())
 
 
 def test_a_study_without_labels_trains_on_images_alone(start: Start, make_contract: Callable[..., Contract]) -> None:
