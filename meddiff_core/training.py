@@ -127,7 +127,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         study.seed,
         device,
         moved=MovedLatents.open(latents),
-        judge=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.judged else None,
+        scorer=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
         ranks=ranks,
         initial=start,
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meddiff_core.artefacts import digest_of, write_bytes
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.diffusion.choice import read_choice
+from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.tuning import Tuning
 from meddiff_core.generation.design import CohortDesign
 from meddiff_core.generation.engine import open_engine
@@ -49,8 +49,8 @@ def draw_samples(folder: Path) -> None:
 
 def draw_choice(folder: Path) -> None:
     """How the weights of the denoiser that was just trained were chosen, if they were."""
-    if record := read_choice(Workspace.open(folder).path("denoiser")):
-        _keep(folder, "choice", figures.choice(record, "png"))
+    if record := read_selection(Workspace.open(folder).path("denoiser")):
+        _keep(folder, "choice", figures.checkpoint_selection(record, "png"))
 
 
 def draw_tuning(folder: Path, tuning: Tuning) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.diffusion.choice import read_choice
+from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
 from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, rounds_of, screened
@@ -67,7 +67,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
-    accepted, choice = int(cohort["accepted"].sum()), read_choice(workspace.path("denoiser"))
+    accepted, selection = int(cohort["accepted"].sum()), read_selection(workspace.path("denoiser"))
     cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
     return ReleaseContent(
         title=study.release.title or study.name,
@@ -85,13 +85,13 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         tables=audit.tables,
         curves=audit.curves,
         statements=audit.sentences,
-        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), choice),
+        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), selection),
         parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
         preset=_preset(audit, changed=bool(study.audit.gates)),
         counts=_counts(cohort, audit),
-        choice=choice,
+        selection=selection,
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells, _limit(study, cohort)),
         cells=cells,
     )

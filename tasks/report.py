@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.diffusion.choice import read_choice
+from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import InternalFindings
 from meddiff_core.evidence.privacy.rounds import SEARCHED
 from meddiff_core.evidence.screening.judging import accepted_volumes
@@ -42,7 +42,7 @@ def write_report(workspace: Workspace) -> Path:
         synthetic=accepted_volumes(cohort, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
         curves=_curves(workspace),
-        choice=read_choice(workspace.path("denoiser")),
+        selection=read_selection(workspace.path("denoiser")),
         suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
         minutes=_minutes(workspace),
@@ -64,9 +64,9 @@ def _prepared(folder: Path) -> bytes | None:
 
 
 def _curves(workspace: Workspace) -> dict[str, list[tuple[int, float]]]:
-    """Of both trainings, without what the figure of the choice of weights shows."""
+    """Of both trainings, without what the figure of the checkpoint selection shows."""
     curves = read_curves(workspace.folder, workspace.study.name)
-    return {name: points for name, points in curves.items() if not name.startswith("choice/")}
+    return {name: points for name, points in curves.items() if not name.startswith("selection/")}
 
 
 def _reconstructions(workspace: Workspace, volumes: Volumes) -> list[tuple[StoredArray, StoredArray]]:

@@ -31,7 +31,7 @@ from meddiff_core.types import LabelArray, Progress, StoredArray
 AUTOENCODER_SHARE = 0.55
 """Of the budget; detail that the autoencoder loses no denoiser can bring back."""
 MOST_BESIDES = 0.15
-"""Of the budget, for validations with samples to judge."""
+"""Share of the budget that validations with samples to score may take."""
 MOST_EPOCHS = 1500
 """Beyond that a small training set is learned by heart."""
 MOVED_FROM_EPOCHS = 50
@@ -188,8 +188,8 @@ def _fit(
         ConfigurationError: none fits.
     """
     way, cost = yield from _first_that_fits(network, cost_of, ways, free_gb)
-    judged = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
-    cost = cost if judged else cost._replace(seconds_besides=0.0)
+    scored = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
+    cost = cost if scored else cost._replace(seconds_besides=0.0)
     affordable = min(
         int((budget_s - cost.seconds_besides) / cost.seconds_per_step), MOST_EPOCHS * train_cases // way.batch
     )
@@ -201,7 +201,7 @@ def _fit(
         memory_gb=round(cost.memory_gb, 2),
         gradient_checkpointing=way.gradient_checkpointing,
         patch=way.patch,
-        judged=judged,
+        scored=scored,
     )
 
 

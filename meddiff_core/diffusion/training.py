@@ -1,8 +1,8 @@
 """Training of the denoiser on standardised latents (Karras et al. 2022, 2024).
 
-Weights are averaged over more than one length while they train. At each validation a few samples are drawn
-with every average and judged against real latents, so that the weights which are kept were chosen by what
-they generate and not by a loss, which says little of it.
+Weights are averaged over more than one length while they train. At each validation every average generates a few
+samples, which are scored against real latents, so that checkpoints are selected by what they generate and not by a
+loss, which says little of it.
 """
 
 import time
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec
-from meddiff_core.diffusion.choice import Choice, Judge
+from meddiff_core.diffusion.checkpoint_selection import CheckpointSelection, SampleScorer
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
 from meddiff_core.diffusion.solvers import solve_heun
@@ -39,14 +39,14 @@ from meddiff_core.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels of the validation curves, from texture to overall shape."""
-JUDGED = 24
-"""Samples that are drawn to judge weights."""
-JUDGED_WITH = SamplingConfig(steps=6)
+SCORED = 24
+"""Samples that score an average of weights."""
+SCORED_WITH = SamplingConfig(steps=6)
 """Coarse, since only differences between weights matter; 11 network evaluations."""
 GUIDE_AT = 0.2
-"""Share of the steps after which weights are put aside, to guide the finished ones away from their faults."""
-JUDGED_FROM = 0.3
-"""Share of the steps before which samples are not worth a look."""
+"""Share of the steps after which weights are kept for autoguidance."""
+SCORED_FROM = 0.3
+"""Share of the steps before which samples are not scored."""
 
 
 class DenoiserTraining:
@@ -69,7 +69,7 @@ class DenoiserTraining:
         device: str = "cpu",
         *,
         moved: MovedLatents | None = None,
-        judge: Judge | None = None,
+        scorer: SampleScorer | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
     ) -> None:
@@ -91,14 +91,14 @@ class DenoiserTraining:
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.parts, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
-        self.judge, self.choice = judge, Choice(steps, config.patience)
+        self.scorer, self.selection = scorer, CheckpointSelection(steps, config.patience)
         self.guide: Tensors | None = None
         """The shortest average after the first GUIDE_AT of the steps, once they are done."""
 
     @property
     def finished(self) -> bool:
         """Whether going on would not find better weights."""
-        return self.choice.finished
+        return self.selection.finished
 
     def step(self, step: int) -> dict[str, Tensor]:
         rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
@@ -122,36 +122,36 @@ class DenoiserTraining:
         return self.ranks.sum_losses(add_losses(losses))
 
     def validate(self, step: int) -> dict[str, float]:
-        """Weighted loss of the averages per noise level, on the same noise each time; samples are judged."""
+        """Weighted loss of the averages per noise level, on the same noise each time; samples are scored."""
         metrics = self._validation_losses()
-        if self.judge is None or step < JUDGED_FROM * self.steps:
+        if self.scorer is None or step < SCORED_FROM * self.steps:
             return metrics
         for name, average in self.averages.items():
-            judgement = self.judge(self.draw_samples(average.network))
-            self.choice.consider(step, name, judgement, average.network.state_dict())
-            metrics |= {f"choice/{name}/{key}": value for key, value in judgement.model_dump().items()}
+            score = self.scorer(self.sample_latents(average.network))
+            self.selection.consider(step, name, score, average.network.state_dict())
+            metrics |= {f"selection/{name}/{key}": value for key, value in score.model_dump().items()}
         return metrics
 
     def validation_seconds(self) -> float:
-        """Time that all validations of a whole training take; nearly all of it goes into samples to judge."""
+        """Time that all validations of a whole training take; nearly all of it goes into samples to score."""
         started = time.perf_counter()
-        self.draw_samples(self.network, self.batch)
-        rounds = (1 - JUDGED_FROM) * VALIDATIONS * len(self.averages)
-        return (time.perf_counter() - started) * rounds * JUDGED / self.batch
+        self.sample_latents(self.network, self.batch)
+        rounds = (1 - SCORED_FROM) * VALIDATIONS * len(self.averages)
+        return (time.perf_counter() - started) * rounds * SCORED / self.batch
 
     def health(self) -> list[str]:
         """Troubles that no loss shows."""
         return []
 
     def result(self) -> tuple[Denoiser, dict[str, object]]:
-        """The chosen weights, and what the checkpoint is to say of them; the shortest average if nothing judged,
-        since a training too short to be judged still moves fast.
+        """The selected weights, and the facts of their checkpoint; the shortest average if no samples were scored,
+        since weights still change fast in a training too short for that.
         """
         network = self._shortest
         weights, facts = network.state_dict(), dict[str, object]()
-        if self.choice.curve:
-            step, average, weights = self.choice.chosen
-            facts["choice"] = {"step": step, "average": average, "curve": self.choice.curve}
+        if self.selection.curve:
+            step, average, weights = self.selection.chosen
+            facts["choice"] = {"step": step, "average": average, "curve": self.selection.curve}
         network.load_state_dict(weights)
         return network, facts
 
@@ -167,7 +167,7 @@ class DenoiserTraining:
             **prefixed("uncertainty", self.uncertainty.state_dict()),
             **{name: tensor for average in averages for name, tensor in average.items()},
             **prefixed("optimizer", optimizer_tensors(self.optimizer)),
-            **prefixed("choice", self.choice.state()),
+            **prefixed("choice", self.selection.state()),
             **prefixed("guide", self.guide or {}),
         }
 
@@ -177,7 +177,7 @@ class DenoiserTraining:
         for name, average in self.averages.items():
             average.network.load_state_dict(unprefixed(f"average.{name}", state))
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
-        self.choice.restore(unprefixed("choice", state))
+        self.selection.restore(unprefixed("choice", state))
         self.guide = unprefixed("guide", state) or None
 
     def _batch(self, step: int) -> tuple[Tensor, ...]:
@@ -224,7 +224,7 @@ class DenoiserTraining:
         return float(torch.cat(errors).mean())
 
     @torch.inference_mode()
-    def draw_samples(self, network: Denoiser, count: int = JUDGED) -> Latents:
+    def sample_latents(self, network: Denoiser, count: int = SCORED) -> Latents:
         """From the same noise and the conditions of the same real subjects each time, standardised.
 
         Subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to them.
@@ -232,11 +232,11 @@ class DenoiserTraining:
         conditions = torch.cat([self.train[1], self.validation[1]])
         generator = generator_for(self.seed, "denoiser", "judged")
         chosen = torch.randint(len(conditions), (count,), generator=generator)
-        start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * JUDGED_WITH.sigma_max
+        start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * SCORED_WITH.sigma_max
         drawn = []
         for noise, told in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
             denoiser = guided(network, told.to(self.device), guidance=1.0)
-            drawn.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(JUDGED_WITH)))
+            drawn.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(SCORED_WITH)))
         return torch.cat(drawn).float().cpu()
 
     def _errors(

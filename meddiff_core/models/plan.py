@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.errors import ConfigurationError
@@ -27,8 +27,9 @@ class TrainingPlan(Frozen):
     """Compute activations again instead of keeping them."""
     patch: tuple[int, int, int] | None = None
     """Voxels of random crops; null for whole volumes."""
-    judged: bool = True
-    """Whether samples are drawn along the way to choose the denoiser's weights by; too dear for a short training."""
+    scored: bool = Field(True, validation_alias=AliasChoices("scored", "judged"))
+    """Whether samples are scored along the way to select the denoiser's checkpoint; too slow for a short training.
+    Plans of older versions call it `judged`."""
 
     @property
     def minutes(self) -> float | None:

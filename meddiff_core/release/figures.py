@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.contract import Spacing
-from meddiff_core.diffusion.choice import ChoiceRecord, Point
+from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
@@ -208,30 +208,30 @@ def _literal(name: str) -> str:
     return spoken(name).replace("$", r"\$")
 
 
-def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
-    """How the denoiser's weights were chosen: distances above, copies below, the kept step across.
+def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:
+    """Checkpoint selection of the denoiser: distances above, memorisation below, the kept step across.
 
     The kept average is drawn strongly, others faintly. Samples of early weights may be farther by powers of ten;
     then distances are logarithmic beyond 1.
     """
-    figure, (distances, copies) = _figures(3.5, 3.9, 2)
+    figure, (distances, memorisation) = _figures(3.5, 3.9, 2)
     if _span_decades([far for point in record.curve for far in (point.validation_distance, point.train_distance)]):
         distances.set_yscale("symlog", linthresh=1.0)
         distances.yaxis.set_major_formatter(NUMBERS)
     for average in dict.fromkeys(point.average for point in record.curve):
         points = [point for point in record.curve if point.average == average]
-        _draw_judged(distances, copies, points, average == record.average)
-    copies.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
+        _plot_scores(distances, memorisation, points, average == record.average)
+    memorisation.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
     late = record.step > (record.curve[0].step + record.curve[-1].step) / 2
     place: Any = {"xytext": (-3 if late else 3, 3), "textcoords": "offset points", "ha": "right" if late else "left"}
-    copies.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
-    copies.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
+    memorisation.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
+    memorisation.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
     distances.set_ylabel("kernel distance")
     distances.legend(frameon=False, fontsize=8)
-    for axes in (distances, copies):
+    for axes in (distances, memorisation):
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
-    return _svg(figure, "Choice of the denoiser's weights by samples") if kind == "svg" else _picture(figure, kind)
+    return _svg(figure, "Checkpoint selection of the denoiser by samples") if kind == "svg" else _picture(figure, kind)
 
 
 def tuning(measured: Tuning, kind: str = "svg") -> bytes:
@@ -272,16 +272,16 @@ def _span_decades(distances: Sequence[float]) -> bool:
     return max(sizes) > 10 * min(sizes)
 
 
-def _draw_judged(distances: Axes, copies: Axes, points: Sequence[Point], kept: bool) -> None:
-    """The judgements of one average; a line below its copy curve is the lower bound."""
+def _plot_scores(distances: Axes, memorisation: Axes, points: Sequence[ScoredCheckpoint], kept: bool) -> None:
+    """The scores of one average; the line below its memorisation curve is the lower bound."""
     steps = [point.step for point in points]
     for side, colour in (("validation", SYNTHETIC), ("train", SERIES[1])):
         values = [getattr(point, f"{side}_distance") for point in points]
         label = f"to {side}" if kept else None
         distances.plot(steps, values, ".-", color=colour, linewidth=1.4, alpha=1 if kept else 0.3, label=label)
     values, low = [p.nearer_train for p in points], [p.nearer_train_low for p in points]
-    copies.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
-    copies.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
+    memorisation.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
+    memorisation.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

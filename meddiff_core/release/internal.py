@@ -11,7 +11,7 @@ from typing import Any
 
 from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
-from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.evidence import section
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.generation.cells import CellCount
@@ -55,7 +55,7 @@ class InternalContent:
     """Real volume, and what the autoencoder makes of it."""
     curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     """(step, value) by name. `autoencoder/train` and `autoencoder/validation` share a figure."""
-    choice: ChoiceRecord | None = None
+    selection: SelectionRecord | None = None
     """How the denoiser's weights were chosen."""
     suspects: Sequence[Suspect] = ()
     refused: Sequence[Refusal] = ()
@@ -94,8 +94,8 @@ def render_internal(content: InternalContent) -> str:
         pairs=_pairs(content),
         reconstructions=_reconstructions(content),
         curves=[(spoken(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
-        choice=figures.choice(content.choice).decode() if content.choice else None,
-        chosen=describe_choice(content.choice) if content.choice else None,
+        selection=figures.checkpoint_selection(content.selection).decode() if content.selection else None,
+        chosen=describe_selection(content.selection) if content.selection else None,
         suspects=list(_suspects(content)),
         refused=content.refused,
         minutes=content.minutes,
@@ -118,7 +118,7 @@ def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple
         ("findings", content.statements),
         ("volumes", True),
         ("reconstructions", content.reconstructions),
-        ("training", content.curves or content.choice),
+        ("training", content.curves or content.selection),
         ("suspects", True),
         ("cells", content.cells),
     ]

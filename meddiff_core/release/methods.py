@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from meddiff_core.contract import spacing_text
-from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import AutoencoderConfig, SamplingConfig, Study
@@ -30,7 +30,7 @@ _SOLVERS = {
 
 
 def describe_methods(
-    study: Study, plan: Plan, sides: Mapping[str, int], choice: ChoiceRecord | None = None
+    study: Study, plan: Plan, sides: Mapping[str, int], selection: SelectionRecord | None = None
 ) -> list[str]:
     """Sentences for a methods section, in the order of the stages."""
     contract, sampling = plan.contract, study.sampling
@@ -42,7 +42,7 @@ def describe_methods(
         _autoencoder(plan, study.train.autoencoder),
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
-        *([describe_choice(choice)] if choice else []),
+        *([describe_selection(selection)] if selection else []),
         f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",

@@ -88,7 +88,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
         "cells": content.cells,
-        "choice": figures.choice(content.choice).decode() if content.choice else None,
+        "selection": figures.checkpoint_selection(content.selection).decode() if content.selection else None,
         "parents": sorted(content.parents.items()),
         "study": flat(dict(content.study)),
         "versions": sorted(content.versions.items()),

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import training as denoiser_training
-from meddiff_core.diffusion.choice import Judgement
+from meddiff_core.diffusion.checkpoint_selection import SampleScore
 from meddiff_core.diffusion.training import DenoiserTraining, hide_conditions
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import encode_conditions
@@ -27,9 +27,9 @@ STEPS = 5
 
 @pytest.fixture(autouse=True)
 def _few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples to judge are most of the time of so small a training."""
-    coarse = denoiser_training.JUDGED_WITH.model_copy(update={"steps": 2})
-    monkeypatch.setattr(denoiser_training, "JUDGED_WITH", coarse)
+    """Samples to score take most of the time of so small a training."""
+    coarse = denoiser_training.SCORED_WITH.model_copy(update={"steps": 2})
+    monkeypatch.setattr(denoiser_training, "SCORED_WITH", coarse)
 
 
 @pytest.fixture
@@ -47,16 +47,26 @@ def start(contract: Contract) -> Start:
         moved = MovedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
-            shape, contract.conditions, config, side, side, steps, batch, seed, moved=moved, judge=judge, ranks=ranks
+            shape,
+            contract.conditions,
+            config,
+            side,
+            side,
+            steps,
+            batch,
+            seed,
+            moved=moved,
+            scorer=score_spread,
+            ranks=ranks,
         )
 
     return make
 
 
-def judge(samples: Latents) -> Judgement:
-    """Of the samples' spread, so that any other weights are judged otherwise."""
+def score_spread(samples: Latents) -> SampleScore:
+    """Of the samples' spread, so that any other weights score differently."""
     far = float(samples.std())
-    return Judgement(validation_distance=far, train_distance=far, nearer_train=0.5, nearer_train_low=0.4)
+    return SampleScore(validation_distance=far, train_distance=far, nearer_train=0.5, nearer_train_low=0.4)
 
 
 def same(one: DenoiserTraining, other: DenoiserTraining) -> bool:
@@ -154,7 +164,7 @@ def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
     assert {point["step"] for point in points} == {3, 4, 5, 6, 7, 8}
     best = min(points, key=lambda point: point["validation_distance"])
     assert (facts["choice"]["step"], facts["choice"]["average"]) == (best["step"], best["average"])
-    assert judge(training.draw_samples(network)).validation_distance == best["validation_distance"]
+    assert score_spread(training.sample_latents(network)).validation_distance == best["validation_distance"]
 
 
 def test_moved_volumes_are_seen_at_their_rate_and_the_network_is_told(start: Start) -> None:

@@ -149,15 +149,15 @@ def test_time_beside_the_steps_comes_out_of_the_budget(
     assert plan.autoencoder_training.minutes == pytest.approx(0.55, abs=0.01)
 
 
-def test_a_short_training_is_not_spent_on_samples_to_judge(
+def test_a_short_training_is_not_spent_on_samples_to_score(
     infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 10.0, 0.0))
     short, long = (infer({"plan.budget_minutes": minutes}, cases=10_000) for minutes in (1, 10))
     given = infer({"plan.budget_minutes": 1, "train.denoiser.steps": 50})
-    assert (short.denoiser_training.judged, short.denoiser_training.steps) == (False, pytest.approx(270, abs=1))
-    assert long.denoiser_training.judged
-    assert given.denoiser_training.judged
+    assert (short.denoiser_training.scored, short.denoiser_training.steps) == (False, pytest.approx(270, abs=1))
+    assert long.denoiser_training.scored
+    assert given.denoiser_training.scored
 
 
 def cost_of(training: Any) -> Cost:

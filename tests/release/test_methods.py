@@ -3,7 +3,7 @@
 import pytest
 
 from meddiff_core.contract import Contract, IntensityMapping
-from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import SOLVERS
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
@@ -55,12 +55,12 @@ def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan
 
 def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) -> None:
     study = Study(name="heads", data=DataConfig(images="scans"))
-    point = Point(
+    point = ScoredCheckpoint(
         step=60, average="0.1", validation_distance=1.0, train_distance=1.0, nearer_train=0.5, nearer_train_low=0.2
     )
-    choice = ChoiceRecord(step=60, average="0.1", curve=(point,))
-    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, choice)
-    assert [sentence for sentence in told if sentence not in without] == [describe_choice(choice)]
+    selection = SelectionRecord(step=60, average="0.1", curve=(point,))
+    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, selection)
+    assert [sentence for sentence in told if sentence not in without] == [describe_selection(selection)]
     assert "after 60 steps" in " ".join(told)
 
 

@@ -1,4 +1,4 @@
-"""The choice of weights: the best before copies creep in, and the same after a kill."""
+"""The selection of weights: the best before copies creep in, and the same after a kill."""
 
 import math
 from pathlib import Path
@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from meddiff_core.artefacts import canonical_json
-from meddiff_core.diffusion.choice import (
+from meddiff_core.diffusion.checkpoint_selection import (
     MARGIN,
-    Choice,
-    ChoiceRecord,
-    Judgement,
-    departure,
-    describe_choice,
-    read_choice,
+    CheckpointSelection,
+    SampleScore,
+    SelectionRecord,
+    describe_selection,
+    memorisation_onset,
+    read_selection,
 )
-from meddiff_core.diffusion.training import JUDGED_FROM
+from meddiff_core.diffusion.training import SCORED_FROM
 from meddiff_core.models.checkpoint import Tensors, load_checkpoint, save_checkpoint
 from meddiff_core.models.training.loop import VALIDATIONS
 from meddiff_core.study import DenoiserConfig
@@ -29,8 +29,8 @@ Case = tuple[int, str, float, float]
 """Step, average, distance to validation, lower bound of the copy curve."""
 
 
-def judgement(distance: float, low: float = 0.3) -> Judgement:
-    return Judgement(
+def score(distance: float, low: float = 0.3) -> SampleScore:
+    return SampleScore(
         validation_distance=distance, train_distance=distance / 2, nearer_train=min(1, low + 0.1), nearer_train_low=low
     )
 
@@ -39,15 +39,15 @@ def weights_of(step: int, average: str) -> Tensors:
     return {"layer.weight": torch.tensor([step, float(average)])}
 
 
-def chosen_from(cases: list[Case], steps: int = 1000, patience: int = 3) -> Choice:
-    choice = Choice(steps, patience)
-    consider(choice, cases)
-    return choice
+def chosen_from(cases: list[Case], steps: int = 1000, patience: int = 3) -> CheckpointSelection:
+    selection = CheckpointSelection(steps, patience)
+    consider(selection, cases)
+    return selection
 
 
-def consider(choice: Choice, cases: list[Case]) -> None:
+def consider(selection: CheckpointSelection, cases: list[Case]) -> None:
     for step, average, distance, low in cases:
-        choice.consider(step, average, judgement(distance, low), weights_of(step, average))
+        selection.consider(step, average, score(distance, low), weights_of(step, average))
 
 
 def creeping(averages: tuple[str, ...] = ("0.05", "0.15")) -> list[Case]:
@@ -60,64 +60,64 @@ def creeping(averages: tuple[str, ...] = ("0.05", "0.15")) -> list[Case]:
 
 
 def test_a_training_that_begins_to_copy_is_stopped_and_keeps_what_came_before() -> None:
-    choice, stopped = Choice(1000, 3), 0
+    selection, stopped = CheckpointSelection(1000, 3), 0
     for step in range(100, 700, 100):
-        consider(choice, [case for case in creeping() if case[0] == step])
-        if choice.finished:
+        consider(selection, [case for case in creeping() if case[0] == step])
+        if selection.finished:
             stopped = step
             break
     assert stopped == 600  # the second validation in a row
-    assert choice.chosen[:2] == (400, "0.05")
-    assert torch.equal(choice.chosen.weights["layer.weight"], torch.tensor([400, 0.05]))
-    assert departure(choice.record().curve) == 500
-    assert "after 400 steps" in describe_choice(choice.record())
-    assert "at step 500" in describe_choice(choice.record())
+    assert selection.chosen[:2] == (400, "0.05")
+    assert torch.equal(selection.chosen.weights["layer.weight"], torch.tensor([400, 0.05]))
+    assert memorisation_onset(selection.record().curve) == 500
+    assert "after 400 steps" in describe_selection(selection.record())
+    assert "at step 500" in describe_selection(selection.record())
 
 
 def test_a_single_alarm_ends_nothing_but_is_not_kept() -> None:
-    choice = chosen_from([(100, "0.1", 3.0, 0.4), (200, "0.1", 1.0, COPIES), (300, "0.1", 2.0, 0.4)])
-    assert not choice.finished
-    assert choice.chosen.step == 300
+    selection = chosen_from([(100, "0.1", 3.0, 0.4), (200, "0.1", 1.0, COPIES), (300, "0.1", 2.0, 0.4)])
+    assert not selection.finished
+    assert selection.chosen.step == 300
 
 
 def test_an_average_that_does_not_copy_keeps_the_training_going() -> None:
     cases = [(step, "0.05", 1.0, COPIES) for step in (100, 200, 300)] + [
         (step, "0.15", 2.0, 0.4) for step in (100, 200, 300)
     ]
-    choice = chosen_from(sorted(cases), patience=9)
-    assert not choice.finished
-    assert choice.chosen[:2] == (100, "0.15")
+    selection = chosen_from(sorted(cases), patience=9)
+    assert not selection.finished
+    assert selection.chosen[:2] == (100, "0.15")
 
 
-def test_a_bound_within_the_margin_is_no_departure() -> None:
-    choice = chosen_from([(100, "0.1", 2.0, 0.5 + MARGIN), (200, "0.1", 1.0, 0.5 + MARGIN)])
-    assert not choice.finished
-    assert choice.chosen.step == 200
+def test_a_bound_within_the_margin_is_no_memorisation() -> None:
+    selection = chosen_from([(100, "0.1", 2.0, 0.5 + MARGIN), (200, "0.1", 1.0, 0.5 + MARGIN)])
+    assert not selection.finished
+    assert selection.chosen.step == 200
 
 
 def test_where_everything_copies_the_first_is_kept_and_it_is_said() -> None:
-    choice = chosen_from(
+    selection = chosen_from(
         [(100, "0.05", 3.0, 0.9), (100, "0.15", 2.0, 0.9), (200, "0.05", 1.0, 0.9), (200, "0.15", 1.0, 0.9)]
     )
-    assert choice.finished
-    assert choice.chosen[:2] == (100, "0.05")
-    assert "the first of 4" in describe_choice(choice.record())
-    assert "nearer to training volumes" in describe_choice(choice.record())
+    assert selection.finished
+    assert selection.chosen[:2] == (100, "0.05")
+    assert "the first of 4" in describe_selection(selection.record())
+    assert "nearer to training volumes" in describe_selection(selection.record())
 
 
 def test_of_equals_the_earlier_is_kept() -> None:
-    choice = chosen_from(
+    selection = chosen_from(
         [(100, "0.05", 2.0, 0.4), (200, "0.05", 1.0, 0.4), (200, "0.15", 1.0, 0.4), (300, "0.05", 1.0, 0.4)]
     )
-    assert choice.chosen[:2] == (200, "0.05")
+    assert selection.chosen[:2] == (200, "0.05")
 
 
 def test_kept_weights_do_not_follow_the_training() -> None:
-    choice, weights = Choice(1000, 3), {"a": torch.zeros(2)}
-    choice.consider(100, "0.1", judgement(1.0), weights)
+    selection, weights = CheckpointSelection(1000, 3), {"a": torch.zeros(2)}
+    selection.consider(100, "0.1", score(1.0), weights)
     weights["a"] += 1
-    choice.consider(200, "0.1", judgement(2.0), weights)
-    assert torch.equal(choice.chosen.weights["a"], torch.zeros(2))
+    selection.consider(200, "0.1", score(2.0), weights)
+    assert torch.equal(selection.chosen.weights["a"], torch.zeros(2))
 
 
 @pytest.mark.parametrize(("patience", "finished"), [(1, True), (3, True), (4, False)])
@@ -134,23 +134,23 @@ def test_validations_during_the_warm_up_try_nobodys_patience() -> None:
 
 
 def test_nothing_considered_is_nothing_to_end_for() -> None:
-    choice = Choice(1000, 1)
-    choice.restore(choice.state())
-    assert not choice.finished
-    assert choice.curve == []
+    selection = CheckpointSelection(1000, 1)
+    selection.restore(selection.state())
+    assert not selection.finished
+    assert selection.curve == []
 
 
-judged = st.tuples(st.integers(0, 4).map(float), st.sampled_from([0.1, 0.5, COPIES, 0.9]))
+scores = st.tuples(st.integers(0, 4).map(float), st.sampled_from([0.1, 0.5, COPIES, 0.9]))
 
 
-@given(found=st.lists(st.tuples(judged, judged), min_size=1, max_size=8), cut=st.integers(0, 16))
-def test_a_resumed_choice_is_the_same(found: list[tuple[tuple[float, float], ...]], cut: int) -> None:
+@given(found=st.lists(st.tuples(scores, scores), min_size=1, max_size=8), cut=st.integers(0, 16))
+def test_a_resumed_selection_is_the_same(found: list[tuple[tuple[float, float], ...]], cut: int) -> None:
     cases = [
         (100 * (row + 1), name, *values)
         for row, both in enumerate(found)
         for name, values in zip(("0.15", "0.05"), both, strict=True)
     ]
-    whole, before, after = chosen_from(cases), chosen_from(cases[:cut]), Choice(1000, 3)
+    whole, before, after = chosen_from(cases), chosen_from(cases[:cut]), CheckpointSelection(1000, 3)
     after.restore(before.state())
     consider(after, cases[cut:])
     assert after.curve == whole.curve
@@ -161,36 +161,36 @@ def test_a_resumed_choice_is_the_same(found: list[tuple[tuple[float, float], ...
 
 @pytest.mark.parametrize("considered", [0, 3])
 def test_the_state_survives_a_checkpoint(tmp_path: Path, considered: int) -> None:
-    choice = chosen_from(
+    selection = chosen_from(
         [(step, name, distance + 0.1 + 0.2, low) for step, name, distance, low in creeping()][:considered]
     )
-    save_checkpoint(tmp_path / "resume", choice.state(), {})
-    found = Choice(1000, 3)
+    save_checkpoint(tmp_path / "resume", selection.state(), {})
+    found = CheckpointSelection(1000, 3)
     found.restore(load_checkpoint(tmp_path / "resume")[0])
-    assert found.curve == choice.curve
-    assert all(torch.equal(found.state()[name], tensor) for name, tensor in choice.state().items())
+    assert found.curve == selection.curve
+    assert all(torch.equal(found.state()[name], tensor) for name, tensor in selection.state().items())
 
 
 def test_a_checkpoint_tells_how_it_was_chosen(tmp_path: Path) -> None:
-    choice = chosen_from(creeping())
-    step, average, _ = choice.chosen
-    facts = {"choice": {"step": step, "average": average, "curve": choice.curve}}
+    selection = chosen_from(creeping())
+    step, average, _ = selection.chosen
+    facts = {"choice": {"step": step, "average": average, "curve": selection.curve}}
     canonical_json(facts)
     save_checkpoint(tmp_path / "denoiser", {}, facts)
-    assert read_choice(tmp_path / "denoiser") == choice.record()
-    assert ChoiceRecord.model_validate(choice.record().model_dump(mode="json")) == choice.record()
+    assert read_selection(tmp_path / "denoiser") == selection.record()
+    assert SelectionRecord.model_validate(selection.record().model_dump(mode="json")) == selection.record()
 
 
-def test_a_model_that_was_not_judged_has_no_choice(tmp_path: Path) -> None:
+def test_a_model_that_was_not_scored_has_no_selection(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "denoiser", {"a": torch.zeros(1)}, {"kind": "denoiser"})
-    assert read_choice(tmp_path / "denoiser") is None
+    assert read_selection(tmp_path / "denoiser") is None
 
 
-def test_a_judgement_is_a_number() -> None:
+def test_a_score_is_a_number() -> None:
     with pytest.raises(ValidationError, match="finite"):
-        judgement(float("nan"))
+        score(float("nan"))
 
 
 def test_the_default_patience_can_run_out_before_a_training_ends() -> None:
-    rounds = math.floor((1 - JUDGED_FROM) * VALIDATIONS) + 1
+    rounds = math.floor((1 - SCORED_FROM) * VALIDATIONS) + 1
     assert DenoiserConfig().patience < rounds - 1  # the best may be the first, and the last saves nothing
