@@ -208,19 +208,19 @@ class DenoiserConfig(Config):
     learning_rate: Positive = 5e-4
     """Peak rate of AdamW, whose weight decay is 0.01; warm-up, then cosine decay."""
     condition_dropout: Fraction = 0.1
-    """How often each condition is hidden, so that the model also knows the case without it."""
+    """Probability that a condition is dropped, so that the model also learns the case without it."""
     sigma_mean: float = -0.4
-    """Mean of ln(sigma) of the training noise, in deviations of the latents."""
+    """Mean of ln(sigma) of the training noise; sigma in standard deviations of the latents."""
     sigma_std: Positive = 1.2
-    """Deviation of ln(sigma) of the training noise."""
+    """Standard deviation of ln(sigma) of the training noise."""
     uncertainty_weighting: bool = True
     """Divide the error at each noise level by the one to be expected there, which is learned along."""
     augmentations: tuple[Augmentation, ...] | None = None
-    """How training volumes may also be seen: mirrored left to right, shifted by up to 2 voxels. The network is told,
-    so that no moved volume is ever drawn. [] where a moved volume would teach nothing true. Null: both, if the
-    training is so long that it would learn the volumes by heart."""
+    """Augmentation of training volumes: mirrored left to right, shifted by up to 2 voxels. It is a condition of the
+    network, so that no sample is augmented. [] where an augmented volume would be wrong. Null: both, if the training
+    is so long that it would memorise the volumes."""
     augmented_share: Fraction = 0.3
-    """Share of training volumes that are seen moved."""
+    """Share of training volumes that are augmented."""
     ema_std: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
     """Relative standard deviations of the moving averages of weights (Karras et al. 2024, `sigma_rel`): about the share
     of the steps done that each spans; 0.28 is nearly uniform. The average whose samples score best is kept."""

@@ -18,7 +18,7 @@ from meddiff_core.models.autoencoder import save_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
 from meddiff_core.models.imported.adoption import adopt_model
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.plan import TrainingPlan, load_plan
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.models.training.loading import Remembered
@@ -126,7 +126,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         plan.denoiser_training.batch,
         study.seed,
         device,
-        moved=MovedLatents.open(latents),
+        augmented=AugmentedLatents.open(latents),
         scorer=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
         ranks=ranks,
         initial=start,

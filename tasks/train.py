@@ -8,7 +8,7 @@ from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.checkpoint import digest_checkpoint
-from meddiff_core.models.latents import draw_moves, encode_latents
+from meddiff_core.models.latents import encode_latents, random_augmentations
 from meddiff_core.models.plan import load_plan
 from meddiff_core.training import fit_model, resume_points
 from meddiff_core.workspace import Workspace
@@ -36,8 +36,10 @@ def encode_dataset(folder: Path, *, key: str) -> dict[str, Any]:
     study, device = workspace.study, choose_device(workspace.study.runtime.device)
     network, contract = load_autoencoder(workspace.path("autoencoder"), device)
     sides = {side: dataset.volumes(side) for side in ("train", "validation")}
-    moves = draw_moves(len(sides["train"]), load_plan(workspace.path("plan")).augmentations, study.seed)
-    digest = show(encode_latents(workspace.path("latents"), network, sides, contract, device, moves))
+    augmentations = random_augmentations(
+        len(sides["train"]), load_plan(workspace.path("plan")).augmentations, study.seed
+    )
+    digest = show(encode_latents(workspace.path("latents"), network, sides, contract, device, augmentations))
     return {"digest": digest, "summary": {side: len(volumes) for side, volumes in sides.items()}}
 
 

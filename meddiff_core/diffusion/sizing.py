@@ -33,9 +33,9 @@ AUTOENCODER_SHARE = 0.55
 MOST_BESIDES = 0.15
 """Share of the budget that validations with samples to score may take."""
 MOST_EPOCHS = 1500
-"""Beyond that a small training set is learned by heart."""
-MOVED_FROM_EPOCHS = 50
-"""Sights of each volume from which moved ones are worth more than the steps that they take from the others."""
+"""Beyond that a small training set is memorised."""
+AUGMENTED_FROM_EPOCHS = 50
+"""Epochs from which augmented volumes help more than the steps that they take from the others cost."""
 PASSING, WORKSPACE_GB = 0.1, 0.1
 """On a CPU, gradients on their way as a share of what is kept for them, and what convolutions and the allocator take
 beyond all tensors (`tests/benchmarks/plan.py`)."""
@@ -330,11 +330,11 @@ def _denoiser_probe(
 
 
 def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tuple[tuple[Augmentation, ...], str]:
-    """The kinds of moves, and why."""
+    """The kinds of augmentation, and the reason for them."""
     if given is not None:
         return given, "Given by the study."
-    seen = f"the denoiser sees each training volume about {epochs:.0f} times; moved ones pay from {MOVED_FROM_EPOCHS}"
-    return ("mirror", "shift") if epochs >= MOVED_FROM_EPOCHS else (), f"By the length of the training: {seen} on."
+    seen = f"the denoiser sees each training volume about {epochs:.0f} times; augmentation pays from {AUGMENTED_FROM_EPOCHS}"
+    return ("mirror", "shift") if epochs >= AUGMENTED_FROM_EPOCHS else (), f"By the length of the training: {seen} on."
 
 
 def _free_memory_gb(device: str) -> float:

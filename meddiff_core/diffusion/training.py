@@ -26,9 +26,9 @@ from meddiff_core.models.checkpoint import (
     restore_optimizer,
     unprefixed,
 )
-from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatures
+from meddiff_core.models.conditions import AUGMENT_DIM, ConditionVectors, NumberFeatures
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
-from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
+from meddiff_core.models.latents import AugmentedLatents, LatentSet, require_scale
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.loading import Ahead
@@ -68,7 +68,7 @@ class DenoiserTraining:
         seed: int,
         device: str = "cpu",
         *,
-        moved: MovedLatents | None = None,
+        augmented: AugmentedLatents | None = None,
         scorer: SampleScorer | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
@@ -87,7 +87,7 @@ class DenoiserTraining:
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
         self.config, self.device = config, device
-        self.train, self.validation, self.moved = train, validation, moved
+        self.train, self.validation, self.augmented = train, validation, augmented
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.parts, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
@@ -181,25 +181,27 @@ class DenoiserTraining:
         self.guide = unprefixed("guide", state) or None
 
     def _batch(self, step: int) -> tuple[Tensor, ...]:
-        """Clean latents, noise, noise levels and conditions of the whole batch, moves among the conditions."""
+        """Clean latents, noise, noise levels and conditions of the whole batch, augmentations among the conditions."""
         latents, conditions = self.train
         chosen = batch_indices(len(latents), self.batch, step, self.seed, "denoiser")
         generator = generator_for(self.seed, "denoiser", "noise", step)
-        clean, moves = latents.draw(chosen, generator), torch.zeros(self.batch, MOVES)
-        if self.moved is not None:
-            other, told = self.moved.draw(chosen, generator)
-            moving = torch.rand(self.batch, generator=generator) < self.config.augmented_share
-            clean = torch.where(moving[:, None, None, None, None], other, clean)
-            moves = torch.where(moving[:, None], told, moves)
+        clean, augmentations = latents.sample(chosen, generator), torch.zeros(self.batch, AUGMENT_DIM)
+        if self.augmented is not None:
+            variants, vectors = self.augmented.sample(chosen, generator)
+            replaced = torch.rand(self.batch, generator=generator) < self.config.augmented_share
+            clean = torch.where(replaced[:, None, None, None, None], variants, clean)
+            augmentations = torch.where(replaced[:, None], vectors, augmentations)
         sigma = training_sigmas(self.batch, self.config.sigma_mean, self.config.sigma_std, generator)
         noise = torch.randn(clean.shape, generator=generator)
-        kept = hide_conditions(conditions[chosen], self.config.condition_dropout, generator)
-        return self.scale.standardise(clean), noise, sigma, torch.cat([kept, moves], dim=1)
+        kept = drop_conditions(conditions[chosen], self.config.condition_dropout, generator)
+        return self.scale.standardise(clean), noise, sigma, torch.cat([kept, augmentations], dim=1)
 
-    def _losses(self, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, clean: Latents, noise: Latents, sigma: Sigma, conditions: ConditionVectors
+    ) -> tuple[Tensor, Tensor]:
         """The loss that is minimised (Karras et al. 2024, eq. 21), and the weighted error that people compare."""
         weight = self.network.loss_weight(sigma.to(self.device))
-        errors = weight * self._errors(self.network, clean, noise, sigma, told)
+        errors = weight * self._errors(self.network, clean, noise, sigma, conditions)
         if not self.config.uncertainty_weighting:
             return errors.mean(), errors.mean()
         doubt = self.uncertainty(sigma.to(self.device))
@@ -209,7 +211,7 @@ class DenoiserTraining:
     def _validation_losses(self) -> dict[str, float]:
         latents, conditions = self.validation
         generator = generator_for(self.seed, "denoiser", "validation")
-        clean = self.scale.standardise(latents.draw(torch.arange(len(latents)), generator))
+        clean = self.scale.standardise(latents.sample(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
         parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
         longest = self.averages[max(self.averages, key=float)].network
@@ -225,28 +227,29 @@ class DenoiserTraining:
 
     @torch.inference_mode()
     def sample_latents(self, network: Denoiser, count: int = SCORED) -> Latents:
-        """From the same noise and the conditions of the same real subjects each time, standardised.
+        """Standardised latents, from the same noise and the conditions of the same real subjects each time.
 
-        Subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to them.
+        The subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to
+        them.
         """
         conditions = torch.cat([self.train[1], self.validation[1]])
         generator = generator_for(self.seed, "denoiser", "judged")
         chosen = torch.randint(len(conditions), (count,), generator=generator)
         start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * SCORED_WITH.sigma_max
-        drawn = []
-        for noise, told in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
-            denoiser = guided(network, told.to(self.device), guidance=1.0)
-            drawn.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(SCORED_WITH)))
-        return torch.cat(drawn).float().cpu()
+        sampled = []
+        for noise, given in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
+            denoiser = guided(network, given.to(self.device), guidance=1.0)
+            sampled.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(SCORED_WITH)))
+        return torch.cat(sampled).float().cpu()
 
     def _errors(
-        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors
+        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, conditions: ConditionVectors
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each sample's denoised latents, on the device."""
-        clean, noise, sigma, told = (tensor.to(self.device) for tensor in (clean, noise, sigma, told))
+        clean, noise, sigma, conditions = (tensor.to(self.device) for tensor in (clean, noise, sigma, conditions))
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
-            denoised = network(noisy, sigma, told)
+            denoised = network(noisy, sigma, conditions)
         errors: Tensor = (denoised.float() - clean).square()
         return errors.flatten(1).mean(dim=1)
 
@@ -270,8 +273,8 @@ class Uncertainty(nn.Module):
         return log_variance[:, 0]
 
 
-def hide_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:
-    """Hide each condition with probability `dropout`, and all of a sample at once with the same probability."""
+def drop_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:
+    """Drop each condition with probability `dropout`, and all of a sample at once with the same probability."""
     each = torch.rand(conditions.shape, generator=generator) < dropout
     together = torch.rand(len(conditions), 1, generator=generator) < dropout
     return conditions.masked_fill(each | together, torch.nan)

@@ -19,7 +19,7 @@ from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import LatentJudge
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.conditions import encode_conditions
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.plan import load_plan
 from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
@@ -119,7 +119,7 @@ def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, fl
         steps,
         8,
         0,
-        moved=MovedLatents.open(folder / "latents.zarr"),
+        augmented=AugmentedLatents.open(folder / "latents.zarr"),
         judge=LatentJudge(train[0], validation[0], train[0].scale(), 0),
     )
     for step in range(steps):

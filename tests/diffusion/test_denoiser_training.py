@@ -11,11 +11,11 @@ from torch.testing import assert_close
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import training as denoiser_training
 from meddiff_core.diffusion.checkpoint_selection import SampleScore
-from meddiff_core.diffusion.training import DenoiserTraining, hide_conditions
+from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.training.loop import run_training
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import DenoiserConfig
@@ -44,7 +44,7 @@ def start(contract: Contract) -> Start:
         ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
         side = (latents, encode_conditions(ages, contract.conditions))
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
-        moved = MovedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
+        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
             shape,
@@ -55,7 +55,7 @@ def start(contract: Contract) -> Start:
             steps,
             batch,
             seed,
-            moved=moved,
+            augmented=augmented,
             scorer=score_spread,
             ranks=ranks,
         )
@@ -167,16 +167,16 @@ def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
     assert score_spread(training.sample_latents(network)).validation_distance == best["validation_distance"]
 
 
-def test_moved_volumes_are_seen_at_their_rate_and_the_network_is_told(start: Start) -> None:
+def test_augmented_volumes_are_seen_at_their_rate_and_the_network_knows(start: Start) -> None:
     for share in (0.0, 0.3, 1.0):
         training = start(batch=2000, augmented_share=share, condition_dropout=0.0)
-        clean, _, _, told = training._batch(0)
-        moved = told[:, 2:].any(dim=1)
-        assert moved.float().mean().item() == pytest.approx(share, abs=0.04)
+        clean, _, _, conditions = training._batch(0)
+        augmented = conditions[:, 2:].any(dim=1)
+        assert augmented.float().mean().item() == pytest.approx(share, abs=0.04)
         means = training.scale.standardise(training.train[0].mean)
         plain = torch.cdist(clean.flatten(1), means.flatten(1)).min(dim=1).values
         mirrored = torch.cdist(clean.flatten(1), means.flip(2).flatten(1)).min(dim=1).values
-        assert ((mirrored < plain) == moved).all()
+        assert ((mirrored < plain) == augmented).all()
 
 
 def test_the_noise_levels_of_the_study_are_used(start: Start) -> None:
@@ -204,33 +204,33 @@ def test_latents_of_another_scale_are_refused_by_channel(start: Start) -> None:
     latents = training.train[0]
     wide = latents.mean.clone()
     wide[:, 1] = 3 + 4 * (wide[:, 1] - 3)
-    with pytest.raises(ConfigurationError, match=r"latent channel 1 must have about mean .* and deviation 2"):
+    with pytest.raises(ConfigurationError, match=r"latent channel 1 must have about mean .* and standard deviation 2"):
         require_scale(training.scale, LatentSet(wide, latents.std))
     with pytest.raises(ConfigurationError, match="latent channel 0 must have about"):
         require_scale(LatentSet(torch.ones_like(latents.mean), torch.zeros_like(latents.std)).scale(), latents)
 
 
-def test_conditions_are_hidden_at_their_rates() -> None:
+def test_conditions_are_dropped_at_their_rates() -> None:
     """Each alone, and all of a sample together, with the same probability."""
     conditions = torch.zeros(20_000, 3)
-    hidden = hide_conditions(conditions, 0.2, torch.Generator().manual_seed(0)).isnan()
-    assert_close(hidden.float().mean(dim=0), torch.full((3,), 1 - 0.8**2), atol=0.015, rtol=0)
-    assert hidden.all(dim=1).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.2**3, abs=0.012)
+    dropped = drop_conditions(conditions, 0.2, torch.Generator().manual_seed(0)).isnan()
+    assert_close(dropped.float().mean(dim=0), torch.full((3,), 1 - 0.8**2), atol=0.015, rtol=0)
+    assert dropped.all(dim=1).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.2**3, abs=0.012)
     assert not conditions.isnan().any()
 
 
 @pytest.mark.parametrize(("dropout", "share"), [(0.0, 0.0), (1.0, 1.0)])
-def test_none_or_all_conditions_are_hidden_at_the_ends(dropout: float, share: float) -> None:
-    hidden = hide_conditions(torch.zeros(50, 2), dropout, torch.Generator().manual_seed(0)).isnan()
-    assert hidden.float().mean() == share
+def test_none_or_all_conditions_are_dropped_at_the_ends(dropout: float, share: float) -> None:
+    dropped = drop_conditions(torch.zeros(50, 2), dropout, torch.Generator().manual_seed(0)).isnan()
+    assert dropped.float().mean() == share
 
 
 def test_a_kept_condition_is_unchanged_and_an_absent_one_stays_absent() -> None:
     conditions = torch.tensor([[1.5, torch.nan]]).repeat(100, 1)
-    kept = hide_conditions(conditions, 0.3, torch.Generator().manual_seed(0))
+    kept = drop_conditions(conditions, 0.3, torch.Generator().manual_seed(0))
     assert kept[:, 1].isnan().all()
     assert kept[:, 0][~kept[:, 0].isnan()].unique().tolist() == [1.5]
 
 
-def test_a_study_without_conditions_hides_nothing() -> None:
-    assert hide_conditions(torch.zeros(3, 0), 0.5, torch.Generator().manual_seed(0)).shape == (3, 0)
+def test_a_study_without_conditions_drops_nothing() -> None:
+    assert drop_conditions(torch.zeros(3, 0), 0.5, torch.Generator().manual_seed(0)).shape == (3, 0)
