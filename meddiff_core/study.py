@@ -372,8 +372,8 @@ class SamplingConfig(Config):
     """The noise levels themselves, from the highest to the lowest before 0, as `meddiff tune-solver` fits them. Where
     given, they hold instead of steps, sigma_min, sigma_max and rho."""
     batch: Count = 8
-    """Volumes a network call. On a CPU it changes no bit of a volume; on a GPU, where kernels may round by the shape
-    of a batch, it is part of the identity."""
+    """Volumes a network call, halved where the memory is short. On a CPU it changes no bit of a volume; on a GPU, where
+    kernels may round by the shape of a batch, it is part of the identity, and the release names smaller ones."""
     shard: Count = 8
     """Volumes a shard: the unit of work, of restart and of integrity."""
 

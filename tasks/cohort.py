@@ -10,7 +10,7 @@ from meddiff_core.artefacts import digest_file
 from meddiff_core.evidence.audit import require_volumes
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.privacy.rounds import DROPPED, fill_in_rounds, rounds_of, suspected_copies, unsearched
-from meddiff_core.tables import write_parquet
+from meddiff_core.parquet import write_parquet
 from meddiff_core.workspace import Workspace
 from tasks.audit import gather, kept_rows
 from tasks.caching import refreshing, task

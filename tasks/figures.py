@@ -38,7 +38,7 @@ def draw_samples(folder: Path) -> None:
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
     digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
     engine = open_engine(folder / "models", digest, study.sampling, device)
-    images, labels = engine.draw(samples)
+    images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm
     _keep(folder, "samples", figures.mosaic(units, columns=SHOWN, kind="png", spacing_mm=spacing))
     if labels is not None:

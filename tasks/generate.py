@@ -32,9 +32,9 @@ def draw_shards(folder: Path, slots: str, attempt: int, *, key: str) -> dict[str
     with open_mapper(runtime, folder) as mapper:
         own_gpu = device != "cpu" and runtime.dask in ("local", "off")
         markers = show(_draw(workspace, shards, device, beside_device if own_gpu else mapper))
-    wanted_together = workspace.study.sampling.batch
-    if (fewest := min((marker.together for marker in markers), default=wanted_together)) < wanted_together:
-        echo(f"memory was short: {fewest} instead of {wanted_together} volumes were drawn at once")
+    wanted_batch = workspace.study.sampling.batch
+    if (fewest := min((marker.batch for marker in markers), default=wanted_batch)) < wanted_batch:
+        echo(f"memory was short: {fewest} instead of {wanted_batch} volumes were drawn at once")
     return {"digest": digest_of([marker.digests for marker in markers]), "summary": {"volumes": len(wanted)}}
 
 

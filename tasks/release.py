@@ -21,7 +21,8 @@ from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.release.regenerate import draw_few, regenerate
+from meddiff_core.release.participants_table import with_batches
+from meddiff_core.release.regenerate import choose_few, regenerate
 from meddiff_core.study import Study
 from meddiff_core.workspace import Workspace
 from tasks.audit import read_audit
@@ -56,7 +57,7 @@ def package_release(folder: Path, *, key: str) -> dict[str, Any]:
 
 def _draw_again(release: Path, models: Path, device: str) -> list[str]:
     """What a few volumes have become that were drawn again from the release's own record; nothing if it is them."""
-    found = list(regenerate(release, draw_few(release, DRAWN_AGAIN), models, device))
+    found = list(regenerate(release, choose_few(release, DRAWN_AGAIN), models, device))
     for volume in found:
         echo(f"drawn again, {volume.describe()}")
     return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
@@ -69,6 +70,8 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
     accepted, selection = int(cohort["accepted"].sum()), read_selection(workspace.path("denoiser"))
     cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
+    volumes = accepted_volumes(kept, workspace.path("candidates"))
+    table = _public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow")
     return ReleaseContent(
         title=study.release.title or study.name,
         name=study.name,
@@ -77,8 +80,8 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         contact=study.release.contact,
         source=study.release.source,
         contract=dataset.contract,
-        volumes=accepted_volumes(kept, workspace.path("candidates")),
-        table=_public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow"),
+        volumes=volumes,
+        table=with_batches(table, volumes.batches(), study.sampling.batch),
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,

@@ -18,8 +18,8 @@ from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.parquet import write_parquet
 from meddiff_core.study import Study
-from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress, Volumes
 from meddiff_core.workspace import Workspace
 from tasks.caching import task

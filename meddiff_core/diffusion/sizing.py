@@ -333,8 +333,8 @@ def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tup
     """The kinds of augmentation, and the reason for them."""
     if given is not None:
         return given, "Given by the study."
-    seen = f"the denoiser sees each training volume about {epochs:.0f} times; augmentation pays from {AUGMENTED_FROM_EPOCHS}"
-    return ("mirror", "shift") if epochs >= AUGMENTED_FROM_EPOCHS else (), f"By the length of the training: {seen} on."
+    why = f"About {epochs:.0f} epochs are trained; augmentation pays from {AUGMENTED_FROM_EPOCHS} on."
+    return ("mirror", "shift") if epochs >= AUGMENTED_FROM_EPOCHS else (), why
 
 
 def _free_memory_gb(device: str) -> float:

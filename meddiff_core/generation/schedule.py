@@ -1,4 +1,4 @@
-"""The schedule of a cohort: every sample's id, seed and condition, before anything is drawn.
+"""The schedule of a cohort: every sample's id, seed and condition, before anything is sampled.
 
 A slot is a place in the cohort; each attempt to fill it is a sample with a seed of its own. A rejected
 sample is replaced by the next attempt with the same condition, so the accepted table matches the design.
@@ -14,7 +14,7 @@ from meddiff_core.models.randomness import derive_seed
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One volume to be drawn."""
+    """One volume to be sampled."""
 
     sample_id: str
     slot: int

@@ -102,7 +102,7 @@ class LatentSet:
         return mean + std * torch.randn(mean.shape, generator=generator)
 
     def scale(self) -> LatentScale:
-        """Mean and standard deviation per channel of what `sample` gives: spread of the means plus posterior variance."""
+        """Mean and standard deviation per channel of samples: spread of the means plus posterior variance."""
         means = self.mean.double().movedim(1, 0).flatten(1)
         variance = means.var(dim=1, correction=0) + self.std.double().square().movedim(1, 0).flatten(1).mean(dim=1)
         return LatentScale(mean=tuple(means.mean(dim=1).tolist()), std=tuple(np.sqrt(variance.numpy()).tolist()))

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from meddiff_core.artefacts import write_json, write_text, writing_folder
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.parquet import write_parquet
 from meddiff_core.release.content import ReleaseContent, check_content
 from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.guard import find_leaks
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
+from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.report import render_card, render_report
-from meddiff_core.release.tables import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.verify import verify_release
-from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress
 
 CARD = "README.md"

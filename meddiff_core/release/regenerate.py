@@ -1,7 +1,7 @@
-"""A volume of a release, drawn again from what the release says of it and the models that it names.
+"""A volume of a release, sampled again from what the release says of it and the models that it names.
 
-Whoever holds the models can so prove where a volume came from, and find it again when its bytes are lost. On the
-kind of machine that drew it every voxel is the same; another kind may round some of them the other way.
+Whoever holds the models can so prove where a volume came from, and restore it when its bytes are lost. On the kind of
+machine that sampled it every voxel is the same; another kind may round some of them the other way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
+from meddiff_core.release.participants_table import BATCH, IDENTIFIER
 from meddiff_core.release.reader import Release
-from meddiff_core.release.tables import IDENTIFIER
 from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
 MODELS = ("autoencoder", "denoiser")
@@ -31,7 +31,7 @@ FEW = 1e-3
 
 @dataclass(frozen=True)
 class Regenerated:
-    """How a volume that was drawn again compares with the released one."""
+    """How a volume that was sampled again compares with the released one."""
 
     sample: str
     image_share: float
@@ -60,7 +60,7 @@ class Regenerated:
 
 
 def regenerate(path: Path, samples: Sequence[str], models: Path, device: str = "cpu") -> Iterator[Regenerated]:
-    """Draw samples of the release at `path` again, with the models below `models`, one by one.
+    """Sample volumes of the release at `path` again, one by one, with the models below `models`.
 
     Raises:
         ConfigurationError: the release has no such sample, or there are no models.
@@ -101,7 +101,8 @@ def released_sampling(manifest: Manifest) -> SamplingConfig:
 def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
     sample, seed = str(release.table[IDENTIFIER].iloc[row]), int(release.table["seed"].iloc[row])
     condition = _condition(release.table.iloc[row], engine.contract.conditions)
-    image, label = engine.draw([SampleRequest(sample, 0, 0, seed, condition)])
+    batch = int(release.table[BATCH].iloc[row]) if BATCH in release.table else engine.config.batch
+    image, label = engine.sample([SampleRequest(sample, 0, 0, seed, condition)], batch)
     low, high = intensity_range(engine.contract)
     apart = np.abs(released_image(image[0], engine.contract).T - release.image(row))
     known = release.label(row)
@@ -123,7 +124,7 @@ def _value(cell: object, spec: ConditionSpec) -> ConditionValue:
     return str(cell) if isinstance(spec, CategoricalCondition) else float(str(cell))
 
 
-def draw_few(path: Path, count: int) -> list[str]:
+def choose_few(path: Path, count: int) -> list[str]:
     """A few samples of a release, the same ones each time: chosen by its own digest."""
     known = list(Release(path).table[IDENTIFIER])
     random = np.random.default_rng(int(digest_file(path / MANIFEST)[:16], 16))

@@ -112,11 +112,11 @@ def _serve(folder: Path, samples: Sequence[SampleRequest], pipe: Connection) -> 
     digest = digest_of([inputs["autoencoder"], inputs["denoiser"]])
     config = workspace.study.sampling
     engine = open_engine(workspace.folder / "models", digest, config, "cpu")
-    engine.draw(samples[: config.batch])
+    engine.sample(samples[: config.batch])
     pipe.send(True)
     pipe.recv()
     for start in range(0, len(samples), config.shard):
-        engine.draw(samples[start : start + config.shard])
+        engine.sample(samples[start : start + config.shard])
     pipe.send(True)
 
 

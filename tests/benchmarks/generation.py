@@ -56,7 +56,7 @@ def _ours(latent: Size, volumes: int) -> Draw:
     config = SamplingConfig(steps=EVALUATIONS, solver="adams")
     engine = Engine(*_networks(), LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4), contract, config)
     samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(volumes // 2)]
-    return lambda: engine.draw(samples)
+    return lambda: engine.sample(samples)
 
 
 def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, half: bool = False) -> Draw:

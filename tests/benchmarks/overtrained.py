@@ -128,7 +128,7 @@ def draw(study: Path, denoiser: Denoiser, scale: LatentScale, few: FewOf, count:
     requests = [
         SampleRequest(f"s{slot}", slot, 0, 1000 + slot, conditions[slot % len(conditions)]) for slot in range(count)
     ]
-    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig()).draw(requests))
+    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig()).sample(requests))
 
 
 def audit_copies(study: Path, few: FewOf, cohort: Volumes) -> CopyEvidence:

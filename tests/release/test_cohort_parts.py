@@ -10,8 +10,8 @@ from meddiff_core.contract import Contract
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release.internal import InternalContent, render_internal
 from meddiff_core.release.open_release import open_release
+from meddiff_core.release.participants_table import as_tsv, describe_columns
 from meddiff_core.release.report import render_card, render_report
-from meddiff_core.release.tables import as_tsv, describe_columns
 from meddiff_core.study import Study
 from tasks.release import _limit, _shortfall
 

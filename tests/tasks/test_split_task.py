@@ -13,7 +13,7 @@ from meddiff_core.artefacts import write_json
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint
 from meddiff_core.data.split.sides import read_split
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.tables import write_parquet
+from meddiff_core.parquet import write_parquet
 from meddiff_core.workspace import Workspace
 from tasks.prepare import split_subjects
 

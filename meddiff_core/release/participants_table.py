@@ -3,7 +3,7 @@
 Both tables hold the same rows in the order of the arrays, so row n always describes volume n.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,8 @@ from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.evidence.screening.judging import EXTRAPOLATED
 
 IDENTIFIER = "participant_id"
+BATCH = "sampling_batch"
+"""Column with the batch that a volume was sampled in, where the memory did not hold the study's."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
 
@@ -20,6 +22,11 @@ def public_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table as it is released: the id first, under the name that BIDS gives it; no index."""
     renamed = table.rename(columns={"sample_id": IDENTIFIER}).reset_index(drop=True)
     return renamed[[IDENTIFIER, *(name for name in renamed.columns if name != IDENTIFIER)]]
+
+
+def with_batches(table: pd.DataFrame, batches: Sequence[int], usual: int) -> pd.DataFrame:
+    """The table with the batch that each volume was sampled in, if any of them is not the study's."""
+    return table if set(batches) <= {usual} else table.assign(**{BATCH: list(batches)})
 
 
 def as_tsv(table: pd.DataFrame) -> str:
@@ -38,7 +45,9 @@ def _describe(name: str, contract: Contract) -> dict[str, Any]:
     if name == IDENTIFIER:
         return {"Description": "Name of the synthetic volume. It stands for no person."}
     if name == "seed":
-        return {"Description": "Seed of the noise that the volume was drawn from."}
+        return {"Description": "Seed of the noise that the volume was sampled from."}
+    if name == BATCH:
+        return {"Description": "Volumes of the batch that it was sampled in; a GPU may round by it."}
     if name == EXTRAPOLATED:
         return {"Description": "Whether a requested condition lies outside the range that the models were trained on."}
     if condition := conditions.get(name):
