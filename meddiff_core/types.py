@@ -65,10 +65,20 @@ class CaseRef:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A case that cannot be used, or a row or file that belongs to none, with the reason."""
+    """A case or file that cannot be used, with the reason."""
 
     case: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark on something that is used, repaired or left out on purpose: nothing was refused."""
+
+    case: str
+    """The case, file, column or setting that it is about."""
+    reason: str
+    """The remark."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.study import Study
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 from meddiff_core.workspace import CHAIN, State, Workspace
 
 PREPARED = "figures/prepared.png"
@@ -90,7 +90,7 @@ def describe_plan(study: Path) -> str:
 
 def _notes(workspace: Workspace) -> list[str]:
     """The commonest notes on scans, each once, whatever its figures."""
-    alike: defaultdict[str, list[Refusal]] = defaultdict(list)
+    alike: defaultdict[str, list[Note]] = defaultdict(list)
     for note in Fingerprint.model_validate_json(workspace.path("fingerprint").read_bytes()).notes:
         alike[re.sub(r"\d[\d.e+-]*", "", note.reason)].append(note)
     groups = sorted(alike.values(), key=len, reverse=True)[:MOST_NOTES]

@@ -139,7 +139,7 @@ class SmoothedJoint:
         return low - missing / 2, high + missing / 2
 
     def _surroundings(self) -> Region:
-        """The region with ranges no narrower than a cloud: rows near a single number count, not only those that have it."""
+        """The region with ranges no narrower than a cloud, so that rows near a single number count as well."""
         bounded = [spec for spec in self._specs if spec.name in self._region.ranges]
         numbers = [spec for spec in bounded if isinstance(spec, ContinuousCondition)]
         return Region({spec.name: self._widened(spec, 2) for spec in numbers}, self._region.categories)
