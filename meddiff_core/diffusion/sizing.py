@@ -18,9 +18,9 @@ from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.data.grid import Size, along_axes, latent_factor, latent_strides, require_halvable
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.models.training.autoencoder import SMALLEST_PATCH, AutoencoderTraining

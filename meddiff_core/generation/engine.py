@@ -20,14 +20,14 @@ from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
-from meddiff_core.models.drawing.footprint import needs_tiles
-from meddiff_core.models.drawing.packed import one_thread, packed
-from meddiff_core.models.drawing.tiled import decode_tiled
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_stored
+from meddiff_core.models.inference.footprint import needs_tiles
+from meddiff_core.models.inference.packed import for_inference, one_thread
+from meddiff_core.models.inference.tiled import decode_tiled
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import SamplingConfig
@@ -49,9 +49,8 @@ class Engine:
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
-        self.autoencoder = packed(autoencoder) if self._cpu else autoencoder
-        self.denoiser = packed(denoiser) if self._cpu else denoiser
-        self.guide = packed(guide) if guide is not None and self._cpu else guide
+        self.autoencoder, self.denoiser = for_inference(autoencoder, device), for_inference(denoiser, device)
+        self.guide = None if guide is None else for_inference(guide, device)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
         self.batch = config.batch
         """Volumes a network call; on a GPU it is part of the identity of a volume."""

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from meddiff_core.models.drawing.moments import use_exact_moments
-from meddiff_core.models.equivalents import DOUBLED, Factors, recomputed, replace_slow_layers, set_strides
+from meddiff_core.models.fused_layers import DOUBLED, Factors, recomputed, replace_slow_layers, set_strides
+from meddiff_core.models.inference.exact_group_norm import use_exact_group_norms
 from meddiff_core.types import Images, Latents
 
 Stride = Annotated[int, Field(ge=1, le=2)]
@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
         )
         replace_slow_layers(self.network)
         set_strides(self.network, shape.level_strides)
-        use_exact_moments(self.network.decoder)
+        use_exact_group_norms(self.network.decoder)
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 

@@ -24,7 +24,7 @@ from meddiff_core.models.checkpoint import (
     save_checkpoint,
 )
 from meddiff_core.models.conditions import ConditionEmbedding, ConditionVectors
-from meddiff_core.models.equivalents import recomputed, replace_slow_layers
+from meddiff_core.models.fused_layers import recomputed, replace_slow_layers
 from meddiff_core.models.preconditioning import Edm, Parametrisation, clock_of
 from meddiff_core.types import Latents, Sigma
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
-from meddiff_core.models.drawing.packed import one_thread, packed
+from meddiff_core.models.inference.packed import one_thread, packed
 
 Program = Callable[[], object]
 ROUNDS = 7

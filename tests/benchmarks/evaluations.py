@@ -23,7 +23,7 @@ from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.evidence.tuning import Batch, open_batches
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
-from meddiff_core.models.drawing.packed import one_thread
+from meddiff_core.models.inference.packed import one_thread
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents

@@ -23,7 +23,7 @@ from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
-from meddiff_core.models.drawing.packed import packed
+from meddiff_core.models.inference.packed import packed
 from meddiff_core.study import SamplingConfig
 
 Draw = Callable[[], object]

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
-from meddiff_core.models.drawing.packed import packed
-from meddiff_core.models.drawing.tiled import decode_tiled
+from meddiff_core.models.inference.packed import packed
+from meddiff_core.models.inference.tiled import decode_tiled
 
 Size = tuple[int, int, int]
 Decode = Callable[[Tensor], Tensor]

@@ -15,7 +15,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.denoiser import load_denoiser, save_denoiser
-from meddiff_core.models.drawing import footprint
+from meddiff_core.models.inference import footprint
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 

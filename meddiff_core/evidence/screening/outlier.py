@@ -17,12 +17,12 @@ import torch
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.generation.engine import sample_noise
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
-from meddiff_core.models.drawing.packed import one_thread, packed
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import load_images
+from meddiff_core.models.inference.packed import one_thread, packed
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
 

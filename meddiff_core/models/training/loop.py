@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from meddiff_core.errors import TrainingFailed
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.checkpoint import Tensors
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.training.guards import LossGuard, is_finite, is_out_of_memory
 from meddiff_core.models.training.processes import require_agreement
 from meddiff_core.models.training.ranks import Ranks

@@ -9,7 +9,7 @@ from monai.networks.blocks import SABlock
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor, nn
 
-from meddiff_core.models.equivalents import DoublingConvolution, PointwiseConvolution, replace_slow_layers
+from meddiff_core.models.fused_layers import PointwiseConvolution, UpsamplingConvolution, replace_slow_layers
 
 
 def autoencoder() -> nn.Module:
@@ -36,7 +36,7 @@ def test_network_and_gradients_stay_the_same(build: Callable[[], nn.Module]) -> 
             parameter.normal_(0, 0.1)
     faster = copy.deepcopy(own)
     replace_slow_layers(faster)
-    assert {type(layer) for layer in faster.modules()} >= {DoublingConvolution, PointwiseConvolution}
+    assert {type(layer) for layer in faster.modules()} >= {UpsamplingConvolution, PointwiseConvolution}
     assert all(layer.use_flash_attention for layer in faster.modules() if isinstance(layer, SABlock))
     inputs = torch.randn(2, 2, 8, 12, 8, dtype=torch.float64, requires_grad=True)
     for one, other in zip(outcome(own, inputs), outcome(faster, inputs), strict=True):

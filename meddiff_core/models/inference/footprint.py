@@ -1,6 +1,6 @@
-"""How much memory decoding takes, told from the network's widths before anything is decoded.
+"""How much memory decoding takes, estimated from the network's widths before anything is decoded.
 
-A worker that finds out by trying is killed by the machine, and says nothing.
+A worker that finds out by trying is killed by the system without a message.
 """
 
 import math
@@ -10,14 +10,14 @@ import torch
 from meddiff_core.models.autoencoder import Autoencoder
 
 AMPLE_BYTES = 2**30
-"""What any machine that draws volumes can spare for one of them, beside its other workers."""
+"""Memory that any machine can spare to decode one volume, beside its other workers."""
 
 
 def needs_tiles(autoencoder: Autoencoder, size: tuple[int, int, int], batch: int, device: str) -> bool:
     """Whether volumes of a size are to be decoded in tiles.
 
-    It asks for nothing that changes while a study is drawn, such as free memory: a sample is computed in the same
-    way whenever, and beside whatever, it is drawn.
+    It depends on nothing that changes while a cohort is sampled, such as free memory: a sample is computed in the same
+    way at any time and beside any other work.
     """
     cpu = device == "cpu"
     limit = AMPLE_BYTES if cpu else torch.cuda.get_device_properties(device).total_memory // 2
@@ -35,7 +35,7 @@ def untiled_bytes(autoencoder: Autoencoder, size: tuple[int, int, int], batch: i
         if level:
             most = max(
                 most, here * channels * (1 + 2 * math.prod(strides[level]))
-            )  # given, doubled, and before sorting
+            )  # input, upsampled, and before interleaving
         given = channels
     return 4 * batch * most
 

@@ -1,4 +1,4 @@
-"""What the layers of a network free, the next ones ask for again: it stays with the process."""
+"""The C allocator's settings: memory that the layers of a network free stays with the process for the next ones."""
 
 import ctypes
 import sys
@@ -11,9 +11,9 @@ _KEPT, _LARGEST = 1 << 30, 32 << 20
 
 @cache
 def keep_freed_memory() -> None:
-    """Have this process keep free memory, instead of giving it back and having every page of it zeroed again.
+    """Have this process keep freed memory, instead of giving it back and having every page of it zeroed again.
 
-    Dask asks of its workers to give back all at once (`MALLOC_TRIM_THRESHOLD_`), with which drawing takes 1.4 times as
+    Dask lets its workers give all of it back at once (`MALLOC_TRIM_THRESHOLD_`), with which sampling takes 1.4 times as
     long. Does nothing where the C library is another one than glibc.
     """
     if sys.platform != "linux":

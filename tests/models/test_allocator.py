@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, numpy
-from meddiff_core.models.freed import keep_freed_memory
+from meddiff_core.models.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderArguments, AutoencoderShape
-from meddiff_core.models.drawing import footprint
-from meddiff_core.models.drawing.footprint import needs_tiles, untiled_bytes
-from meddiff_core.models.drawing.moments import VolumeNorm, use_exact_moments
-from meddiff_core.models.drawing.packed import packed
-from meddiff_core.models.drawing.tiled import decode_tiled, first_streamed
-from meddiff_core.models.equivalents import DoublingConvolution, doubled_and_convolved
+from meddiff_core.models.fused_layers import UpsamplingConvolution, upsampled_and_convolved
+from meddiff_core.models.inference import footprint
+from meddiff_core.models.inference.exact_group_norm import ExactGroupNorm, use_exact_group_norms
+from meddiff_core.models.inference.footprint import needs_tiles, untiled_bytes
+from meddiff_core.models.inference.packed import packed
+from meddiff_core.models.inference.tiled import decode_tiled, first_streamed
 
 TWO, THREE = (8, 16), (8, 16, 24)
 
@@ -124,11 +124,11 @@ def test_nothing_stays_in_the_scratch_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("haloed", [False, True])
-def test_doubling_of_a_gpu_is_that_of_a_cpu(haloed: bool) -> None:
+def test_upsampling_of_a_gpu_is_that_of_a_cpu(haloed: bool) -> None:
     """It needs no GPU to be computed."""
-    layer = next(block for block in blocks(PLAIN[TWO]) if isinstance(block, DoublingConvolution))
+    layer = next(block for block in blocks(PLAIN[TWO]) if isinstance(block, UpsamplingConvolution))
     x = torch.randn(1, 16, 5, 3, 4)
-    found = doubled_and_convolved(x, layer.convolution, haloed)
+    found = upsampled_and_convolved(x, layer.convolution, haloed)
     torch.testing.assert_close(found, layer(x, haloed=haloed), rtol=1e-4, atol=1e-5)
 
 
@@ -138,8 +138,8 @@ def test_exact_moments_are_those_of_float64() -> None:
     norm.bias.normal_()
     x = (torch.randn(3, 4, 40, 40, 40) + 10).contiguous(memory_format=torch.channels_last_3d)
     network = nn.Sequential(norm)
-    use_exact_moments(network)
-    assert isinstance(network[0], VolumeNorm)
+    use_exact_group_norms(network)
+    assert isinstance(network[0], ExactGroupNorm)
     assert list(network.state_dict()) == ["0.weight", "0.bias"]
     wanted = functional.group_norm(x.double(), 2, norm.weight.double(), norm.bias.double(), 1e-3)
     torch.testing.assert_close(network(x).double(), wanted, rtol=1e-5, atol=1e-5)
@@ -148,7 +148,7 @@ def test_exact_moments_are_those_of_float64() -> None:
 def test_gradients_are_those_of_a_group_norm() -> None:
     norm, x = nn.GroupNorm(2, 4), torch.randn(2, 4, 3, 3, 3, requires_grad=True)
     network = nn.Sequential(norm)
-    use_exact_moments(network)
+    use_exact_group_norms(network)
     with torch.enable_grad():
         wanted, found = (torch.autograd.grad(f(x).pow(3).sum(), [x, norm.weight]) for f in (norm, network))
     for one, other in zip(found, wanted, strict=True):

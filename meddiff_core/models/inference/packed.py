@@ -1,7 +1,7 @@
-"""Networks in the form in which a CPU draws from them: weights laid out once, and each sample computed by itself.
+"""Networks in the form in which a CPU samples from them: weights packed once, and each sample computed by itself.
 
-PyTorch lays the weights of a convolution out anew at each call, which for a single small volume takes longer than
-the convolution, and products over all rows of a batch round by a row's place in it. Here the weights stay as oneDNN
+PyTorch packs the weights of a convolution anew at each call, which for a single small volume takes longer than the
+convolution, and matrix products over all rows of a batch round by a row's place in it. Here the weights stay as oneDNN
 wants them, and every sample has products of its own. On one thread a sample then has the same bits alone, in any
 batch, and at any place in it.
 """
@@ -15,26 +15,31 @@ from typing import TypeVar
 import torch
 from torch import Size, Tensor, nn
 
-from meddiff_core.models.equivalents import DoublingConvolution, PointwiseConvolution, doubling_kernel
+from meddiff_core.models.fused_layers import PointwiseConvolution, UpsamplingConvolution, upsampling_kernel
 
 Network = TypeVar("Network", bound=nn.Module)
 TAPS = {2: ([3, 1], [2, 0]), 1: ([2, 1, 0],)}
-"""Of a doubling kernel along an axis, for its even and its odd voxels; for all of them where it is not doubled."""
+"""Taps of an upsampling kernel along an axis, for even and for odd voxels; for all of them where it is not doubled."""
+
+
+def for_inference(network: Network, device: str) -> Network:
+    """The network in the form that samples: packed for a CPU, as it is for a GPU."""
+    return packed(network) if device == "cpu" else network
 
 
 def packed(network: Network) -> Network:
-    """A copy of a float32 network that computes the same, without gradients; it gives no weights away any more."""
+    """A copy of a float32 network that computes the same, without gradients; its weights cannot be read any more."""
     copied = deepcopy(network).eval().requires_grad_(False)
     for name, layer in list(copied.named_modules()):
-        if isinstance(layer, DoublingConvolution):
-            copied.set_submodule(name, PackedDoubling(layer))
+        if isinstance(layer, UpsamplingConvolution):
+            copied.set_submodule(name, PackedUpsampling(layer))
     for name, layer in list(copied.named_modules()):
         if isinstance(layer, nn.Conv3d) and _can_be_packed(layer):
             copied.set_submodule(name, PackedConvolution(layer))
         elif isinstance(layer, nn.Linear):
-            copied.set_submodule(name, SampleProduct(layer.weight, layer.bias))
+            copied.set_submodule(name, PerSampleLinear(layer.weight, layer.bias))
         elif isinstance(layer, PointwiseConvolution):
-            copied.set_submodule(name, PointwiseProduct(layer.weight, layer.bias))
+            copied.set_submodule(name, PerSamplePointwise(layer.weight, layer.bias))
     return copied
 
 
@@ -45,7 +50,7 @@ def _can_be_packed(layer: nn.Conv3d) -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """How many threads share a sum decides how it is rounded; more cores are better used by more processes."""
+    """One thread within the block: how many share a sum decides how it is rounded. Processes use more cores better."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -55,7 +60,7 @@ def one_thread() -> Iterator[None]:
 
 
 class PackedConvolution(nn.Module):
-    """A convolution whose weights are laid out for inputs of the last shape that it saw."""
+    """A convolution whose weights are packed for the last input shape that it saw."""
 
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()
@@ -78,16 +83,16 @@ class PackedConvolution(nn.Module):
         return convolved
 
 
-class PackedDoubling(nn.Module):
-    """Doubling and convolution as one convolution of 2x2x2 that gives all eight voxels of each doubled one.
+class PackedUpsampling(nn.Module):
+    """Upsampling and convolution as one convolution of 2x2x2 that gives all eight voxels of each doubled one.
 
     Along an axis that is not doubled the convolution has 3 voxels, and gives one.
     """
 
-    def __init__(self, layer: DoublingConvolution) -> None:
+    def __init__(self, layer: UpsamplingConvolution) -> None:
         super().__init__()
         self.factors = layer.factors
-        kernel = doubling_kernel(layer.convolution.weight.detach(), self.factors).transpose(0, 1)
+        kernel = upsampling_kernel(layer.convolution.weight.detach(), self.factors).transpose(0, 1)
         out, given = kernel.shape[:2]
         along_i, along_j, along_k = (TAPS[factor] for factor in self.factors)
         parts = [kernel[:, :, p][:, :, :, q][:, :, :, :, r] for p, q, r in product(along_i, along_j, along_k)]
@@ -110,7 +115,7 @@ class PackedDoubling(nn.Module):
         return doubled
 
 
-class SampleProduct(nn.Module):
+class PerSampleLinear(nn.Module):
     """A linear layer (b, ..., n) to (b, ..., m), as one matrix product per sample."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -125,7 +130,7 @@ class SampleProduct(nn.Module):
         return mapped.reshape(*x.shape[:-1], -1)
 
 
-class PointwiseProduct(SampleProduct):
+class PerSamplePointwise(PerSampleLinear):
     """A convolution of 1x1x1 likewise."""
 
     def forward(self, x: Tensor) -> Tensor:

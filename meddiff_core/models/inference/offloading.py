@@ -1,7 +1,7 @@
-"""An activation that rests outside the memory, and its moments over the whole volume.
+"""Activation offloading: an activation that is kept outside the memory, and its moments over the whole volume.
 
-Between two layers of a tiled decoding nothing but a slab need be in memory. Moments that were taken of a slab
-instead of the volume would show as steps of brightness between slabs.
+Between two layers of a tiled decoding only a slab has to be in memory. Moments of a slab instead of the volume would
+show as steps of brightness between slabs.
 """
 
 import tempfile
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from meddiff_core.models.drawing.moments import add_sums, normed
+from meddiff_core.models.inference.exact_group_norm import add_sums, normed
 
 
-class Resting:
-    """Slabs (1, c, n, j, k) of one sample, put together along i: in a file, of a GPU in the machine's memory."""
+class OffloadedActivation:
+    """Slabs (1, c, n, j, k) of one sample, joined along i: in a file, or for a GPU in the machine's main memory."""
 
     def __init__(self, slabs: Iterator[Tensor], scratch: Path | None = None) -> None:
         self._slices = list[Tensor]()
@@ -51,7 +51,7 @@ class Resting:
 
 
 class _File:
-    """Slices in a file without a name: it is gone with the last reference to this, or with the process."""
+    """Slices in an unnamed file, which disappears with the last reference to this or with the process."""
 
     def __init__(self, like: Tensor, folder: Path | None) -> None:
         self._shape, self._dtype = like.shape, like.numpy().dtype

@@ -1,7 +1,6 @@
-"""Layers of MONAI's networks, replaced by ones that compute the same in less time or less memory.
+"""Fused layers in place of MONAI's: they compute the same in less time or less memory.
 
-Names and shapes of the weights stay, so checkpoints do not know which of the two they came from. Results differ
-by rounding alone.
+Names and shapes of the weights stay, so a checkpoint fits either. Results differ by rounding alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +18,12 @@ DOUBLED: Factors = (2, 2, 2)
 
 
 def replace_slow_layers(network: nn.Module) -> None:
-    """Exchange, in place, every layer that has a faster equivalent."""
+    """Replace, in place, every layer that has a fused form."""
     from monai.networks.blocks import SABlock, UpSample  # type: ignore[attr-defined]
 
     for name, layer in list(network.named_modules()):
-        if isinstance(layer, UpSample) and _doubles_and_convolves(layer):
-            network.set_submodule(name, DoublingConvolution(layer.get_submodule("postconv")))
+        if isinstance(layer, UpSample) and _upsamples_and_convolves(layer):
+            network.set_submodule(name, UpsamplingConvolution(layer.get_submodule("postconv")))
         elif isinstance(layer, nn.Conv3d) and layer.kernel_size == (1, 1, 1) and layer.groups == 1:
             network.set_submodule(name, PointwiseConvolution(layer))
         elif isinstance(layer, SABlock) and layer.rel_positional_embedding is None and not layer.save_attn:
@@ -39,7 +38,7 @@ def set_strides(network: nn.Module, strides: Sequence[Factors]) -> None:
     from monai.networks.nets.autoencoderkl import AEKLDownsample
 
     halving = [layer for layer in network.modules() if isinstance(layer, AEKLDownsample)]
-    doubling = [layer for layer in network.modules() if isinstance(layer, DoublingConvolution)]
+    doubling = [layer for layer in network.modules() if isinstance(layer, UpsamplingConvolution)]
     for layer, factors in zip(halving, strides, strict=True):
         layer.pad.pad = tuple(end for factor in factors[::-1] for end in (2 - factor, 1))  # last axis first
         layer.conv.get_submodule("conv").stride = factors  # type: ignore[assignment]
@@ -49,7 +48,7 @@ def set_strides(network: nn.Module, strides: Sequence[Factors]) -> None:
 
 
 def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose inner values are computed again for gradients instead of being kept."""
+    """The same function under gradient checkpointing: inner values are computed again instead of being kept."""
 
     @wraps(forward)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -60,12 +59,12 @@ def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class DoublingConvolution(nn.Module):
-    """Nearest-neighbour doubling and a convolution of 3x3x3, as one transposed convolution of 4x4x4 with stride 2.
+class UpsamplingConvolution(nn.Module):
+    """Nearest-neighbour upsampling and a convolution of 3x3x3, as one transposed convolution of 4x4x4 with stride 2.
 
     Along an axis that is not doubled its stride is 1, and its kernel has 3 voxels.
 
-    Doubling is a transposed convolution with a box of 2, and two convolutions in a row are one with the kernels'
+    Upsampling is a transposed convolution with a box of 2, and two convolutions in a row are one with the kernels'
     convolution. 8 products are summed per output voxel and channel instead of 27, and the doubled input never exists.
     On a GPU, where this was not measured, it computes what MONAI does.
     """
@@ -78,14 +77,14 @@ class DoublingConvolution(nn.Module):
 
     @property
     def convolution(self) -> nn.Conv3d:
-        """The one after doubling."""
+        """The convolution after upsampling."""
         return cast(nn.Conv3d, self.postconv.get_submodule("conv"))
 
     def forward(self, x: Tensor, emb: Tensor | None = None, haloed: bool = False) -> Tensor:
         """`emb` is what MONAI's own layer ignores too. `haloed`: the outermost slices along i are neighbours alone."""
         if x.is_cuda:
-            return doubled_and_convolved(x, self.convolution, haloed, self.factors)
-        kernel = doubling_kernel(self.convolution.weight, self.factors)
+            return upsampled_and_convolved(x, self.convolution, haloed, self.factors)
+        kernel = upsampling_kernel(self.convolution.weight, self.factors)
         kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
         padding = (
             1 + self.factors[0] if haloed else 1,
@@ -95,8 +94,8 @@ class DoublingConvolution(nn.Module):
         return functional.conv_transpose3d(x, kernel, self.convolution.bias, stride=self.factors, padding=padding)
 
 
-def doubled_and_convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool, factors: Factors = DOUBLED) -> Tensor:
-    """One after the other."""
+def upsampled_and_convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool, factors: Factors = DOUBLED) -> Tensor:
+    """Upsampling, then convolution."""
     doubled = functional.interpolate(x, scale_factor=tuple(map(float, factors)))
     return convolved(doubled[:, :, 1:-1] if haloed and factors[0] == 2 else doubled, convolution, haloed)
 
@@ -107,8 +106,8 @@ def convolved(x: Tensor, convolution: nn.Conv3d, haloed: bool) -> Tensor:
     return functional.conv3d(x, convolution.weight, convolution.bias, padding=padding)
 
 
-def doubling_kernel(weight: Tensor, factors: Factors = DOUBLED) -> Tensor:
-    """(out, in, 3, 3, 3) of a convolution after doubling, to (in, out, 4, 4, 4) of the transposed one of stride 2.
+def upsampling_kernel(weight: Tensor, factors: Factors = DOUBLED) -> Tensor:
+    """(out, in, 3, 3, 3) of a convolution after upsampling, to (in, out, 4, 4, 4) of the transposed one of stride 2.
 
     Along an axis that is not doubled it keeps its 3 voxels.
     """
@@ -135,7 +134,7 @@ class PointwiseConvolution(nn.Module):
         return mapped.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
 
 
-def _doubles_and_convolves(layer: nn.Sequential) -> bool:
+def _upsamples_and_convolves(layer: nn.Sequential) -> bool:
     parts = dict(layer.named_children())
     if list(parts) != ["upsample_non_trainable", "postconv"]:
         return False

@@ -1,7 +1,8 @@
-"""Group norms of whole volumes, whose moments are summed slice by slice, and across slices in float64.
+"""Group norm over whole volumes with exact moments: summed slice by slice in float32, across slices in float64.
 
 PyTorch's own, on a CPU and with channels last, adds all voxels one by one in float32: of a million voxels it is off by
-0.001 of their deviation. Summed like this a volume has the same moments, bit for bit, in one piece and in slabs.
+0.001 of their standard deviation. Summed like this a volume has the same moments, bit for bit, in one piece and in
+slabs.
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class VolumeNorm(nn.GroupNorm):
+class ExactGroupNorm(nn.GroupNorm):
     """A group norm with exact moments on a CPU; with gradients, which see small crops alone, PyTorch's own."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
@@ -23,11 +24,11 @@ class VolumeNorm(nn.GroupNorm):
         return normed(x, self, add_sums(slices), slices[..., 0].numel())
 
 
-def use_exact_moments(network: nn.Module) -> None:
+def use_exact_group_norms(network: nn.Module) -> None:
     """Exchange, in place, every group norm; names of weights stay."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.GroupNorm):
-            exact = VolumeNorm(layer.num_groups, layer.num_channels, layer.eps, layer.affine)
+            exact = ExactGroupNorm(layer.num_groups, layer.num_channels, layer.eps, layer.affine)
             exact.weight, exact.bias = layer.weight, layer.bias
             network.set_submodule(name, exact)
 

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from meddiff_core.contract import ContinuousCondition
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
-from meddiff_core.models.drawing.packed import PackedConvolution, PackedDoubling, SampleProduct, one_thread, packed
-from meddiff_core.models.equivalents import DoublingConvolution
+from meddiff_core.models.fused_layers import UpsamplingConvolution
+from meddiff_core.models.inference.packed import (
+    PackedConvolution,
+    PackedUpsampling,
+    PerSampleLinear,
+    one_thread,
+    packed,
+)
 
 AGE = ContinuousCondition(name="age", low=20, high=80, mean=50, std=10)
 Function = Callable[[Tensor], Tensor]
@@ -48,7 +54,7 @@ def test_it_computes_the_same(network: nn.Module) -> None:
     copied = packed(network)
     torch.testing.assert_close(function(copied)(latents()), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
     assert any(isinstance(layer, PackedConvolution) for layer in copied.modules())
-    assert any(isinstance(layer, SampleProduct) for layer in copied.modules())
+    assert any(isinstance(layer, PerSampleLinear) for layer in copied.modules())
     assert not any(isinstance(layer, nn.Conv3d | nn.Linear) for layer in copied.modules())
     assert torch.equal(function(network)(latents()), wanted)
 
@@ -71,11 +77,11 @@ def test_other_sizes_may_follow(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_doubling_without_and_with_a_bias(bias: bool) -> None:
+def test_upsampling_without_and_with_a_bias(bias: bool) -> None:
     postconv = nn.Sequential()
     postconv.add_module("conv", nn.Conv3d(4, 6, 3, padding=1, bias=bias))
-    layer, x = DoublingConvolution(postconv).requires_grad_(False), torch.randn(2, 4, 3, 5, 4)
-    torch.testing.assert_close(PackedDoubling(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+    layer, x = UpsamplingConvolution(postconv).requires_grad_(False), torch.randn(2, 4, 3, 5, 4)
+    torch.testing.assert_close(PackedUpsampling(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_threads_come_back_after_an_error() -> None:
