@@ -80,7 +80,7 @@ class DenoiserTraining:
             self.scale = LatentScale.model_validate(load_initial(self.network, initial)["scale"])
         require_scale(self.scale, train[0])
         self.uncertainty = Uncertainty().to(device)
-        self.averages = {f"{share:g}": PowerAverage(self.network, share) for share in config.ema_std}
+        self.averages = {f"{std:g}": PowerAverage(self.network, std) for std in config.ema_std}
         if config.gradient_checkpointing:
             self.network.recompute_activations()
         decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
@@ -89,7 +89,7 @@ class DenoiserTraining:
         self.config, self.device = config, device
         self.train, self.validation, self.augmented = train, validation, augmented
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.ranks, self.parts, self.rate = ranks, 1, 1.0
+        self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
         self.scorer, self.selection = scorer, CheckpointSelection(steps, config.patience)
         self.guide: Tensors | None = None
@@ -105,10 +105,10 @@ class DenoiserTraining:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         batch, losses = self._batches(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
-        for piece in self.ranks.slices(self.batch, self.parts):
-            parts = [tensor[piece] for tensor in batch]
-            share = len(parts[0]) / self.batch
-            loss, weighted = self._losses(*parts)
+        for piece in self.ranks.micro_batches(self.batch, self.accumulation_steps):
+            micro_batch = [tensor[piece] for tensor in batch]
+            share = len(micro_batch[0]) / self.batch
+            loss, weighted = self._losses(*micro_batch)
             (share * loss).backward()
             losses.append((share, {"denoiser/loss": weighted}))
         self.ranks.sum_gradients(self.network)
@@ -218,7 +218,7 @@ class DenoiserTraining:
         return {f"validation/loss_sigma_{level}": self._loss_at(longest, level, parts) for level in VALIDATION_SIGMAS}
 
     def _loss_at(self, network: Denoiser, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
-        """Over parts of clean latents, noise and conditions, no larger than the batches that fit the memory."""
+        """Weighted error at a noise level, over parts of the data no larger than the batches that fit the memory."""
         errors = []
         for clean, noise, conditions in parts:
             sigma = torch.full((len(clean),), level)

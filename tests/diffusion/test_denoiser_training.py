@@ -123,17 +123,17 @@ def test_training_lowers_the_loss(start: Start) -> None:
     assert sum(training.validate(0).values()) < 0.98 * before
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_slices_of_a_batch_give_the_gradients_of_the_whole(start: Start, parts: int) -> None:
+@pytest.mark.parametrize("accumulation_steps", [2, 3, 5])
+def test_micro_batches_give_the_gradients_of_the_whole(start: Start, accumulation_steps: int) -> None:
     whole, cut = start(batch=5), start(batch=5)
-    cut.parts = parts
+    cut.accumulation_steps = accumulation_steps
     losses = [float(training.step(0)["denoiser/loss"]) for training in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for one, other in zip(whole.network.parameters(), cut.network.parameters(), strict=True):
         assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_the_slices_of_two_processes_add_up_to_the_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_micro_batches_of_two_processes_add_up_to_the_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without clipping: that needs the sum."""
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: None)
     monkeypatch.setattr(Ranks, "sum_gradients", lambda self, network: None)

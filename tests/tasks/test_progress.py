@@ -55,12 +55,12 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_note_is_a_line_of_its_own_whatever_the_pace(bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> Generator[Progress, None, None]:
         yield Progress("train", 5, 10)
-        yield Progress("train", 3, 10, note="went back to step 3 [half the rate]")
+        yield Progress("train", 3, 10, note="rolled back to step 3 [half the rate]")
 
     with speaking(Console(bars=bars)):
         show(work())
     lines = capsys.readouterr().err.splitlines()
-    assert "train: went back to step 3 [half the rate]" in [line.strip() for line in lines]
+    assert "train: rolled back to step 3 [half the rate]" in [line.strip() for line in lines]
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
