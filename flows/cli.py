@@ -222,7 +222,7 @@ def phantoms(
     spacing_mm: Annotated[float, typer.Option(min=1, max=12, help="Voxel size.")] = 4.0,
 ) -> None:
     """Write brain phantoms with labels, age and sex, to try meddiff on."""
-    from meddiff_core.data.phantoms import write_phantoms
+    from meddiff_core.phantoms.cohort import write_phantoms
     from tasks.progress import console_for, show, speaking
 
     with speaking(console_for()):

@@ -25,7 +25,7 @@ Images = Float[Tensor, "b c i j k"]
 Latents = Float[Tensor, "b z u v w"]
 """Autoencoder space; u, v, w lie along i, j, k, on a coarser grid."""
 Sigma = Float[Tensor, " b"]
-"""Noise level of each sample, in units of the latents' deviation."""
+"""Noise level of each sample, in units of the latents' standard deviation."""
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,13 @@ from meddiff_core.types import Latents, Sigma
 
 
 class LatentScale(Frozen):
-    """Mean and deviation of each latent channel over the whole training set."""
+    """Mean and standard deviation of each latent channel over the whole training set."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def standardise(self, latents: Latents) -> Latents:
-        """To mean 0 and deviation 1 per channel."""
+        """To mean 0 and standard deviation 1 per channel."""
         return (latents - _per_channel(self.mean, latents)) / _per_channel(self.std, latents)
 
     def restore(self, latents: Latents) -> Latents:
@@ -86,7 +86,7 @@ class DenoiserShape(Frozen):
 
 
 class Denoiser(nn.Module):
-    """Standardised latents with noise of deviation `sigma`, to their expectation without it."""
+    """Standardised latents with noise of standard deviation `sigma`, to their expectation without it."""
 
     def __init__(self, shape: DenoiserShape, specs: Sequence[ConditionSpec]) -> None:
         super().__init__()

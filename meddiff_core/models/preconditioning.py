@@ -35,7 +35,7 @@ class Preconditioning(NamedTuple):
 
 
 class Edm(Frozen):
-    """Ours: Karras et al. 2022, table 1, for data of unit deviation."""
+    """Ours: Karras et al. 2022, table 1, for data of unit variance."""
 
     kind: Literal["edm"] = "edm"
 

@@ -151,7 +151,7 @@ def test_the_noise_of_the_levels_reaches_the_sample(models: Path, sampling: Samp
 
 
 def test_noise_of_the_levels_keeps_the_marginals_of_a_gaussian() -> None:
-    """As `Engine` adds it: the ends have the deviation of the data, and samples nothing in common."""
+    """As `Engine` adds it: the ends have the standard deviation of the data, and samples nothing in common."""
 
     def gaussian(noisy: Latents, sigma: Sigma) -> Latents:
         return noisy * 0.25 / (sigma.reshape(-1, 1, 1, 1, 1) ** 2 + 0.25)

@@ -26,7 +26,7 @@ def network() -> Autoencoder:
 
 @pytest.fixture
 def latents() -> LatentSet:
-    """Means and deviations that differ by channel, volume and place."""
+    """Means and standard deviations that differ by channel, volume and place."""
     generator = generator_for("latents")
     channel = torch.tensor([1.0, 5.0])[:, None, None, None]
     mean = channel * torch.randn((6, 2, 3, 3, 3), generator=generator) + 2 * channel

@@ -168,7 +168,7 @@ class DenoiserDescription(Config):
     scale_factor: Positive | None = None
     """What latents were multiplied by for it. Give this or latent_scale."""
     latent_scale: LatentScale | None = None
-    """Mean and deviation per channel that latents were standardised with for it."""
+    """Mean and standard deviation per channel that latents were standardised with for it."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> "DenoiserDescription":
@@ -323,6 +323,6 @@ def _scale(given: DenoiserDescription, channels: int) -> LatentScale:
         return LatentScale(mean=(0.0,) * channels, std=(1 / factor,) * channels)
     scale = given.latent_scale
     if {len(scale.mean), len(scale.std)} != {channels} or min(scale.std) <= 0:
-        expected = f"a mean and a deviation above 0 for each of {channels} latent channels"
+        expected = f"a mean and a standard deviation above 0 for each of {channels} latent channels"
         raise ConfigurationError(f"denoiser.latent_scale: must be {expected}, is {scale.model_dump()}")
     return scale

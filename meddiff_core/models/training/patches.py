@@ -45,7 +45,7 @@ def place_patch(
     grid: tuple[int, int, int],
     numbers: Sequence[float],
 ) -> Box:
-    """Where to cut, by `RANDOM_NUMBERS` numbers in [0, 1): starts are multiples of `grid`, and all of it lies inside."""
+    """The box of a crop, by `RANDOM_NUMBERS` numbers: starts are multiples of `grid`, and all of it lies inside."""
     rooms = [(side - length) // step for side, length, step in zip(image.shape, size, grid, strict=True)]
     steps = [int(number * (room + 1)) for number, room in zip(numbers[2:], rooms, strict=True)]
     subject = _subject(image, label)

@@ -58,7 +58,7 @@ def test_a_guard_that_is_made_from_the_good_reports_of_another_judges_as_it() ->
 
 
 def posteriors(means: Tensor, log_variances: Tensor) -> list[str]:
-    """Of 3 volumes with the given deviation of means and the log-variance, per channel."""
+    """Of 3 volumes with the given standard deviation of means and the log-variance, per channel."""
     noise = torch.randn(3, len(means), 6, 6, 6, generator=torch.Generator().manual_seed(0))
     spread = means[:, None, None, None]
     return latent_troubles(spread * noise, log_variances[:, None, None, None].expand_as(noise))

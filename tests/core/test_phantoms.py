@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from meddiff_core.artefacts import digest_tree
-from meddiff_core.data.phantoms import LABEL_GROUPS, Phantom, make_phantom, write_phantoms
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.phantoms.cohort import write_phantoms
+from meddiff_core.phantoms.scan import LABEL_GROUPS, Phantom, make_phantom
 
 COARSE_MM = 6.0
 SUBJECTS = 5
@@ -43,7 +44,7 @@ def centroid_mm(phantom: Phantom, chosen: NDArray[np.bool_]) -> NDArray[np.float
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**53), st.floats(1, 119), st.sampled_from("MF"))
-def test_any_person_is_drawn_whole(seed: int, age: float, sex: str) -> None:
+def test_any_person_is_whole(seed: int, age: float, sex: str) -> None:
     phantom = make_phantom(seed, age, sex, COARSE_MM)
     assert phantom.image.dtype == np.float32
     assert phantom.label.dtype == np.uint8
