@@ -31,7 +31,7 @@ class Traits:
 
 
 def random_traits(rng: np.random.Generator, age: float, sex: str) -> Traits:
-    """Random traits of a person. All random numbers are used whatever age and sex are, which change only what they should."""
+    """Random traits of a person; the random numbers behind them do not depend on age and sex."""
     years = (min(max(age, 18.0), 90.0) - 50) / 30
     size, ventricle, cortex, sulcus, gain, noise, grey = (float(u) for u in np.clip(rng.standard_normal(7), -2, 2))
     volume = 1.04 if sex == "M" else 0.96

@@ -16,8 +16,8 @@ _PREDICTS = {
 }
 
 _ELSEWHERE = (
-    "The models had been trained elsewhere before; whether scans of this study were among those that they saw is not "
-    "known here, and a held-out scan that they saw is not held out from them."
+    "The models had been trained elsewhere before; whether scans of this study were among their training scans is not "
+    "known, and a held-out scan that they were trained on is not held out from them."
 )
 
 _SOLVERS = {
@@ -43,11 +43,11 @@ def describe_methods(
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_selection(selection)] if selection else []),
-        f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
+        f"Volumes were sampled with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
-        "other were rejected and replaced by new draws of the same condition.",
+        "other were rejected and replaced by new samples of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
         f"and the real-against-real value beside each distance; the gates are those of the preset "
         f"{study.audit.preset}{' as changed by the study' if study.audit.gates else ''}.",
@@ -98,7 +98,7 @@ def _denoiser(plan: Plan, study: Study) -> str:
         return f"A denoiser ({network}) was used as it had been trained elsewhere, conditioned on {conditions}."
     return (
         f"A denoiser ({network}, {_training(plan, plan.denoiser_training)} latents) was trained on them, conditioned "
-        f"on {conditions}, each hidden from it {study.train.denoiser.condition_dropout:.0%} of the time."
+        f"on {conditions}, each dropped {study.train.denoiser.condition_dropout:.0%} of the time."
     )
 
 

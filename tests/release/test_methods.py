@@ -50,7 +50,7 @@ def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan
     text = methods(plan.model_copy(update=changes))
     assert "An autoencoder (MONAI AutoencoderKL) was used as it had been trained elsewhere" in text
     assert "velocity of a rectified flow, on from imported weights, 70 steps of 2 latents) was trained" in text
-    assert "a held-out scan that they saw is not held out from them" in text
+    assert "a held-out scan that they were trained on is not held out from them" in text
 
 
 def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) -> None:

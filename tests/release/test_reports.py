@@ -20,9 +20,9 @@ from meddiff_core.evidence.privacy.rounds import describe_rounds
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
-from meddiff_core.release.marks import interval_mark
-from meddiff_core.release.pages import flat, number, percent, spoken
+from meddiff_core.release.interval_glyphs import interval_glyph
 from meddiff_core.release.report import render_card, render_report, summarise
+from meddiff_core.release.templating import flat, humanise, number, percent
 from meddiff_core.types import Refusal
 
 SELECTION = SelectionRecord(
@@ -110,7 +110,7 @@ def test_every_picture_is_described_and_every_link_leads_somewhere(content: Any)
 def test_report_and_card_name_every_gate_with_its_threshold(content: Any) -> None:
     for text in (render_report(content), render_card(content)):
         for gate in content.gates:
-            assert spoken(gate.metric)[1:] in text
+            assert humanise(gate.metric)[1:] in text
             assert number(gate.threshold) in text
         assert "research" in text
 
@@ -311,12 +311,12 @@ def test_a_figure_can_be_a_png_for_other_viewers() -> None:
 
 
 def test_a_mark_keeps_the_order_of_its_numbers() -> None:
-    mark = interval_mark(0.3, 0.2, 0.4, limit=0.9)
+    mark = interval_glyph(0.3, 0.2, 0.4, limit=0.9)
     value = float(re.search(r'<circle cx="([\d.]+)"', mark)[1])  # type: ignore[index]
     limit = float(re.findall(r'<line x1="([\d.]+)"', mark)[-1])
     assert value < limit
-    assert interval_mark(None, None, None) == ""
-    assert "nan" not in interval_mark(1.0, 1.0, 1.0, limit=1.0)
+    assert interval_glyph(None, None, None) == ""
+    assert "nan" not in interval_glyph(1.0, 1.0, 1.0, limit=1.0)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_numbers_read_well(value: float | None, text: str) -> None:
     ],
 )
 def test_names_read_as_words(name: str, text: str) -> None:
-    assert spoken(name) == text
+    assert humanise(name) == text
 
 
 def test_a_small_share_is_not_nothing() -> None:

@@ -1,6 +1,6 @@
-"""A number drawn in its row: value, confidence interval, threshold and floor on one small line.
+"""Interval glyphs: value, confidence interval, threshold and real-to-real reference on one small line.
 
-A table of figures says whether a gate passed; the mark beside it says by how much.
+A table of figures says whether a gate passed; the glyph beside it shows by how much.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ WIDTH, HEIGHT, MARGIN = 150.0, 26.0, 8.0
 FAILED = "#b3261e"
 
 
-def interval_mark(
+def interval_glyph(
     value: float | None,
     low: float | None,
     high: float | None,
@@ -19,7 +19,7 @@ def interval_mark(
     floor: float | None = None,
     passed: bool = True,
 ) -> str:
-    """An inline SVG. The bar is the interval, the dot the value, the tall line the threshold, the ring the floor.
+    """An inline SVG: bar for the interval, dot for the value, tall line for the threshold, ring for the reference.
 
     Empty for a figure that was not measured.
     """

@@ -31,7 +31,7 @@ def _environment(escaped: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "flat": flat, "cell": cell, "spoken": spoken}
+    environment.filters |= {"number": number, "percent": percent, "flat": flat, "cell": cell, "humanise": humanise}
     return environment
 
 
@@ -66,7 +66,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def spoken(name: str) -> str:
+def humanise(name: str) -> str:
     """A name of the program as words: `white_matter` is `white matter`, `core_mm3` is `core mm³`."""
     words = name.replace("_", " ").replace(":", ": ")
     return re.sub(rf"\b({'|'.join(WRITTEN)})\b", lambda found: WRITTEN[found[0]], words)
