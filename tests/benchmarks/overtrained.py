@@ -1,4 +1,4 @@
-"""A denoiser that learns a dozen scans by heart must be blocked for copying: the known answer on real data.
+"""A denoiser that memorises a dozen scans must be blocked for copying: the known answer on real data.
 
     python tests/benchmarks/overtrained.py STUDY_FOLDER [--volumes 12] [--steps 4000] [--samples 60]
 
@@ -103,8 +103,10 @@ def main() -> None:
     workspace = Workspace.open(options.study)
     accepted = accepted_volumes(pd.read_parquet(workspace.path("verdicts")), workspace.path("candidates"))
     honest = Selection.of(accepted, range(min(options.samples, len(accepted))))
-    print(f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; drawing: {drawn - trained:.0f} s")
-    for name, volumes in (("learnt by heart", cohort), ("control: the study's own cohort", honest)):
+    print(
+        f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; sampling: {drawn - trained:.0f} s"
+    )
+    for name, volumes in (("memorised", cohort), ("control: the study's own cohort", honest)):
         report(name, audit_copies(options.study, few, volumes))
     print(f"copy audits: {time.perf_counter() - drawn:.0f} s")
 
