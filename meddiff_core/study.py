@@ -171,15 +171,15 @@ class AutoencoderConfig(Config):
     dice_weight: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the soft Dice loss of the label maps, in which small structures count as much as large ones."""
     perceptual: Literal["discriminator", "fft", "both", "imagenet", "none"] = "discriminator"
-    """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
+    """Perceptual distance: features of the discriminator that is trained along, the Fourier spectrum (from the
     first step on), both, features of an ImageNet network on slices in three planes (from the first step on; extra
     `imagenet`), or nothing."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the perceptual distance between real and reconstruction."""
     adversarial_adaptive: bool = False
     """Weigh the patch-adversarial term anew at each step, such that its gradient at the decoder's last layer is in
-    proportion to that of the others, instead of by a fixed weight. It also blows up what a discriminator says that
-    has learned nothing yet."""
+    proportion to that of the others, instead of by a fixed weight. It also amplifies a discriminator that has
+    learned nothing yet."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
     """The fixed weight, or that proportion; as such, 0.5 is a place to start."""
     adversarial_start: Fraction = 0.5
@@ -251,7 +251,7 @@ class CellConfig(Config):
     """Some of a cohort's volumes, and where their conditions lie."""
 
     where: dict[str, Any] = {}
-    """As `cohort.where`; {} is anywhere."""
+    """Part of the distribution, as `cohort.where`; {} is all of it."""
     count: Count | None = None
     """Volumes in it."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -273,15 +273,16 @@ class CohortConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     """Changes every volume of the cohort, and nothing else."""
     like: Literal["train"] | None = "train"
-    """Conditions from a smoothed joint distribution of the training covariates, never an exact row."""
+    """Conditions from a smoothed joint distribution of the training covariates, never an exact row where one of
+    them is a number."""
     where: dict[str, Any] = {}
-    """Of that distribution only this part: `{age: [60, 90], sex: F}`. Per condition a range, where null is the end
+    """Part of that distribution: `{age: [60, 90], sex: F}`. Per condition a range, where null is the end
     of the training range, one number, a category, or a list of them."""
     shares: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = {}
     """Its categories in other shares: `{sex: {F: 0.5, M: 0.5}}`. How conditions go together stays as in training."""
     cells: list[CellConfig] = []
     """Or so many from each of several parts: `[{where: {sex: F, age: [60, 90]}, count: 30}, {where: {sex: M}, share:
-    0.5}]`. Counts and shares must add up to the size. A part with fewer than 10 training volumes is drawn evenly.
+    0.5}]`. Counts and shares must add up to the size. A part with fewer than 10 training volumes is sampled evenly.
     Growing the size under shares, or all counts alike, keeps the conditions of the first volumes."""
     distributions: dict[str, Any] | None = None
     """Instead: per condition a range `[low, high]` (uniform) or shares `{M: 0.5, F: 0.5}`."""
@@ -327,7 +328,7 @@ class CohortConfig(Config):
 
 
 def _sum_of_counts(cells: Any) -> int | None:
-    """Of cells that all have one; what is no such list is refused later, by its key."""
+    """Sum of the counts of cells that all have one; anything else is refused later, by its key."""
     if not isinstance(cells, list):
         return None
     counts = [cell.get("count") if isinstance(cell, dict) else getattr(cell, "count", None) for cell in cells]
@@ -346,7 +347,7 @@ OUTDATED_GUIDANCE = {"absent": "classifier_free", "earlier": "autoguidance"}
 
 
 class SamplingConfig(Config):
-    """How volumes are drawn. Part of the identity of every sample."""
+    """How volumes are sampled. Part of the identity of every sample."""
 
     solver: Literal["heun", "dpmpp_2m", "adams", "euler", "ancestral"] = "adams"
     """Heun's method takes 2 * steps - 1 network evaluations, the others one a step: dpmpp_2m is DPM-Solver++(2M),
@@ -411,14 +412,14 @@ class ScreenConfig(Config):
     margin: Annotated[float, Field(ge=0)] = 0.25
     """Widening of each bound, as a share of the range between them."""
     outliers: bool = True
-    """Also reject volumes that the denoiser brings back worse from noise than training volumes: three evaluations a
+    """Also reject volumes that the denoiser reconstructs worse from noise than training volumes: three evaluations a
     volume."""
     budget: Annotated[float, Field(ge=1)] = 3.0
     """Most candidates per wanted volume before the shortfall is reported."""
 
 
 class GateConfig(Config):
-    """One condition for a release: the bound of the confidence interval that hurts must pass."""
+    """One condition for a release: the unfavourable bound of the confidence interval must pass."""
 
     metric: str
     """Name of a metric of the audit; one that ends in `:*` stands for every metric that begins so."""
@@ -427,8 +428,8 @@ class GateConfig(Config):
     min: float | None = None
     """The lower confidence bound must not fall below this."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    """Of the bound; at most `audit.confidence`, at which intervals are drawn, and by normal approximation below it.
-    Null: that one."""
+    """Confidence of the bound; at most `audit.confidence`, at which intervals are computed, and below it by normal
+    approximation. Null: that one."""
 
     @model_validator(mode="after")
     def _one_direction(self) -> "GateConfig":
@@ -449,7 +450,7 @@ class WaiverConfig(Config):
     name: Words
     """Who answers for it."""
     reason: Words
-    """Why the cohort may leave all the same."""
+    """Why the cohort may be released nevertheless."""
 
 
 PRIVACY_METRICS = (
@@ -494,12 +495,12 @@ class AuditConfig(Config):
     """Failed gates that are let pass: `[{metric: ms_ssim_gap, name: A. Person, reason: ...}]`, one for each gate. The
     card prints them. Not `copy_power`, and under `strict` no privacy gate."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of all intervals."""
+    """Confidence of all intervals."""
     repeats: Count = 200
-    """Bootstrap draws and equal-size subsamples per metric."""
+    """Bootstrap samples and equal-size subsamples per metric."""
     rounds: Count = 5
-    """Most rounds of the search for copies: what a round flags is dropped and drawn again, and the next round looks at
-    that. Rounds end by themselves when nothing is flagged; `screen.budget` limits the candidates of all of them."""
+    """Most rounds of the search for copies: what a round flags is dropped and sampled anew, and the next round searches
+    the new volumes. Rounds end when nothing is flagged; `screen.budget` limits the candidates of all of them."""
     utility: UtilityConfig = UtilityConfig()
     """Whether the synthetic volumes can stand in for real ones."""
     extractor: OwnNetwork | PackedNetwork | None = None
@@ -523,7 +524,7 @@ class AuditConfig(Config):
     def _intervals_reach(self) -> "AuditConfig":
         for gate in self.gates:
             if gate.confidence is not None and gate.confidence > self.confidence:
-                limit = f"audit.confidence, {self.confidence:g}, at which intervals are drawn"
+                limit = f"audit.confidence, {self.confidence:g}, at which intervals are computed"
                 raise ValueError(f"confidence of gate {gate.metric} must be at most {limit}; is {gate.confidence:g}")
         return self
 
@@ -544,7 +545,7 @@ class ReleaseConfig(Config):
     title: str | None = None
     """Title of the card. Null: the study's name."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
-    """Of the release; an existing one is never overwritten."""
+    """Version of the release; an existing one is never overwritten."""
     licence: str = "not stated"
     """Licence of the synthetic cohort, to be compatible with the terms of the real data."""
     contact: str = "not stated"
@@ -573,7 +574,7 @@ class Study(Config):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Small letters, digits and hyphens; names the releases."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the split, of those subjects that have no side yet, and of both trainings."""
+    """Seed of the split (for subjects that have no side yet) and of both trainings."""
     data: DataConfig
     """Real scans."""
     split: SplitConfig = SplitConfig()

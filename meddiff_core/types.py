@@ -93,7 +93,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long piece of work is; yielded by it, shown by whoever called."""
+    """How far a long piece of work is; yielded by it, shown by its caller."""
 
     label: str
     done: int

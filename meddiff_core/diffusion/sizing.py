@@ -29,7 +29,7 @@ from meddiff_core.study import Augmentation, Study
 from meddiff_core.types import LabelArray, Progress, StoredArray
 
 AUTOENCODER_SHARE = 0.55
-"""Of the budget; detail that the autoencoder loses no denoiser can bring back."""
+"""Share of the budget for the autoencoder: no denoiser can restore detail that it loses."""
 MOST_BESIDES = 0.15
 """Share of the budget that validations with samples to score may take."""
 MOST_EPOCHS = 1500
@@ -136,16 +136,16 @@ class Cost(NamedTuple):
     seconds_besides: float
     memory_gb: float
     fixed_gb: float = 0.0
-    """Of the memory, what weights and their like take, whatever the size of a volume."""
+    """Part of the memory that does not depend on the size of a volume: weights, averages, optimiser state."""
 
     def scaled(self, step: float, besides: float) -> "Cost":
-        """For steps and validations on so many times the voxels."""
+        """Cost of steps and validations on so many times the voxels."""
         memory_gb = self.fixed_gb + step * (self.memory_gb - self.fixed_gb)
         return Cost(step * self.seconds_per_step, besides * self.seconds_besides, memory_gb, self.fixed_gb)
 
 
 def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way]:
-    """From the fastest to the one that needs least memory, with what the study gives in all of them."""
+    """Ways to fit a step, from the fastest to the one that needs least memory; all follow the study's settings."""
     batch = given or usual
     halved = [] if given else [batch // 2**n for n in range(1, batch.bit_length())]
     if checkpointing is not None:
@@ -154,7 +154,7 @@ def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way
 
 
 def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study, device: str) -> list[Way]:
-    """As `_ways`, and then patches of half the volume's sides, and of a quarter.
+    """Those of `_ways`, then patches of half the volume's sides, and of a quarter.
 
     Two volumes are the fewest on a CPU: for a single one PyTorch chooses convolutions that take twice the time.
     """
@@ -220,7 +220,7 @@ def _first_that_fits(
 
 
 def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study, way: Way, device: str) -> Cost:
-    """Of a training on whole volumes or patches, measured on no more of them than is quick."""
+    """Cost of a training on whole volumes or patches, measured on as many voxels as is quick."""
     trained = way.patch or contract.size
     part = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED)
     i, j, k = (min(sides) for sides in zip(trained, part, strict=True))
@@ -232,7 +232,7 @@ def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study,
 def _denoiser_cost(
     shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, way: Way, device: str
 ) -> Cost:
-    """Of a training on latents, measured on no more of them than is quick."""
+    """Cost of a training on latents, measured on as many of them as is quick."""
     halved = 2 ** (len(shape.channels) - 1)
     part = _measured_part(latent_size, (halved,) * 3, device, MOST_LATENTS_MEASURED)
     ratio = math.prod(latent_size) / math.prod(part)
@@ -250,7 +250,7 @@ def _measured_part(size: Size, steps: Size, device: str, most: int) -> Size:
 
 
 def _unless_out_of_memory(cost_of: Callable[[Way], Cost], way: Way) -> Cost:
-    """Infinite memory if a step cannot be done at all."""
+    """Cost of a way; infinite where a step runs out of memory."""
     try:
         return cost_of(way)
     except RuntimeError as error:
@@ -260,7 +260,7 @@ def _unless_out_of_memory(cost_of: Callable[[Way], Cost], way: Way) -> Cost:
 
 
 def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
-    """Of the second of two steps, on the device that it will run on."""
+    """Cost of the second of two steps, on the device of the training."""
     training.step(1)
     cuda = training.device != "cpu"
     if cuda:
@@ -291,7 +291,7 @@ def _kept_for_gradients() -> Iterator[dict[int, int]]:
 
 
 class _RandomVolumes:
-    """Volumes that cost nothing to load and say nothing of anybody."""
+    """Random volumes, which cost nothing to load."""
 
     def __init__(self, contract: Contract) -> None:
         random = np.random.default_rng(0)

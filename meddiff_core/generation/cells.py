@@ -20,7 +20,7 @@ from meddiff_core.generation.region import Region, describe_region, find_spec, r
 from meddiff_core.study import CellConfig, CohortConfig
 
 ROUNDS = 200
-"""Of raking; it converges within a few."""
+"""Rounds of raking; it converges within a few."""
 FINEST = 10**6
 """Largest denominator of a share, so that 0.333333 is a third and rounding errors are gone."""
 
@@ -67,7 +67,7 @@ def read_cells(config: CohortConfig, specs: Sequence[ConditionSpec], train: Sequ
 
 
 def _shares(cells: Sequence[CellConfig], size: int) -> list[Fraction]:
-    """Of the whole cohort, adding up to 1: counts are exact, and shares divide what they leave."""
+    """Shares of the whole cohort, with sum 1: counts are exact, and shares divide what they leave."""
     left = 1 - Fraction(sum(cell.count or 0 for cell in cells), size)
     among = sum(Fraction(cell.share).limit_denominator(FINEST) for cell in cells if cell.share)
     return [

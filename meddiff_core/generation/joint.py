@@ -1,4 +1,4 @@
-"""Conditions like those of the training set, everywhere or in a part of it, and never those of a person.
+"""Conditions like those of the training set, everywhere or in a part of it, and never those of a subject.
 
 Every training row stands for a small cloud around itself (a smoothed bootstrap, Silverman & Young 1987).
 Within a region a row counts by the share of its cloud that lies there, and the cloud is cut at the border:
@@ -46,7 +46,7 @@ class SmoothedJoint:
 
     @property
     def probability(self) -> float:
-        """Of the region, under the smoothed joint distribution of all rows."""
+        """Probability of the region under the smoothed joint distribution of all rows."""
         return float(self._weights.mean()) if len(self._train) else 0.0
 
     def sample(self, random: np.random.Generator) -> Condition:
@@ -159,6 +159,6 @@ def _reflect(value: float, low: float, high: float) -> float:
 
 
 def significant(value: float, low: float, high: float) -> float:
-    """To four digits, unless that leaves the range."""
+    """A value to four digits, unless that leaves the range."""
     rounded = float(f"{value:.4g}")
     return rounded if low <= rounded <= high else value

@@ -27,7 +27,7 @@ from meddiff_core.types import LabelArray, StoredArray
 
 MARKER = "shard.json"
 _sampling = Lock()
-"""Of the threads of a process one samples, so that they share one engine; the others write meanwhile."""
+"""One thread of a process samples at a time, so that they share one engine; the others write meanwhile."""
 
 
 class ShardMarker(Frozen):
@@ -60,7 +60,7 @@ class ShardJob:
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """Their ids."""
+        """Ids of the samples."""
         return tuple(sample.sample_id for sample in self.shard.samples)
 
     def key(self, batch: int) -> str:

@@ -36,11 +36,11 @@ class LatentScale(Frozen):
     std: tuple[float, ...]
 
     def standardise(self, latents: Latents) -> Latents:
-        """To mean 0 and standard deviation 1 per channel."""
+        """Latents with mean 0 and standard deviation 1 per channel."""
         return (latents - _per_channel(self.mean, latents)) / _per_channel(self.std, latents)
 
     def restore(self, latents: Latents) -> Latents:
-        """Back to what the decoder expects."""
+        """Standardised latents back to the scale of the decoder."""
         return latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
 
 
@@ -69,13 +69,13 @@ class DenoiserShape(Frozen):
     latent_channels: int
     channels: tuple[int, ...]
     arguments: DenoiserArguments | None = None
-    """Of a network that was trained elsewhere. Null: ours, with attention at the coarsest level."""
+    """Arguments of a network that was trained elsewhere. Null: ours, with attention at the coarsest level."""
     parametrisation: Parametrisation = Edm()
-    """What the network is shown and what it predicts."""
+    """Input and target of the network."""
 
     @property
     def network(self) -> DenoiserArguments:
-        """The arguments that hold."""
+        """The arguments in use."""
         levels = len(self.channels)
         return self.arguments or DenoiserArguments(
             num_res_blocks=(1,) * levels,
@@ -110,7 +110,7 @@ class Denoiser(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
     def recompute_activations(self) -> None:
-        """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
+        """Use gradient checkpointing between blocks: less memory, more time, the same gradients."""
         for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
             block.forward = recomputed(block.forward)
 
@@ -123,7 +123,7 @@ class Denoiser(nn.Module):
         return denoised
 
     def loss_weight(self, sigma: Sigma) -> Sigma:
-        """Of the squared error of `denoised`, so that the network's own answer is weighted alike everywhere."""
+        """Weight of the squared error of `denoised` by which the network's own output counts alike at all levels."""
         weight: Tensor = self.clock(sigma).c_out.flatten() ** -2
         return weight
 

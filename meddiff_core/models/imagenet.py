@@ -20,7 +20,7 @@ NAME = "efficientnet-lite0"
 Scaling = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of red, green and blue that a network was trained with, of values in [0, 1]."""
 SCALING: Scaling = ((127 / 255,) * 3, (128 / 255,) * 3)
-"""Of EfficientNet-Lite."""
+"""Scaling of EfficientNet-Lite."""
 SLICE_SIDE = 128
 """Pixels to which the longer side of a slice is brought."""
 DEPTHS = (0, 2, 4, 10)
@@ -36,7 +36,7 @@ def imagenet_weights() -> Path:
 
 @lru_cache(maxsize=1)
 def imagenet_network(device: str) -> Any:
-    """EfficientNet-Lite0, which learns nothing more.
+    """EfficientNet-Lite0 with frozen weights.
 
     Raises:
         ConfigurationError: the packages are not installed.

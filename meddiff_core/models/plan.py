@@ -20,7 +20,7 @@ class TrainingPlan(Frozen):
     seconds_per_step: float | None = None
     """Measured on this machine when the plan was made; null where that could not be done."""
     seconds_besides: float = 0.0
-    """For all validations together, measured likewise."""
+    """Time of all validations together, measured likewise."""
     memory_gb: float | None = None
     """Peak of weights, optimiser and activations, measured likewise."""
     gradient_checkpointing: bool = False

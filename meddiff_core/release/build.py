@@ -22,7 +22,7 @@ from meddiff_core.release.verify import verify_release
 from meddiff_core.types import Progress
 
 CARD = "README.md"
-"""For people and for hubs of data sets."""
+"""The data set card, for readers and for hubs."""
 
 
 def _nothing(folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ class Counts:
     candidates: int
     accepted: int
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """By reason. A volume with two reasons counts under both."""
+    """Rejected candidates by reason. One with two reasons counts under both."""
     flagged: int = 0
     """Suspected copies of a real scan among the accepted. None of them is in the release."""
     rounds: str = ""

@@ -60,7 +60,7 @@ class InternalContent:
     suspects: Sequence[Suspect] = ()
     refused: Sequence[Refusal] = ()
     minutes: Mapping[str, float | int] = field(default_factory=dict)
-    """By stage."""
+    """Minutes by stage."""
     cells: Sequence[CellCount] = ()
     """Wanted and accepted volumes, where the cohort is made up of parts."""
     gates: Sequence[GateResult] = ()

@@ -75,7 +75,7 @@ def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
 
 
 def _loss_terms(config: AutoencoderConfig, labelled: bool) -> list[str]:
-    """Of the autoencoder's loss, those whose weight is not 0; the reconstruction and one more at the least."""
+    """Terms of the autoencoder's loss whose weight is not 0; at least reconstruction and Kullback-Leibler."""
     perceptual = config.perceptual_weight > 0
     kind = config.perceptual
     terms = {

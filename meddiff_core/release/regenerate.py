@@ -35,11 +35,11 @@ class Regenerated:
 
     sample: str
     image_share: float
-    """Of voxels whose intensity differs."""
+    """Share of voxels whose intensity differs."""
     image_largest: float
     """Largest difference of an intensity, as a share of the released range."""
     label_share: float
-    """Of voxels whose label differs; 0 without label maps."""
+    """Share of voxels whose label differs; 0 without label maps."""
 
     @property
     def equal(self) -> bool:

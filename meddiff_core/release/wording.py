@@ -8,7 +8,7 @@ from meddiff_core.evidence.audit import CAVEATS
 
 PRIVACY_SHOWS = (
     "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, and hold"
-    " that against how close scans of people whom no model ever saw come to the same scans.",
+    " that against how close held-out scans come to the same scans.",
     "A gate passes on the unfavourable end of its confidence interval, not on the value itself.",
 )
 PRIVACY_DOES_NOT_SHOW = (

@@ -120,7 +120,7 @@ def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, fl
         8,
         0,
         augmented=AugmentedLatents.open(folder / "latents.zarr"),
-        judge=LatentJudge(train[0], validation[0], train[0].scale(), 0),
+        scorer=LatentJudge(train[0], validation[0], train[0].scale(), 0),
     )
     for step in range(steps):
         training.step(step)
