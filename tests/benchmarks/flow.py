@@ -27,8 +27,8 @@ import yaml
 from meddiff_core.artefacts import digest_of
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.stages.generate import shards_of
 from meddiff_core.workspace import Workspace
-from tasks.generate import shards_of
 
 
 def main() -> None:
