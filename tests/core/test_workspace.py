@@ -124,9 +124,8 @@ def test_writing_down_what_the_plan_decided_makes_no_model_stale(workspace: Work
 
 def test_a_training_needs_the_plan_to_follow_the_study(workspace: Workspace) -> None:
     changed = Workspace(study(("train.denoiser.steps", 7)), workspace.folder)
-    with pytest.raises(
-        ConfigurationError, match=r"plan must be .* \(study\.train\.denoiser changed\); run `meddiff prepa"
-    ):
+    said = r"plan must be up to date, is stale \(study\.train\.denoiser changed\); run `meddiff prepare` first"
+    with pytest.raises(ConfigurationError, match=said):
         changed.require_for("train")
     changed.require_for("tune-solver")
 

@@ -9,8 +9,11 @@ import prefect
 import pytest
 
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.stages import chain
+from meddiff_core.stages.making import Made, Resources
+from meddiff_core.types import Progress, Work
 from meddiff_core.workspace import Workspace
-from tasks.stage import make, open_stage
+from tasks.stage import make, open_stage, run_stage
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Run = Callable[..., Any]

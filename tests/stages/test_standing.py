@@ -1,6 +1,7 @@
 """What was decided stays decided when the study changes elsewhere."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,7 @@ def change(tmp_path: Path) -> Change:
     """(**changes of keys with `__` for dots) -> the study with them."""
 
     def make(**changes: Any) -> Workspace:
-        content: dict[str, Any] = yaml.safe_load(
-            yaml.safe_dump({"name": "knees", "data": {"images": "scans"}, **SMALL})
-        )
+        content: dict[str, Any] = deepcopy({"name": "knees", "data": {"images": "scans"}, **SMALL})
         for key, value in changes.items():
             *sections, last = key.split("__")
             section = content
