@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import open_judge
@@ -81,7 +82,7 @@ def _keep_imported(workspace: Workspace, name: str, ranks: Ranks) -> Facts:
 
 def resume_points(folder: Path, name: str) -> Path:
     """Where the resume points of a model's training lie."""
-    return folder / ".meddiff" / "resume" / name
+    return folder / STATE / "resume" / name
 
 
 def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple[AutoencoderTraining, Save]:

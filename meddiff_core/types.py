@@ -4,7 +4,7 @@ Arrays themselves stay on disk: a task passes a reference, never a volume. Axes 
 (i, j, k) pointing right, anterior, superior (RAS+), in mm.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -104,6 +104,13 @@ class Progress:
     """What a person should read now: something went wrong, and what was done about it."""
 
 
+@dataclass(frozen=True)
+class Message:
+    """A line for the person who waits: what was found, or what will be done."""
+
+    text: str
+
+
 @runtime_checkable
 class Volumes(Protocol):
     """A set of stored volumes that are read one at a time: a side of the data set, or a cohort."""
@@ -119,6 +126,8 @@ class Volumes(Protocol):
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Generator[Progress | Message, None, Result]
+"""A long piece of work, which yields how far it is and comes to a result."""
 
 
 @runtime_checkable

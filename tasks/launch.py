@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.errors import ConfigurationError, DataRefused, IntegrityError, MeddiffError, TrainingFailed
+from meddiff_core.models.plan import load_plan
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Progress
-from tasks.environment import STATE
+from meddiff_core.workspace import Workspace
 
 RESTARTS = 8
 """How often the loss of a process, or of memory, is made good."""
@@ -33,7 +35,14 @@ _LOOPBACK = {
 _KINDS = {kind.__name__: kind for kind in (ConfigurationError, DataRefused, IntegrityError, TrainingFailed)}
 
 
-def choose_processes(runtime: RuntimeConfig, device: str, batch: int) -> int:
+def choose_processes(workspace: Workspace, name: str, device: str) -> int:
+    """That train a model of a study."""
+    plan, runtime = load_plan(workspace.path("plan")), workspace.study.runtime
+    training = {"autoencoder": plan.autoencoder_training, "denoiser": plan.denoiser_training}[name]
+    return count_processes(runtime, device, training.batch)
+
+
+def count_processes(runtime: RuntimeConfig, device: str, batch: int) -> int:
     """As many as wanted, or one for each GPU, or one; no more than a batch has items.
 
     Raises:

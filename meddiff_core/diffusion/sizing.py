@@ -7,7 +7,7 @@ depends on how fast or how large the machine was. Of volumes that a CPU would ta
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -45,45 +45,79 @@ memory of convolutions grow as the voxels do. A GPU measures whole volumes: it i
 
 
 def infer_plan(
-    contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str
+    contract: Contract,
+    reasons: dict[str, str],
+    study: Study,
+    train_cases: int,
+    device: str,
+    standing: Mapping[str, Plan] | None = None,
 ) -> Generator[Progress, None, Plan]:
     """Complete the contract with networks, batches and steps.
+
+    `standing` holds the last plan for each network whose size and training stay as they are; they are not measured.
 
     Raises:
         ConfigurationError: a setting that the networks cannot follow, or a training that does not fit the memory.
     """
     keep_freed_memory()
-    shape = _autoencoder_shape(contract, study, device)
+    standing = standing or {}
+    last = standing.get("autoencoder")
+    shape = last.autoencoder if last else _autoencoder_shape(contract, study, device)
     require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
-    denoiser_shape = _denoiser_shape(shape.latent_channels, latent_size, study, device)
+    last_denoiser = standing.get("denoiser")
+    if last_denoiser and last_denoiser.autoencoder != shape:
+        last_denoiser = None
+    denoiser_shape = (
+        last_denoiser.denoiser if last_denoiser else _denoiser_shape(shape.latent_channels, latent_size, study, device)
+    )
     config = study.train
     budget_s = study.plan.budget_minutes * 60
     free_gb = study.plan.memory_gb or _free_memory_gb(device)
-    autoencoder = yield from _fit(
-        "autoencoder",
-        lambda way: _autoencoder_cost(shape, contract, study, way, device),
-        _autoencoder_ways(shape, contract, study, device),
-        free_gb,
-        config.autoencoder.steps,
-        budget_s * AUTOENCODER_SHARE,
-        train_cases,
+    autoencoder = (
+        last.autoencoder_training
+        if last
+        else (
+            yield from _fit(
+                "autoencoder",
+                lambda way: _autoencoder_cost(shape, contract, study, way, device),
+                _autoencoder_ways(shape, contract, study, device),
+                free_gb,
+                config.autoencoder.steps,
+                budget_s * AUTOENCODER_SHARE,
+                train_cases,
+            )
+        )
     )
-    denoiser = yield from _fit(
-        "denoiser",
-        lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
-        _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
-        free_gb,
-        config.denoiser.steps,
-        budget_s * (1 - AUTOENCODER_SHARE),
-        train_cases,
+    denoiser = (
+        last_denoiser.denoiser_training
+        if last_denoiser
+        else (
+            yield from _fit(
+                "denoiser",
+                lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
+                _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
+                free_gb,
+                config.denoiser.steps,
+                budget_s * (1 - AUTOENCODER_SHARE),
+                train_cases,
+            )
+        )
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
-    augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
+    augmentations, why = (
+        (last_denoiser.augmentations, last_denoiser.reasons["augmentations"])
+        if last_denoiser
+        else _augmentations(config.denoiser.augmentations, epochs)
+    )
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
     reasons = reasons | {"autoencoder": coarser, "augmentations": why}
     parts = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
     reasons |= _training_reasons(study, autoencoder, denoiser, f"{device}, on a part of a volume" if parts else device)
+    if last:
+        reasons |= {"autoencoder_training": last.reasons["autoencoder_training"]}
+    if last_denoiser:
+        reasons |= {"denoiser_training": last_denoiser.reasons["denoiser_training"]}
     return Plan(
         contract=contract,
         autoencoder=shape,
@@ -91,7 +125,7 @@ def infer_plan(
         denoiser=denoiser_shape,
         denoiser_training=denoiser,
         augmentations=augmentations,
-        device=device,
+        device=next((plan.device for plan in standing.values()), device),
         reasons=reasons,
     )
 

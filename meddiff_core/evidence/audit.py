@@ -169,12 +169,16 @@ def judge(audit: Audit, config: AuditConfig) -> Audit:
     return audit.model_copy(update=given)
 
 
+UNMEASURED = {"preset": True, "gates": True, "waivers": True, "rounds": True, "utility": {"effort": True}}
+"""Settings of the audit that decide no measurement: rounds make the cohort, and the effort in force stands apart."""
+
+
 def measured_by(config: AuditConfig) -> dict[str, object]:
     """What of the settings decides the measurements: waivers do not, and of the gates that on copies alone, whose
     power is measured.
     """
     gates = [gate for gate in gates_in_force(["copies_excess"], config) if gate.metric == "copies_excess"]
-    others = config.model_dump(mode="json", exclude={"preset", "gates", "waivers", "rounds"})  # rounds make the cohort
+    others = config.model_dump(mode="json", exclude=UNMEASURED)
     return others | {"effort": effort_of(config), "copy_gate": [gate.model_dump(mode="json") for gate in gates]}
 
 

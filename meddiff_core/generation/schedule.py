@@ -37,23 +37,6 @@ def request(slot: int, attempt: int, seed: int, design: CohortDesign) -> SampleR
     return SampleRequest(sample_id, slot, attempt, derive_seed(seed, "sample", slot, attempt), design.condition(slot))
 
 
-def write_slots(slots: Iterable[int]) -> str:
-    """Rising slots as ranges, `0-99999` or `3,7-9`: short enough for a name or a parameter, whatever their number."""
-    ranges: list[list[int]] = []
-    for slot in slots:
-        if ranges and slot == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [slot]
-        else:
-            ranges.append([slot])
-    return ",".join("-".join(map(str, ends)) for ends in ranges)
-
-
-def read_slots(text: str) -> list[int]:
-    """What `write_slots` wrote."""
-    ends = [tuple(map(int, part.split("-"))) for part in text.split(",") if part]
-    return [slot for first, *last in ends for slot in range(first, (last or [first])[0] + 1)]
-
-
 def plan_shards(slots: Iterable[int], attempt: int, size: int, seed: int, design: CohortDesign) -> list[Shard]:
     """The shards of one round of attempts at some slots, `size` samples each."""
     samples = [request(slot, attempt, seed, design) for slot in slots]

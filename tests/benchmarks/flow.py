@@ -24,11 +24,10 @@ from typing import Any
 
 import yaml
 
-from meddiff_core.artefacts import digest_of
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.stages.generate import shards_of
 from meddiff_core.workspace import Workspace
-from tasks.generate import shards_of
 
 
 def main() -> None:
@@ -108,8 +107,7 @@ def _all(pipes: Sequence[Connection], act: Callable[[Connection], object]) -> No
 
 def _serve(folder: Path, samples: Sequence[SampleRequest], pipe: Connection) -> None:
     workspace = Workspace.open(folder)
-    inputs = workspace.inputs("candidates")
-    digest = digest_of([inputs["autoencoder"], inputs["denoiser"]])
+    digest = workspace.models_digest()
     config = workspace.study.sampling
     engine = open_engine(workspace.folder / "models", digest, config, "cpu")
     engine.sample(samples[: config.batch])

@@ -12,8 +12,8 @@ from meddiff_core.release.internal import InternalContent, render_internal
 from meddiff_core.release.open_release import open_release
 from meddiff_core.release.participants_table import as_tsv, describe_columns
 from meddiff_core.release.report import render_card, render_report
+from meddiff_core.stages.release import _limit, _shortfall
 from meddiff_core.study import Study
-from tasks.release import _limit, _shortfall
 
 CELLS = (CellCount("sex F, age 60 to 90", 30, 27), CellCount("sex <M>", 1200, 1200, even=True))
 GUESS = "1 of 3 volumes were asked for with a condition outside the range"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -9,11 +10,24 @@ import pandas as pd
 import pytest
 import yaml
 
+from meddiff_core.data.ingest import Inventory, listing_digest
 from meddiff_core.errors import ConfigurationError, DataRefused
+from meddiff_core.stages.describe import describe_inventory
+from meddiff_core.stages.inventory import REFUSED, look_at_scans, read_inventory, take_inventory
+from meddiff_core.stages.making import Resources
+from meddiff_core.types import Message
 from meddiff_core.workspace import Workspace
-from tasks.inventory import INVENTORY, REFUSED, describe_inventory, look_at_scans, read_inventory, take_inventory
 
 Made = Callable[..., Workspace]
+
+
+def take(study: Workspace, said: list[str] | None = None) -> Inventory:
+    """What a study's inventory holds after a look at its scans; what was said of it is added to `said`."""
+    for told in take_inventory(study, Resources("cpu")):
+        assert isinstance(told, Message)
+        if said is not None:
+            said.append(told.text)
+    return read_inventory(study)
 
 
 @pytest.fixture
@@ -34,13 +48,21 @@ def workspace(tmp_path: Path) -> Made:
 
 def test_what_was_found_is_kept_for_later_stages(workspace: Made) -> None:
     study = workspace("case_001.nii.gz", "case_002.nii.gz")
-    taken = take_inventory(study)
+    taken = take(study)
     assert [case.subject for case in taken.cases] == ["case_001", "case_002"]
-    assert read_inventory(study) == taken
+    assert taken == look_at_scans(study)
+
+
+def test_the_digest_of_an_inventory_is_that_of_the_files(workspace: Made, finish: Callable[..., Any]) -> None:
+    study = workspace("case_001.nii.gz", "case_002.nii.gz")
+    made = finish(take_inventory(study, Resources("cpu")))
+    assert made.digest == listing_digest(look_at_scans(study))
+    more = workspace("case_003.nii.gz")
+    assert made.digest != listing_digest(look_at_scans(more))
 
 
 def test_each_line_names_what_was_understood(workspace: Made) -> None:
-    lines = describe_inventory(read_inventory(workspace("a_T1.nii.gz", "b_T1.nii.gz", "c_T1.nii.gz")))
+    lines = describe_inventory(look_at_scans(workspace("a_T1.nii.gz", "b_T1.nii.gz", "c_T1.nii.gz")))
     text = "\n".join(lines)
     assert [line.split("  ")[0] for line in lines] == [
         "layout", "scans", "subjects", "kinds", "label maps", "covariates",
@@ -52,29 +74,31 @@ def test_each_line_names_what_was_understood(workspace: Made) -> None:
 def test_an_open_question_stops_the_study_before_anything_is_kept(workspace: Made) -> None:
     study = workspace("a_T1.nii.gz", "a_FLAIR.nii.gz", "b_T1.nii.gz", "b_FLAIR.nii.gz")
     with pytest.raises(ConfigurationError, match=r"data\.kinds"):
-        take_inventory(study)
-    assert not (study.folder / INVENTORY).exists()
-    assert len(take_inventory(workspace(kinds=["T1"])).cases) == 2
+        take(study)
+    assert not (study.path("inventory")).exists()
+    assert len(take(workspace(kinds=["T1"])).cases) == 2
 
 
 def test_reasons_are_kept_also_where_all_scans_are_refused(workspace: Made) -> None:
     study = workspace("a_T1.nii.gz", "b_T1.nii.gz", labels="labels")
     (study.folder / "labels").mkdir()
     with pytest.raises(DataRefused, match=r"all 2 were refused"):
-        take_inventory(study)
+        take(study)
     assert list(pd.read_csv(study.folder / REFUSED)["reason"]) == ["has no label map"] * 2
 
 
 def test_names_that_a_release_must_not_hold_are_names(workspace: Made) -> None:
-    assert read_inventory(workspace("case_001.nii.gz", "case_002.nii.gz")).names == ("case_001", "case_002")
+    assert look_at_scans(workspace("case_001.nii.gz", "case_002.nii.gz")).names == ("case_001", "case_002")
 
 
-def test_what_a_flow_says_and_raises_names_no_subject(workspace: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    take_inventory(workspace("vombat_1_T1.nii.gz", "vombat_2_T1.nii.gz"))
+def test_what_a_stage_says_and_raises_names_no_subject(workspace: Made) -> None:
+    said: list[str] = []
+    take(workspace("vombat_1_T1.nii.gz", "vombat_2_T1.nii.gz"), said)
+    assert said
     with pytest.raises(ConfigurationError) as caught:
-        take_inventory(workspace("vombat_1_FLAIR.nii.gz", same_subject=[["vombat_1", "vombat_3"]]))
+        take(workspace("vombat_1_FLAIR.nii.gz", same_subject=[["vombat_1", "vombat_3"]]))
     assert "data.same_subject" in str(caught.value)
-    assert "vombat" not in str(caught.value) + capsys.readouterr().out
+    assert "vombat" not in str(caught.value) + str(said)
 
 
 def test_a_person_sees_examples_and_what_is_open(workspace: Made) -> None:

@@ -1,7 +1,8 @@
-"""Audited volumes to a release, and to the study's own report."""
+"""Audited volumes to a release."""
 
+import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,44 +24,55 @@ from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.release.participants_table import with_batches
 from meddiff_core.release.regenerate import choose_few, regenerate
+from meddiff_core.stages.evidence_input import read_audit
+from meddiff_core.stages.generate import design_of
+from meddiff_core.stages.inventory import read_inventory
+from meddiff_core.stages.making import Made, Maker, Resources
+from meddiff_core.stages.screen import most_candidates
 from meddiff_core.study import Study
+from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
-from tasks.audit import read_audit
-from tasks.caching import task
-from tasks.device import choose_device
-from tasks.generate import design_of
-from tasks.inventory import read_inventory
-from tasks.progress import echo, show
-from tasks.screen import most_candidates
-from tasks.tracking import installed_versions, log_file
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+NO_PARENTS = ("inventory", "report", "release")
+"""Artefacts whose digest a release does not name: they tell where scans lie and how long things took."""
 DRAWN_AGAIN = 3
 """Volumes of each release that are drawn again before it is published."""
 COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
 """Names of slices that only count and tell of nobody: 0005.dcm, IM00012."""
 
 
-@task(retries=0)
-def package_release(folder: Path, *, key: str) -> dict[str, Any]:
+def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
-    workspace = Workspace.open(folder)
     audit, _ = read_audit(workspace)
-    content = _content(workspace, audit)
-    prove = partial(
-        _draw_again, models=workspace.folder / "models", device=choose_device(workspace.study.runtime.device)
-    )
-    path = show(build_release(content, workspace.path("release"), _secrets(workspace), prove))
-    log_file(path / MANIFEST)
-    return {"digest": digest_file(path / MANIFEST), "summary": {"volumes": len(content.table), "folder": path.name}}
+    content, drawn = _content(workspace, audit), list[str]()
+    prove = partial(_draw_again, models=workspace.folder / "models", device=resources.device, told=drawn)
+    path = yield from build_release(content, workspace.path("release"), _identifiers(workspace), prove)
+    for volume in drawn:
+        yield Message(f"drawn again, {volume}")
+    summary = {"volumes": len(content.table), "folder": path.name}
+    return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
 
 
-def _draw_again(release: Path, models: Path, device: str) -> list[str]:
-    """What a few volumes have become that were drawn again from the release's own record; nothing if it is them."""
+def _draw_again(release: Path, models: Path, device: str, told: list[str]) -> list[str]:
+    """What a few volumes have become that were drawn again from the release's own record; nothing if it is them. What
+    is to be told of each is added to `told`.
+    """
     found = list(regenerate(release, choose_few(release, DRAWN_AGAIN), models, device))
-    for volume in found:
-        echo(f"drawn again, {volume.describe()}")
+    told += [volume.describe() for volume in found]
     return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed; code that runs from a source tree has no version."""
+    return {name: version for name in packages if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
@@ -73,7 +85,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
     volumes = accepted_volumes(kept, workspace.path("candidates"))
     table = _public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow")
     return ReleaseContent(
-        title=study.release.title or study.name,
+        title=workspace.title,
         name=study.name,
         version=study.release.version,
         licence=study.release.licence,
@@ -89,7 +101,7 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         curves=audit.curves,
         statements=audit.sentences,
         methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), selection),
-        parents={name: record.digest for name, record in workspace.records().items() if name != "release"},
+        parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),
         preset=_preset(audit, changed=bool(study.audit.gates)),
@@ -153,7 +165,7 @@ def _shortfall(
     return " ".join(parts) or None
 
 
-def _secrets(workspace: Workspace) -> list[str]:
+def _identifiers(workspace: Workspace) -> list[str]:
     """Whatever names a real subject or file: none of it may occur in a release."""
     inventory = read_inventory(workspace)
     names = {name for case in inventory.cases for name in (case.case, case.subject)}
@@ -161,3 +173,6 @@ def _secrets(workspace: Workspace) -> list[str]:
     slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
     names |= {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
     return sorted({*names, str(workspace.folder)})
+
+
+MAKERS: dict[str, Maker] = {"release": package_release}

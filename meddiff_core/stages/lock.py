@@ -9,12 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.errors import ConfigurationError
-from tasks.environment import STATE
 
 
 @contextmanager
-def lock_study(study_folder: Path) -> Iterator[None]:
+def locked(study_folder: Path) -> Iterator[None]:
     """Hold a study's folder against other processes; the same one may enter again.
 
     Raises:

@@ -1,12 +1,10 @@
 """Candidates to verdicts, and new candidates for rejected ones."""
 
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from meddiff_core.artefacts import digest_file, digest_of, writing_folder
+from meddiff_core.artefacts import digest_file, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
@@ -16,31 +14,26 @@ from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, f
 from meddiff_core.evidence.screening.judging import judge_shards, next_attempt, open_slots, reject_duplicates
 from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
-from meddiff_core.generation.schedule import Shard, write_slots
+from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.parquet import write_parquet
+from meddiff_core.stages.generate import design_of, draw_shards, shards_of
+from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.study import Study
-from meddiff_core.types import Progress, Volumes
+from meddiff_core.types import Message, Progress, Volumes, Work
 from meddiff_core.workspace import Workspace
-from tasks.caching import task
-from tasks.cluster import open_mapper
-from tasks.device import choose_device
-from tasks.generate import design_of, draw_shards, shards_of
-from tasks.progress import echo, show
 
 
-@task()
-def fit_screen(folder: Path, *, key: str) -> dict[str, Any]:
+def fit_screen(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Bounds from the training volumes, as they are and as the autoencoder gives them back."""
-    workspace = Workspace.open(folder)
-    reference, arrays = show(_fit(workspace))
-    with writing_folder(workspace.path("reference")) as partial:
+    reference, arrays = yield from _fit(workspace, resources.device)
+    with writing_folder(workspace.replaced("reference")) as partial:
         save_reference(partial, reference, arrays)
     summary = {"bounds": len(reference.bounds), "expected_rejections": round(reference.expected_rejections, 3)}
-    return {"digest": digest_file(workspace.path("reference") / "reference.json"), "summary": summary}
+    return Made(digest_file(workspace.path("reference") / "reference.json"), summary)
 
 
-def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, ReferenceArrays]]:
+def _fit(workspace: Workspace, device: str) -> Generator[Progress, None, tuple[Reference, ReferenceArrays]]:
     dataset = Dataset.open(workspace.folder)
     contract, train, validation = dataset.contract, dataset.volumes("train"), dataset.volumes("validation")
     network, _ = load_autoencoder(workspace.path("autoencoder"))
@@ -62,15 +55,17 @@ def _fit(workspace: Workspace) -> Generator[Progress, None, tuple[Reference, Ref
         workspace.study.screen,
         copied_features,
         dataset.subjects("train"),
-        (yield from _denoise(workspace, train, copies, validation)) if workspace.study.screen.outliers else None,
+        (yield from _denoise(_models(workspace, device), train, copies, validation))
+        if workspace.study.screen.outliers
+        else None,
     )
 
 
 def _denoise(
-    workspace: Workspace, train: Volumes, copies: Volumes, validation: Volumes
+    models: Models, train: Volumes, copies: Volumes, validation: Volumes
 ) -> Generator[Progress, None, DenoisingErrors]:
     """How well the denoiser brings real volumes back from noise."""
-    probe = open_probe(_models(workspace))
+    probe = open_probe(models)
     return DenoisingErrors(
         train=(yield from probe.all_errors("train", train, MOST_FITTED)),
         reconstructed=(yield from probe.all_errors("reconstructions", copies, MOST_FITTED)),
@@ -78,40 +73,36 @@ def _denoise(
     )
 
 
-def _models(workspace: Workspace) -> Models:
-    inputs = workspace.inputs("reference")
-    digest = digest_of([inputs["autoencoder"], inputs["denoiser"]])
-    return Models(workspace.folder / "models", digest, choose_device(workspace.study.runtime.device))
+def _models(workspace: Workspace, device: str) -> Models:
+    return Models(workspace.folder / "models", workspace.models_digest(), device)
 
 
-@task()
-def screen_candidates(folder: Path, *, key: str) -> dict[str, Any]:
+def screen_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Judge every candidate; try rejected slots again until the cohort is full or the budget is spent."""
-    workspace = Workspace.open(folder)
     workspace.ledger.forget("verdicts")  # new attempts are about to replace the shards that they speak of
     workspace.path("cohort").unlink(missing_ok=True)  # it speaks of later attempts, which lie there too
-    verdicts = fill(workspace, pd.DataFrame(), key)
+    verdicts = yield from fill(workspace, resources, pd.DataFrame())
     write_parquet(workspace.path("verdicts"), verdicts)
+    yield from tell_what_is_lacking(workspace, verdicts)
     accepted = int(verdicts["accepted"].sum())
-    say_what_is_lacking(workspace, verdicts)
     lacking = workspace.study.cohort.size - accepted
     summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": lacking}
-    return {"digest": digest_file(workspace.path("verdicts")), "summary": summary}
+    return Made(digest_file(workspace.path("verdicts")), summary)
 
 
-def fill(workspace: Workspace, verdicts: pd.DataFrame, key: str) -> pd.DataFrame:
+def fill(workspace: Workspace, resources: Resources, verdicts: pd.DataFrame) -> Work[pd.DataFrame]:
     """The same table with further attempts at every slot that has no accepted volume, until all have or the budget of
     candidates is spent.
     """
     size, most = workspace.study.cohort.size, most_candidates(workspace.study)
+    contract = Dataset.open(workspace.folder).contract
     while slots := open_slots(verdicts, size, most):
         if attempt := next_attempt(verdicts):
-            echo(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
-            draw_shards(folder=workspace.folder, slots=write_slots(slots), attempt=attempt, key=f"{attempt}-{key}")
-        verdicts = pd.concat([verdicts, _judge(workspace, shards_of(workspace, slots, attempt))], ignore_index=True)
-        verdicts = reject_duplicates(
-            verdicts, workspace.path("candidates"), workspace.path("reference"), Dataset.open(workspace.folder).contract
-        )
+            yield Message(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
+            yield from draw_shards(workspace, resources, slots, attempt)
+        judged = yield from _judge(workspace, resources, shards_of(workspace, slots, attempt))
+        verdicts = pd.concat([verdicts, judged], ignore_index=True)
+        verdicts = reject_duplicates(verdicts, workspace.path("candidates"), workspace.path("reference"), contract)
     return verdicts
 
 
@@ -120,15 +111,17 @@ def most_candidates(study: Study) -> int:
     return int(study.screen.budget * study.cohort.size)
 
 
-def say_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> None:
+def tell_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> Work[None]:
     """A line for each part of the cohort that did not become full."""
     for cell in design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]):
         if cell.accepted < cell.wanted:
-            echo(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
+            yield Message(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
 
 
-def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:
-    contract = Dataset.open(workspace.folder).contract
+def _judge(workspace: Workspace, resources: Resources, shards: list[Shard]) -> Work[pd.DataFrame]:
+    contract, models = Dataset.open(workspace.folder).contract, _models(workspace, resources.device)
     candidates, reference = workspace.path("candidates"), workspace.path("reference")
-    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-        return show(judge_shards(shards, candidates, reference, contract, mapper, _models(workspace)))
+    return (yield from judge_shards(shards, candidates, reference, contract, resources.mapper, models))
+
+
+MAKERS: dict[str, Maker] = {"reference": fit_screen, "verdicts": screen_candidates}

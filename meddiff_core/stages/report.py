@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff_core.artefacts import digest_file
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import InternalFindings
@@ -16,32 +17,38 @@ from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.reconstruction import reconstructions
 from meddiff_core.release.internal import InternalContent, Suspect, write_internal_report
-from meddiff_core.types import Refusal, StoredArray, Volumes
+from meddiff_core.stages.evidence_input import read_audit
+from meddiff_core.stages.generate import design_of
+from meddiff_core.stages.inventory import REFUSED
+from meddiff_core.stages.making import Curves, Made, Resources
+from meddiff_core.stages.prepare import PREPARED
+from meddiff_core.types import Message, Refusal, StoredArray, Volumes, Work
 from meddiff_core.workspace import Workspace
-from tasks.audit import read_audit
-from tasks.generate import design_of
-from tasks.readiness import REPORT
-from tasks.summary import PREPARED
-from tasks.tracking import read_curves
 
 SHOWN = 8
 """Reconstructions, and rejected volumes."""
 
 
-def write_report(workspace: Workspace) -> Path:
+def make_report(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write report.html of a study whose audit is done."""
-    dataset = Dataset.open(workspace.folder)
-    cohort = pd.read_parquet(workspace.path("cohort"))
+    yield Message("report: real volumes beside synthetic ones")
+    content = _content(workspace, resources.curves(workspace))
+    path = workspace.replaced("report")
+    write_internal_report(path, content)
+    return Made(digest_file(path), {})
+
+
+def _content(workspace: Workspace, curves: Curves) -> InternalContent:
+    dataset, cohort = Dataset.open(workspace.folder), pd.read_parquet(workspace.path("cohort"))
     audit, findings = read_audit(workspace)
-    path = workspace.folder / REPORT
-    content = InternalContent(
-        title=workspace.study.release.title or workspace.study.name,
+    return InternalContent(
+        title=workspace.title,
         contract=dataset.contract,
         real=dataset.volumes("train"),
         prepared=_prepared(workspace.folder),
         synthetic=accepted_volumes(cohort, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
-        curves=_curves(workspace),
+        curves={name: points for name, points in curves.items() if not name.startswith("selection/")},
         selection=read_selection(workspace.path("denoiser")),
         suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
@@ -53,20 +60,12 @@ def write_report(workspace: Workspace) -> Path:
         evidence_curves=audit.curves,
         statements=audit.sentences,
     )
-    write_internal_report(path, content)
-    return path
 
 
 def _prepared(folder: Path) -> bytes | None:
     """The picture that the plan drew; none in a study that was planned before there was one."""
     path = folder / PREPARED
     return path.read_bytes() if path.exists() else None
-
-
-def _curves(workspace: Workspace) -> dict[str, list[tuple[int, float]]]:
-    """Of both trainings, without what the figure of the checkpoint selection shows."""
-    curves = read_curves(workspace.folder, workspace.study.name)
-    return {name: points for name, points in curves.items() if not name.startswith("selection/")}
 
 
 def _reconstructions(workspace: Workspace, volumes: Volumes) -> list[tuple[StoredArray, StoredArray]]:
@@ -104,7 +103,7 @@ def _volume(workspace: Workspace, row: Mapping[Any, Any]) -> StoredArray:
 
 
 def _refused(folder: Path) -> list[Refusal]:
-    table = pd.read_csv(folder / "refused.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(folder / REFUSED, dtype=str, keep_default_na=False)
     return [Refusal(row["case"], row["reason"]) for row in table.to_dict("records")]
 
 

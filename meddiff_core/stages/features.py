@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from meddiff_core.artefacts import digest_of
+from meddiff_core.artefacts import STATE, digest_of
 from meddiff_core.contract import Condition, Contract
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.split.sides import Side
@@ -22,11 +22,9 @@ from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
-from meddiff_core.types import Images, Latents, Mapper, Volumes, serial_map
+from meddiff_core.stages.making import Resources
+from meddiff_core.types import Images, Latents, Volumes, Work, serial_map
 from meddiff_core.workspace import Workspace
-from tasks.device import choose_device
-from tasks.environment import STATE
-from tasks.progress import show
 
 FEATURES = "features"
 
@@ -57,9 +55,9 @@ def kept_cohort(workspace: Workspace, name: str, volumes: Volumes, sample_ids: S
     return KeptVolumes(volumes, name, digest_of([name, list(sample_ids), *(one and one.digest for one in records)]))
 
 
-def set_extractors(workspace: Workspace, contract: Contract, mapper: Mapper) -> list[Extractor]:
+def set_extractors(workspace: Workspace, resources: Resources, contract: Contract) -> list[Extractor]:
     """What distances between sets are taken with."""
-    device = choose_device(workspace.study.runtime.device)
+    device = resources.device
     autoencoder = workspace.inputs("latents")["autoencoder"]
     encode = partial(_encode, path=workspace.path("autoencoder"), digest=autoencoder, device=device)
     extractors: list[Extractor] = [
@@ -72,20 +70,22 @@ def set_extractors(workspace: Workspace, contract: Contract, mapper: Mapper) -> 
         extractors.append(ImageNetFeatures(contract, device))
     elif chosen is not None and weights is not None:
         extractors.append(ExternalFeatures(weights, chosen, contract, device))
-    return _cached(extractors, workspace, mapper)
+    return _cached(extractors, workspace, resources)
 
 
-def copy_extractors(workspace: Workspace, dataset: KeptDataset, contract: Contract, mapper: Mapper) -> list[Extractor]:
+def copy_extractors(
+    workspace: Workspace, resources: Resources, dataset: KeptDataset, contract: Contract
+) -> Work[list[Extractor]]:
     """What copies are looked for with; one of them learns from the train side first."""
-    train, device = dataset.volumes("train"), choose_device(workspace.study.runtime.device)
-    folder = workspace.folder / STATE / FEATURES / "encoder"
-    work = contrastive_features(folder, train, contract, workspace.study.seed, train.digest, device)
-    return _cached([SpectrumFeatures(contract), show(work)], workspace, mapper)
+    train, folder = dataset.volumes("train"), workspace.folder / STATE / FEATURES / "encoder"
+    seed, device = workspace.study.seed, resources.device
+    learned = yield from contrastive_features(folder, train, contract, seed, train.digest, device)
+    return _cached([SpectrumFeatures(contract), learned], workspace, resources)
 
 
-def _cached(extractors: list[Extractor], workspace: Workspace, mapper: Mapper) -> list[Extractor]:
+def _cached(extractors: list[Extractor], workspace: Workspace, resources: Resources) -> list[Extractor]:
     """A GPU is in this process, and faster than any pool."""
-    pool = mapper if choose_device(workspace.study.runtime.device) == "cpu" else serial_map
+    pool = resources.mapper if resources.device == "cpu" else serial_map
     return [CachedExtractor(extractor, workspace.folder / STATE / FEATURES, pool) for extractor in extractors]
 
 
