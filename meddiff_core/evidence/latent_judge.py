@@ -118,7 +118,7 @@ def _share(odds: float) -> float:
 
 def _views_of(side: LatentSet, scale: LatentScale, generator: torch.Generator) -> tuple[Matrix, Matrix]:
     blocks = torch.arange(len(side)).split(BLOCK)
-    features, keys = zip(*[_views(scale.standardise(side.draw(rows, generator))) for rows in blocks], strict=True)
+    features, keys = zip(*[_views(scale.standardise(side.sample(rows, generator))) for rows in blocks], strict=True)
     return np.concatenate(features), np.concatenate(keys)
 
 
