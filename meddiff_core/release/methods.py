@@ -57,8 +57,8 @@ def describe_methods(
 def _guidance(sampling: SamplingConfig) -> str:
     if sampling.guidance == 1:
         return "without guidance"
-    kinds = {"classifier_free": "classifier-free guidance", "autoguidance": "autoguidance by early weights"}
-    return f"with {kinds[sampling.guided_by]} of weight {sampling.guidance:g}"
+    kinds = {"classifier_free": "classifier-free guidance", "autoguidance": "autoguidance"}
+    return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g})"
 
 
 def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
@@ -98,7 +98,7 @@ def _denoiser(plan: Plan, study: Study) -> str:
         return f"A denoiser ({network}) was used as it had been trained elsewhere, conditioned on {conditions}."
     return (
         f"A denoiser ({network}, {_training(plan, plan.denoiser_training)} latents) was trained on them, conditioned "
-        f"on {conditions}, each dropped {study.train.denoiser.condition_dropout:.0%} of the time."
+        f"on {conditions}, each dropped with a probability of {study.train.denoiser.condition_dropout:.0%}."
     )
 
 

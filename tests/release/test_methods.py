@@ -1,5 +1,7 @@
 """The methods text says where the models come from and how they were chosen, and only that."""
 
+from typing import Any
+
 import pytest
 
 from meddiff_core.contract import Contract, IntensityMapping
@@ -41,6 +43,19 @@ def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
     assert "AutoencoderKL, 70 steps of 2 volumes) was trained" in text
     assert "EDM preconditioning, 70 steps of 2 latents) was trained" in text
     assert "elsewhere" not in text
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        ({}, "without guidance"),
+        ({"guidance": 2.0}, "with classifier-free guidance (weight 2)"),
+        ({"guidance": 1.5, "guided_by": "autoguidance"}, "with autoguidance (weight 1.5)"),
+    ],
+)
+def test_guidance_is_that_of_the_study(plan: Plan, sampling: dict[str, Any], text: str) -> None:
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(**sampling))
+    assert text in " ".join(describe_methods(study, plan, SIDES))
 
 
 def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan: Plan) -> None:
