@@ -66,7 +66,10 @@ def infer_plan(
     require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
     last_denoiser = standing.get("denoiser")
-    if last_denoiser and last_denoiser.autoencoder != shape:
+    if last_denoiser and (last_denoiser.latent_size, last_denoiser.denoiser.latent_channels) != (
+        latent_size,
+        shape.latent_channels,
+    ):
         last_denoiser = None
     denoiser_shape = (
         last_denoiser.denoiser if last_denoiser else _denoiser_shape(shape.latent_channels, latent_size, study, device)

@@ -38,7 +38,7 @@ def run(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-c", RUN, str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=variables | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.slow

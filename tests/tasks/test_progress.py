@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from meddiff_core.types import Progress
+from meddiff_core.types import Message, Progress
 from tasks.progress import Console, console_for, echo, show, speaking
 
 AT_ONCE = Console(line_every_s=0, metrics_every_s=0)
@@ -61,6 +61,29 @@ def test_a_note_is_a_line_of_its_own_whatever_the_pace(bars: bool, capsys: pytes
         show(work())
     lines = capsys.readouterr().err.splitlines()
     assert "train: rolled back to step 3 [half the rate]" in [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_message_is_a_line_as_it_stands(bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> Generator[Progress | Message, None, None]:
+        yield Progress("train", 1, 2)
+        yield Message("attempt 2: 3 volumes [in place of rejected ones]")
+
+    with speaking(Console(bars=bars)):
+        show(work())
+    lines = capsys.readouterr().err.splitlines()
+    assert "attempt 2: 3 volumes [in place of rejected ones]" in [line.strip() for line in lines]
+
+
+def test_work_that_is_done_twice_begins_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> Generator[Progress, None, None]:
+        yield from count(100)
+        yield from count(50)
+
+    show(work())
+    assert capsys.readouterr().err.splitlines() == [
+        "count: 1 of 100", "count: 100 of 100", "count: 1 of 50", "count: 50 of 50",
+    ]  # fmt: skip
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
