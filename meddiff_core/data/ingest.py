@@ -85,7 +85,8 @@ class _Described:
 
 def listing_digest(inventory: Inventory) -> str:
     """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
-    reasons = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
+    said: list[Refusal | Note] = [*inventory.refused, *inventory.notes]
+    reasons = [[one.case, one.reason] for one in said]
     return digest_of({"files": inventory.listing, "reasons": reasons})
 
 

@@ -58,7 +58,7 @@ def split_subjects(workspace: Workspace, resources: Resources) -> Work[Made]:
         yield from _show_decisions(workspace, resources, training_part(fingerprint, split))
         raise
     write_json(workspace.replaced("split"), split)
-    return Made(split.digest(), dict(split.sizes(list(subjects))))
+    return Made(split.digest(), {**split.sizes(list(subjects))})
 
 
 def _previous_split(workspace: Workspace) -> Split | None:

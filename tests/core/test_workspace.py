@@ -15,7 +15,13 @@ from meddiff_core.workspace import CHAIN, State, Workspace, needed_by
 PLAN: dict[str, Any] = {
     "contract": {"spacing_mm": 2.0, "size": [16, 16, 16]},
     "autoencoder": {"channels": [8, 8, 8], "latent_channels": 4},
-    "autoencoder_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
+    "autoencoder_training": {
+        "steps": 10,
+        "batch": 2,
+        "gradient_checkpointing": False,
+        "seconds_per_step": 0.1,
+        "memory_gb": 0.2,
+    },
     "denoiser": {"channels": [32, 32]},
     "denoiser_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
     "augmentations": [],

@@ -1,4 +1,4 @@
-"""The nearest training volume of a volume in low-resolution voxels, whole and by halves, through flips, shifts and smoothing.
+"""The nearest training volume of a volume in low-resolution voxels, whole and by halves, through small changes.
 
 A copy of half a brain joined to half of another passes as new when whole volumes are compared. So octants are
 correlated by themselves, each with its own gain and offset, and the four of each half are taken together.
