@@ -5,7 +5,7 @@ it zeros.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ Item = dict[str, Any]
 Transform = Callable[[Item], Item]
 
 
+@runtime_checkable
 class Cohort(Protocol):
     """What the data set needs of a release (see reader.py)."""
 

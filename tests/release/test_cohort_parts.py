@@ -29,8 +29,8 @@ def test_both_reports_show_wanted_beside_accepted(content: Any) -> None:
     for render, plain in pairs:
         text = render(replace(plain, cells=CELLS))
         assert '<tr><td>sex F, age 60 to 90</td><td class="n">30</td><td class="n">27</td></tr>' in text
-        assert "sex &lt;M&gt;<small>Drawn evenly" in text
-        assert text.count("Drawn evenly") == 1
+        assert "sex &lt;M&gt;<small>Sampled evenly" in text
+        assert text.count("Sampled evenly") == 1
         assert "Requested parts" not in render(plain)
 
 

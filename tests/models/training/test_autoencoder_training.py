@@ -26,7 +26,7 @@ from meddiff_core.types import Volumes
 
 Start = Callable[..., AutoencoderTraining]
 STEPS = 6
-BASE = {"autoencoder/image", "autoencoder/kl", "autoencoder/label", "autoencoder/overlap"}
+BASE = {"autoencoder/image", "autoencoder/kl", "autoencoder/label", "autoencoder/dice"}
 ADVERSARIAL = {"autoencoder/perceptual", "autoencoder/adversarial", "autoencoder/discriminator"}
 
 
@@ -349,7 +349,7 @@ def test_the_discriminator_learns_from_its_own_loss_alone(start: Start) -> None:
     part = reference._choose(0)
     images = reference._load(part)
     decoded, _ = reference._reconstruct(images, part.noise)
-    reference._oppose(images, decoded.detach(), 1.0)
+    reference._train_discriminator(images, decoded.detach(), 1.0)
     torch.nn.utils.clip_grad_norm_(reference.discriminator.parameters(), 1.0)
     before = [parameter.clone() for parameter in training.discriminator.parameters()]
     training.step(0)
@@ -476,6 +476,6 @@ def test_a_discriminator_that_is_stuck_is_reported_at_a_validation(start: Start)
     for step in range(LONG):
         training.step(step)
     training.validate(LONG)
-    assert any("dead discriminator: its loss stays" in trouble for trouble in training.health())
+    assert any("dead discriminator: its loss is that of a constant" in trouble for trouble in training.health())
     training.validate(LONG)
     assert not any("dead discriminator" in trouble for trouble in training.health())
