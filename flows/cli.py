@@ -53,7 +53,7 @@ def init(
 ) -> None:
     """Write a commented study.yaml for some scans."""
     from meddiff_core.scaffold import scaffold_study
-    from tasks.inventory import describe_inventory
+    from meddiff_core.stages.describe import describe_inventory
 
     new = scaffold_study(
         folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask, spacing_mm
@@ -68,8 +68,9 @@ def init(
 @app.command()
 def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Look at the scans and decide everything; train nothing."""
+    from meddiff_core.stages.describe import describe_inventory
+    from meddiff_core.stages.inventory import look_at_scans
     from meddiff_core.workspace import Workspace
-    from tasks.inventory import describe_inventory, look_at_scans
 
     print("\n".join(describe_inventory(look_at_scans(Workspace.open(study)), examples=True)), end="\n\n", flush=True)
     with _engines(study, verbose, quiet):
@@ -174,10 +175,12 @@ def tune_solver(
     levels and with levels fitted to it. tuning.json and figures/solver.png hold
     what was measured; the lines for study.yaml are printed. Nothing is changed.
     """
-    _is_finished(study, "tune-solver", quiet)
+    from meddiff_core.workspace import Workspace
+
+    Workspace.open(study).require("denoiser")
     with _engines(study, verbose, quiet):
         from flows.tune_solver import tune_solver as flow
-        from tasks.tune import describe_solvers
+        from meddiff_core.stages.tune import describe_solvers
 
         flow(str(study), samples)
         print(describe_solvers(study))
@@ -204,7 +207,7 @@ def regenerate(
 ) -> None:
     """Draw volumes of a release again, and say whether they are the released ones."""
     from meddiff_core.release.regenerate import regenerate as draw_again
-    from tasks.device import choose_device
+    from meddiff_core.stages.making import choose_device
 
     unlike = False
     for volume in draw_again(release, sample, models or release.absolute().parents[1] / "models", choose_device(None)):
@@ -222,7 +225,7 @@ def phantoms(
     spacing_mm: Annotated[float, typer.Option(min=1, max=12, help="Voxel size.")] = 4.0,
 ) -> None:
     """Write brain phantoms with labels, age and sex, to try meddiff on."""
-    from meddiff_core.data.phantoms import write_phantoms
+    from meddiff_core.phantoms.cohort import write_phantoms
     from tasks.progress import console_for, show, speaking
 
     with speaking(console_for()):
@@ -231,27 +234,36 @@ def phantoms(
 
 
 def _is_finished(study: Path, stage: str, quiet: bool) -> bool:
-    """Whether nothing is to be done; what is missing or wrong ends the command here, before any engine starts."""
-    from meddiff_core.workspace import Workspace
-    from tasks.progress import console_for, speaking
-    from tasks.readiness import is_finished
+    """Whether a stage, or `run` for all, has nothing to do; then says so of each artefact. What is missing or wrong
+    ends the command here, before any engine starts.
+    """
+    from meddiff_core.stages.readiness import all_done
+    from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
+    from tasks.progress import console_for, echo, speaking
 
+    workspace = Workspace.open(study)
+    workspace.require_for(stage)
+    names = list(CHAIN) if stage == "run" else artefacts_of(stage)
+    if not all_done(workspace, names):
+        return False
     with speaking(console_for(quiet=quiet)):
-        return is_finished(Workspace.open(study), stage)
+        for name in names:
+            echo(f"{name}: up to date")
+    return True
 
 
 @contextmanager
 def _engines(study: Path, verbose: bool, quiet: bool) -> Iterator[None]:
     """Check the study, then start what a flow needs: environment, local API, and a console to speak on."""
+    from meddiff_core.stages.lock import locked
     from meddiff_core.workspace import Workspace
     from tasks.environment import prepare_environment
     from tasks.local_api import local_api
-    from tasks.lock import held
     from tasks.progress import console_for, speaking
 
     folder = Workspace.open(study).folder
     prepare_environment(folder, verbose=verbose)
-    with held(folder), local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
+    with locked(folder), local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
         _import_flows()
         wait_for_api()
         yield

@@ -4,25 +4,19 @@ from typing import Any
 
 from prefect import flow
 
-from meddiff_core.data.ingest import listing_digest
-from tasks.inventory import take_inventory
-from tasks.prepare import conform_scans, fingerprint_scans, plan_study, split_subjects
-from tasks.stage import make, make_plan, open_stage
+from tasks.stage import make_missing, open_stage, run_stage
+
+PLANNED = ("inventory", "fingerprint", "split", "plan")
 
 
 @flow(name="plan")
 def plan(study: str) -> dict[str, Any]:
     """Look at the scans and decide everything; train nothing."""
     with open_stage(study, "plan") as workspace:
-        scans = listing_digest(take_inventory(workspace))
-        make(workspace, "fingerprint", fingerprint_scans, scans)
-        make(workspace, "split", split_subjects)
-        return make_plan(workspace, plan_study).summary
+        return make_missing(workspace, PLANNED)
 
 
 @flow(name="prepare")
 def prepare(study: str) -> dict[str, Any]:
-    """Fingerprint, split, plan, and the conformed volumes."""
-    plan(study)
-    with open_stage(study, "prepare") as workspace:
-        return make(workspace, "dataset", conform_scans).summary
+    """Inventory, fingerprint, split, plan, and the conformed volumes."""
+    return run_stage(study, "prepare")

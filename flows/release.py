@@ -4,14 +4,10 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.release import package_release
-from tasks.stage import make, open_stage
+from tasks.stage import run_stage
 
 
 @flow(name="release")
 def release(study: str) -> dict[str, Any]:
     """A folder that may be given away."""
-    with open_stage(study, "release") as workspace:
-        workspace.require("audit")
-        summary = make(workspace, "release", package_release).summary
-        return summary | {"path": str(workspace.path("release") / summary["folder"])}
+    return run_stage(study, "release")

@@ -4,15 +4,13 @@ from typing import Any
 
 from prefect import flow
 
-from meddiff_core.artefacts import digest_of
-from tasks.caching import refreshing
-from tasks.stage import open_stage
-from tasks.tune import measure_solvers
+from meddiff_core.stages.tune import measure_solvers
+from tasks.stage import open_stage, work_on
 
 
 @flow(name="tune-solver")
 def tune_solver(study: str, samples: int = 64) -> dict[str, Any]:
     """Every solver is measured on the trained denoiser; the study itself stays as it is."""
-    with open_stage(study, "tune-solver") as workspace, refreshing():
+    with open_stage(study, "tune-solver") as workspace:
         workspace.require("denoiser")
-        return measure_solvers(workspace.folder, samples, key=digest_of([digest_of(workspace.study), samples]))
+        return work_on(workspace, "tune-solver", lambda resources: measure_solvers(workspace, resources, samples))

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from meddiff_core.errors import IntegrityError
 
+STATE = ".meddiff"
+"""Folder in a study for what can be made again: the ledger apart, nobody misses it."""
+
 
 def canonical_json(value: Any) -> str:
     """The one spelling of `value` that is hashed: sorted keys, no spaces, no NaN."""

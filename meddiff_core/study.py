@@ -158,7 +158,8 @@ class AutoencoderConfig(Config):
     batch: Count | None = None
     """Volumes a step. Null: two for each process on a CPU, four on a GPU, fewer where the memory is short."""
     channels: tuple[Count, ...] | None = None
-    """Width per level, all multiples of 8. Null: from the volume size and the memory."""
+    """Width per level, all multiples of 8. Null: 16 at the finest level on a CPU, 32 on a GPU, doubled from level to
+    level; there are as many levels as the latent factor asks for."""
     latent_channels: Count = 4
     """Channels of the latents."""
     learning_rate: Positive = 1e-3
@@ -167,18 +168,18 @@ class AutoencoderConfig(Config):
     """Weight of the Kullback-Leibler term, per latent element."""
     label_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the cross-entropy of the label maps; the error of the image has 1."""
-    overlap_weight: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of 1 - Dice of the label maps, which sees small structures as well as large ones."""
+    dice_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the soft Dice loss of the label maps, in which small structures count as much as large ones."""
     perceptual: Literal["discriminator", "fft", "both", "imagenet", "none"] = "discriminator"
-    """What tells blur from detail: features of the discriminator that is trained along, the Fourier spectrum (from the
+    """Perceptual distance: features of the discriminator that is trained along, the Fourier spectrum (from the
     first step on), both, features of an ImageNet network on slices in three planes (from the first step on; extra
     `imagenet`), or nothing."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the perceptual distance between real and reconstruction."""
     adversarial_adaptive: bool = False
     """Weigh the patch-adversarial term anew at each step, such that its gradient at the decoder's last layer is in
-    proportion to that of the others, instead of by a fixed weight. It also blows up what a discriminator says that
-    has learned nothing yet."""
+    proportion to that of the others, instead of by a fixed weight. It also amplifies a discriminator that has
+    learned nothing yet."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
     """The fixed weight, or that proportion; as such, 0.5 is a place to start."""
     adversarial_start: Fraction = 0.5
@@ -200,28 +201,29 @@ class DenoiserConfig(Config):
     steps: Count | None = None
     """Optimiser steps. Null: from the budget."""
     batch: Count | None = None
-    """Latents a step. Null: from the memory."""
+    """Latents a step. Null: 8 on a CPU, 32 on a GPU, fewer where the memory is short."""
     channels: tuple[Count, ...] | None = None
-    """Width per level, all multiples of 32. Null: from the latent size and the memory."""
+    """Width per level, all multiples of 32. Null: 64 and 128, or on a GPU 128, 256 and 256 where the latents can be
+    halved twice."""
     learning_rate: Positive = 5e-4
-    """Peak rate of Adam; warm-up, then cosine decay."""
+    """Peak rate of AdamW, whose weight decay is 0.01; warm-up, then cosine decay."""
     condition_dropout: Fraction = 0.1
-    """How often each condition is hidden, so that the model also knows the case without it."""
+    """Probability that a condition is dropped, so that the model also learns the case without it."""
     sigma_mean: float = -0.4
-    """Mean of ln(sigma) of the training noise, in deviations of the latents."""
+    """Mean of ln(sigma) of the training noise; sigma in standard deviations of the latents."""
     sigma_std: Positive = 1.2
-    """Deviation of ln(sigma) of the training noise."""
+    """Standard deviation of ln(sigma) of the training noise."""
     uncertainty_weighting: bool = True
     """Divide the error at each noise level by the one to be expected there, which is learned along."""
     augmentations: tuple[Augmentation, ...] | None = None
-    """How training volumes may also be seen: mirrored left to right, shifted by up to 2 voxels. The network is told,
-    so that no moved volume is ever drawn. [] where a moved volume would teach nothing true. Null: both, if the
-    training is so long that it would learn the volumes by heart."""
+    """Augmentation of training volumes: mirrored left to right, shifted by up to 2 voxels. It is a condition of the
+    network, so that no sample is augmented. [] where an augmented volume would be wrong. Null: both, if the training
+    is so long that it would memorise the volumes."""
     augmented_share: Fraction = 0.3
-    """Share of training volumes that are seen moved."""
-    ema_shares: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
-    """Lengths of the moving averages of weights, as shares of the steps done; 0.28 weighs nearly all alike. The one
-    whose samples are best is kept."""
+    """Share of training volumes that are augmented."""
+    ema_std: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
+    """Relative standard deviations of the moving averages of weights (Karras et al. 2024, `sigma_rel`): about the share
+    of the steps done that each spans; 0.28 is nearly uniform. The average whose samples score best is kept."""
     gradient_checkpointing: bool | None = None
     """As for the autoencoder."""
     patience: Count = 3
@@ -249,7 +251,7 @@ class CellConfig(Config):
     """Some of a cohort's volumes, and where their conditions lie."""
 
     where: dict[str, Any] = {}
-    """As `cohort.where`; {} is anywhere."""
+    """Part of the distribution, as `cohort.where`; {} is all of it."""
     count: Count | None = None
     """Volumes in it."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -271,15 +273,16 @@ class CohortConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     """Changes every volume of the cohort, and nothing else."""
     like: Literal["train"] | None = "train"
-    """Conditions from a smoothed joint distribution of the training covariates, never an exact row."""
+    """Conditions from a smoothed joint distribution of the training covariates, never an exact row where one of
+    them is a number."""
     where: dict[str, Any] = {}
-    """Of that distribution only this part: `{age: [60, 90], sex: F}`. Per condition a range, where null is the end
+    """Part of that distribution: `{age: [60, 90], sex: F}`. Per condition a range, where null is the end
     of the training range, one number, a category, or a list of them."""
     shares: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = {}
     """Its categories in other shares: `{sex: {F: 0.5, M: 0.5}}`. How conditions go together stays as in training."""
     cells: list[CellConfig] = []
     """Or so many from each of several parts: `[{where: {sex: F, age: [60, 90]}, count: 30}, {where: {sex: M}, share:
-    0.5}]`. Counts and shares must add up to the size. A part with fewer than 10 training volumes is drawn evenly.
+    0.5}]`. Counts and shares must add up to the size. A part with fewer than 10 training volumes is sampled evenly.
     Growing the size under shares, or all counts alike, keeps the conditions of the first volumes."""
     distributions: dict[str, Any] | None = None
     """Instead: per condition a range `[low, high]` (uniform) or shares `{M: 0.5, F: 0.5}`."""
@@ -325,7 +328,7 @@ class CohortConfig(Config):
 
 
 def _sum_of_counts(cells: Any) -> int | None:
-    """Of cells that all have one; what is no such list is refused later, by its key."""
+    """Sum of the counts of cells that all have one; anything else is refused later, by its key."""
     if not isinstance(cells, list):
         return None
     counts = [cell.get("count") if isinstance(cell, dict) else getattr(cell, "count", None) for cell in cells]
@@ -339,8 +342,12 @@ def _falling(levels: tuple[float, ...]) -> tuple[float, ...]:
     return levels
 
 
+OUTDATED_GUIDANCE = {"absent": "classifier_free", "earlier": "autoguidance"}
+"""Values of `sampling.guided_by` in older studies and releases, and their names now."""
+
+
 class SamplingConfig(Config):
-    """How volumes are drawn. Part of the identity of every sample."""
+    """How volumes are sampled. Part of the identity of every sample."""
 
     solver: Literal["heun", "dpmpp_2m", "adams", "euler", "ancestral"] = "adams"
     """Heun's method takes 2 * steps - 1 network evaluations, the others one a step: dpmpp_2m is DPM-Solver++(2M),
@@ -349,12 +356,11 @@ class SamplingConfig(Config):
     steps: Count = 15
     """Noise levels to walk through."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
-    """How far to go beyond what the denoiser itself says, away from `guided_by`: 1 is not at all and costs one network
-    evaluation instead of two, more exaggerates."""
-    guided_by: Literal["absent", "earlier"] = "absent"
-    """What guidance leads away from: the same denoiser without conditions (`absent`, classifier-free guidance), which
-    makes conditions stronger, or its own weights from early in the training with the same conditions (`earlier`,
-    autoguidance), which mends faults and leaves variety."""
+    """Weight of the guidance: 1 is none and costs one network evaluation instead of two, more exaggerates."""
+    guided_by: Literal["classifier_free", "autoguidance"] = "classifier_free"
+    """What guidance leads away from. `classifier_free`: the same denoiser without conditions, which makes conditions
+    stronger. `autoguidance`: its own weights from early in the training with the same conditions, which corrects
+    errors and keeps variety."""
     guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
     """Lowest and highest noise level at which guidance acts. Null: at all of them."""
     sigma_min: Positive = 0.01
@@ -367,10 +373,17 @@ class SamplingConfig(Config):
     """The noise levels themselves, from the highest to the lowest before 0, as `meddiff tune-solver` fits them. Where
     given, they hold instead of steps, sigma_min, sigma_max and rho."""
     batch: Count = 8
-    """Volumes a network call. On a CPU it changes no bit of a volume; on a GPU, where kernels may round by the shape
-    of a batch, it is part of the identity."""
+    """Volumes a network call, halved where the memory is short. On a CPU it changes no bit of a volume; on a GPU, where
+    kernels may round by the shape of a batch, it is part of the identity, and the release names smaller ones."""
     shard: Count = 8
     """Volumes a shard: the unit of work, of restart and of integrity."""
+
+    @field_validator("guided_by", mode="before")
+    @classmethod
+    def _is_not_outdated(cls, given: Any) -> Any:
+        if isinstance(given, str) and given in OUTDATED_GUIDANCE:
+            raise ValueError(f"`{given}` is called {OUTDATED_GUIDANCE[given]} now")
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> "SamplingConfig":
@@ -394,19 +407,19 @@ class SamplingConfig(Config):
 class ScreenConfig(Config):
     """Which volumes are rejected. Bounds are fitted on the training volumes."""
 
-    tail: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
-    """Share of training volumes outside each bound on each side, before the margin."""
+    quantile: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    """Quantile of the training volumes that is the lower bound, before the margin; 1 minus it is the upper one."""
     margin: Annotated[float, Field(ge=0)] = 0.25
     """Widening of each bound, as a share of the range between them."""
     outliers: bool = True
-    """Also reject volumes that the denoiser brings back worse from noise than training volumes: three evaluations a
+    """Also reject volumes that the denoiser reconstructs worse from noise than training volumes: three evaluations a
     volume."""
     budget: Annotated[float, Field(ge=1)] = 3.0
     """Most candidates per wanted volume before the shortfall is reported."""
 
 
 class GateConfig(Config):
-    """One condition for a release: the bound of the confidence interval that hurts must pass."""
+    """One condition for a release: the unfavourable bound of the confidence interval must pass."""
 
     metric: str
     """Name of a metric of the audit; one that ends in `:*` stands for every metric that begins so."""
@@ -415,8 +428,8 @@ class GateConfig(Config):
     min: float | None = None
     """The lower confidence bound must not fall below this."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    """Of the bound; at most `audit.confidence`, at which intervals are drawn, and by normal approximation below it.
-    Null: that one."""
+    """Confidence of the bound; at most `audit.confidence`, at which intervals are computed, and below it by normal
+    approximation. Null: that one."""
 
     @model_validator(mode="after")
     def _one_direction(self) -> "GateConfig":
@@ -437,7 +450,7 @@ class WaiverConfig(Config):
     name: Words
     """Who answers for it."""
     reason: Words
-    """Why the cohort may leave all the same."""
+    """Why the cohort may be released nevertheless."""
 
 
 PRIVACY_METRICS = (
@@ -482,12 +495,12 @@ class AuditConfig(Config):
     """Failed gates that are let pass: `[{metric: ms_ssim_gap, name: A. Person, reason: ...}]`, one for each gate. The
     card prints them. Not `copy_power`, and under `strict` no privacy gate."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of all intervals."""
+    """Confidence of all intervals."""
     repeats: Count = 200
-    """Bootstrap draws and equal-size subsamples per metric."""
+    """Bootstrap samples and equal-size subsamples per metric."""
     rounds: Count = 5
-    """Most rounds of the search for copies: what a round flags is dropped and drawn again, and the next round looks at
-    that. Rounds end by themselves when nothing is flagged; `screen.budget` limits the candidates of all of them."""
+    """Most rounds of the search for copies: what a round flags is dropped and sampled anew, and the next round searches
+    the new volumes. Rounds end when nothing is flagged; `screen.budget` limits the candidates of all of them."""
     utility: UtilityConfig = UtilityConfig()
     """Whether the synthetic volumes can stand in for real ones."""
     extractor: OwnNetwork | PackedNetwork | None = None
@@ -511,7 +524,7 @@ class AuditConfig(Config):
     def _intervals_reach(self) -> "AuditConfig":
         for gate in self.gates:
             if gate.confidence is not None and gate.confidence > self.confidence:
-                limit = f"audit.confidence, {self.confidence:g}, at which intervals are drawn"
+                limit = f"audit.confidence, {self.confidence:g}, at which intervals are computed"
                 raise ValueError(f"confidence of gate {gate.metric} must be at most {limit}; is {gate.confidence:g}")
         return self
 
@@ -532,7 +545,7 @@ class ReleaseConfig(Config):
     title: str | None = None
     """Title of the card. Null: the study's name."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
-    """Of the release; an existing one is never overwritten."""
+    """Version of the release; an existing one is never overwritten."""
     licence: str = "not stated"
     """Licence of the synthetic cohort, to be compatible with the terms of the real data."""
     contact: str = "not stated"
@@ -542,7 +555,8 @@ class ReleaseConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Where it runs. Changes no result, but for the last digits of trained weights."""
+    """Where it runs. Dask and its workers change no result, and processes only the last digits of trained weights. The
+    device changes more: the plan fits the networks to it, and a GPU rounds differently from a CPU."""
 
     dask: str = "local"
     """`local`, `off`, or a scheduler's address (tcp://host:port)."""
@@ -552,10 +566,6 @@ class RuntimeConfig(Config):
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
     processes: Count | None = None
     """Processes that train a network together, each on its part of every batch. Null: one for each GPU."""
-    sharded: bool = False
-    """Each of several processes keeps its part alone of the denoiser's weights, gradients, moments and averages: for
-    networks that one GPU can use and not train. Slower, and `train.denoiser` must give steps and batch. Least memory
-    with `gradient_checkpointing`. The autoencoder is small, and whole in every process."""
 
 
 class Study(Config):
@@ -564,7 +574,7 @@ class Study(Config):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Small letters, digits and hyphens; names the releases."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the split, of those subjects that have no side yet, and of both trainings."""
+    """Seed of the split (for subjects that have no side yet) and of both trainings."""
     data: DataConfig
     """Real scans."""
     split: SplitConfig = SplitConfig()
@@ -615,8 +625,20 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
     return "\n".join(_describe(fault, root) for fault in error.errors())
 
 
+OUTDATED_KEYS = {
+    "train.autoencoder.overlap_weight": "is called train.autoencoder.dice_weight now",
+    "train.denoiser.ema_shares": "is called train.denoiser.ema_std now",
+    "screen.tail": "is called screen.quantile now",
+    "runtime.sharded": "does not exist any more, every process holds the whole network; where memory is short, set "
+    "train.denoiser.gradient_checkpointing",
+}
+"""Keys of older studies, and what became of them."""
+
+
 def _describe(fault: Any, root: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden" and root is Study and key in OUTDATED_KEYS:
+        return f"{key}: {OUTDATED_KEYS[key]}"
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; {advise(str(fault['loc'][-1]), _keys_beside(fault['loc'], root))}"
     if fault["type"] == "missing":

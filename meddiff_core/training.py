@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import open_judge
@@ -18,7 +19,7 @@ from meddiff_core.models.autoencoder import save_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
 from meddiff_core.models.imported.adoption import adopt_model
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.plan import TrainingPlan, load_plan
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.models.training.loading import Remembered
@@ -81,7 +82,7 @@ def _keep_imported(workspace: Workspace, name: str, ranks: Ranks) -> Facts:
 
 def resume_points(folder: Path, name: str) -> Path:
     """Where the resume points of a model's training lie."""
-    return folder / ".meddiff" / "resume" / name
+    return folder / STATE / "resume" / name
 
 
 def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple[AutoencoderTraining, Save]:
@@ -126,11 +127,10 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         plan.denoiser_training.batch,
         study.seed,
         device,
-        moved=MovedLatents.open(latents),
-        judge=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.judged else None,
+        augmented=AugmentedLatents.open(latents),
+        scorer=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
         ranks=ranks,
         initial=start,
-        sharded=study.runtime.sharded,
     )
 
     def save(facts: Facts) -> None:

@@ -4,7 +4,7 @@ Arrays themselves stay on disk: a task passes a reference, never a volume. Axes 
 (i, j, k) pointing right, anterior, superior (RAS+), in mm.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -25,7 +25,7 @@ Images = Float[Tensor, "b c i j k"]
 Latents = Float[Tensor, "b z u v w"]
 """Autoencoder space; u, v, w lie along i, j, k, on a coarser grid."""
 Sigma = Float[Tensor, " b"]
-"""Noise level of each sample, in units of the latents' deviation."""
+"""Noise level of each sample, in units of the latents' standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,20 @@ class CaseRef:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A case that cannot be used, or a row or file that belongs to none, with the reason."""
+    """A case or file that cannot be used, with the reason."""
 
     case: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark on something that is used, repaired or left out on purpose: nothing was refused."""
+
+    case: str
+    """The case, file, column or setting that it is about."""
+    reason: str
+    """The remark."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long piece of work is; yielded by it, shown by whoever called."""
+    """How far a long piece of work is; yielded by it, shown by its caller."""
 
     label: str
     done: int
@@ -92,6 +102,13 @@ class Progress:
     """Figures worth a curve at this step."""
     note: str = ""
     """What a person should read now: something went wrong, and what was done about it."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A line for the person who waits: what was found, or what will be done."""
+
+    text: str
 
 
 @runtime_checkable
@@ -109,6 +126,8 @@ class Volumes(Protocol):
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Generator[Progress | Message, None, Result]
+"""A long piece of work, which yields how far it is and comes to a result."""
 
 
 @runtime_checkable
@@ -119,7 +138,7 @@ class Mapper(Protocol):
         """Yield (position of the item, result) as they are ready. An exception of `function` is raised."""
 
 
-def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-    """The simplest `Mapper`: here, one after the other."""
+def serial_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+    """The simplest `Mapper`: in this process, one item after the other."""
     for position, item in enumerate(items):
         yield position, function(item)

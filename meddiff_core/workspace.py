@@ -1,16 +1,17 @@
 """A study's folder: where every artefact lies, what it is made from, and whether it is up to date.
 
-The chain is a table. From it follow what a run still has to do, what `status` prints, and why something
-is stale: nothing else in the system decides that.
+The chain is a table. From it follow what a run still has to do, what a stage needs, what `status` prints, and why
+something is stale: nothing else in the system decides that. An artefact depends on values, not on how they came
+about: writing into the study what the plan had decided makes nothing stale that was made.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from meddiff_core.artefacts import Ledger, Record, changed_inputs, digest_file, digest_of
+from meddiff_core.artefacts import STATE, Ledger, Record, changed_inputs, digest_file, digest_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import Study, load_study
 
@@ -30,6 +31,10 @@ class Artefact:
     parents: tuple[str, ...]
     settings: Settings
     """What else it depends on, by a name that a person understands."""
+    follows: tuple[str, ...] = ()
+    """Artefacts of which only some values count, which `settings` names; they must be up to date as well."""
+    always: bool = False
+    """Whether each run makes it anew, since nothing else tells whether it is up to date."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,69 @@ class State:
     record: Record | None = None
 
 
-def _fingerprint_settings(w: "Workspace") -> Mapping[str, Any]:
-    return {"study.data": w.study.data}
+DECIDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "autoencoder": {
+        "steps": ("autoencoder_training", "steps"),
+        "batch": ("autoencoder_training", "batch"),
+        "patch": ("autoencoder_training", "patch"),
+        "gradient_checkpointing": ("autoencoder_training", "gradient_checkpointing"),
+        "channels": ("autoencoder", "channels"),
+        "latent_channels": ("autoencoder", "latent_channels"),
+    },
+    "denoiser": {
+        "steps": ("denoiser_training", "steps"),
+        "batch": ("denoiser_training", "batch"),
+        "gradient_checkpointing": ("denoiser_training", "gradient_checkpointing"),
+        "channels": ("denoiser", "channels"),
+        "augmentations": ("augmentations",),
+    },
+}
+"""Settings of each training that the plan decides where the study does not, and where plan.json has their values."""
+
+
+def contradictions(study: Study, plan: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a study gives for a training that plan.json, as plain values, has otherwise."""
+    given = _given(study, name)
+    return {key: given[key] for key, place in DECIDED[name].items() if given[key] not in (None, _at(plan, place))}
+
+
+def _given(study: Study, name: str) -> dict[str, Any]:
+    return dict(getattr(study.train, name).model_dump(mode="json"))
+
+
+def _at(plan: Mapping[str, Any], place: Sequence[str]) -> Any:
+    found: Any = plan
+    for key in place:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _training_settings(w: "Workspace", name: str) -> dict[str, Any]:
+    """The values that a training follows, whether the plan decided them or the study gave them."""
+    own = {key: value for key, value in _given(w.study, name).items() if key not in DECIDED[name]}
+    return {
+        "plan": _planned(w, name, f"{name}_training"),
+        f"study.train.{name}": own | contradictions(w.study, w.plan_content(), name),
+        "study.seed": w.study.seed,
+        **_start(w, name),
+    }
+
+
+BUDGET = "study.plan.budget_minutes"
+"""An input of the plan, apart from the others because it decides the steps alone."""
 
 
 def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
     study = w.study
-    training = study.train.model_dump(mode="json", include={"autoencoder", "denoiser"})
-    # Networks are sized by the plan; rates and weights concern the trainings alone.
-    sizes = {name: {key: part[key] for key in ("steps", "batch", "channels")} for name, part in training.items()}
-    widths = {"latent_channels": study.train.autoencoder.latent_channels}
+    sizes = {
+        f"study.train.{name}": {key: value for key, value in _given(study, name).items() if key in DECIDED[name]}
+        for name in DECIDED
+    }
     return {
-        "study.plan": study.plan,
+        "study.plan": study.plan.model_dump(mode="json", exclude={"budget_minutes"}),
+        BUDGET: study.plan.budget_minutes,
         "study.seed": study.seed,
-        "study.train": [sizes, widths],
+        **sizes,
         **_sides(w),
     }
 
@@ -95,7 +149,8 @@ DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "den
 """The parts of plan.json that later stages follow."""
 
 CHAIN: dict[str, Artefact] = {
-    "fingerprint": Artefact("prepare", "fingerprint.json", (), _fingerprint_settings),
+    "inventory": Artefact("prepare", "inventory.json", (), lambda w: {"study.data": w.study.data}, always=True),
+    "fingerprint": Artefact("prepare", "fingerprint.json", ("inventory",), lambda w: {"study.data": w.study.data}),
     "split": Artefact(
         "prepare",
         SPLIT_FILE,
@@ -108,17 +163,14 @@ CHAIN: dict[str, Artefact] = {
         "dataset.zarr",
         ("fingerprint", "split"),
         lambda w: {"plan.contract": _planned(w, "contract"), **_sides(w)},
+        follows=("plan",),
     ),
     "autoencoder": Artefact(
         "train",
         "models/autoencoder",
         ("dataset",),
-        lambda w: {
-            "plan": _planned(w, "autoencoder", "autoencoder_training"),
-            "study.train.autoencoder": w.study.train.autoencoder,
-            "study.seed": w.study.seed,
-            **_start(w, "autoencoder"),
-        },
+        lambda w: _training_settings(w, "autoencoder"),
+        follows=("plan",),
     ),
     "latents": Artefact(
         "train",
@@ -128,17 +180,14 @@ CHAIN: dict[str, Artefact] = {
             "plan.augmentations": _planned(w, "augmentations"),
             "study.seed": w.study.seed,
         },
+        follows=("plan",),
     ),
     "denoiser": Artefact(
         "train",
         "models/denoiser",
         ("dataset", "latents"),
-        lambda w: {
-            "plan": _planned(w, "denoiser", "denoiser_training"),
-            "study.train.denoiser": w.study.train.denoiser,
-            "study.seed": w.study.seed,
-            **_start(w, "denoiser"),
-        },
+        lambda w: _training_settings(w, "denoiser"),
+        follows=("plan",),
     ),
     "candidates": Artefact(
         "generate",
@@ -164,6 +213,7 @@ CHAIN: dict[str, Artefact] = {
         ("dataset", "autoencoder", "denoiser", "cohort"),
         lambda w: {"study.audit": w.study.audit, **w.extractor_digest()},
     ),
+    "report": Artefact("audit", "report.html", ("cohort", "audit"), lambda w: {"title": w.title}),
     "release": Artefact(
         "release",
         "releases",
@@ -174,6 +224,18 @@ CHAIN: dict[str, Artefact] = {
 """Every artefact, in the order in which they are made."""
 
 
+def artefacts_of(stage: str) -> list[str]:
+    """What a stage makes, in that order."""
+    return [name for name, artefact in CHAIN.items() if artefact.stage == stage]
+
+
+def needed_by(stage: str) -> list[str]:
+    """What a stage reads of stages before it, the latest first."""
+    own = artefacts_of(stage)
+    read = {name for made in own for name in (*CHAIN[made].parents, *CHAIN[made].follows)}
+    return [name for name in reversed(CHAIN) if name in read and name not in own]
+
+
 class Workspace:
     """A study and its folder."""
 
@@ -182,7 +244,7 @@ class Workspace:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self.ledger = Ledger(folder / ".meddiff" / "ledger")
+        self.ledger = Ledger(folder / STATE / "ledger")
 
     @classmethod
     def open(cls, study: Path | str) -> "Workspace":
@@ -197,6 +259,16 @@ class Workspace:
         """Where an artefact lies."""
         return self.folder / CHAIN[name].path
 
+    @property
+    def title(self) -> str:
+        """What reports and releases are headed by."""
+        return self.study.release.title or self.study.name
+
+    def replaced(self, name: str) -> Path:
+        """Where an artefact lies whose bytes are about to change: its record, which speaks of others, is dropped."""
+        self.ledger.forget(name)
+        return self.path(name)
+
     def plan_content(self) -> dict[str, Any]:
         """plan.json as plain values, or nothing before it is made."""
         path = self.path("plan")
@@ -210,6 +282,16 @@ class Workspace:
     def plan_digest(self) -> str:
         """Of what the plan decides, without its reasons and what it measured of this machine."""
         return digest_of(_planned(self, *DECISIONS))
+
+    def plan_is_edited(self) -> bool:
+        """Whether a person has changed what the plan decided."""
+        record = self.ledger.read("plan")
+        return record is not None and self.path("plan").exists() and self.plan_digest() != record.digest
+
+    def models_digest(self) -> str:
+        """Of both models as they are recorded."""
+        inputs = self.inputs("candidates")
+        return digest_of([inputs["autoencoder"], inputs["denoiser"]])
 
     def requests_digest(self) -> str | None:
         """Of the table of requests, if the cohort has one."""
@@ -227,27 +309,27 @@ class Workspace:
         weights = self.study.audit.extractor_weights
         return None if weights is None else self.folder / weights
 
-    def inputs(self, name: str, scans: str | None = None) -> dict[str, str]:
-        """Digest of everything that an artefact is made from today.
-
-        `scans` is the digest of the listing of the real scans; without it they are taken to be unchanged.
-        """
+    def inputs(self, name: str) -> dict[str, str]:
+        """Digest of everything that an artefact is made from today."""
         artefact = CHAIN[name]
         inputs = {key: digest_of(_plain(value)) for key, value in artefact.settings(self).items()}
-        if name == "fingerprint":
-            record = self.ledger.read(name)
-            inputs["scans"] = scans or (record.inputs["scans"] if record else "unknown")
         for parent in artefact.parents:
             record = self.ledger.read(parent)
             inputs[parent] = record.digest if record else "missing"
         return inputs
 
     def state(self, name: str, scans: str | None = None) -> State:
-        """Whether an artefact is up to date with its direct inputs."""
+        """Whether an artefact is up to date with its direct inputs.
+
+        `scans` is the digest of what a look at the real scans finds; without it they are taken to be unchanged.
+        """
         record = self.ledger.read(name)
         if record is None or not self.path(name).exists():
             return State(name, "missing", () if record is None else (f"{CHAIN[name].path} is gone",), record)
-        reasons = tuple(f"{key} changed" for key in changed_inputs(record, self.inputs(name, scans)))
+        changed = changed_inputs(record, self.inputs(name))
+        if name == "inventory" and scans not in (None, record.digest):
+            changed.append("scans")
+        reasons = tuple(f"{key} changed" for key in changed)
         return State(name, "stale" if reasons else "done", reasons, record)
 
     def states(self, scans: str | None = None) -> list[State]:
@@ -261,6 +343,11 @@ class Workspace:
                 state = State(name, "stale", behind, state.record)
             found[name] = state
         return list(found.values())
+
+    def require_for(self, stage: str) -> None:
+        """`require` all that a stage reads of the stages before it."""
+        for name in needed_by(stage):
+            self.require(name)
 
     def require(self, name: str) -> None:
         """Stop with the command to run when an artefact is missing or stale.

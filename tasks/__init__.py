@@ -1,1 +1,1 @@
-"""One thin layer between the core and the engines: retries, caching, clusters, progress, lineage."""
+"""One thin layer between the core and the engines: retries, clusters, progress, lineage."""

@@ -12,17 +12,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import as_completed as as_finished
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
-from meddiff_core.types import Item, Mapper, Result, in_turn
-from tasks.environment import STATE
+from meddiff_core.types import Item, Mapper, Result, serial_map
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -56,22 +54,9 @@ def open_mapper(runtime: RuntimeConfig, folder: Path) -> Iterator[Mapper]:
         yield mapper
 
 
-def beside_device(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-    """A `Mapper` of two threads here, for work that waits in turn for a GPU of this machine: while one item is
-    on it, the one before is written. No more than two are in memory.
-    """
-    with ThreadPoolExecutor(2) as pool:
-        futures = {pool.submit(function, item): position for position, item in enumerate(items)}
-        try:
-            for future in as_finished(futures):
-                yield futures.pop(future), future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _mapper(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Mapper:
     if runtime.dask == "off":
-        return in_turn
+        return serial_map
     if runtime.dask != "local" and not runtime.dask.startswith(("tcp://", "tls://")):
         raise ConfigurationError(f"runtime.dask must be local, off or tcp://host:port, is {runtime.dask!r}")
 

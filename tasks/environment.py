@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 STATE = ".meddiff"
-"""Folder in a study for the state of the engines: everything in it can be made again."""
+"""As the core has it, which is not imported here."""
 
 _OFFLINE = {
     "DO_NOT_TRACK": "1",

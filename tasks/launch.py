@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from meddiff_core.artefacts import STATE
 from meddiff_core.errors import ConfigurationError, DataRefused, IntegrityError, MeddiffError, TrainingFailed
+from meddiff_core.models.plan import load_plan
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Progress
-from tasks.environment import STATE
+from meddiff_core.workspace import Workspace
 
 RESTARTS = 8
 """How often the loss of a process, or of memory, is made good."""
@@ -33,12 +35,18 @@ _LOOPBACK = {
 _KINDS = {kind.__name__: kind for kind in (ConfigurationError, DataRefused, IntegrityError, TrainingFailed)}
 
 
-def choose_processes(runtime: RuntimeConfig, device: str, batch: int, sharded: bool = False) -> int:
-    """As many as wanted, or one for each GPU, or one; no more than a batch has items, unless it is the network's
-    parts that they are wanted for (`sharded`).
+def choose_processes(workspace: Workspace, name: str, device: str) -> int:
+    """That train a model of a study."""
+    plan, runtime = load_plan(workspace.path("plan")), workspace.study.runtime
+    training = {"autoencoder": plan.autoencoder_training, "denoiser": plan.denoiser_training}[name]
+    return count_processes(runtime, device, training.batch)
+
+
+def count_processes(runtime: RuntimeConfig, device: str, batch: int) -> int:
+    """As many as wanted, or one for each GPU, or one; no more than a batch has items.
 
     Raises:
-        ConfigurationError: more are wanted than there are GPUs, or there is one where a network is to be parted.
+        ConfigurationError: more are wanted than there are GPUs.
     """
     import torch
 
@@ -47,13 +55,7 @@ def choose_processes(runtime: RuntimeConfig, device: str, batch: int, sharded: b
         raise ConfigurationError(
             f"runtime.processes must be at most {gpus}, the GPUs of runtime.device {device}, is {wanted}"
         )
-    count = wanted or gpus
-    if runtime.sharded and count == 1:
-        raise ConfigurationError(
-            "runtime.sharded: must be false for one process, is true; "
-            f"runtime.processes is {wanted}, runtime.device {device}"
-        )
-    return count if sharded else min(count, batch)
+    return min(wanted or gpus, batch)
 
 
 def fit_together(

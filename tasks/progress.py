@@ -8,19 +8,19 @@ has its own pace.
 import re
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from meddiff_core.types import Progress
+from meddiff_core.types import Message, Progress, Work
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 T = TypeVar("T")
-Watcher = Callable[[Progress], None]
+Watcher = Callable[[Progress | Message], None]
 MetricSink = Callable[[Sequence[Progress]], None]
 
 
@@ -55,13 +55,13 @@ def console_for(*, quiet: bool = False) -> Console:
     return Console(quiet=quiet, bars=sys.stderr.isatty())
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """One plain line on standard error, unless the command is quiet."""
     if not _console.get().quiet:
         print(line, file=sys.stderr, flush=True)
 
 
-def show(generator: Generator[Progress, None, T], *, on_metrics: MetricSink | None = None) -> T:
+def show(generator: Work[T], *, on_metrics: MetricSink | None = None) -> T:
     """Run a generator of the core to its end and return its value.
 
     `on_metrics` gets the records that carry metrics, in order and in batches; the last batch comes even if
@@ -109,7 +109,10 @@ def _bars(stack: ExitStack) -> Watcher:
     bars = stack.enter_context(Bars(*columns, console=Terminal(stderr=True)))
     tasks: dict[str, TaskID] = {}
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: Progress | Message) -> None:
+        if isinstance(progress, Message):
+            bars.console.print(progress.text, markup=False, highlight=False, soft_wrap=True)
+            return
         if progress.note:
             bars.console.print(_note(progress), markup=False, highlight=False)
         if progress.label not in tasks:
@@ -120,15 +123,22 @@ def _bars(stack: ExitStack) -> Watcher:
 
 
 def _lines(every_s: float) -> Watcher:
-    """A line when a label begins, every so often, and when it is done."""
+    """A line when a label begins, also for another time, every so often, and when it is done."""
     started: dict[str, tuple[float, int]] = {}
+    complete = set[str]()
     due = _Pace(every_s)
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: Progress | Message) -> None:
+        if isinstance(progress, Message):
+            print(progress.text, file=sys.stderr, flush=True)
+            return
         if progress.note:
             print(_note(progress), file=sys.stderr, flush=True)
-        begins = progress.label not in started
-        since, first = started.setdefault(progress.label, (time.monotonic(), progress.done))
+        begins = progress.label not in started or progress.label in complete
+        if begins:
+            started[progress.label] = time.monotonic(), progress.done
+        since, first = started[progress.label]
+        (complete.add if _is_complete(progress) else complete.discard)(progress.label)
         if due.now(at_once=begins or _is_complete(progress)):
             left = _time_left(time.monotonic() - since, progress.done - first, progress.total - progress.done)
             print(f"{progress.label}: {progress.done} of {progress.total}{left}", file=sys.stderr, flush=True)
@@ -144,7 +154,9 @@ def _artifacts(every_s: float) -> Watcher:
     made: dict[str, Any] = {}
     due = _Pace(every_s)
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: Progress | Message) -> None:
+        if isinstance(progress, Message):
+            return
         label, percent = progress.label, 100 * progress.done / max(progress.total, 1)
         with suppress(HTTPError):
             if label not in made:
@@ -156,9 +168,9 @@ def _artifacts(every_s: float) -> Watcher:
     return watch
 
 
-def _log(progress: Progress) -> None:
+def _log(progress: Progress | Message) -> None:
     """A note, in Prefect's log of the run."""
-    if progress.note:
+    if isinstance(progress, Progress) and progress.note:
         from prefect.logging import get_run_logger
 
         get_run_logger().warning(_note(progress))
@@ -173,8 +185,8 @@ def _batches(sink: MetricSink, every_s: float, stack: ExitStack) -> Watcher:
             sink(tuple(batch))
             batch.clear()
 
-    def watch(progress: Progress) -> None:
-        if progress.metrics:
+    def watch(progress: Progress | Message) -> None:
+        if isinstance(progress, Progress) and progress.metrics:
             batch.append(progress)
         if due.now():
             flush()

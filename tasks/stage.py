@@ -1,36 +1,55 @@
 """What every stage has in common: one lock, one run in the lineage, and only what is missing gets made.
 
-The ledger beside the data decides whether an artefact is made; Prefect's cache only saves a task that had
-finished when the process died before the ledger was written.
+What is made, and how, is the core's. Here each artefact becomes a task, and its record a node of the lineage.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from meddiff_core.artefacts import Record, digest_of, write_json
-from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.plan import load_plan
-from meddiff_core.workspace import CHAIN, Workspace
-from tasks.caching import refreshing
+from meddiff_core.artefacts import Record, digest_of
+from meddiff_core.stages.chain import kept
+from meddiff_core.stages.chain import make as make_artefact
+from meddiff_core.stages.lock import locked
+from meddiff_core.stages.making import Curves, Made, Resources, choose_device, fit_here
+from meddiff_core.training import Facts
+from meddiff_core.types import Mapper, Message, Work
+from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
 from tasks.cluster import open_mapper
-from tasks.environment import STATE
-from tasks.lock import held
-from tasks.progress import say
-from tasks.tracking import end_lost_runs, log_artefact, log_measurements, log_parameters, stage_run, study_run
+from tasks.launch import choose_processes, fit_together
+from tasks.progress import echo
+from tasks.tracking import (
+    end_lost_runs,
+    log_artefact,
+    log_file,
+    log_measurements,
+    log_model,
+    log_parameters,
+    read_curves,
+    stage_run,
+    study_run,
+)
+from tasks.work import RETRIES, run_as_task
 
-StageTask = Callable[..., dict[str, Any]]
+MODELS = ("autoencoder", "denoiser")
+TRIED_ONCE = (*MODELS, "release")
+"""A training has its own ways to recover; a release is refused or it is there."""
+
+
+def run_stage(study: str, stage: str) -> dict[str, Any]:
+    """Make what is missing of a stage; gives the figures of each of its artefacts."""
+    with open_stage(study, stage) as workspace:
+        workspace.require_for(stage)
+        return make_missing(workspace, artefacts_of(stage))
 
 
 @contextmanager
 def open_stage(study: str, stage: str) -> Iterator[Workspace]:
-    """The study's folder, held against other processes, inside the stage's run in the lineage."""
+    """The study's folder, locked against other processes, inside the stage's run in the lineage."""
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
-        stack.enter_context(held(workspace.folder))
+        stack.enter_context(locked(workspace.folder))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         end_lost_runs()
@@ -39,53 +58,62 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
         yield workspace
 
 
-def make(workspace: Workspace, name: str, task: StageTask, scans: str | None = None, **arguments: Any) -> Record:
-    """Run the task that makes an artefact, unless it is up to date, and record it.
+def make_missing(workspace: Workspace, names: Iterable[str]) -> dict[str, Any]:
+    """Make those of some artefacts that are not up to date, in their order; gives the figures of each."""
+    return {name: make(workspace, name).summary for name in names}
 
-    The task takes `folder` and `key`, and returns `digest` and a `summary` of small figures.
-    """
-    state = workspace.state(name, scans)
-    if state.condition == "done" and state.record is not None:
-        say(f"{name}: up to date")
-        return state.record
-    say(f"{name}: {', '.join(state.reasons) or 'to be made'}")
-    inputs = workspace.inputs(name, scans)
-    started = time.monotonic()
-    with refreshing(not workspace.path(name).exists()):
-        result = task(folder=workspace.folder, key=_attempt(workspace, name, inputs), **arguments)
-    summary = result["summary"] | {"minutes": round((time.monotonic() - started) / 60, 2)}
-    record = workspace.record(name, result["digest"], inputs, summary)
-    log_artefact(name, record.digest, {parent: inputs[parent] for parent in CHAIN[name].parents})
-    log_measurements({f"{name}/{key}": value for key, value in summary.items() if isinstance(value, int | float)})
+
+def make(workspace: Workspace, name: str) -> Record:
+    """Make an artefact as a task, unless it is up to date, and write it into the lineage."""
+    if (found := kept(workspace, name)) is not None:
+        echo(f"{name}: {found.why}")
+        return found.record
+    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+        resources = resources_of(workspace, mapper)
+        retries = 0 if name in TRIED_ONCE else RETRIES
+        record, made = run_as_task(name, lambda: make_artefact(workspace, name, resources), retries=retries)
+    _log(workspace, record, made)
     return record
 
 
-def _attempt(workspace: Workspace, name: str, inputs: dict[str, str]) -> str:
-    """Key of the attempt at an artefact: the same after a restart, a new one once anything was made or lost since.
-
-    So a training goes on where it was, and a result from before is never taken for the present one.
-    """
-    note = workspace.folder / STATE / "attempts" / f"{name}.json"
-    last = json.loads(note.read_text()) if note.exists() else {}
-    lost = not workspace.path(name).exists() and workspace.ledger.read(name) is not None
-    if lost or last.get("inputs") != digest_of(inputs):
-        last = {"artefact": name, "inputs": digest_of(inputs), "since_ns": time.time_ns()}
-        write_json(note, last)
-    if lost:
-        workspace.ledger.forget(name)
-    return digest_of(last)
+def work_on(workspace: Workspace, name: str, work: Callable[[Resources], Work[Made]]) -> dict[str, Any]:
+    """Do, as a task that is tried once, what stands beside the chain; gives its figures."""
+    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+        resources = resources_of(workspace, mapper)
+        made = run_as_task(name, lambda: work(resources), retries=0)
+    _log_files(made)
+    return made.summary
 
 
-def make_plan(workspace: Workspace, task: StageTask) -> Record:
-    """`make` for the plan, which a person may have edited: an edited plan is used, never overwritten."""
-    path, record = workspace.path("plan"), workspace.ledger.read("plan")
-    if record is None or not path.exists() or workspace.plan_digest() == record.digest:
-        return make(workspace, "plan", task)
-    if workspace.state("plan").condition != "done":
-        raise ConfigurationError(
-            "plan.json was edited, and the scans or the study changed since it was made; "
-            "delete it to plan anew, then edit again"
-        )
-    load_plan(path)
-    say("plan: edited by hand, used as it is")
-    return record
+def resources_of(workspace: Workspace, mapper: Mapper) -> Resources:
+    """What this machine and the engines lend to the study."""
+    device = choose_device(workspace.study.runtime.device)
+    return Resources(device, mapper, fit=fit_in_processes, curves=_read_curves)
+
+
+def _read_curves(workspace: Workspace) -> Curves:
+    return read_curves(workspace.folder, workspace.study.name)
+
+
+def fit_in_processes(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:
+    """Train a model in this process, or in as many as the study and its batch want."""
+    count = choose_processes(workspace, name, device)
+    if count == 1:
+        return (yield from fit_here(workspace, name, key, device))
+    yield Message(f"{name}: trained by {count} processes")
+    return (yield from fit_together(workspace.folder, name, key, device, count))
+
+
+def _log(workspace: Workspace, record: Record, made: Made) -> None:
+    name = record.name
+    _log_files(made)
+    if name in MODELS:
+        log_model(workspace.path(name), name, record.digest)
+    log_artefact(name, record.digest, {parent: record.inputs[parent] for parent in CHAIN[name].parents})
+    figures = {key: value for key, value in record.summary.items() if isinstance(value, int | float)}
+    log_measurements({f"{name}/{key}": value for key, value in (figures | made.metrics).items()})
+
+
+def _log_files(made: Made) -> None:
+    for path in made.files:
+        log_file(path, "figures" if path.parent.name == "figures" else None)

@@ -5,19 +5,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from meddiff_core.contract import Contract, spacing_text
 from meddiff_core.data.fingerprint import Fingerprint
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
+from meddiff_core.stages.describe import describe_contract, lines_of
+from meddiff_core.stages.prepare import PREPARED
 from meddiff_core.study import Study
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 from meddiff_core.workspace import CHAIN, State, Workspace
 
-PREPARED = "figures/prepared.png"
-"""Scans as they came beside what the networks will see."""
 PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
 """What a person may want to open after a run."""
 MOST_NOTES = 5
@@ -77,9 +76,10 @@ def describe_plan(study: Path) -> str:
             *_notes(workspace),
             f"{'split':<21} {_figures(sides)} subjects (split.json)",
             *describe_contract(made.contract, made.reasons),
-            *_lines(_trainings(made), made.reasons),
+            *lines_of(_trainings(made), made.reasons),
             *(f"{'gates' if not n else '':<21} {line}" for n, line in enumerate(_outlook(workspace.study, sides))),
             f"{'estimate':<21} {_estimate(made)}",
+            *_anew(workspace),
             "",
             *(f"{name:<8}{path}" for name, path in places.items() if path.exists()),
             f"plan    {workspace.path('plan')} (edit it before training if you know better)",
@@ -90,7 +90,7 @@ def describe_plan(study: Path) -> str:
 
 def _notes(workspace: Workspace) -> list[str]:
     """The commonest notes on scans, each once, whatever its figures."""
-    alike: defaultdict[str, list[Refusal]] = defaultdict(list)
+    alike: defaultdict[str, list[Note]] = defaultdict(list)
     for note in Fingerprint.model_validate_json(workspace.path("fingerprint").read_bytes()).notes:
         alike[re.sub(r"\d[\d.e+-]*", "", note.reason)].append(note)
     groups = sorted(alike.values(), key=len, reverse=True)[:MOST_NOTES]
@@ -98,23 +98,6 @@ def _notes(workspace: Workspace) -> list[str]:
         f"{'' if n else 'notes':<21} {first.case}: {first.reason}" + (f" (and {more} more alike)" if more else "")
         for n, (first, more) in enumerate((group[0], len(group) - 1) for group in groups)
     ]
-
-
-def describe_contract(contract: Contract, reasons: Mapping[str, str]) -> list[str]:
-    """What was decided of grid, intensities, labels and conditions: name, value and reason, a line each."""
-    mapping = contract.intensity
-    ends = " to ".join(f"{end:g}" for end in mapping.percentiles or (mapping.low, mapping.high))
-    scale = f"percentiles {ends}" if mapping.percentiles else f"{ends} HU"
-    values = {
-        "spacing_mm": spacing_text(contract.spacing_mm),
-        "size": " x ".join(map(str, contract.size)),
-        "intensity": f"{mapping.modality}, {scale}, {mapping.storage}",
-        "mask": contract.mask,
-        "labels": ", ".join(contract.labels) or "none",
-        "conditions": ", ".join(spec.name for spec in contract.conditions) or "none",
-    }
-    dropped = {name: "dropped" for name in reasons if name.startswith("conditions.")}
-    return _lines(values | dropped, reasons)
 
 
 def _outlook(study: Study, sides: Mapping[str, int]) -> list[str]:
@@ -132,8 +115,13 @@ def _trainings(plan: Plan) -> dict[str, str]:
     }
 
 
-def _lines(values: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
-    return [f"{name:<21} {value}. {reasons.get(name, '')}".rstrip() for name, value in values.items()]
+def _anew(workspace: Workspace) -> list[str]:
+    """What was made before and will be made again, with the time that it took."""
+    again = [state for state in workspace.states() if state.condition != "done" and state.record is not None]
+    minutes = {state.name: float(state.record.summary.get("minutes", 0)) for state in again if state.record}
+    parts = ", ".join(f"{name} {length:.1f}" for name, length in minutes.items())
+    total = sum(minutes.values())
+    return [f"{'made anew':<21} {parts}; about {total:.0f} minutes, as long as the last time"] if minutes else []
 
 
 def _estimate(plan: Plan) -> str:

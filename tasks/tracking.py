@@ -9,13 +9,12 @@ tags runs with the user's name.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from meddiff_core.artefacts import digest_of
+from meddiff_core.artefacts import STATE, digest_of
+from meddiff_core.stages.release import installed_versions
 from meddiff_core.types import Progress
-from tasks.environment import STATE, sqlite_url
+from tasks.environment import sqlite_url
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -262,18 +262,6 @@ def _short(value: Any) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     return {f"version.{name}": version for name, version in installed_versions(_PACKAGES).items()}
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed; code that runs from a source tree has no version."""
-    return {name: version for name in packages if (version := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 @functools.cache

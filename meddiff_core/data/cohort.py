@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.data.modality import Modality
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note, Refusal
 
 if TYPE_CHECKING:
     from meddiff_core.data.fingerprint import CaseFingerprint  # which asks here for its cohort's opinion
@@ -63,7 +63,7 @@ FIGURES: tuple[Figure, ...] = (
 
 def against_cohort(
     cases: Sequence["CaseFingerprint"], modality: Modality | None = None
-) -> tuple[list["CaseFingerprint"], list[Refusal], list[Refusal]]:
+) -> tuple[list["CaseFingerprint"], list[Refusal], list[Note]]:
     """Scans that may stay, those refused, and notes on what is far out; few scans are taken as they are.
 
     A modality that a person stated is not doubted.
@@ -75,11 +75,8 @@ def against_cohort(
     kept = [case for case in cases if case.case not in refused]
     # Again without what was refused: it may have hidden what is smaller.
     listed = _together([*((case, text) for case, text, _ in _far_out(kept)), *_unlike(kept)])
-    return kept, _refusals(refused), _refusals(listed)
-
-
-def _refusals(found: dict[str, str]) -> list[Refusal]:
-    return [Refusal(case, text) for case, text in found.items()]
+    refusals = [Refusal(case, text) for case, text in refused.items()]
+    return kept, refusals, [Note(case, text) for case, text in listed.items()]
 
 
 def _together(found: Iterable[tuple[str, str]]) -> dict[str, str]:

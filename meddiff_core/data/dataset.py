@@ -37,8 +37,8 @@ from meddiff_core.data.store import (
     read_volume,
 )
 from meddiff_core.errors import CaseRefused, DataRefused, IntegrityError, MeddiffError
+from meddiff_core.parquet import write_parquet
 from meddiff_core.study import DataConfig
-from meddiff_core.tables import write_parquet
 from meddiff_core.types import CaseRef, Mapper, Progress, Refusal
 
 STORE = "dataset.zarr"

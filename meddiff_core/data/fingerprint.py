@@ -19,7 +19,7 @@ from meddiff_core.data.modality import Modality, is_shifted
 from meddiff_core.data.store import digest_volume
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
-from meddiff_core.types import CaseRef, FloatArray, Mapper, Progress, Refusal, Volume
+from meddiff_core.types import CaseRef, FloatArray, Mapper, Note, Progress, Refusal, Volume
 
 PERCENTILES = (0.5, 50.0, 99.5)
 MOST_UNNAMED_GROUPS = 12
@@ -74,7 +74,7 @@ class Fingerprint(Frozen):
 
     cases: tuple[CaseFingerprint, ...]
     refused: tuple[Refusal, ...]
-    notes: tuple[Refusal, ...]
+    notes: tuple[Note, ...]
     kinds: dict[str, str]
     """Kind per covariate: continuous, categorical, or `volume of GROUP`."""
 
@@ -231,7 +231,7 @@ def take_fingerprint(
     ]
     refused.sort(key=lambda refusal: (refusal.case, refusal.reason))
     _check_unnamed_groups(cases, config)
-    repaired = [Refusal(case.case, warning) for case in cases for warning in case.warnings]
+    repaired = [Note(case.case, warning) for case in cases for warning in case.warnings]
     notes = (*inventory.notes, *_label_notes(cases, config), *repaired, *far_out)
     return Fingerprint(cases=tuple(cases), refused=tuple(refused), notes=notes, kinds=inventory.kinds)
 
@@ -275,12 +275,12 @@ def _check_unnamed_groups(cases: Sequence[CaseFingerprint], config: DataConfig) 
         )
 
 
-def _label_notes(cases: Sequence[CaseFingerprint], config: DataConfig) -> list[Refusal]:
+def _label_notes(cases: Sequence[CaseFingerprint], config: DataConfig) -> list[Note]:
     """Groups that no case has, and label values that became background."""
     unlisted = sorted({value for case in cases for value in case.unlisted_labels})
     largest = max((sum(case.unlisted_labels.values()) for case in cases), default=0.0)
     notes = [
-        Refusal("label_groups", f"{name} is empty in every case")
+        Note("label_groups", f"{name} is empty in every case")
         for name in config.label_groups
         if any(case.label_values for case in cases) and not any(case.group_volumes_mm3.get(name) for case in cases)
     ]
@@ -288,5 +288,5 @@ def _label_notes(cases: Sequence[CaseFingerprint], config: DataConfig) -> list[R
         text = (
             f"{len(unlisted)} label values outside the groups became background, at most {largest:.0%} of a label map"
         )
-        notes.append(Refusal("label_groups", text))
+        notes.append(Note("label_groups", text))
     return notes

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from os.path import relpath
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from meddiff_core.data.identity.case_ids import with_unique_ids
 from meddiff_core.data.identity.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds
 from meddiff_core.data.identity.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
 from meddiff_core.data.layouts.labels import give_labels, label_files
-from meddiff_core.data.layouts.listing import Found, Listing
+from meddiff_core.data.layouts.listing import FoundImage, Listing
 from meddiff_core.data.layouts.search import find_images
 from meddiff_core.data.layouts.walking import counted, grouped, summarise
 from meddiff_core.data.nifti import LabelMap, read_label, read_nifti
@@ -38,8 +39,9 @@ from meddiff_core.data.tables.participants import (
 )
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig
-from meddiff_core.types import CaseRef, Question, Refusal, Volume
+from meddiff_core.types import CaseRef, Note, Question, Refusal, Volume
 
+Entry = TypeVar("Entry", Note, Refusal)
 LOOKED_FOR = ".nii, .nii.gz, .mgz, DICOM series, BIDS anat images"
 
 
@@ -49,7 +51,7 @@ class Inventory:
 
     cases: tuple[CaseRef, ...]
     refused: tuple[Refusal, ...]
-    notes: tuple[Refusal, ...]
+    notes: tuple[Note, ...]
     kinds: dict[str, str] = field(default_factory=dict)
     """Kind per covariate: continuous, categorical, or `volume of GROUP`."""
     listing: tuple[tuple[str, int, int], ...] = ()
@@ -77,13 +79,14 @@ class _Described:
     cases: tuple[CaseRef, ...]
     kinds: dict[str, str]
     refused: Sequence[Refusal]
-    notes: Sequence[Refusal]
+    notes: Sequence[Note]
     questions: Sequence[Question]
 
 
 def listing_digest(inventory: Inventory) -> str:
     """Digest of the files' paths, sizes and times, and of what was refused; no content is read."""
-    reasons = [[refusal.case, refusal.reason] for refusal in (*inventory.refused, *inventory.notes)]
+    said: list[Refusal | Note] = [*inventory.refused, *inventory.notes]
+    reasons = [[one.case, one.reason] for one in said]
     return digest_of({"files": inventory.listing, "reasons": reasons})
 
 
@@ -152,12 +155,12 @@ def _check_found(listing: Listing, source: Path, labels: Path | None) -> None:
         )
 
 
-def _first(notes: Sequence[Refusal]) -> list[str]:
+def _first(notes: Sequence[Note]) -> list[str]:
     return [note.reason for note in notes[:3]]
 
 
-def _in_order(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
-    return tuple(sorted(refusals, key=lambda refusal: (refusal.case, refusal.reason)))
+def _in_order(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: (entry.case, entry.reason)))
 
 
 def _table_of_subjects(config: DataConfig, base: Path) -> list[Path]:
@@ -165,8 +168,8 @@ def _table_of_subjects(config: DataConfig, base: Path) -> list[Path]:
 
 
 def _with_labels(
-    config: DataConfig, base: Path, found: list[Found], listing: Listing
-) -> tuple[list[Found], list[Refusal], list[Refusal]]:
+    config: DataConfig, base: Path, found: list[FoundImage], listing: Listing
+) -> tuple[list[FoundImage], list[Refusal], list[Note]]:
     if config.labels is None and listing.labels is None:
         if config.mask == "label" and found and not any(image.label for image in found):
             raise ConfigurationError("data.mask: label needs label maps, the table of images has no column label")
@@ -179,7 +182,9 @@ def _with_labels(
     return own + matched, refused, [*links, *notes]
 
 
-def _describe(config: DataConfig, participants: Participants, found: Sequence[Found], chosen: Chosen) -> _Described:
+def _describe(
+    config: DataConfig, participants: Participants, found: Sequence[FoundImage], chosen: Chosen
+) -> _Described:
     """Give each scan what the tables say of it, and the condition that several kinds of image become."""
     rows = [_as_participant(image) for image in found]
     participants = match_rows(participants, rows, config)
@@ -199,7 +204,7 @@ def _describe(config: DataConfig, participants: Participants, found: Sequence[Fo
     )
 
 
-def _as_participant(image: Found) -> Found:
+def _as_participant(image: FoundImage) -> FoundImage:
     """A scan under the name that the participants table may know its subject by."""
     return image if image.participant is None else replace(image, subject=image.participant)
 
@@ -222,7 +227,7 @@ def _without_condition(config: DataConfig, table: pd.DataFrame) -> DataConfig:
 
 
 def _cases(
-    found: Sequence[Found], participants: Participants, kinds: Mapping[str, str], declared: bool
+    found: Sequence[FoundImage], participants: Participants, kinds: Mapping[str, str], declared: bool
 ) -> tuple[list[CaseRef], list[Refusal]]:
     cases, refused = [], []
     for image in found:
@@ -235,7 +240,7 @@ def _cases(
     return cases, refused
 
 
-def _case(image: Found, covariates: dict[str, ConditionValue]) -> CaseRef:
+def _case(image: FoundImage, covariates: dict[str, ConditionValue]) -> CaseRef:
     return CaseRef(
         case=image.case,
         subject=str(image.subject),

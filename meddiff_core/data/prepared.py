@@ -27,11 +27,11 @@ from meddiff_core.study import DataConfig
 from meddiff_core.types import CaseRef, LabelArray, Mapper, Progress, Refusal
 
 MOST_LOOKED_AT = 24
-MOST_DRAWN = 12
-WORST_DRAWN = 4
-"""Of those drawn, how many are the ones that lost most."""
+MOST_SHOWN = 12
+WORST_SHOWN = 4
+"""Scans among those shown that lost most."""
 MOST_OUTLINED = 14
-"""Label groups that are told apart by colour; more share one outline."""
+"""Label groups that have a colour each; more share one outline."""
 PLANES = ((0, 1), (0, 2), (1, 2))
 """Axes of an axial, a coronal and a sagittal slice, across and up."""
 GROUND, INK, QUIET, FRAME = "#0f1419", "#e3e8ed", "#8d99a6", "#4fb3bf"
@@ -40,7 +40,7 @@ OUTLINES = (
     "#6fe0d2", "#d7a86e", "#a3b1ff", "#e8e34a", "#ff85e0", "#9be36a",
 )  # fmt: skip
 COARSE = 150
-"""Pixels up to which a slice is drawn voxel by voxel."""
+"""Pixels up to which a slice is shown voxel by voxel."""
 TILE_INCHES, HEAD_INCHES, NAME_INCHES, GAP_INCHES = 1.12, 0.46, 0.26, 0.3
 
 
@@ -68,7 +68,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Look:
-    """What was measured and drawn of some scans."""
+    """Losses and figure of some scans."""
 
     losses: tuple[Loss, ...]
     """The worst first."""
@@ -84,7 +84,7 @@ def look_at_conforming(
     mapper: Mapper,
     seed: int = 0,
 ) -> Generator[Progress, None, Look]:
-    """Conform up to two dozen of the given cases, which must not be of the holdout, and draw a dozen.
+    """Conform up to two dozen of the given cases, which must not be of the holdout, and plot a dozen.
 
     Raises:
         DataRefused: none of them can be conformed.
@@ -102,13 +102,13 @@ def look_at_conforming(
         raise DataRefused(f"none of {len(jobs)} scans looked at can be conformed; {all_refused(refused)}")
     losses = worst_first([pair.loss for pair in pairs.values()])
     by_case = {pair.case: pair for pair in pairs.values()}
-    return Look(tuple(losses), draw_prepared(_drawn([by_case[loss.case] for loss in losses])))
+    return Look(tuple(losses), plot_prepared(_shown([by_case[loss.case] for loss in losses])))
 
 
-def _drawn(found: Sequence[Pair]) -> list[Pair]:
+def _shown(found: Sequence[Pair]) -> list[Pair]:
     """The worst, and others from all the rest."""
-    worst, others = list(found[:WORST_DRAWN]), found[WORST_DRAWN:]
-    places = np.unique(np.linspace(0, len(others) - 1, MOST_DRAWN - WORST_DRAWN).round().astype(int))
+    worst, others = list(found[:WORST_SHOWN]), found[WORST_SHOWN:]
+    places = np.unique(np.linspace(0, len(others) - 1, MOST_SHOWN - WORST_SHOWN).round().astype(int))
     return worst + [others[place] for place in places if others]
 
 
@@ -172,7 +172,7 @@ def _planes(array: NDArray[Any], doubled: tuple[int, ...]) -> list[NDArray[Any]]
     return [array[:, :, k], array[:, j, :], array[i, :, :]]
 
 
-def draw_prepared(pairs: Sequence[Pair]) -> bytes:
+def plot_prepared(pairs: Sequence[Pair]) -> bytes:
     """A PNG: each scan's three planes as they came, with the study's grid framed, beside what the networks see."""
     columns = 1 if len(pairs) <= 2 else 2
     rows = -(-len(pairs) // columns)
@@ -181,23 +181,23 @@ def draw_prepared(pairs: Sequence[Pair]) -> bytes:
     height = HEAD_INCHES + rows * (TILE_INCHES + NAME_INCHES) + GAP_INCHES / 2
     figure = Figure(figsize=(width, height), facecolor=GROUND)
     for column in range(columns):
-        _draw_heads(figure, GAP_INCHES + column * block, width, height)
+        _plot_heads(figure, GAP_INCHES + column * block, width, height)
     for number, pair in enumerate(pairs):
         left = GAP_INCHES + number % columns * block
         top = height - HEAD_INCHES - number // columns * (TILE_INCHES + NAME_INCHES)
-        _draw_pair(figure, pair, left, top, width, height)
+        _plot_pair(figure, pair, left, top, width, height)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _draw_heads(figure: Figure, left: float, width: float, height: float) -> None:
+def _plot_heads(figure: Figure, left: float, width: float, height: float) -> None:
     second = left + 3 * TILE_INCHES + GAP_INCHES
     for place, text in ((left, "As it came, the grid framed"), (second, "What the networks see")):
         figure.text(place / width, 1 - 0.3 / height, text, color=INK, fontsize=10, fontweight="bold")
 
 
-def _draw_pair(figure: Figure, pair: Pair, left: float, top: float, width: float, height: float) -> None:
+def _plot_pair(figure: Figure, pair: Pair, left: float, top: float, width: float, height: float) -> None:
     second = left + 3 * TILE_INCHES + GAP_INCHES
     words: Any = {"color": QUIET, "fontsize": 6.5, "parse_math": False}
     figure.text(left / width, (top - 0.2) / height, f"{_shortened(pair.case)}   {_grid(pair.before)}", **words)
@@ -207,7 +207,7 @@ def _draw_pair(figure: Figure, pair: Pair, left: float, top: float, width: float
             place = (start + number * TILE_INCHES, top - NAME_INCHES - TILE_INCHES)
             side = TILE_INCHES - 0.04
             axes = figure.add_axes((place[0] / width, place[1] / height, side / width, side / height))
-            _draw_slice(axes, view, number)
+            _plot_slice(axes, view, number)
 
 
 def _grid(view: View) -> str:
@@ -227,7 +227,7 @@ def _told(loss: Loss) -> str:
     return f"{loss.difference:.1%} different, {loss.below + loss.above:.1%} clipped, {outside:.0%} left out"
 
 
-def _draw_slice(axes: Axes, view: View, number: int) -> None:
+def _plot_slice(axes: Axes, view: View, number: int) -> None:
     """As radiologists expect it: the patient's right and front on the left, front or head up."""
     across, up = PLANES[number]
     picture = view.slices[number][::-1].T
@@ -237,14 +237,14 @@ def _draw_slice(axes: Axes, view: View, number: int) -> None:
     how = "nearest" if max(picture.shape) < COARSE else "antialiased"
     axes.imshow(picture, "gray", vmin=0, vmax=255, origin="lower", extent=place, aspect="equal", interpolation=how)
     if view.labels:
-        _draw_outlines(axes, view.labels[number][::-1].T, place)
+        _plot_outlines(axes, view.labels[number][::-1].T, place)
     axes.set(xlim=place[:2], ylim=place[2:])
     if view.frame is not None:
-        _draw_frame(axes, view, across, up, size[0])
+        _plot_frame(axes, view, across, up, size[0])
     axes.set_axis_off()
 
 
-def _draw_frame(axes: Axes, view: View, across: int, up: int, width: float) -> None:
+def _plot_frame(axes: Axes, view: View, across: int, up: int, width: float) -> None:
     """The study's grid over a slice, all of it in sight."""
     assert view.frame is not None
     sides = np.array([view.spacing_mm[across], view.spacing_mm[up]])
@@ -257,7 +257,7 @@ def _draw_frame(axes: Axes, view: View, across: int, up: int, width: float) -> N
     )
 
 
-def _draw_outlines(axes: Axes, label: LabelArray, place: tuple[float, float, float, float]) -> None:
+def _plot_outlines(axes: Axes, label: LabelArray, place: tuple[float, float, float, float]) -> None:
     values = [int(value) for value in np.unique(label) if value]
     parts = [label == value for value in values] if len(values) <= MOST_OUTLINED else [label > 0]
     for value, part in zip(values, parts, strict=False):

@@ -1,6 +1,6 @@
-"""Noise levels fitted to a denoiser: close together where its flow bends, far apart where it runs straight.
+"""Noise levels fitted to a denoiser: dense where its flow is curved, sparse where it is straight.
 
-Karras's levels are a compromise for many data sets; a study has one. What a step costs follows from derivatives of
+Karras's levels are a compromise for many data sets; a study has one. The error of a step follows from derivatives of
 the denoised latents along a few fine walks, so levels can be placed where this denoiser needs them.
 """
 
@@ -55,7 +55,7 @@ LEADING = {
     "dpmpp_2m": Leading(2, (1, 5, 0), 2),
     "adams": Leading(3, (0, 0, 1), 3),
 }
-"""By the solvers' names in a study; from Taylor's theorem and their formulas in solvers.py, for even steps."""
+"""Leading error terms by the solvers' names in a study, for even steps: from Taylor's theorem and solvers.py."""
 
 
 def trace_flow(denoiser: DenoisedAt, noise: Latents, low: float, high: float) -> Trace:

@@ -19,11 +19,11 @@ def guided(
     conditions: ConditionVectors,
     guidance: float,
     interval: tuple[float, float] = (0.0, math.inf),
-    earlier: Denoiser | None = None,
+    guide: Denoiser | None = None,
 ) -> DenoisedAt:
     """`worse + guidance * (conditioned - worse)`; a guidance of 1 costs one evaluation instead of two.
 
-    `worse` is what `earlier` says under the same conditions, or without it what the denoiser says under none.
+    `worse` is what the `guide` says under the same conditions, or without a guide what the denoiser says under none.
 
     It acts at noise levels within `interval` alone, ends included (Kynkaanniemi et al. 2024): at high ones it costs
     variety, at low ones it changes little. Outside, the denoiser follows the conditions as trained.
@@ -34,8 +34,8 @@ def guided(
         return denoised
 
     def weaker(noisy: Latents, sigma: Sigma) -> Latents:
-        known = torch.full_like(conditions, torch.nan) if earlier is None else conditions
-        denoised: Latents = (earlier or denoiser)(noisy, sigma, known)
+        given = torch.full_like(conditions, torch.nan) if guide is None else conditions
+        denoised: Latents = (guide or denoiser)(noisy, sigma, given)
         return denoised
 
     def contrasted(noisy: Latents, sigma: Sigma) -> Latents:

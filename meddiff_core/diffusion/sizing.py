@@ -7,7 +7,7 @@ depends on how fast or how large the machine was. Of volumes that a CPU would ta
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.data.grid import Size, along_axes, latent_factor, latent_strides, require_halvable
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.models.training.autoencoder import SMALLEST_PATCH, AutoencoderTraining
@@ -29,13 +29,13 @@ from meddiff_core.study import Augmentation, Study
 from meddiff_core.types import LabelArray, Progress, StoredArray
 
 AUTOENCODER_SHARE = 0.55
-"""Of the budget; detail that the autoencoder loses no denoiser can bring back."""
+"""Share of the budget for the autoencoder: no denoiser can restore detail that it loses."""
 MOST_BESIDES = 0.15
-"""Of the budget, for validations with samples to judge."""
+"""Share of the budget that validations with samples to score may take."""
 MOST_EPOCHS = 1500
-"""Beyond that a small training set is learned by heart."""
-MOVED_FROM_EPOCHS = 50
-"""Sights of each volume from which moved ones are worth more than the steps that they take from the others."""
+"""Beyond that a small training set is memorised."""
+AUGMENTED_FROM_EPOCHS = 50
+"""Epochs from which augmented volumes help more than the steps that they take from the others cost."""
 PASSING, WORKSPACE_GB = 0.1, 0.1
 """On a CPU, gradients on their way as a share of what is kept for them, and what convolutions and the allocator take
 beyond all tensors (`tests/benchmarks/plan.py`)."""
@@ -45,33 +45,56 @@ memory of convolutions grow as the voxels do. A GPU measures whole volumes: it i
 
 
 def infer_plan(
-    contract: Contract, reasons: dict[str, str], study: Study, train_cases: int, device: str
+    contract: Contract,
+    reasons: dict[str, str],
+    study: Study,
+    train_cases: int,
+    device: str,
+    standing: Mapping[str, Plan] | None = None,
 ) -> Generator[Progress, None, Plan]:
     """Complete the contract with networks, batches and steps.
+
+    `standing` holds the last plan for each network whose size and training stay as they are; they are not measured.
 
     Raises:
         ConfigurationError: a setting that the networks cannot follow, or a training that does not fit the memory.
     """
     keep_freed_memory()
-    shape = _autoencoder_shape(contract, study, device)
+    standing = standing or {}
+    last = standing.get("autoencoder")
+    shape = last.autoencoder if last else _autoencoder_shape(contract, study, device)
     require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
-    denoiser_shape = _denoiser_shape(shape.latent_channels, latent_size, study, device)
+    last_denoiser = standing.get("denoiser")
+    if last_denoiser and (last_denoiser.latent_size, last_denoiser.denoiser.latent_channels) != (
+        latent_size,
+        shape.latent_channels,
+    ):
+        last_denoiser = None
+    denoiser_shape = (
+        last_denoiser.denoiser if last_denoiser else _denoiser_shape(shape.latent_channels, latent_size, study, device)
+    )
     config = study.train
     budget_s = study.plan.budget_minutes * 60
     free_gb = study.plan.memory_gb or _free_memory_gb(device)
-    autoencoder = yield from _fit(
-        "autoencoder",
-        lambda way: _autoencoder_cost(shape, contract, study, way, device),
-        _autoencoder_ways(shape, contract, study, device),
-        free_gb,
-        config.autoencoder.steps,
-        budget_s * AUTOENCODER_SHARE,
-        train_cases,
+    autoencoder = (
+        last.autoencoder_training
+        if last
+        else (
+            yield from _fit(
+                "autoencoder",
+                lambda way: _autoencoder_cost(shape, contract, study, way, device),
+                _autoencoder_ways(shape, contract, study, device),
+                free_gb,
+                config.autoencoder.steps,
+                budget_s * AUTOENCODER_SHARE,
+                train_cases,
+            )
+        )
     )
     denoiser = (
-        _given(study)
-        if study.runtime.sharded
+        last_denoiser.denoiser_training
+        if last_denoiser
         else (
             yield from _fit(
                 "denoiser",
@@ -85,11 +108,19 @@ def infer_plan(
         )
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
-    augmentations, why = _augmentations(config.denoiser.augmentations, epochs)
+    augmentations, why = (
+        (last_denoiser.augmentations, last_denoiser.reasons["augmentations"])
+        if last_denoiser
+        else _augmentations(config.denoiser.augmentations, epochs)
+    )
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
     reasons = reasons | {"autoencoder": coarser, "augmentations": why}
     parts = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
     reasons |= _training_reasons(study, autoencoder, denoiser, f"{device}, on a part of a volume" if parts else device)
+    if last:
+        reasons |= {"autoencoder_training": last.reasons["autoencoder_training"]}
+    if last_denoiser:
+        reasons |= {"denoiser_training": last_denoiser.reasons["denoiser_training"]}
     return Plan(
         contract=contract,
         autoencoder=shape,
@@ -97,7 +128,7 @@ def infer_plan(
         denoiser=denoiser_shape,
         denoiser_training=denoiser,
         augmentations=augmentations,
-        device=device,
+        device=next((plan.device for plan in standing.values()), device),
         reasons=reasons,
     )
 
@@ -142,16 +173,16 @@ class Cost(NamedTuple):
     seconds_besides: float
     memory_gb: float
     fixed_gb: float = 0.0
-    """Of the memory, what weights and their like take, whatever the size of a volume."""
+    """Part of the memory that does not depend on the size of a volume: weights, averages, optimiser state."""
 
     def scaled(self, step: float, besides: float) -> "Cost":
-        """For steps and validations on so many times the voxels."""
+        """Cost of steps and validations on so many times the voxels."""
         memory_gb = self.fixed_gb + step * (self.memory_gb - self.fixed_gb)
         return Cost(step * self.seconds_per_step, besides * self.seconds_besides, memory_gb, self.fixed_gb)
 
 
 def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way]:
-    """From the fastest to the one that needs least memory, with what the study gives in all of them."""
+    """Ways to fit a step, from the fastest to the one that needs least memory; all follow the study's settings."""
     batch = given or usual
     halved = [] if given else [batch // 2**n for n in range(1, batch.bit_length())]
     if checkpointing is not None:
@@ -160,7 +191,7 @@ def _ways(given: int | None, usual: int, checkpointing: bool | None) -> list[Way
 
 
 def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study, device: str) -> list[Way]:
-    """As `_ways`, and then patches of half the volume's sides, and of a quarter.
+    """Those of `_ways`, then patches of half the volume's sides, and of a quarter.
 
     Two volumes are the fewest on a CPU: for a single one PyTorch chooses convolutions that take twice the time.
     """
@@ -194,8 +225,8 @@ def _fit(
         ConfigurationError: none fits.
     """
     way, cost = yield from _first_that_fits(network, cost_of, ways, free_gb)
-    judged = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
-    cost = cost if judged else cost._replace(seconds_besides=0.0)
+    scored = steps is not None or cost.seconds_besides <= MOST_BESIDES * budget_s
+    cost = cost if scored else cost._replace(seconds_besides=0.0)
     affordable = min(
         int((budget_s - cost.seconds_besides) / cost.seconds_per_step), MOST_EPOCHS * train_cases // way.batch
     )
@@ -207,7 +238,7 @@ def _fit(
         memory_gb=round(cost.memory_gb, 2),
         gradient_checkpointing=way.gradient_checkpointing,
         patch=way.patch,
-        judged=judged,
+        scored=scored,
     )
 
 
@@ -225,27 +256,8 @@ def _first_that_fits(
     raise ConfigurationError(f"plan.memory_gb: training must fit {free_gb:.1f} GB, it does not; {advice}")
 
 
-def _given(study: Study) -> TrainingPlan:
-    """Of a denoiser that several GPUs train in parts: the one that plans may not even hold it.
-
-    Raises:
-        ConfigurationError: the study leaves something to be measured.
-    """
-    config = study.train.denoiser
-    if config.steps is None or config.batch is None:
-        raise ConfigurationError(
-            "runtime.sharded: train.denoiser.steps and train.denoiser.batch must be given, "
-            f"are {config.steps} and {config.batch}; one process cannot measure what several train"
-        )
-    return TrainingPlan(
-        steps=config.steps,
-        batch=config.batch,
-        gradient_checkpointing=config.gradient_checkpointing is not False,
-    )
-
-
 def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study, way: Way, device: str) -> Cost:
-    """Of a training on whole volumes or patches, measured on no more of them than is quick."""
+    """Cost of a training on whole volumes or patches, measured on as many voxels as is quick."""
     trained = way.patch or contract.size
     part = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED)
     i, j, k = (min(sides) for sides in zip(trained, part, strict=True))
@@ -257,7 +269,7 @@ def _autoencoder_cost(shape: AutoencoderShape, contract: Contract, study: Study,
 def _denoiser_cost(
     shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, way: Way, device: str
 ) -> Cost:
-    """Of a training on latents, measured on no more of them than is quick."""
+    """Cost of a training on latents, measured on as many of them as is quick."""
     halved = 2 ** (len(shape.channels) - 1)
     part = _measured_part(latent_size, (halved,) * 3, device, MOST_LATENTS_MEASURED)
     ratio = math.prod(latent_size) / math.prod(part)
@@ -275,7 +287,7 @@ def _measured_part(size: Size, steps: Size, device: str, most: int) -> Size:
 
 
 def _unless_out_of_memory(cost_of: Callable[[Way], Cost], way: Way) -> Cost:
-    """Infinite memory if a step cannot be done at all."""
+    """Cost of a way; infinite where a step runs out of memory."""
     try:
         return cost_of(way)
     except RuntimeError as error:
@@ -285,7 +297,7 @@ def _unless_out_of_memory(cost_of: Callable[[Way], Cost], way: Way) -> Cost:
 
 
 def _measure(training: AutoencoderTraining | DenoiserTraining) -> Cost:
-    """Of the second of two steps, on the device that it will run on."""
+    """Cost of the second of two steps, on the device of the training."""
     training.step(1)
     cuda = training.device != "cpu"
     if cuda:
@@ -316,7 +328,7 @@ def _kept_for_gradients() -> Iterator[dict[int, int]]:
 
 
 class _RandomVolumes:
-    """Volumes that cost nothing to load and say nothing of anybody."""
+    """Random volumes, which cost nothing to load."""
 
     def __init__(self, contract: Contract) -> None:
         random = np.random.default_rng(0)
@@ -355,11 +367,11 @@ def _denoiser_probe(
 
 
 def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tuple[tuple[Augmentation, ...], str]:
-    """The kinds of moves, and why."""
+    """The kinds of augmentation, and the reason for them."""
     if given is not None:
         return given, "Given by the study."
-    seen = f"the denoiser sees each training volume about {epochs:.0f} times; moved ones pay from {MOVED_FROM_EPOCHS}"
-    return ("mirror", "shift") if epochs >= MOVED_FROM_EPOCHS else (), f"By the length of the training: {seen} on."
+    why = f"About {epochs:.0f} epochs are trained; augmentation pays from {AUGMENTED_FROM_EPOCHS} on."
+    return ("mirror", "shift") if epochs >= AUGMENTED_FROM_EPOCHS else (), why
 
 
 def _free_memory_gb(device: str) -> float:
@@ -384,7 +396,5 @@ def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: Trainin
 
 
 def _length(plan: TrainingPlan, where: str) -> str:
-    if plan.seconds_per_step is None:
-        return "not measured"
     cost = f"{plan.seconds_per_step:.2f} s a step of {plan.batch} measured on {where}"
     return f"{cost}, so about {plan.minutes:.1f} minutes"

@@ -77,7 +77,7 @@ def solve_adams(denoiser: DenoisedAt, latents: Latents, sigmas: Sigmas) -> Laten
 
 
 def _adams_weights(places: Sequence[float], step: float) -> list[float]:
-    """Of values at `places`, in the integral of exp(s - step) times their polynomial over s from 0 to `step`."""
+    """Weights of values at `places` in the integral of exp(s - step) times their polynomial, s from 0 to `step`."""
     moments = [-math.expm1(-step)]
     for power in range(1, len(places)):
         moments.append(step**power - power * moments[-1])
@@ -86,18 +86,18 @@ def _adams_weights(places: Sequence[float], step: float) -> list[float]:
 
 
 def solve_ancestral(denoiser: DenoisedAt, latents: Latents, sigmas: Sigmas, noise_at: NoiseAt) -> Latents:
-    """First order with fresh noise at each level, as much as leaves the marginals alone (Song et al. 2021).
+    """Ancestral sampling: first order with new noise at each level that keeps the marginals (Song et al. 2021).
 
     `noise_at(n)` is standard normal noise for the n-th level, of the latents' shape.
     """
     x = latents.double()
     for number, (sigma, lower) in enumerate(pairwise(sigmas.tolist())):
-        fresh = lower * math.sqrt(1 - (lower / sigma) ** 2)
-        kept = math.sqrt(lower**2 - fresh**2)
+        sigma_up = lower * math.sqrt(1 - (lower / sigma) ** 2)
+        sigma_down = math.sqrt(lower**2 - sigma_up**2)
         denoised = _denoised(denoiser, x, sigma)
-        x = denoised + kept / sigma * (x - denoised)
-        if fresh > 0:
-            x = x + fresh * noise_at(number).to(x)
+        x = denoised + sigma_down / sigma * (x - denoised)
+        if sigma_up > 0:
+            x = x + sigma_up * noise_at(number).to(x)
     return x.to(latents.dtype)
 
 

@@ -1,8 +1,8 @@
 """Training of the denoiser on standardised latents (Karras et al. 2022, 2024).
 
-Weights are averaged over more than one length while they train. At each validation a few samples are drawn
-with every average and judged against real latents, so that the weights which are kept were chosen by what
-they generate and not by a loss, which says little of it.
+Weights are averaged over more than one length while they train. At each validation every average generates a few
+samples, which are scored against real latents, so that checkpoints are selected by what they generate and not by a
+loss, which says little of it.
 """
 
 import time
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec
-from meddiff_core.diffusion.choice import Choice, Judge
+from meddiff_core.diffusion.checkpoint_selection import CheckpointSelection, SampleScorer
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
 from meddiff_core.diffusion.solvers import solve_heun
@@ -26,11 +26,10 @@ from meddiff_core.models.checkpoint import (
     restore_optimizer,
     unprefixed,
 )
-from meddiff_core.models.conditions import MOVES, ConditionVectors, NumberFeatures
+from meddiff_core.models.conditions import AUGMENT_DIM, ConditionVectors, NumberFeatures
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
-from meddiff_core.models.latents import LatentSet, MovedLatents, require_scale
+from meddiff_core.models.latents import AugmentedLatents, LatentSet, require_scale
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
-from meddiff_core.models.sharding import idle_passes, parts_for, shard, whole
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.loading import Ahead
 from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
@@ -40,14 +39,14 @@ from meddiff_core.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels of the validation curves, from texture to overall shape."""
-JUDGED = 24
-"""Samples that are drawn to judge weights."""
-JUDGED_WITH = SamplingConfig(steps=6)
+SCORED = 24
+"""Samples that score an average of weights."""
+SCORED_WITH = SamplingConfig(steps=6)
 """Coarse, since only differences between weights matter; 11 network evaluations."""
 GUIDE_AT = 0.2
-"""Share of the steps after which weights are put aside, to guide the finished ones away from their faults."""
-JUDGED_FROM = 0.3
-"""Share of the steps before which samples are not worth a look."""
+"""Share of the steps after which weights are kept for autoguidance."""
+SCORED_FROM = 0.3
+"""Share of the steps before which samples are not scored."""
 
 
 class DenoiserTraining:
@@ -69,99 +68,90 @@ class DenoiserTraining:
         seed: int,
         device: str = "cpu",
         *,
-        moved: MovedLatents | None = None,
-        judge: Judge | None = None,
+        augmented: AugmentedLatents | None = None,
+        scorer: SampleScorer | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
-        sharded: bool = False,
     ) -> None:
         torch.manual_seed(derive_seed(seed, "denoiser", "weights"))
-        self.network = Denoiser(shape, specs).to("cpu" if sharded else device)
+        self.network = Denoiser(shape, specs).to(device)
         self.scale: LatentScale = train[0].scale()
         if initial is not None:
             self.scale = LatentScale.model_validate(load_initial(self.network, initial)["scale"])
         require_scale(self.scale, train[0])
         self.uncertainty = Uncertainty().to(device)
-        self.averages = {f"{share:g}": PowerAverage(self.network, share) for share in config.ema_shares}
+        self.averages = {f"{std:g}": PowerAverage(self.network, std) for std in config.ema_std}
         if config.gradient_checkpointing:
             self.network.recompute_activations()
-        if sharded:
-            for network in (self.network, *(average.network for average in self.averages.values())):
-                shard(network, network.blocks, ranks, device)
         decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
         self.config, self.device = config, device
-        self.train, self.validation, self.moved = train, validation, moved
+        self.train, self.validation, self.augmented = train, validation, augmented
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.ranks, self.parts, self.rate, self.sharded = ranks, 1, 1.0, sharded
+        self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
-        self.judge, self.choice = judge, Choice(steps, config.patience)
+        self.scorer, self.selection = scorer, CheckpointSelection(steps, config.patience)
         self.guide: Tensors | None = None
         """The shortest average after the first GUIDE_AT of the steps, once they are done."""
 
     @property
     def finished(self) -> bool:
         """Whether going on would not find better weights."""
-        return self.choice.finished
+        return self.selection.finished
 
     def step(self, step: int) -> dict[str, Tensor]:
         rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         batch, losses = self._batches(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
-        for piece in self.ranks.slices(self.batch, self.parts):
-            parts = [tensor[piece] for tensor in batch]
-            share = len(parts[0]) / self.batch
-            loss, weighted = self._losses(*parts)
+        for piece in self.ranks.micro_batches(self.batch, self.accumulation_steps):
+            micro_batch = [tensor[piece] for tensor in batch]
+            share = len(micro_batch[0]) / self.batch
+            loss, weighted = self._losses(*micro_batch)
             (share * loss).backward()
             losses.append((share, {"denoiser/loss": weighted}))
-        if self.sharded:
-            self._pass_idly(batch)
-        else:
-            self.ranks.sum_gradients(self.network)
+        self.ranks.sum_gradients(self.network)
         self.ranks.sum_gradients(self.uncertainty)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         for average in self.averages.values():
             average.update(self.network, step + 1)
         if step + 1 == max(1, round(GUIDE_AT * self.steps)):
-            self.guide = {name: tensor.clone() for name, tensor in whole(self._shortest.state_dict()).items()}
+            self.guide = {name: tensor.clone() for name, tensor in self._shortest.state_dict().items()}
         return self.ranks.sum_losses(add_losses(losses))
 
     def validate(self, step: int) -> dict[str, float]:
-        """Weighted loss of the averages per noise level, on the same noise each time; samples are judged."""
+        """Weighted loss of the averages per noise level, on the same noise each time; samples are scored."""
         metrics = self._validation_losses()
-        if self.judge is None or step < JUDGED_FROM * self.steps:
+        if self.scorer is None or step < SCORED_FROM * self.steps:
             return metrics
         for name, average in self.averages.items():
-            judgement = self.judge(self.draw_samples(average.network))
-            self.choice.consider(step, name, judgement, whole(average.network.state_dict()))
-            metrics |= {f"choice/{name}/{key}": value for key, value in judgement.model_dump().items()}
+            score = self.scorer(self.sample_latents(average.network))
+            self.selection.consider(step, name, score, average.network.state_dict())
+            metrics |= {f"selection/{name}/{key}": value for key, value in score.model_dump().items()}
         return metrics
 
     def validation_seconds(self) -> float:
-        """Time that all validations of a whole training take; nearly all of it goes into samples to judge."""
+        """Time that all validations of a whole training take; nearly all of it goes into samples to score."""
         started = time.perf_counter()
-        self.draw_samples(self.network, self.batch)
-        rounds = (1 - JUDGED_FROM) * VALIDATIONS * len(self.averages)
-        return (time.perf_counter() - started) * rounds * JUDGED / self.batch
+        self.sample_latents(self.network, self.batch)
+        rounds = (1 - SCORED_FROM) * VALIDATIONS * len(self.averages)
+        return (time.perf_counter() - started) * rounds * SCORED / self.batch
 
     def health(self) -> list[str]:
         """Troubles that no loss shows."""
         return []
 
     def result(self) -> tuple[Denoiser, dict[str, object]]:
-        """The chosen weights, and what the checkpoint is to say of them; the shortest average if nothing judged,
-        since a training too short to be judged still moves fast. All processes must call it.
+        """The selected weights, and the facts of their checkpoint; the shortest average if no samples were scored,
+        since weights still change fast in a training too short for that.
         """
         network = self._shortest
-        weights, facts = whole(network.state_dict()), dict[str, object]()
-        if self.choice.curve:
-            step, average, weights = self.choice.chosen
-            facts["choice"] = {"step": step, "average": average, "curve": self.choice.curve}
-        if self.sharded:
-            network = Denoiser(network.shape, network.specs).eval().requires_grad_(False)
+        weights, facts = network.state_dict(), dict[str, object]()
+        if self.selection.curve:
+            step, average, weights = self.selection.chosen
+            facts["choice"] = {"step": step, "average": average, "curve": self.selection.curve}
         network.load_state_dict(weights)
         return network, facts
 
@@ -172,52 +162,46 @@ class DenoiserTraining:
 
     def state(self) -> Tensors:
         averages = [prefixed(f"average.{name}", a.network.state_dict()) for name, a in self.averages.items()]
-        return whole(
-            {
-                **prefixed("network", self.network.state_dict()),
-                **prefixed("uncertainty", self.uncertainty.state_dict()),
-                **{name: tensor for average in averages for name, tensor in average.items()},
-                **prefixed("optimizer", optimizer_tensors(self.optimizer)),
-                **prefixed("choice", self.choice.state()),
-                **prefixed("guide", self.guide or {}),
-            }
-        )
+        return {
+            **prefixed("network", self.network.state_dict()),
+            **prefixed("uncertainty", self.uncertainty.state_dict()),
+            **{name: tensor for average in averages for name, tensor in average.items()},
+            **prefixed("optimizer", optimizer_tensors(self.optimizer)),
+            **prefixed("choice", self.selection.state()),
+            **prefixed("guide", self.guide or {}),
+        }
 
     def restore(self, state: Tensors) -> None:
-        self.network.load_state_dict(parts_for(self.network, unprefixed("network", state)))
+        self.network.load_state_dict(unprefixed("network", state))
         self.uncertainty.load_state_dict(unprefixed("uncertainty", state))
         for name, average in self.averages.items():
-            average.network.load_state_dict(parts_for(average.network, unprefixed(f"average.{name}", state)))
+            average.network.load_state_dict(unprefixed(f"average.{name}", state))
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
-        self.choice.restore(unprefixed("choice", state))
+        self.selection.restore(unprefixed("choice", state))
         self.guide = unprefixed("guide", state) or None
 
     def _batch(self, step: int) -> tuple[Tensor, ...]:
-        """Clean latents, noise, noise levels and conditions of the whole batch, moves among the conditions."""
+        """Clean latents, noise, noise levels and conditions of the whole batch, augmentations among the conditions."""
         latents, conditions = self.train
         chosen = batch_indices(len(latents), self.batch, step, self.seed, "denoiser")
         generator = generator_for(self.seed, "denoiser", "noise", step)
-        clean, moves = latents.draw(chosen, generator), torch.zeros(self.batch, MOVES)
-        if self.moved is not None:
-            other, told = self.moved.draw(chosen, generator)
-            moving = torch.rand(self.batch, generator=generator) < self.config.augmented_share
-            clean = torch.where(moving[:, None, None, None, None], other, clean)
-            moves = torch.where(moving[:, None], told, moves)
+        clean, augmentations = latents.sample(chosen, generator), torch.zeros(self.batch, AUGMENT_DIM)
+        if self.augmented is not None:
+            variants, vectors = self.augmented.sample(chosen, generator)
+            replaced = torch.rand(self.batch, generator=generator) < self.config.augmented_share
+            clean = torch.where(replaced[:, None, None, None, None], variants, clean)
+            augmentations = torch.where(replaced[:, None], vectors, augmentations)
         sigma = training_sigmas(self.batch, self.config.sigma_mean, self.config.sigma_std, generator)
         noise = torch.randn(clean.shape, generator=generator)
-        kept = hide_conditions(conditions[chosen], self.config.condition_dropout, generator)
-        return self.scale.standardise(clean), noise, sigma, torch.cat([kept, moves], dim=1)
+        kept = drop_conditions(conditions[chosen], self.config.condition_dropout, generator)
+        return self.scale.standardise(clean), noise, sigma, torch.cat([kept, augmentations], dim=1)
 
-    def _pass_idly(self, batch: tuple[Tensor, ...]) -> None:
-        """As often as others have a slice more: they cannot put the network together without this process."""
-        for _ in range(idle_passes(self.ranks, self.batch, self.parts)):
-            loss, _ = self._losses(*(tensor[:1] for tensor in batch))
-            (0.0 * loss).backward()
-
-    def _losses(self, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, clean: Latents, noise: Latents, sigma: Sigma, conditions: ConditionVectors
+    ) -> tuple[Tensor, Tensor]:
         """The loss that is minimised (Karras et al. 2024, eq. 21), and the weighted error that people compare."""
         weight = self.network.loss_weight(sigma.to(self.device))
-        errors = weight * self._errors(self.network, clean, noise, sigma, told)
+        errors = weight * self._errors(self.network, clean, noise, sigma, conditions)
         if not self.config.uncertainty_weighting:
             return errors.mean(), errors.mean()
         doubt = self.uncertainty(sigma.to(self.device))
@@ -227,14 +211,14 @@ class DenoiserTraining:
     def _validation_losses(self) -> dict[str, float]:
         latents, conditions = self.validation
         generator = generator_for(self.seed, "denoiser", "validation")
-        clean = self.scale.standardise(latents.draw(torch.arange(len(latents)), generator))
+        clean = self.scale.standardise(latents.sample(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
         parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
         longest = self.averages[max(self.averages, key=float)].network
         return {f"validation/loss_sigma_{level}": self._loss_at(longest, level, parts) for level in VALIDATION_SIGMAS}
 
     def _loss_at(self, network: Denoiser, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
-        """Over parts of clean latents, noise and conditions, no larger than the batches that fit the memory."""
+        """Weighted error at a noise level, over parts of the data no larger than the batches that fit the memory."""
         errors = []
         for clean, noise, conditions in parts:
             sigma = torch.full((len(clean),), level)
@@ -242,31 +226,30 @@ class DenoiserTraining:
         return float(torch.cat(errors).mean())
 
     @torch.inference_mode()
-    def draw_samples(self, network: Denoiser, count: int = JUDGED) -> Latents:
-        """From the same noise and the conditions of the same real subjects each time, standardised.
+    def sample_latents(self, network: Denoiser, count: int = SCORED) -> Latents:
+        """Standardised latents, from the same noise and the conditions of the same real subjects each time.
 
-        Subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to them.
+        The subjects are of both sides: with conditions of training subjects alone, samples would rightly be nearer to
+        them.
         """
         conditions = torch.cat([self.train[1], self.validation[1]])
         generator = generator_for(self.seed, "denoiser", "judged")
         chosen = torch.randint(len(conditions), (count,), generator=generator)
-        start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * JUDGED_WITH.sigma_max
-        drawn = []
-        for noise, told in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
-            denoiser = guided(network, told.to(self.device), guidance=1.0)
-            drawn.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(JUDGED_WITH)))
-        return torch.cat(drawn).float().cpu()
+        start = torch.randn(count, *self.train[0].mean.shape[1:], generator=generator) * SCORED_WITH.sigma_max
+        sampled = []
+        for noise, given in zip(start.split(self.batch), conditions[chosen].split(self.batch), strict=True):
+            denoiser = guided(network, given.to(self.device), guidance=1.0)
+            sampled.append(solve_heun(denoiser, noise.to(self.device), karras_sigmas(SCORED_WITH)))
+        return torch.cat(sampled).float().cpu()
 
     def _errors(
-        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, told: ConditionVectors
+        self, network: nn.Module, clean: Latents, noise: Latents, sigma: Sigma, conditions: ConditionVectors
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each sample's denoised latents, on the device."""
-        clean, noise, sigma, told = (tensor.to(self.device) for tensor in (clean, noise, sigma, told))
+        clean, noise, sigma, conditions = (tensor.to(self.device) for tensor in (clean, noise, sigma, conditions))
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
-        # Not cached where sharded: that would hold the weights of all blocks at once.
-        kept, cuda = not self.sharded, self.device != "cpu"
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=cuda, cache_enabled=kept):
-            denoised = network(noisy, sigma, told)
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
+            denoised = network(noisy, sigma, conditions)
         errors: Tensor = (denoised.float() - clean).square()
         return errors.flatten(1).mean(dim=1)
 
@@ -290,8 +273,8 @@ class Uncertainty(nn.Module):
         return log_variance[:, 0]
 
 
-def hide_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:
-    """Hide each condition with probability `dropout`, and all of a sample at once with the same probability."""
+def drop_conditions(conditions: ConditionVectors, dropout: float, generator: torch.Generator) -> ConditionVectors:
+    """Drop each condition with probability `dropout`, and all of a sample at once with the same probability."""
     each = torch.rand(conditions.shape, generator=generator) < dropout
     together = torch.rand(len(conditions), 1, generator=generator) < dropout
     return conditions.masked_fill(each | together, torch.nan)

@@ -4,7 +4,7 @@ The sealed holdout is opened here, for the first time. What comes out is two thi
 that a release may carry, and `InternalFindings` that name rows of the training set and never leave the study.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from meddiff_core.contract import Frozen
@@ -174,7 +174,11 @@ def measured_by(config: AuditConfig) -> dict[str, object]:
     power is measured.
     """
     gates = [gate for gate in gates_in_force(["copies_excess"], config) if gate.metric == "copies_excess"]
-    others = config.model_dump(mode="json", exclude={"preset", "gates", "waivers", "rounds"})  # rounds make the cohort
+    # Rounds make the cohort; of the effort, the one in force counts.
+    apart: Mapping[str, bool | Mapping[str, bool]] = {
+        "preset": True, "gates": True, "waivers": True, "rounds": True, "utility": {"effort": True},
+    }  # fmt: skip
+    others = config.model_dump(mode="json", exclude=apart)
     return others | {"effort": effort_of(config), "copy_gate": [gate.model_dump(mode="json") for gate in gates]}
 
 

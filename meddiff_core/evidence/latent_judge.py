@@ -13,7 +13,7 @@ from scipy.stats.contingency import odds_ratio
 from torch import Tensor
 from torch.nn import functional
 
-from meddiff_core.diffusion.choice import Judgement
+from meddiff_core.diffusion.checkpoint_selection import SampleScore
 from meddiff_core.errors import TrainingFailed
 from meddiff_core.evidence.features.pooling import pooled_latents
 from meddiff_core.evidence.intervals import Matrix
@@ -39,7 +39,7 @@ BLOCK = 64
 
 
 class LatentJudge:
-    """A `Judge` (see diffusion/choice.py) that holds the real latents of both sides."""
+    """A `SampleScorer` (see diffusion/checkpoint_selection.py) that holds the real latents of both sides."""
 
     train: Matrix
     """(n, d) features of the real latents, in deviations of the train side."""
@@ -55,7 +55,7 @@ class LatentJudge:
         self._spread = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), deviation, np.inf)
         self.train, self.validation = self._standardise(features), self._standardise(others)
 
-    def __call__(self, samples: Latents) -> Judgement:
+    def __call__(self, samples: Latents) -> SampleScore:
         """Judge standardised latents. The kernel distance is unbiased at any size, so all of train is taken.
 
         Raises:
@@ -63,7 +63,7 @@ class LatentJudge:
         """
         drawn, keys = self._look_at(samples)
         value, low = attraction(keys, self._train_keys, self._validation_keys)
-        return Judgement(
+        return SampleScore(
             validation_distance=kernel_distance(drawn, self.validation),
             train_distance=kernel_distance(drawn, self.train),
             nearer_train=value,
@@ -118,7 +118,7 @@ def _share(odds: float) -> float:
 
 def _views_of(side: LatentSet, scale: LatentScale, generator: torch.Generator) -> tuple[Matrix, Matrix]:
     blocks = torch.arange(len(side)).split(BLOCK)
-    features, keys = zip(*[_views(scale.standardise(side.draw(rows, generator))) for rows in blocks], strict=True)
+    features, keys = zip(*[_views(scale.standardise(side.sample(rows, generator))) for rows in blocks], strict=True)
     return np.concatenate(features), np.concatenate(keys)
 
 

@@ -25,7 +25,7 @@ from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.denoiser import Denoiser
-from meddiff_core.models.drawing.packed import one_thread, packed
+from meddiff_core.models.inference.packed import one_thread, packed
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.study import SamplingConfig

@@ -1,6 +1,6 @@
 """The parts that a cohort is made up of, and which slot belongs to which.
 
-Slots are dealt out one by one, such that after every slot each cell has its quota rounded down or up. So the
+Slots are apportioned one by one, such that after every slot each cell has its quota rounded down or up. So the
 first slots of a larger cohort are those of a smaller one, and counts are met exactly at the size that they
 add up to.
 """
@@ -20,7 +20,7 @@ from meddiff_core.generation.region import Region, describe_region, find_spec, r
 from meddiff_core.study import CellConfig, CohortConfig
 
 ROUNDS = 200
-"""Of raking; it converges within a few."""
+"""Rounds of raking; it converges within a few."""
 FINEST = 10**6
 """Largest denominator of a share, so that 0.333333 is a third and rounding errors are gone."""
 
@@ -42,7 +42,7 @@ class CellCount:
     wanted: int
     accepted: int
     even: bool = False
-    """Whether too few training volumes lie in it to be imitated, so that it was drawn evenly."""
+    """Whether too few training volumes lie in it to be imitated, so that it was sampled evenly."""
 
 
 def read_cells(config: CohortConfig, specs: Sequence[ConditionSpec], train: Sequence[Condition]) -> list[Cell]:
@@ -67,7 +67,7 @@ def read_cells(config: CohortConfig, specs: Sequence[ConditionSpec], train: Sequ
 
 
 def _shares(cells: Sequence[CellConfig], size: int) -> list[Fraction]:
-    """Of the whole cohort, adding up to 1: counts are exact, and shares divide what they leave."""
+    """Shares of the whole cohort, with sum 1: counts are exact, and shares divide what they leave."""
     left = 1 - Fraction(sum(cell.count or 0 for cell in cells), size)
     among = sum(Fraction(cell.share).limit_denominator(FINEST) for cell in cells if cell.share)
     return [
@@ -126,7 +126,7 @@ def rake(
     return [weight / sum(exact) for weight in exact]
 
 
-def deal(shares: Sequence[Fraction]) -> Iterator[int]:
+def apportion(shares: Sequence[Fraction]) -> Iterator[int]:
     """The cell of slot 0, 1, 2, ...: the quota method (Balinski & Young 1975), for shares that add up to 1.
 
     After n slots cell i has floor(n * share) or ceil(n * share) of them.

@@ -1,7 +1,8 @@
 """Which volumes a cohort asks for: one condition per slot, a pure function of the slot.
 
-Growing a cohort leaves the conditions of its first slots as they were. A condition drawn like the
-training set is never a training row: that would hand out a real person's age, sex and anatomy.
+Growing a cohort leaves the conditions of its first slots as they were. A condition sampled like the
+training set is never a training row where one of them is a number: that would give away a real person's age, sex and
+anatomy. Categories alone repeat from person to person, and may.
 """
 
 import math
@@ -16,13 +17,13 @@ from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.data.tables.cells import is_missing
 from meddiff_core.data.tables.covariates import read_table
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.generation.cells import CellCount, deal, read_cells
+from meddiff_core.generation.cells import CellCount, apportion, read_cells
 from meddiff_core.generation.joint import SmoothedJoint, significant
 from meddiff_core.generation.region import ALLOW, find_spec, read_range
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.study import CohortConfig
 
-EVENLY = "drawn evenly, because too few training volumes lie there"
+EVENLY = "sampled evenly, because too few training volumes lie there"
 
 
 class CohortDesign:
@@ -38,7 +39,7 @@ class CohortDesign:
         self._requests = None if table is None else read_requests(base / table, specs, extrapolate)
         self._like_train = SmoothedJoint(specs, train)
         self._cells = read_cells(config, specs, train)
-        self._dealer, self._dealt = deal([cell.share for cell in self._cells]), list[int]()
+        self._apportioned, self._cell_of_slot = apportion([cell.share for cell in self._cells]), list[int]()
 
     def condition(self, slot: int) -> Condition:
         """What slot `slot` of the cohort asks for. A condition that nothing decides is None: the model decides."""
@@ -46,10 +47,10 @@ class CohortDesign:
             return self._requests[slot % len(self._requests)]
         random = np.random.default_rng(derive_seed(self._seed, "design", slot))
         if self._distributions is not None:
-            drawn = {name: _draw(rule, random) for name, rule in self._distributions.items()}
-            return {spec.name: drawn.get(spec.name) for spec in self._specs}
+            chosen = {name: _choose(rule, random) for name, rule in self._distributions.items()}
+            return {spec.name: chosen.get(spec.name) for spec in self._specs}
         joint = self._cells[self._cell(slot)].joint if self._cells else self._like_train
-        return joint.draw(random)
+        return joint.sample(random)
 
     def tally(self, accepted: Iterable[int]) -> list[CellCount]:
         """Wanted volumes per cell beside those at the accepted slots; nothing if the cohort has no cells."""
@@ -63,13 +64,13 @@ class CohortDesign:
         ]
 
     def notes(self) -> list[str]:
-        """What a person should know before the cohort is drawn."""
+        """What a person should know before the cohort is sampled."""
         return [f"{cell.name}: {EVENLY}" for cell in self._cells if cell.joint.even]
 
     def _cell(self, slot: int) -> int:
-        while len(self._dealt) <= slot:
-            self._dealt.append(next(self._dealer))
-        return self._dealt[slot]
+        while len(self._cell_of_slot) <= slot:
+            self._cell_of_slot.append(next(self._apportioned))
+        return self._cell_of_slot[slot]
 
 
 def _read_distributions(
@@ -95,7 +96,7 @@ def _read_rule(rule: Any, spec: ConditionSpec, extrapolate: bool) -> Any:
     return rule
 
 
-def _draw(rule: Any, random: np.random.Generator) -> ConditionValue:
+def _choose(rule: Any, random: np.random.Generator) -> ConditionValue:
     if isinstance(rule, dict):
         shares = np.array(list(rule.values()), dtype=float)
         return str(list(rule)[int(random.choice(len(rule), p=shares / shares.sum()))])

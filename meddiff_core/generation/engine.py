@@ -1,8 +1,8 @@
 """Sampling: a volume is a pure function of models, seed, condition and solver settings.
 
-Noise comes from a generator per sample. On a CPU one thread draws, from networks that compute each sample by
-itself: batch, place, neighbours, workers and restarts change no bit. On a GPU, where kernels may round by
-the shape of a batch, all batches have one shape, padded if need be.
+Noise comes from a generator per sample. On a CPU one thread works, on networks that compute each sample by itself:
+batch, place, neighbours, workers and restarts change no bit. On a GPU, where kernels may round by the shape of a
+batch, all batches have one shape, padded if need be; where that had to be smaller, the shard and the release say so.
 """
 
 import math
@@ -20,14 +20,14 @@ from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
-from meddiff_core.models.drawing.footprint import needs_tiles
-from meddiff_core.models.drawing.packed import one_thread, packed
-from meddiff_core.models.drawing.tiled import decode_tiled
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_stored
+from meddiff_core.models.inference.footprint import needs_tiles
+from meddiff_core.models.inference.packed import for_inference, one_thread
+from meddiff_core.models.inference.tiled import decode_tiled
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import SamplingConfig
@@ -49,37 +49,39 @@ class Engine:
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
-        self.autoencoder = packed(autoencoder) if self._cpu else autoencoder
-        self.denoiser = packed(denoiser) if self._cpu else denoiser
-        self.guide = packed(guide) if guide is not None and self._cpu else guide
+        self.autoencoder, self.denoiser = for_inference(autoencoder, device), for_inference(denoiser, device)
+        self.guide = None if guide is None else for_inference(guide, device)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
-        self.together = config.batch
-        """Volumes a network call."""
+        self.batch = config.batch
+        """Volumes a network call; on a GPU it is part of the identity of a volume."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
 
-    def draw(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+    def sample(
+        self, samples: Sequence[SampleRequest], batch: int | None = None
+    ) -> tuple[StoredArray, LabelArray | None]:
         """Stored images (n, i, j, k) and label values of the samples, in their order.
 
-        Where the memory does not hold a batch, this and all later ones are halved.
+        `batch` is the one that an earlier run had, to have its bits again. Where the memory does not hold a batch,
+        all samples are computed anew with half of it, as are later ones: one call has one `self.batch`.
         """
-        drawn: list[tuple[StoredArray, LabelArray | None]] = []
-        done = 0
-        with one_thread() if self._cpu else nullcontext():
-            while done < len(samples):
-                try:
-                    drawn.append(self._draw_batch(samples[done : done + self.together]))
-                except RuntimeError as error:
-                    if self.together == 1 or not is_out_of_memory(error):
-                        raise
-                    self.together //= 2
-                    continue
-                done += len(drawn[-1][0])
-        labels = [label for _, label in drawn if label is not None]
-        return np.concatenate([image for image, _ in drawn]), np.concatenate(labels) if labels else None
+        self.batch = batch or self.batch
+        while True:
+            try:
+                with one_thread() if self._cpu else nullcontext():
+                    return self._sample_in_batches(samples)
+            except RuntimeError as error:
+                if self.batch == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch //= 2
+
+    def _sample_in_batches(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+        batches = [samples[start : start + self.batch] for start in range(0, len(samples), self.batch)]
+        images, labels = zip(*map(self._sample_batch, batches), strict=True)
+        return np.concatenate(images), np.concatenate(labels) if self.contract.labels else None
 
     @torch.inference_mode()
-    def _draw_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
-        missing = 0 if self._cpu else self.together - len(samples)
+    def _sample_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+        missing = 0 if self._cpu else self.batch - len(samples)
         latents = self.scale.restore(self._solve([*samples, *[samples[-1]] * missing]))[: len(samples)]
         decoded = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
         decode = decode_tiled if self.tiled else Autoencoder.decode
@@ -131,5 +133,5 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
 
 
 def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:
-    """What guidance leads away from, where that is other weights than the denoiser's own."""
-    return load_guide(folder, denoiser) if config.guided_by == "earlier" and config.guidance != 1 else None
+    """The weights that autoguidance leads away from; None for classifier-free guidance, or without any."""
+    return load_guide(folder, denoiser) if config.guided_by == "autoguidance" and config.guidance != 1 else None

@@ -1,9 +1,9 @@
-"""Conditions like those of the training set, everywhere or in a part of it, and never those of a person.
+"""Conditions like those of the training set, everywhere or in a part of it, and never those of a subject.
 
 Every training row stands for a small cloud around itself (a smoothed bootstrap, Silverman & Young 1987).
 Within a region a row counts by the share of its cloud that lies there, and the cloud is cut at the border:
-the same distribution as drawing until a condition falls into the region, without the waiting. Where too few
-rows lie, the clouds of one or two people would be all there is; there the region is drawn evenly.
+the same distribution as rejection sampling of the region, without its cost. Where too few rows lie, the clouds of one
+or two subjects would be all there is; there the region is sampled evenly.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from meddiff_core.errors import ConfigurationError
 from meddiff_core.generation.region import Region
 
 CATEGORY_SMOOTHING = 0.05
-"""How often a category is drawn from its marginal instead of with its row."""
+"""Probability that a category comes from its marginal instead of from its row."""
 FEW = 10
-"""Training rows that a region must hold to be drawn like them; a range narrower than a cloud counts as one as wide."""
+"""Training rows that a region must hold to be sampled like them; a range narrower than a cloud is widened to one."""
 TRIES = 100
 NARROWEST = 1e-3
 """Width, in bandwidths, that a narrower range is given when its share of a cloud is measured: `[60, 60]` has none."""
@@ -31,7 +31,7 @@ class SmoothedJoint:
     """The smoothed joint distribution of training rows, within a region."""
 
     even: bool
-    """Whether the region holds too few rows: what it bounds is drawn evenly, and the rest from any row."""
+    """Whether the region holds too few rows: what it bounds is sampled evenly, and the rest from any row."""
 
     def __init__(
         self, specs: Sequence[ConditionSpec], train: Sequence[Condition], region: Region | None = None
@@ -46,21 +46,21 @@ class SmoothedJoint:
 
     @property
     def probability(self) -> float:
-        """Of the region, under the smoothed joint distribution of all rows."""
+        """Probability of the region under the smoothed joint distribution of all rows."""
         return float(self._weights.mean()) if len(self._train) else 0.0
 
-    def draw(self, random: np.random.Generator) -> Condition:
-        """A condition of the region that is no training row.
+    def sample(self, random: np.random.Generator) -> Condition:
+        """A condition of the region that is no training row, unless all conditions are categorical.
 
         Raises:
-            ConfigurationError: every condition drawn was one.
+            ConfigurationError: every condition sampled was one.
         """
         for _ in range(TRIES):
             row = self._train[self._row(random)] if self._train else {}
-            drawn = {spec.name: self._value(row.get(spec.name), spec, random) for spec in self._specs}
-            if drawn not in self._train or not self._continuous:
-                return drawn
-        raise ConfigurationError("cohort.like: every condition drawn was an exact training row; use distributions")
+            sampled = {spec.name: self._value(row.get(spec.name), spec, random) for spec in self._specs}
+            if sampled not in self._train or not self._continuous:
+                return sampled
+        raise ConfigurationError("cohort.like: every condition sampled was an exact training row; use distributions")
 
     def _row(self, random: np.random.Generator) -> int:
         if self.even or not self._region.names:
@@ -80,8 +80,8 @@ class SmoothedJoint:
 
     def _free(self, value: ConditionValue, spec: ConditionSpec, random: np.random.Generator) -> ConditionValue:
         known = self._known[spec.name]
-        redraw = isinstance(spec, CategoricalCondition) and random.random() < CATEGORY_SMOOTHING
-        if value is None or redraw:
+        anew = isinstance(spec, CategoricalCondition) and random.random() < CATEGORY_SMOOTHING
+        if value is None or anew:
             value = known[random.integers(len(known))]
         if isinstance(spec, CategoricalCondition) or isinstance(value, str) or value is None:
             return value
@@ -89,7 +89,7 @@ class SmoothedJoint:
         return significant(blurred, spec.low, spec.high)
 
     def _number(self, value: ConditionValue, spec: ContinuousCondition, random: np.random.Generator) -> float:
-        """From the cloud of `value` in the region's range, or from anybody's if it is not known."""
+        """A number from the cloud of `value` in the region's range, or from any row's cloud if it is not known."""
         centres = self._centres(spec, self._known[spec.name] if value is None else [value])
         odds = self._number_odds(spec, centres)
         centre = centres.flat[random.choice(centres.size, p=(odds / odds.sum()).ravel())]
@@ -139,7 +139,7 @@ class SmoothedJoint:
         return low - missing / 2, high + missing / 2
 
     def _surroundings(self) -> Region:
-        """The region with ranges no narrower than a cloud: a single age is nobody's, but those near it speak for it."""
+        """The region with ranges no narrower than a cloud, so that rows near a single number count as well."""
         bounded = [spec for spec in self._specs if spec.name in self._region.ranges]
         numbers = [spec for spec in bounded if isinstance(spec, ContinuousCondition)]
         return Region({spec.name: self._widened(spec, 2) for spec in numbers}, self._region.categories)
@@ -159,6 +159,6 @@ def _reflect(value: float, low: float, high: float) -> float:
 
 
 def significant(value: float, low: float, high: float) -> float:
-    """To four digits, unless that leaves the range."""
+    """A value to four digits, unless that leaves the range."""
     rounded = float(f"{value:.4g}")
     return rounded if low <= rounded <= high else value

@@ -1,4 +1,4 @@
-"""A part of all possible conditions: ranges of numbers and sets of categories, as a person writes them.
+"""A part of all possible conditions: ranges of numbers and sets of categories, as a study gives them.
 
 Whatever asks for a condition is read here, so that a value which training never saw is refused in the same
 words everywhere, or, where that is allowed, marked.
@@ -13,7 +13,7 @@ from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
 
-ALLOW = "; `cohort.extrapolation: allow` asks for it all the same"
+ALLOW = "; `cohort.extrapolation: allow` allows it"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _read_categories(rule: Any, spec: CategoricalCondition, key: str) -> tuple[s
 
 
 def describe_region(where: Mapping[str, Any]) -> str:
-    """A region in words, from what a person wrote: the ends of the training range are somebody's and stay unsaid."""
+    """A region in words, as it was written: ends of the training range are values of real subjects, and left out."""
     said = [text for name, rule in where.items() if (text := _describe(name.replace("_", " "), rule))]
     return ", ".join(said) or "anywhere"
 

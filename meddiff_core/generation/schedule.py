@@ -1,4 +1,4 @@
-"""The schedule of a cohort: every sample's id, seed and condition, before anything is drawn.
+"""The schedule of a cohort: every sample's id, seed and condition, before anything is sampled.
 
 A slot is a place in the cohort; each attempt to fill it is a sample with a seed of its own. A rejected
 sample is replaced by the next attempt with the same condition, so the accepted table matches the design.
@@ -14,7 +14,7 @@ from meddiff_core.models.randomness import derive_seed
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One volume to be drawn."""
+    """One volume to be sampled."""
 
     sample_id: str
     slot: int
@@ -35,23 +35,6 @@ def request(slot: int, attempt: int, seed: int, design: CohortDesign) -> SampleR
     """The sample that is attempt `attempt` (from 0) at slot `slot`."""
     sample_id = f"syn-{slot:06d}-{attempt}"
     return SampleRequest(sample_id, slot, attempt, derive_seed(seed, "sample", slot, attempt), design.condition(slot))
-
-
-def write_slots(slots: Iterable[int]) -> str:
-    """Rising slots as ranges, `0-99999` or `3,7-9`: short enough for a name or a parameter, whatever their number."""
-    ranges: list[list[int]] = []
-    for slot in slots:
-        if ranges and slot == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [slot]
-        else:
-            ranges.append([slot])
-    return ",".join("-".join(map(str, ends)) for ends in ranges)
-
-
-def read_slots(text: str) -> list[int]:
-    """What `write_slots` wrote."""
-    ends = [tuple(map(int, part.split("-"))) for part in text.split(",") if part]
-    return [slot for first, *last in ends for slot in range(first, (last or [first])[0] + 1)]
 
 
 def plan_shards(slots: Iterable[int], attempt: int, size: int, seed: int, design: CohortDesign) -> list[Shard]:

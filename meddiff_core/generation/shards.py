@@ -1,7 +1,8 @@
 """Shards on disk: a folder that appears whole, with a marker that holds its digests.
 
-A shard is complete when its marker fits what was asked for and every volume still has the digest in it;
-anything else is made again. So a kill loses at most the shards in flight, and nothing is made twice.
+A shard is complete when its marker fits what was asked for and every volume still has the digest in it; anything
+else is made again, in batches of the size that the marker names. So a kill loses at most the shards in flight, nothing
+is made twice, and a volume that is made again has the same bits.
 """
 
 from collections.abc import Sequence
@@ -21,24 +22,24 @@ from meddiff_core.data.store import (
 )
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import Shard
-from meddiff_core.study import SamplingConfig
+from meddiff_core.study import Count, SamplingConfig
 from meddiff_core.types import LabelArray, StoredArray
 
 MARKER = "shard.json"
-_drawing = Lock()
-"""Of the threads of a process one draws, so that they share one engine; the others write meanwhile."""
+_sampling = Lock()
+"""One thread of a process samples at a time, so that they share one engine; the others write meanwhile."""
 
 
 class ShardMarker(Frozen):
     """What a finished shard holds."""
 
     key: str
-    """Digest of samples, models and solver settings that it was made from."""
+    """Digest of samples, models, solver settings and batch that it was made from."""
     samples: tuple[str, ...]
     digests: tuple[str, ...]
     """SHA-256 of each sample's image and label voxels."""
-    together: int
-    """Volumes a network call; fewer than `sampling.batch` where memory was short."""
+    batch: Count
+    """Volumes a network call; fewer than `sampling.batch` where memory was short. A GPU may round by it."""
 
 
 @dataclass(frozen=True)
@@ -59,41 +60,49 @@ class ShardJob:
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """Their ids."""
+        """Ids of the samples."""
         return tuple(sample.sample_id for sample in self.shard.samples)
 
-    @property
-    def key(self) -> str:
-        """Digest of everything that decides the shard's bytes."""
+    def key(self, batch: int) -> str:
+        """Digest of everything that decides the shard's bytes, where it is made in batches of a size."""
         samples = [[sample.sample_id, sample.seed, sample.condition] for sample in self.shard.samples]
-        # The size of a shard changes no volume; the size of a batch can, by a bit.
+        # The size of a shard changes no volume; the size of a batch can, by a bit: that wanted, and that which fitted.
         settings = self.config.model_dump(mode="json", exclude={"shard"})
-        return digest_of([samples, self.models_digest, settings])
+        return digest_of([samples, self.models_digest, settings, batch])
 
 
 def make_shard(job: ShardJob) -> ShardMarker:
-    """Draw and write a shard, unless it is there, whole and unaltered."""
+    """Sample and write a shard, unless it is there, whole and unaltered."""
     if (marker := find_shard(job)) is not None:
         return marker
-    with _drawing:
+    before = _read_marker(job)
+    with _sampling:
         engine = open_engine(job.models, job.models_digest, job.config, job.device)
-        images, labels = engine.draw(job.shard.samples)
-    return _write_shard(job, images, labels, engine.contract, engine.together)
+        images, labels = engine.sample(job.shard.samples, before.batch if before else None)
+        batch = engine.batch
+    return _write_shard(job, images, labels, engine.contract, batch)
 
 
 def find_shard(job: ShardJob) -> ShardMarker | None:
     """The marker of a shard that is complete and holds the bytes that were written, or None."""
+    marker = _read_marker(job)
+    try:
+        return marker if marker and _digests(job.path, len(marker.samples)) == marker.digests else None
+    except Exception:  # damaged bytes end in any error of the libraries that parse them, and the shard is made again
+        return None
+
+
+def _read_marker(job: ShardJob) -> ShardMarker | None:
+    """The marker of the shard that was asked for, whether its volumes are whole or not."""
     try:
         marker = ShardMarker.model_validate_json((job.path / MARKER).read_bytes())
-        asked_for = (marker.key, marker.samples) == (job.key, job.samples)
-        intact = asked_for and _digests(job.path, len(marker.samples)) == marker.digests
-    except Exception:  # harmed bytes end in any error of those who parse them, and the shard is made again
+    except (OSError, ValueError):
         return None
-    return marker if intact else None
+    return marker if (marker.key, marker.samples) == (job.key(marker.batch), job.samples) else None
 
 
 def _write_shard(
-    job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract, together: int
+    job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract, batch: int
 ) -> ShardMarker:
     arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
     with writing_folder(job.path) as partial:
@@ -102,7 +111,7 @@ def _write_shard(
             array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
             array[...] = volumes
         digests = _digests(partial, len(images))
-        marker = ShardMarker(key=job.key, samples=job.samples, digests=digests, together=together)
+        marker = ShardMarker(key=job.key(batch), samples=job.samples, digests=digests, batch=batch)
         write_json(partial / MARKER, marker)
     return marker
 
@@ -120,3 +129,9 @@ class Candidates(StoredVolumes):
         """`places` holds the shard's name and the position in it, for each volume."""
         found = [(candidates / shard, position) for shard, position in places]
         super().__init__(found, has_labels=any((shard / "label").exists() for shard, _ in found))
+        self._shards = [shard for shard, _ in found]
+
+    def batches(self) -> list[int]:
+        """Volumes a network call that each volume was sampled with."""
+        read = {shard: ShardMarker.model_validate_json((shard / MARKER).read_bytes()) for shard in set(self._shards)}
+        return [read[shard].batch for shard in self._shards]

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from meddiff_core.models.drawing.moments import use_exact_moments
-from meddiff_core.models.equivalents import DOUBLED, Factors, recomputed, replace_slow_layers, set_strides
+from meddiff_core.models.fused_layers import DOUBLED, Factors, recomputed, replace_slow_layers, set_strides
+from meddiff_core.models.inference.exact_group_norm import use_exact_group_norms
 from meddiff_core.types import Images, Latents
 
 Stride = Annotated[int, Field(ge=1, le=2)]
@@ -44,15 +44,15 @@ class AutoencoderShape(Frozen):
     channels: tuple[int, ...]
     latent_channels: int
     arguments: AutoencoderArguments | None = None
-    """Of a network that was trained elsewhere. Null: ours, without attention."""
+    """Arguments of a network that was trained elsewhere. Null: ours, without attention."""
     strides: tuple[tuple[Stride, Stride, Stride], ...] | None = None
-    """By how much each level is coarser than the one before along i, j, k. Null: by 2 along each."""
+    """Downsampling from each level to the next along i, j, k. Null: 2 along each."""
     image_range: tuple[float, float] = (-1.0, 1.0)
-    """What the network was shown for the darkest and the brightest voxel."""
+    """Input values of the darkest and the brightest voxel."""
 
     @property
     def network(self) -> AutoencoderArguments:
-        """The arguments that hold."""
+        """The arguments in use."""
         levels = len(self.channels)
         return self.arguments or AutoencoderArguments(
             num_res_blocks=(1,) * levels, attention_levels=(False,) * levels, norm_num_groups=8
@@ -67,7 +67,7 @@ class AutoencoderShape(Frozen):
 
     @property
     def level_strides(self) -> tuple[Factors, ...]:
-        """The strides that hold."""
+        """The strides in use."""
         return (DOUBLED,) * (len(self.channels) - 1) if self.strides is None else self.strides
 
     @property
@@ -100,19 +100,19 @@ class Autoencoder(nn.Module):
         )
         replace_slow_layers(self.network)
         set_strides(self.network, shape.level_strides)
-        use_exact_moments(self.network.decoder)
+        use_exact_group_norms(self.network.decoder)
         # Contiguous 3D convolutions are about 8 times slower on the CPU than channels-last ones.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
     def recompute_activations(self) -> None:
-        """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
+        """Use gradient checkpointing between blocks: less memory, more time, the same gradients."""
         for part in (self.network.encoder, self.network.decoder):
             for block in part.get_submodule("blocks").children():
                 block.forward = recomputed(block.forward)
 
     @property
     def last_weight(self) -> Tensor:
-        """Of the decoder's last layer."""
+        """Weight of the decoder's last layer."""
         *_, weight = (weight for name, weight in self.network.decoder.named_parameters() if name.endswith("weight"))
         return weight
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from meddiff_core.artefacts import digest_tree, write_json, writing_folder
 from meddiff_core.errors import IntegrityError
-from meddiff_core.models.sharding import part_of
 
 Tensors = dict[str, Tensor]
 
@@ -90,7 +89,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
         for slot, tensor in slots.items():
             if tensor.shape == parameters[number].shape:
                 # In the parameter's memory format: another one takes other kernels, and ends in other bits.
-                slots[slot] = torch.empty_like(parameters[number]).copy_(part_of(tensor, parameters[number]))
+                slots[slot] = torch.empty_like(parameters[number]).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

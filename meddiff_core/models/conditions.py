@@ -1,8 +1,8 @@
 """Conditions as vectors, and the layer that embeds them.
 
-A value that is not known and one that is hidden for guidance are the same thing to the network: absent.
-So a table with gaps needs no imputation, and guidance needs no second model. Moves of a training volume
-(mirrored, shifted) are told to the network beside its conditions, so that what is drawn is never moved.
+A value that is not known and one that is dropped for guidance are the same thing to the network: absent.
+So a table with gaps needs no imputation, and guidance needs no second model. The augmentation of a training volume
+(mirrored, shifted) is a condition too, so that it does not leak into samples (Karras et al. 2022, appendix F.2).
 """
 
 from collections.abc import Sequence
@@ -43,26 +43,26 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
     return (value - spec.mean) / spec.std
 
 
-MOVES = 4
-"""Numbers that describe how a training volume was moved: mirrored, and shifted along i, j, k. 0 for not at all."""
+AUGMENT_DIM = 4
+"""Numbers that describe the augmentation of a volume: mirrored, and shifted along i, j, k. 0 is no augmentation."""
 
 
 class ConditionEmbedding(nn.Module):
     """Sum of one embedding per condition; an absent one contributes a learned vector of its own.
 
-    Vectors may carry `MOVES` more numbers after the conditions; without them nothing was moved.
+    Vectors may carry `AUGMENT_DIM` more numbers after the conditions; without them nothing was augmented.
     """
 
     def __init__(self, specs: Sequence[ConditionSpec], width: int) -> None:
         super().__init__()
-        self.moves = nn.Linear(MOVES, width, bias=False)
+        self.moves = nn.Linear(AUGMENT_DIM, width, bias=False)  # checkpoints know the augmentations under this name
         self.embeddings = nn.ModuleList(_embedding(spec, width) for spec in specs)
         self.absent = nn.Parameter(torch.zeros(len(specs), width))
 
     def forward(self, vectors: Float[Tensor, "b n"]) -> Float[Tensor, "b width"]:
         count = len(self.embeddings)
-        moves = vectors[:, count:] if vectors.shape[1] > count else vectors.new_zeros(len(vectors), MOVES)
-        total: Tensor = self.moves(moves)
+        extra = vectors[:, count:] if vectors.shape[1] > count else vectors.new_zeros(len(vectors), AUGMENT_DIM)
+        total: Tensor = self.moves(extra)
         for position, embedding in enumerate(self.embeddings):
             value = vectors[:, position]
             known = ~value.isnan()

@@ -24,23 +24,23 @@ from meddiff_core.models.checkpoint import (
     save_checkpoint,
 )
 from meddiff_core.models.conditions import ConditionEmbedding, ConditionVectors
-from meddiff_core.models.equivalents import recomputed, replace_slow_layers
+from meddiff_core.models.fused_layers import recomputed, replace_slow_layers
 from meddiff_core.models.preconditioning import Edm, Parametrisation, clock_of
 from meddiff_core.types import Latents, Sigma
 
 
 class LatentScale(Frozen):
-    """Mean and deviation of each latent channel over the whole training set."""
+    """Mean and standard deviation of each latent channel over the whole training set."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def standardise(self, latents: Latents) -> Latents:
-        """To mean 0 and deviation 1 per channel."""
+        """Latents with mean 0 and standard deviation 1 per channel."""
         return (latents - _per_channel(self.mean, latents)) / _per_channel(self.std, latents)
 
     def restore(self, latents: Latents) -> Latents:
-        """Back to what the decoder expects."""
+        """Standardised latents back to the scale of the decoder."""
         return latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
 
 
@@ -69,13 +69,13 @@ class DenoiserShape(Frozen):
     latent_channels: int
     channels: tuple[int, ...]
     arguments: DenoiserArguments | None = None
-    """Of a network that was trained elsewhere. Null: ours, with attention at the coarsest level."""
+    """Arguments of a network that was trained elsewhere. Null: ours, with attention at the coarsest level."""
     parametrisation: Parametrisation = Edm()
-    """What the network is shown and what it predicts."""
+    """Input and target of the network."""
 
     @property
     def network(self) -> DenoiserArguments:
-        """The arguments that hold."""
+        """The arguments in use."""
         levels = len(self.channels)
         return self.arguments or DenoiserArguments(
             num_res_blocks=(1,) * levels,
@@ -86,7 +86,7 @@ class DenoiserShape(Frozen):
 
 
 class Denoiser(nn.Module):
-    """Standardised latents with noise of deviation `sigma`, to their expectation without it."""
+    """Standardised latents with noise of standard deviation `sigma`, to their expectation without it."""
 
     def __init__(self, shape: DenoiserShape, specs: Sequence[ConditionSpec]) -> None:
         super().__init__()
@@ -109,14 +109,9 @@ class Denoiser(nn.Module):
         replace_slow_layers(self.network)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # its stub lacks it
 
-    @property
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """Nearly all of the network, in the order of use."""
-        return (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks)
-
     def recompute_activations(self) -> None:
-        """Keep what passes between blocks alone, and compute the rest again for gradients: less memory, no change."""
-        for block in self.blocks:
+        """Use gradient checkpointing between blocks: less memory, more time, the same gradients."""
+        for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
             block.forward = recomputed(block.forward)
 
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
@@ -128,7 +123,7 @@ class Denoiser(nn.Module):
         return denoised
 
     def loss_weight(self, sigma: Sigma) -> Sigma:
-        """Of the squared error of `denoised`, so that the network's own answer is weighted alike everywhere."""
+        """Weight of the squared error of `denoised` by which the network's own output counts alike at all levels."""
         weight: Tensor = self.clock(sigma).c_out.flatten() ** -2
         return weight
 
@@ -178,7 +173,8 @@ def load_guide(folder: Path, denoiser: Denoiser) -> Denoiser:
     weights = load_beside(folder, GUIDE)
     if weights is None:
         raise ConfigurationError(
-            "sampling.guided_by: must be `absent`, is `earlier`; this denoiser has no weights from early in training"
+            "sampling.guided_by: must be classifier_free for this denoiser, which has no weights from early in its "
+            "training; is autoguidance"
         )
     guide = deepcopy(denoiser)
     load_weights(guide, weights)

@@ -1,4 +1,4 @@
-"""How far two label maps agree, label by label."""
+"""Dice coefficient of two label maps, label by label."""
 
 import numpy as np
 from numpy.typing import NDArray

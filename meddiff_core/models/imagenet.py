@@ -18,9 +18,9 @@ from meddiff_core.models.imported.weights import read_weights
 
 NAME = "efficientnet-lite0"
 Scaling = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and deviation of red, green and blue that a network was trained with, of values in [0, 1]."""
+"""Mean and standard deviation of red, green and blue that a network was trained with, of values in [0, 1]."""
 SCALING: Scaling = ((127 / 255,) * 3, (128 / 255,) * 3)
-"""Of EfficientNet-Lite."""
+"""Scaling of EfficientNet-Lite."""
 SLICE_SIDE = 128
 """Pixels to which the longer side of a slice is brought."""
 DEPTHS = (0, 2, 4, 10)
@@ -36,7 +36,7 @@ def imagenet_weights() -> Path:
 
 @lru_cache(maxsize=1)
 def imagenet_network(device: str) -> Any:
-    """EfficientNet-Lite0, which learns nothing more.
+    """EfficientNet-Lite0 with frozen weights.
 
     Raises:
         ConfigurationError: the packages are not installed.
@@ -76,8 +76,8 @@ def photographs(
     scale = side / max(count * length for count, length in zip(slices.shape[1:], pixel, strict=True))
     factors = (scale * pixel[0], scale * pixel[1])
     grown = functional.interpolate(slices[:, None], scale_factor=factors, mode="bilinear", align_corners=False)
-    mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in scaling)
-    return (grown - mean) / deviation
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in scaling)
+    return (grown - mean) / std
 
 
 def imagenet_distance(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.errors import ConfigurationError
@@ -20,15 +20,16 @@ class TrainingPlan(Frozen):
     seconds_per_step: float | None = None
     """Measured on this machine when the plan was made; null where that could not be done."""
     seconds_besides: float = 0.0
-    """For all validations together, measured likewise."""
+    """Time of all validations together, measured likewise."""
     memory_gb: float | None = None
     """Peak of weights, optimiser and activations, measured likewise."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them."""
     patch: tuple[int, int, int] | None = None
     """Voxels of random crops; null for whole volumes."""
-    judged: bool = True
-    """Whether samples are drawn along the way to choose the denoiser's weights by; too dear for a short training."""
+    scored: bool = Field(True, validation_alias=AliasChoices("scored", "judged"))
+    """Whether samples are scored along the way to select the denoiser's checkpoint; too slow for a short training.
+    Plans of older versions call it `judged`."""
 
     @property
     def minutes(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What a network is shown and what its answer means, at each noise level.
+"""Preconditioning: what a network gets as input and what its output means, at each noise level.
 
 Trainings count in steps of a schedule, in the time of a flow or in `sigma`, and predict noise, velocity or data.
 All are one formula, `denoised = c_skip * noisy + c_out * network(c_in * noisy, time)`, with a row of a table each.
@@ -35,7 +35,7 @@ class Preconditioning(NamedTuple):
 
 
 class Edm(Frozen):
-    """Ours: Karras et al. 2022, table 1, for data of unit deviation."""
+    """Ours: Karras et al. 2022, table 1, for data of unit variance."""
 
     kind: Literal["edm"] = "edm"
 
@@ -185,7 +185,7 @@ def check_sampling(config: SamplingConfig, sigma_range: tuple[float, float]) -> 
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> float:
-    """To three digits, up or down."""
+    """A value rounded to three digits, up or down."""
     if value in (0, math.inf):
         return value
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)

@@ -1,4 +1,4 @@
-"""Writing a release: all of it beside its final place, looked over, and then moved there at once.
+"""Writing a release: beside its final place, checked, and then moved there at once.
 
 A reader finds a whole release or none. The same content gives the same bytes: no date, host, user or
 random id goes in. Before the move the folder is searched for real names, and refused if one is found.
@@ -10,19 +10,19 @@ from pathlib import Path
 
 from meddiff_core.artefacts import write_json, write_text, writing_folder
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.parquet import write_parquet
 from meddiff_core.release.content import ReleaseContent, check_content
 from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.guard import find_leaks
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
+from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.report import render_card, render_report
-from meddiff_core.release.tables import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.verify import verify_release
-from meddiff_core.tables import write_parquet
 from meddiff_core.types import Progress
 
 CARD = "README.md"
-"""For people and for hubs of data sets."""
+"""The data set card, for readers and for hubs."""
 
 
 def _nothing(folder: Path) -> list[str]:
@@ -30,14 +30,17 @@ def _nothing(folder: Path) -> list[str]:
 
 
 def build_release(
-    content: ReleaseContent, releases: Path, secrets: Iterable[str] = (), prove: Callable[[Path], list[str]] = _nothing
+    content: ReleaseContent,
+    releases: Path,
+    identifiers: Iterable[str] = (),
+    prove: Callable[[Path], list[str]] = _nothing,
 ) -> Generator[Progress, None, Path]:
     """Write `releases/<name>-<version>/` and return it; the very same release, whole, is left as it is.
 
     Args:
         content: What the release says and holds.
         releases: Folder of all releases of the study.
-        secrets: Real subject ids, case names, file names and paths: none may occur in any file.
+        identifiers: Subject ids, case names, file names and paths of the real scans: none may occur in any file.
         prove: Looks at the written folder before it is published, and says what is wrong with it.
 
     Raises:
@@ -53,7 +56,7 @@ def build_release(
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
     with writing_folder(final) as partial:
         yield from _write(content, partial)
-        _refuse_faults(partial, secrets, prove)
+        _refuse_faults(partial, identifiers, prove)
     return final
 
 
@@ -97,8 +100,8 @@ def _manifest(content: ReleaseContent, folder: Path) -> Manifest:
     )
 
 
-def _refuse_faults(folder: Path, secrets: Iterable[str], prove: Callable[[Path], list[str]]) -> None:
-    if leaks := find_leaks(folder, secrets):
+def _refuse_faults(folder: Path, identifiers: Iterable[str], prove: Callable[[Path], list[str]]) -> None:
+    if leaks := find_leaks(folder, identifiers):
         more = f" and {len(leaks) - 5} more" if len(leaks) > 5 else ""
         raise IntegrityError(
             f"a release must name nothing real, found {'; '.join(leaks[:5])}{more}; nothing was published"

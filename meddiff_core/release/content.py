@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.contract import Contract
-from meddiff_core.diffusion.choice import ChoiceRecord
+from meddiff_core.diffusion.checkpoint_selection import SelectionRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
 from meddiff_core.evidence import section
 from meddiff_core.evidence.aggregates import Histogram
@@ -30,7 +30,7 @@ class Counts:
     candidates: int
     accepted: int
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """By reason. A volume with two reasons counts under both."""
+    """Rejected candidates by reason. One with two reasons counts under both."""
     flagged: int = 0
     """Suspected copies of a real scan among the accepted. None of them is in the release."""
     rounds: str = ""
@@ -68,7 +68,7 @@ class ReleaseContent:
     counts: Counts
     cells: Sequence[CellCount] = ()
     """Wanted volumes beside those in the release, where the cohort is made up of parts."""
-    choice: ChoiceRecord | None = None
+    selection: SelectionRecord | None = None
     """How the denoiser's weights were chosen; distances between sets, nothing of a single case."""
     tables: Sequence[section.Table] = ()
     curves: Sequence[section.Curve] = ()

@@ -11,8 +11,8 @@ import pandas as pd
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import FileEntry
 from meddiff_core.release.ome import COHORT
+from meddiff_core.release.participants_table import TABLE, describe_columns
 from meddiff_core.release.report import summarise
-from meddiff_core.release.tables import TABLE, describe_columns
 
 TERMS = """
 arrayShape citeAs column containedIn equivalentProperty excludes extract field fileObject fileProperty fileSet format

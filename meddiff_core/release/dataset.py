@@ -4,16 +4,30 @@ Each worker opens the store for itself, and a missing or altered volume stops th
 it zeros.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
-
-from meddiff_core.release.reader import Release
 
 Item = dict[str, Any]
 Transform = Callable[[Item], Item]
+
+
+@runtime_checkable
+class Cohort(Protocol):
+    """What the data set needs of a release (see reader.py)."""
+
+    def image(self, index: int) -> NDArray[np.float32]:
+        """Image (i, j, k)."""
+
+    def label(self, index: int) -> NDArray[np.uint8] | None:
+        """Label map (i, j, k), or None where there is none."""
+
+    def covariates(self, index: int) -> Mapping[str, float | int | str]:
+        """Columns of the table."""
 
 
 class CohortDataset(Dataset[Item]):
@@ -23,7 +37,7 @@ class CohortDataset(Dataset[Item]):
     the release has none; `covariates`, a dictionary.
     """
 
-    def __init__(self, release: Release, transform: Transform | None, indices: Sequence[int]) -> None:
+    def __init__(self, release: Cohort, transform: Transform | None, indices: Sequence[int]) -> None:
         self.release = release
         self.transform = transform
         self.indices = indices
@@ -37,7 +51,7 @@ class CohortDataset(Dataset[Item]):
         label = self.release.label(index)
         if label is not None:
             item["label"] = torch.from_numpy(label)[None]
-        item["covariates"] = self.release.covariates(index)
+        item["covariates"] = dict(self.release.covariates(index))
         return self.transform(item) if self.transform else item
 
     def __getitems__(self, positions: Sequence[int]) -> list[Item]:

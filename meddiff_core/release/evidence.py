@@ -11,8 +11,8 @@ from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.evidence.parts import OTHER, PARTS, part_of
 from meddiff_core.evidence.section import Cell, Curve, Table
 from meddiff_core.release import figures
-from meddiff_core.release.marks import interval_mark
-from meddiff_core.release.pages import number, spoken
+from meddiff_core.release.interval_glyphs import interval_glyph
+from meddiff_core.release.templating import humanise, number
 
 SIGNS = {"max": "≤", "min": "≥"}
 VERDICTS = {"pass": "passed", "quarantine": "undecided", "block": "not passed"}
@@ -133,11 +133,11 @@ def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
     return Row(
         name=_headed(gate.metric),
         explanation=metric.explanation if metric else "Not measured.",
-        unit=spoken(metric.unit) if metric else "",
+        unit=humanise(metric.unit) if metric else "",
         value=gate.value,
         low=low,
         high=high,
-        mark=interval_mark(gate.value, low, high, limit=gate.threshold, passed=gate.passed),
+        mark=interval_glyph(gate.value, low, high, limit=gate.threshold, passed=gate.passed),
         limit=gate.threshold,
         sign=SIGNS[gate.direction],
         asked=gate.preset_threshold,
@@ -159,11 +159,11 @@ def metric_row(metric: Metric) -> Row:
     return Row(
         name=_headed(metric.name),
         explanation=metric.explanation,
-        unit=spoken(metric.unit),
+        unit=humanise(metric.unit),
         value=metric.value,
         low=metric.low,
         high=metric.high,
-        mark=interval_mark(metric.value, metric.low, metric.high, floor=metric.floor),
+        mark=interval_glyph(metric.value, metric.low, metric.high, floor=metric.floor),
         n=metric.n,
         floor=metric.floor,
         good=metric.direction,
@@ -229,7 +229,7 @@ def _is_numeric(cells: Sequence[Cell]) -> bool:
 
 
 def _text(cell: Cell) -> str:
-    return spoken(cell) if isinstance(cell, str) else number(cell)
+    return humanise(cell) if isinstance(cell, str) else number(cell)
 
 
 def _drawn(curve: Curve) -> dict[str, str]:
@@ -237,5 +237,5 @@ def _drawn(curve: Curve) -> dict[str, str]:
 
 
 def _headed(name: str) -> str:
-    words = spoken(name)
+    words = humanise(name)
     return words[:1].upper() + words[1:]

@@ -17,11 +17,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.contract import Spacing
-from meddiff_core.diffusion.choice import ChoiceRecord, Point
+from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
-from meddiff_core.release.pages import number, spoken
 from meddiff_core.release.slices import (
     ALIKE,
     TILE,
@@ -32,6 +31,7 @@ from meddiff_core.release.slices import (
     paint_planes,
     window_of,
 )
+from meddiff_core.release.templating import humanise, number
 from meddiff_core.types import FloatArray, LabelArray
 
 INK = "#1c2733"
@@ -125,7 +125,7 @@ def real_beside_reconstruction(
 def histogram(found: Histogram) -> bytes:
     """Real as a filled ground, synthetic as a line over it. Shares are divided by the width of their bin.
 
-    The outermost bins have no end: each is drawn as wide as the one beside it, and labelled as open.
+    The outermost bins have no end: each is shown as wide as the one beside it, and labelled as open.
     """
     borders = _closed(found.edges)
     figure, axes = _figure(3.5, 2.3)
@@ -136,13 +136,13 @@ def histogram(found: Histogram) -> bytes:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(0, max(float(h.max()) for h in heights) * 1.08 or 1)
-    name = spoken(found.name)
-    axes.set_xlabel(f"{name} ({spoken(found.unit)})" if found.unit else name)
+    name = humanise(found.name)
+    axes.set_xlabel(f"{name} ({humanise(found.unit)})" if found.unit else name)
     return _svg(figure, f"Histogram of {name}: shares of real subjects and synthetic volumes")
 
 
 def _closed(edges: Sequence[float]) -> NDArray[np.float64]:
-    """Inner edges with two more, where the open bins are cut off in a drawing."""
+    """Inner edges with two more, where the open bins are cut off in the figure."""
     widths = np.diff(edges) if len(edges) > 1 else np.ones(1)
     return np.array([edges[0] - widths[0], *edges, edges[-1] + widths[-1]])
 
@@ -200,38 +200,38 @@ def lines(found: Curve) -> bytes:
     axes.grid(True, axis="y")
     if len(found.lines) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=QUIET)
-    return _svg(figure, f"{spoken(found.title)}: {found.y} by {found.x}")
+    return _svg(figure, f"{humanise(found.title)}: {found.y} by {found.x}")
 
 
 def _literal(name: str) -> str:
     """A name as words, of which nothing is taken for a formula."""
-    return spoken(name).replace("$", r"\$")
+    return humanise(name).replace("$", r"\$")
 
 
-def choice(record: ChoiceRecord, kind: str = "svg") -> bytes:
-    """How the denoiser's weights were chosen: distances above, copies below, the kept step across.
+def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:
+    """Checkpoint selection of the denoiser: distances above, memorisation below, the kept step across.
 
-    The kept average is drawn strongly, others faintly. Samples of early weights may be farther by powers of ten;
+    The kept average is shown strongly, others faintly. Samples of early weights may be farther by powers of ten;
     then distances are logarithmic beyond 1.
     """
-    figure, (distances, copies) = _figures(3.5, 3.9, 2)
+    figure, (distances, memorisation) = _figures(3.5, 3.9, 2)
     if _span_decades([far for point in record.curve for far in (point.validation_distance, point.train_distance)]):
         distances.set_yscale("symlog", linthresh=1.0)
         distances.yaxis.set_major_formatter(NUMBERS)
     for average in dict.fromkeys(point.average for point in record.curve):
         points = [point for point in record.curve if point.average == average]
-        _draw_judged(distances, copies, points, average == record.average)
-    copies.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
+        _plot_scores(distances, memorisation, points, average == record.average)
+    memorisation.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
     late = record.step > (record.curve[0].step + record.curve[-1].step) / 2
     place: Any = {"xytext": (-3 if late else 3, 3), "textcoords": "offset points", "ha": "right" if late else "left"}
-    copies.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
-    copies.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
+    memorisation.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
+    memorisation.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
     distances.set_ylabel("kernel distance")
     distances.legend(frameon=False, fontsize=8)
-    for axes in (distances, copies):
+    for axes in (distances, memorisation):
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
-    return _svg(figure, "Choice of the denoiser's weights by samples") if kind == "svg" else _picture(figure, kind)
+    return _svg(figure, "Checkpoint selection of the denoiser by samples") if kind == "svg" else _picture(figure, kind)
 
 
 def tuning(measured: Tuning, kind: str = "svg") -> bytes:
@@ -244,7 +244,7 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
     distances.axhline(measured.floor.value, color=REAL, linewidth=1, dashes=(4, 3), label="train")
     for colour, solver in zip(SERIES, dict.fromkeys(walk.solver for walk in measured.walks), strict=False):
         walks = [walk for walk in measured.walks if walk.solver == solver]
-        _draw_solver(distances, errors, walks, colour)
+        _plot_solver(distances, errors, walks, colour)
     chosen = measured.chosen
     for axes, value in ((distances, chosen.distance.value), (errors, chosen.error)):
         axes.plot(chosen.evaluations, value, "o", markersize=9, fillstyle="none", color=INK)
@@ -258,7 +258,7 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
     return _svg(figure, "Solvers by network evaluations") if kind == "svg" else _picture(figure, kind)
 
 
-def _draw_solver(distances: Axes, errors: Axes, walks: Sequence[Walk], colour: str) -> None:
+def _plot_solver(distances: Axes, errors: Axes, walks: Sequence[Walk], colour: str) -> None:
     for schedule, style in (("fitted", ".-"), ("karras", ".--")):
         own = [walk for walk in walks if walk.schedule == schedule]
         counts, label = [walk.evaluations for walk in own], walks[0].solver if schedule == "fitted" else None
@@ -272,16 +272,16 @@ def _span_decades(distances: Sequence[float]) -> bool:
     return max(sizes) > 10 * min(sizes)
 
 
-def _draw_judged(distances: Axes, copies: Axes, points: Sequence[Point], kept: bool) -> None:
-    """The judgements of one average; a line below its copy curve is the lower bound."""
+def _plot_scores(distances: Axes, memorisation: Axes, points: Sequence[ScoredCheckpoint], kept: bool) -> None:
+    """The scores of one average; the line below its memorisation curve is the lower bound."""
     steps = [point.step for point in points]
     for side, colour in (("validation", SYNTHETIC), ("train", SERIES[1])):
         values = [getattr(point, f"{side}_distance") for point in points]
         label = f"to {side}" if kept else None
         distances.plot(steps, values, ".-", color=colour, linewidth=1.4, alpha=1 if kept else 0.3, label=label)
     values, low = [p.nearer_train for p in points], [p.nearer_train_low for p in points]
-    copies.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
-    copies.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
+    memorisation.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
+    memorisation.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,8 +1,8 @@
-"""The last look before publication: does any file name a real subject, scan or folder?
+"""The last check before publication: does any file name a real subject, scan or folder?
 
-Real names reach a release in ways nobody planned (an error text in the methods, a path in a setting), so
-every text in it is searched for all of them. A finding says where and how long the name is, never the
-name: findings end in logs.
+Identifiers reach a release in ways that nobody planned (an error text in the methods, a path in a setting), so every
+text in it is searched for all of them. A finding says where and how long the name is, never the name: findings end in
+logs.
 
 The rule keeps chance out. A name counts as a whole word, also inside a longer cell, and without its file's
 ending, `sub-` and leading zeros. Plain digits (`50772`) also turn up as sizes and counts: with four or five they
@@ -28,35 +28,35 @@ YEAR = re.compile(r"(19|20)\d\d")
 ENDING = re.compile(r"\.(nii|dcm|ima|mgz|mgh|mha|mhd|nrrd|img|hdr)(\.gz)?$")
 
 
-def find_leaks(folder: Path, secrets: Iterable[str]) -> list[str]:
-    """Where a release holds one of `secrets` (ids, case and file names, paths) or an absolute path; empty is good."""
-    names = {part for secret in secrets for part in _spellings(secret.strip().lower())}
+def find_leaks(folder: Path, identifiers: Iterable[str]) -> list[str]:
+    """Where a release holds an identifier (id, case or file name, path) or an absolute path; empty is good."""
+    names = {part for identifier in identifiers for part in _spellings(identifier.strip().lower())}
     wanted = sorted(name for name in names if len(name) > (3 if name.isdigit() else 1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [leak for path in files for leak in _search(path, path.relative_to(folder).as_posix(), wanted)]
 
 
-def _spellings(secret: str) -> set[str]:
+def _spellings(identifier: str) -> set[str]:
     """A name, and what is left of it that still tells who: without a file's ending, `sub-` and leading zeros."""
-    stem = ENDING.sub("", secret)
+    stem = ENDING.sub("", identifier)
     short = stem.removeprefix("sub-")
     bare = short.lstrip("0") if short.isdigit() else short
-    return {secret, *(part for part in (stem, short, bare) if _digits(part) > 1 and _is_telling(part))}
+    return {identifier, *(part for part in (stem, short, bare) if _digits(part) > 1 and _is_telling(part))}
 
 
-def _search(path: Path, name: str, secrets: list[str]) -> Iterator[str]:
+def _search(path: Path, name: str, identifiers: list[str]) -> Iterator[str]:
     lines, cells = _read(path, name)
     text, words = "\n".join([name, *lines]).lower(), {cell.lower() for cell in cells}
     inside = "\n".join(words)
-    for secret in secrets:
-        if secret in words or _occurs(secret, text if _is_rare(secret) else inside):
-            yield f"{name}: a real name or id of {len(secret)} characters"
+    for identifier in identifiers:
+        if identifier in words or _occurs(identifier, text if _is_rare(identifier) else inside):
+            yield f"{name}: a real name or id of {len(identifier)} characters"
     if ABSOLUTE.search(text):
         yield f"{name}: an absolute path"
 
 
-def _occurs(secret: str, text: str) -> bool:
-    return _is_telling(secret) and secret in text and _whole(secret).search(text) is not None
+def _occurs(identifier: str, text: str) -> bool:
+    return _is_telling(identifier) and identifier in text and _whole(identifier).search(text) is not None
 
 
 def _is_telling(name: str) -> bool:
@@ -73,9 +73,9 @@ def _digits(name: str) -> int:
     return sum(character.isdigit() for character in name)
 
 
-def _whole(secret: str) -> re.Pattern[str]:
-    left, right = (r"(?<!\d[.,])", r"(?![.,]\d)") if secret.isdigit() else ("(?<!#)", "")
-    return re.compile(rf"(?<![^\W_]){left}{re.escape(secret)}(?![^\W_]){right}")
+def _whole(identifier: str) -> re.Pattern[str]:
+    left, right = (r"(?<!\d[.,])", r"(?![.,]\d)") if identifier.isdigit() else ("(?<!#)", "")
+    return re.compile(rf"(?<![^\W_]){left}{re.escape(identifier)}(?![^\W_]){right}")
 
 
 def _read(path: Path, name: str) -> tuple[list[str], list[str]]:

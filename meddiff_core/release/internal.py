@@ -1,7 +1,7 @@
 """The study's own report: real beside synthetic, and each suspect beside the scan that it resembles.
 
-It shows patients. It therefore lies in the study, never in a release, and says so in red before anything
-else. It is what a person looks at before they let a cohort go.
+It shows patients. It therefore stays in the study, never in a release, and says so in red before anything else. A
+person reads it before the cohort is released.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +11,18 @@ from typing import Any
 
 from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
-from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.evidence import section
 from meddiff_core.evidence.gates import GateResult, Metric
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
 from meddiff_core.release.evidence import PartView, gate_rows, part_views, verdict, waived
-from meddiff_core.release.pages import render, spoken
 from meddiff_core.release.report import legend, sheet_of, spread
 from meddiff_core.release.slices import data_uri, window_of
+from meddiff_core.release.templating import humanise, render
 from meddiff_core.types import FloatArray, Refusal, StoredArray, Volumes
 
-Point = tuple[float | int, float | int]
+CurvePoint = tuple[float | int, float | int]
 ON_SHEET = 30
 IN_PAIRS = 6
 
@@ -53,14 +53,14 @@ class InternalContent:
     """The accepted volumes."""
     reconstructions: Sequence[tuple[StoredArray, StoredArray]] = ()
     """Real volume, and what the autoencoder makes of it."""
-    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     """(step, value) by name. `autoencoder/train` and `autoencoder/validation` share a figure."""
-    choice: ChoiceRecord | None = None
+    selection: SelectionRecord | None = None
     """How the denoiser's weights were chosen."""
     suspects: Sequence[Suspect] = ()
     refused: Sequence[Refusal] = ()
     minutes: Mapping[str, float | int] = field(default_factory=dict)
-    """By stage."""
+    """Minutes by stage."""
     cells: Sequence[CellCount] = ()
     """Wanted and accepted volumes, where the cohort is made up of parts."""
     gates: Sequence[GateResult] = ()
@@ -93,9 +93,9 @@ def render_internal(content: InternalContent) -> str:
         synthetic_sheet=data_uri(figures.mosaic(synthetic, spacing_mm=spacing)) if synthetic else None,
         pairs=_pairs(content),
         reconstructions=_reconstructions(content),
-        curves=[(spoken(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
-        choice=figures.choice(content.choice).decode() if content.choice else None,
-        chosen=describe_choice(content.choice) if content.choice else None,
+        curves=[(humanise(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
+        selection=figures.checkpoint_selection(content.selection).decode() if content.selection else None,
+        chosen=describe_selection(content.selection) if content.selection else None,
         suspects=list(_suspects(content)),
         refused=content.refused,
         minutes=content.minutes,
@@ -118,7 +118,7 @@ def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple
         ("findings", content.statements),
         ("volumes", True),
         ("reconstructions", content.reconstructions),
-        ("training", content.curves or content.choice),
+        ("training", content.curves or content.selection),
         ("suspects", True),
         ("cells", content.cells),
     ]
@@ -127,9 +127,9 @@ def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple
     return [*before, *((part.anchor, part.heading) for part in parts), *after]
 
 
-def _grouped(curves: Mapping[str, Sequence[Point]]) -> list[tuple[str, dict[str, Sequence[Point]]]]:
+def _grouped(curves: Mapping[str, Sequence[CurvePoint]]) -> list[tuple[str, dict[str, Sequence[CurvePoint]]]]:
     """Lines by label, by figure, in the order given. Only what has one scale shares a figure."""
-    figure: dict[str, dict[str, Sequence[Point]]] = {}
+    figure: dict[str, dict[str, Sequence[CurvePoint]]] = {}
     for name, points in curves.items():
         title, _, line = name.rpartition("_" if "_sigma_" in name else "/")
         if title == "validation":
@@ -164,7 +164,7 @@ def _suspects(content: InternalContent) -> Iterator[dict[str, Any]]:
         window = window_of(shown)
         yield {
             "name": suspect.sample_id,
-            "reasons": [spoken(reason) for reason in suspect.reasons],
+            "reasons": [humanise(reason) for reason in suspect.reasons],
             "nearest_case": suspect.nearest_case,
             "distance": suspect.distance,
             "pictures": [data_uri(figures.planes(volume, window, spacing_mm=spacing)) for volume in shown],

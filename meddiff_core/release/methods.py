@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from meddiff_core.contract import spacing_text
-from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import AutoencoderConfig, SamplingConfig, Study
@@ -16,8 +16,8 @@ _PREDICTS = {
 }
 
 _ELSEWHERE = (
-    "The models had been trained elsewhere before; whether scans of this study were among those that they saw is not "
-    "known here, and a held-out scan that they saw is not held out from them."
+    "The models had been trained elsewhere before; whether scans of this study were among their training scans is not "
+    "known, and a held-out scan that they were trained on is not held out from them."
 )
 
 _SOLVERS = {
@@ -30,7 +30,7 @@ _SOLVERS = {
 
 
 def describe_methods(
-    study: Study, plan: Plan, sides: Mapping[str, int], choice: ChoiceRecord | None = None
+    study: Study, plan: Plan, sides: Mapping[str, int], selection: SelectionRecord | None = None
 ) -> list[str]:
     """Sentences for a methods section, in the order of the stages."""
     contract, sampling = plan.contract, study.sampling
@@ -42,12 +42,12 @@ def describe_methods(
         _autoencoder(plan, study.train.autoencoder),
         _denoiser(plan, study),
         *([_ELSEWHERE] if plan.start_from else []),
-        *([describe_choice(choice)] if choice else []),
-        f"Volumes were drawn with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
+        *([describe_selection(selection)] if selection else []),
+        f"Volumes were sampled with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
-        "other were rejected and replaced by new draws of the same condition.",
+        "other were rejected and replaced by new samples of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
         f"and the real-against-real value beside each distance; the gates are those of the preset "
         f"{study.audit.preset}{' as changed by the study' if study.audit.gates else ''}.",
@@ -57,8 +57,8 @@ def describe_methods(
 def _guidance(sampling: SamplingConfig) -> str:
     if sampling.guidance == 1:
         return "without guidance"
-    away = {"absent": "what it says without conditions", "earlier": "what it said early in its training"}
-    return f"guided by {sampling.guidance:g} away from {away[sampling.guided_by]}"
+    kinds = {"classifier_free": "classifier-free guidance", "autoguidance": "autoguidance"}
+    return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g})"
 
 
 def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
@@ -75,13 +75,13 @@ def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:
 
 
 def _loss_terms(config: AutoencoderConfig, labelled: bool) -> list[str]:
-    """Of the autoencoder's loss, those whose weight is not 0; the reconstruction and one more at the least."""
+    """Terms of the autoencoder's loss whose weight is not 0; at least reconstruction and Kullback-Leibler."""
     perceptual = config.perceptual_weight > 0
     kind = config.perceptual
     terms = {
         "reconstruction": True,
         "label cross-entropy": labelled and config.label_weight > 0,
-        "Dice": labelled and config.overlap_weight > 0,
+        "Dice": labelled and config.dice_weight > 0,
         "feature-matching": perceptual and kind in ("discriminator", "both"),
         "Fourier spectrum": perceptual and kind in ("fft", "both"),
         "ImageNet perceptual": perceptual and kind == "imagenet",
@@ -98,7 +98,7 @@ def _denoiser(plan: Plan, study: Study) -> str:
         return f"A denoiser ({network}) was used as it had been trained elsewhere, conditioned on {conditions}."
     return (
         f"A denoiser ({network}, {_training(plan, plan.denoiser_training)} latents) was trained on them, conditioned "
-        f"on {conditions}, each hidden from it {study.train.denoiser.condition_dropout:.0%} of the time."
+        f"on {conditions}, each dropped with a probability of {study.train.denoiser.condition_dropout:.0%}."
     )
 
 

@@ -30,7 +30,7 @@ AXES = ("sample", "z", "y", "x")
 MR_RANGE = 1000
 """Released MR intensities run from 0, the background, to this."""
 LEVEL = 5
-"""Of zstd: written once, fetched often."""
+"""Level of zstd: a release is written once and read often."""
 Factors = tuple[int, int, int]
 RESERVED = frozenset({"image", "pyramid", "labels", *AXES})
 
@@ -139,7 +139,7 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
 
 
 def smaller_by(contract: Contract) -> Factors:
-    """Of the smaller copy along x, y, z: 2, but 1 along an axis that stays no finer than the halved ones as it is."""
+    """Downsampling of the smaller copy along x, y, z: 2, but 1 along an axis that is as coarse as the halved ones."""
     finest = min(contract.spacing_mm)
     x, y, z = (2 if spacing < 2 * finest else 1 for spacing in contract.spacing_mm)
     return x, y, z

@@ -19,7 +19,7 @@ from meddiff_core.data.store import open_array, read_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.manifest import Manifest, read_manifest
 from meddiff_core.release.ome import COHORT, LABELS
-from meddiff_core.release.tables import IDENTIFIER, TABLE
+from meddiff_core.release.participants_table import IDENTIFIER, TABLE
 
 if TYPE_CHECKING:
     from meddiff_core.release.dataset import CohortDataset, Transform

@@ -1,7 +1,7 @@
-"""A volume of a release, drawn again from what the release says of it and the models that it names.
+"""A volume of a release, sampled again from what the release says of it and the models that it names.
 
-Whoever holds the models can so prove where a volume came from, and find it again when its bytes are lost. On the
-kind of machine that drew it every voxel is the same; another kind may round some of them the other way.
+Whoever holds the models can so prove where a volume came from, and restore it when its bytes are lost. On the kind of
+machine that sampled it every voxel is the same; another kind may round some of them the other way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,9 @@ from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
+from meddiff_core.release.participants_table import BATCH, IDENTIFIER
 from meddiff_core.release.reader import Release
-from meddiff_core.release.tables import IDENTIFIER
-from meddiff_core.study import SamplingConfig
+from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
 MODELS = ("autoencoder", "denoiser")
 FEW = 1e-3
@@ -31,15 +31,15 @@ FEW = 1e-3
 
 @dataclass(frozen=True)
 class Regenerated:
-    """How a volume that was drawn again compares with the released one."""
+    """How a volume that was sampled again compares with the released one."""
 
     sample: str
     image_share: float
-    """Of voxels whose intensity differs."""
+    """Share of voxels whose intensity differs."""
     image_largest: float
     """Largest difference of an intensity, as a share of the released range."""
     label_share: float
-    """Of voxels whose label differs; 0 without label maps."""
+    """Share of voxels whose label differs; 0 without label maps."""
 
     @property
     def equal(self) -> bool:
@@ -60,7 +60,7 @@ class Regenerated:
 
 
 def regenerate(path: Path, samples: Sequence[str], models: Path, device: str = "cpu") -> Iterator[Regenerated]:
-    """Draw samples of the release at `path` again, with the models below `models`, one by one.
+    """Sample volumes of the release at `path` again, one by one, with the models below `models`.
 
     Raises:
         ConfigurationError: the release has no such sample, or there are no models.
@@ -87,13 +87,22 @@ def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
         if digest_of(digest_checkpoint(models / name)) != manifest.parents.get(name):
             raise IntegrityError(f"{name} must be the one that the release was made from, it is another")
     digest = digest_of([manifest.parents[name] for name in MODELS])
-    return open_engine(models, digest, SamplingConfig.model_validate(manifest.study["sampling"]), device)
+    return open_engine(models, digest, released_sampling(manifest), device)
+
+
+def released_sampling(manifest: Manifest) -> SamplingConfig:
+    """Sampling settings of a release, also of one that an older version wrote."""
+    settings = dict(manifest.study["sampling"])
+    if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
+        settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
+    return SamplingConfig.model_validate(settings)
 
 
 def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
     sample, seed = str(release.table[IDENTIFIER].iloc[row]), int(release.table["seed"].iloc[row])
     condition = _condition(release.table.iloc[row], engine.contract.conditions)
-    image, label = engine.draw([SampleRequest(sample, 0, 0, seed, condition)])
+    batch = int(release.table[BATCH].iloc[row]) if BATCH in release.table else engine.config.batch
+    image, label = engine.sample([SampleRequest(sample, 0, 0, seed, condition)], batch)
     low, high = intensity_range(engine.contract)
     apart = np.abs(released_image(image[0], engine.contract).T - release.image(row))
     known = release.label(row)
@@ -115,7 +124,7 @@ def _value(cell: object, spec: ConditionSpec) -> ConditionValue:
     return str(cell) if isinstance(spec, CategoricalCondition) else float(str(cell))
 
 
-def draw_few(path: Path, count: int) -> list[str]:
+def choose_few(path: Path, count: int) -> list[str]:
     """A few samples of a release, the same ones each time: chosen by its own digest."""
     known = list(Release(path).table[IDENTIFIER])
     random = np.random.default_rng(int(digest_file(path / MANIFEST)[:16], 16))

@@ -18,8 +18,8 @@ from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.evidence import PartView, gate_rows, part_views, privacy_summary, verdict, waived
 from meddiff_core.release.ome import MR_RANGE
-from meddiff_core.release.pages import flat, number, percent, render, spoken
 from meddiff_core.release.slices import data_uri, middle_slab, window_of
+from meddiff_core.release.templating import flat, humanise, number, percent, render
 from meddiff_core.types import FloatArray, LabelArray, Volumes
 
 SHOWN = 12
@@ -88,7 +88,7 @@ def _pictures(content: ReleaseContent) -> dict[str, Any]:
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
         "cells": content.cells,
-        "choice": figures.choice(content.choice).decode() if content.choice else None,
+        "selection": figures.checkpoint_selection(content.selection).decode() if content.selection else None,
         "parents": sorted(content.parents.items()),
         "study": flat(dict(content.study)),
         "versions": sorted(content.versions.items()),
@@ -106,7 +106,7 @@ def summarise(content: ReleaseContent) -> str:
     if contract.labels:
         extras.append(f"label maps of {len(contract.labels)} structure{'s' if len(contract.labels) > 1 else ''}")
     if contract.conditions:
-        extras.append("the conditions that each was drawn for")
+        extras.append("the conditions that each was sampled for")
     return f"{text}{', with ' if extras else ''}{' and '.join(extras)}."
 
 
@@ -125,7 +125,8 @@ def legend(contract: Contract) -> list[dict[str, str]]:
     """Name and colour of each label."""
     colours = label_colours(len(contract.labels))
     return [
-        {"name": spoken(name), "colour": f"rgb{colour}"} for name, colour in zip(contract.labels, colours, strict=True)
+        {"name": humanise(name), "colour": f"rgb{colour}"}
+        for name, colour in zip(contract.labels, colours, strict=True)
     ]
 
 
@@ -133,8 +134,8 @@ def count_bars(content: ReleaseContent) -> list[dict[str, Any]]:
     """Candidates, accepted, and each reason of rejection, as shares of the candidates."""
     counts = content.counts
     reasons = sorted(counts.rejected.items(), key=lambda item: (-item[1], item[0]))
-    rows = [("drawn", counts.candidates, True), ("accepted", counts.accepted, True)]
-    rows += [(f"rejected: {spoken(reason)}", count, False) for reason, count in reasons]
+    rows = [("generated", counts.candidates, True), ("accepted", counts.accepted, True)]
+    rows += [(f"rejected: {humanise(reason)}", count, False) for reason, count in reasons]
     most = max(1, *(count for _, count, _ in rows))
     return [{"name": name, "count": count, "share": count / most, "main": main} for name, count, main in rows]
 
@@ -145,8 +146,8 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
         ("Volumes", str(len(content.volumes))),
         ("Modality", contract.intensity.modality),
         ("Grid", f"{' × '.join(map(str, contract.size))}, {spacing_text(contract.spacing_mm)}"),
-        ("Structures", ", ".join(map(spoken, contract.labels))),
-        ("Conditions", ", ".join(spoken(condition.name) for condition in contract.conditions)),
+        ("Structures", ", ".join(map(humanise, contract.labels))),
+        ("Conditions", ", ".join(humanise(condition.name) for condition in contract.conditions)),
         ("Gates", content.preset),
         ("Licence", content.licence),
         ("Contact", content.contact),
@@ -157,7 +158,9 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
 def _acceptance(content: ReleaseContent) -> str:
     counts = content.counts
     share = counts.accepted / counts.candidates if counts.candidates else 0.0
-    text = f"{number(counts.candidates)} volumes were drawn and {number(counts.accepted)} accepted ({percent(share)})."
+    text = (
+        f"{number(counts.candidates)} volumes were generated and {number(counts.accepted)} accepted ({percent(share)})."
+    )
     if counts.flagged:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."
@@ -180,7 +183,7 @@ def _samples(content: ReleaseContent, window: tuple[float, float]) -> Iterator[d
             "plain": data_uri(figures.planes(volume, window, spacing_mm=spacing)),
             "overlay": None if label is None else data_uri(figures.planes(volume, window, label, spacing_mm=spacing)),
             "conditions": [
-                (spoken(c.name), _value(row[c.name], c)) for c in content.contract.conditions if c.name in row
+                (humanise(c.name), _value(row[c.name], c)) for c in content.contract.conditions if c.name in row
             ],
         }
 
@@ -207,7 +210,7 @@ def _scatters(content: ReleaseContent) -> Iterator[str]:
         if isinstance(condition, ContinuousCondition) and {condition.name, measured} <= set(content.table.columns):
             factor, unit = (ML_PER_MM3, "ml") if condition.group else (1.0, "")
             requested, found = content.table[condition.name] * factor, content.table[measured] * factor
-            yield figures.scatter(requested, found, spoken(condition.name), unit).decode()
+            yield figures.scatter(requested, found, humanise(condition.name), unit).decode()
 
 
 def _sections(known: dict[str, Any], parts: Sequence[PartView]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from meddiff_core.data.store import chunk_path
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.manifest import MANIFEST, Manifest, describe_file, read_manifest
 from meddiff_core.release.ome import COHORT, array_name
-from meddiff_core.release.tables import IDENTIFIER, TABLE, TEXT
+from meddiff_core.release.participants_table import IDENTIFIER, TABLE, TEXT
 
 
 def verify_release(path: Path) -> list[str]:

@@ -8,8 +8,8 @@ from meddiff_core.evidence.audit import CAVEATS
 
 PRIVACY_SHOWS = (
     "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, and hold"
-    " that against how close scans of people whom no model ever saw come to the same scans.",
-    "A gate passes on the end of its confidence interval that hurts, not on the value itself.",
+    " that against how close held-out scans come to the same scans.",
+    "A gate passes on the unfavourable end of its confidence interval, not on the value itself.",
 )
 PRIVACY_DOES_NOT_SHOW = (
     *CAVEATS,
@@ -17,7 +17,7 @@ PRIVACY_DOES_NOT_SHOW = (
     " scans, and looks at the setting of a release as well.",
 )
 LIMITATIONS = (
-    "The volumes are drawn from a model of one set of real scans. What is rare or absent there is rare or absent here,"
+    "The volumes are samples of a model of one set of real scans. What is rare or absent there is rare or absent here,"
     " and bias in it is carried over.",
     "Generated anatomy may be wrong in ways that no measurement here looks at. Not for diagnosis, treatment or any"
     " decision about a person.",

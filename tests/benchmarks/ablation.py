@@ -19,7 +19,7 @@ from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.latent_judge import LatentJudge
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.conditions import encode_conditions
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.plan import load_plan
 from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
@@ -29,7 +29,7 @@ Variant = dict[str, Any]
 PLAIN: Variant = {"adversarial_start": 1.0}
 AUTOENCODERS: dict[str, Variant] = {
     "as it is": {},
-    "no overlap": {"overlap_weight": 0.0},
+    "no Dice": {"dice_weight": 0.0},
     "one volume a step": {"batch": 1},
     "KL x 0.1": {"kl_weight": 1e-5},
     "KL x 10": {"kl_weight": 1e-3},
@@ -119,8 +119,8 @@ def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, fl
         steps,
         8,
         0,
-        moved=MovedLatents.open(folder / "latents.zarr"),
-        judge=LatentJudge(train[0], validation[0], train[0].scale(), 0),
+        augmented=AugmentedLatents.open(folder / "latents.zarr"),
+        scorer=LatentJudge(train[0], validation[0], train[0].scale(), 0),
     )
     for step in range(steps):
         training.step(step)

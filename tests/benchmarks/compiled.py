@@ -1,9 +1,9 @@
-"""What `torch.compile` would give: of a training step of either network, and of an evaluation that draws.
+"""What `torch.compile` would give: of a training step of either network, and of an evaluation that samples.
 
     python tests/benchmarks/compiled.py
 
 Each program is measured in turns with its compiled self, on the shapes of 40 x 48 x 40 volumes; the seconds that
-compiling takes are told. Drawing is on one thread, beside the packed network that the engine draws with.
+compiling takes are told. Sampling is on one thread, beside the packed network that the engine samples with.
 """
 
 import time
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
-from meddiff_core.models.drawing.packed import one_thread, packed
+from meddiff_core.models.inference.packed import one_thread, packed
 
 Program = Callable[[], object]
 ROUNDS = 7

@@ -3,7 +3,7 @@
     python tests/benchmarks/evaluations.py STUDY_FOLDER [--samples 96]
 
 DDIM without added noise is Euler's method over the noise levels of its steps, which `tests/models/test_imported.py`
-shows with MONAI's own scheduler. So both draw here from the study's denoiser, started alike, and are held to
+shows with MONAI's own scheduler. So both sample here from the study's denoiser, started alike, and are held to
 validation volumes by the kernel distance of the latents, with a bootstrap interval. `floor` is of training volumes,
 `fitted` are noise levels as `meddiff tune-solver` finds them for the denoiser, instead of Karras'.
 """
@@ -23,7 +23,7 @@ from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.evidence.tuning import Batch, open_batches
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
-from meddiff_core.models.drawing.packed import one_thread
+from meddiff_core.models.inference.packed import one_thread
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents
@@ -46,15 +46,15 @@ def main() -> None:
     batches = open_batches(denoiser, conditions, config, tuple(validation.mean.shape[1:]), options.samples, 0)
     print(f"{options.samples} samples; kernel distance to {len(validation)} validation volumes, 95% interval")
     report("floor", 0, judge, judge.train)
-    report("MONAI's DDIM", DDIM_STEPS, judge, judge.features(draw(batches, "euler", ddim_levels())))
+    report("MONAI's DDIM", DDIM_STEPS, judge, judge.features(sample(batches, "euler", ddim_levels())))
     with torch.inference_mode(), one_thread():
         trace = trace_flow(*batches[0], *config.span)
     for count in COUNTS:
         fitted = fit_levels(trace, config.solver, count)
         for name, changes in (("", {"steps": count}), (", fitted", {"sigmas": fitted})):
             levels = noise_levels(config.model_copy(update=changes))
-            drawn = draw(batches, config.solver, levels)
-            report(config.solver + name, evaluations(config.solver, count), judge, judge.features(drawn))
+            sampled = sample(batches, config.solver, levels)
+            report(config.solver + name, evaluations(config.solver, count), judge, judge.features(sampled))
 
 
 def ddim_levels() -> torch.Tensor:
@@ -66,7 +66,7 @@ def ddim_levels() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def draw(batches: list[Batch], solver: str, sigmas: torch.Tensor) -> Latents:
+def sample(batches: list[Batch], solver: str, sigmas: torch.Tensor) -> Latents:
     """Standardised latents, from the noise of the batches."""
     with one_thread():
         ends = [SOLVERS[solver](denoiser, noise * float(sigmas[0]), sigmas) for denoiser, noise in batches]

@@ -1,10 +1,10 @@
-"""What a volume costs in the whole flow, beside the bare loop that draws it: same weights, same samples, one run.
+"""What a volume costs in the whole flow, beside the bare loop that samples it: same weights, same samples, one run.
 
     python tests/benchmarks/flow.py STUDY_FOLDER [--workers 2] [--few 32] [--more 128] [--without-outliers]
 
-Works on a copy of a study with a trained denoiser. The loop is `Engine.draw` in as many processes as the flow has
+Works on a copy of a study with a trained denoiser. The loop is `Engine.sample` in as many processes as the flow has
 workers, with nothing else. A command has a fixed cost, to start and to check what is there, and one per volume: both
-come from two cohorts of different size, the second grown from the first, so that only its new volumes are drawn.
+come from two cohorts of different size, the second grown from the first, so that only its new volumes are sampled.
 Screening judges the whole cohort each time, with all that the study's `screen` asks for, or without `screen.outliers`,
 which runs the denoiser again.
 """
@@ -24,11 +24,10 @@ from typing import Any
 
 import yaml
 
-from meddiff_core.artefacts import digest_of
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.stages.generate import shards_of
 from meddiff_core.workspace import Workspace
-from tasks.generate import shards_of
 
 
 def main() -> None:
@@ -85,7 +84,7 @@ def command(name: str, folder: Path) -> float:
 
 
 def bare_loop(folder: Path, slots: Sequence[int], workers: int) -> float:
-    """Seconds in which processes that are warm draw the slots, shared out evenly."""
+    """Seconds in which processes that are warm sample the slots, shared out evenly."""
     workspace, context = Workspace.open(folder), get_context("spawn")
     samples = [sample for shard in shards_of(workspace, slots, 0) for sample in shard.samples]
     pipes = list[Connection]()
@@ -108,15 +107,14 @@ def _all(pipes: Sequence[Connection], act: Callable[[Connection], object]) -> No
 
 def _serve(folder: Path, samples: Sequence[SampleRequest], pipe: Connection) -> None:
     workspace = Workspace.open(folder)
-    inputs = workspace.inputs("candidates")
-    digest = digest_of([inputs["autoencoder"], inputs["denoiser"]])
+    digest = workspace.models_digest()
     config = workspace.study.sampling
     engine = open_engine(workspace.folder / "models", digest, config, "cpu")
-    engine.draw(samples[: config.batch])
+    engine.sample(samples[: config.batch])
     pipe.send(True)
     pipe.recv()
     for start in range(0, len(samples), config.shard):
-        engine.draw(samples[start : start + config.shard])
+        engine.sample(samples[start : start + config.shard])
     pipe.send(True)
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/generation.py
 
-Each contender lives in processes of its own, which build their networks once and then draw when told to. Ours draws
+Each contender lives in processes of its own, which build their networks once and then sample when told to. Ours samples
 on one thread, so two cores are two of its processes; MONAI's has both threads to itself. Ratios are printed, with the
 memory that the processes grew to; absolute times mean little on a shared machine.
 """
@@ -23,7 +23,7 @@ from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
-from meddiff_core.models.drawing.packed import packed
+from meddiff_core.models.inference.packed import packed
 from meddiff_core.study import SamplingConfig
 
 Draw = Callable[[], object]
@@ -43,7 +43,7 @@ def _networks() -> tuple[Autoencoder, Denoiser]:
 
 
 def _ours(latent: Size, volumes: int) -> Draw:
-    """What one process draws of `volumes` that two share."""
+    """What one process samples of `volumes` that two share."""
     i, j, k = (4 * side for side in latent)
     contract = Contract(
         spacing_mm=4.0,
@@ -56,7 +56,7 @@ def _ours(latent: Size, volumes: int) -> Draw:
     config = SamplingConfig(steps=EVALUATIONS, solver="adams")
     engine = Engine(*_networks(), LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4), contract, config)
     samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(volumes // 2)]
-    return lambda: engine.draw(samples)
+    return lambda: engine.sample(samples)
 
 
 def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, half: bool = False) -> Draw:
@@ -82,13 +82,13 @@ def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, h
     scheduler.set_timesteps(EVALUATIONS)
     inferer = LatentDiffusionInferer(scheduler)
 
-    def draw() -> None:
+    def sample() -> None:
         for _ in range(volumes // batch):
             noise = torch.randn(batch, 4, *latent)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
                 inferer.sample(noise, decoder, network, scheduler, verbose=False)
 
-    return draw
+    return sample
 
 
 CONTENDERS: dict[str, tuple[int, Callable[[Size, int], Draw]]] = {
@@ -98,16 +98,16 @@ CONTENDERS: dict[str, tuple[int, Callable[[Size, int], Draw]]] = {
     **({"MONAI, flash and bf16": (1, lambda latent, n: _monai(latent, n, flash=True, half=True))} if BF16 else {}),
     "MONAI, all in a batch": (1, lambda latent, volumes: _monai(latent, volumes, batch=volumes, flash=True)),
 }
-"""Processes of each, and what they draw with."""
+"""Processes of each, and what they sample with."""
 
 
 def _serve(name: str, latent: Size, volumes: int, pipe: Connection) -> None:
     """Draw once per message, and answer with this process's largest memory in MB."""
     processes, build = CONTENDERS[name]
     torch.set_num_threads(2 // processes)
-    draw = build(latent, volumes)
+    sample = build(latent, volumes)
     while pipe.recv():
-        draw()
+        sample()
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

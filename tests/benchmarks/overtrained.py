@@ -1,9 +1,9 @@
-"""A denoiser that learns a dozen scans by heart must be blocked for copying: the known answer on real data.
+"""A denoiser that memorises a dozen scans must be blocked for copying: the known answer on real data.
 
     python tests/benchmarks/overtrained.py STUDY_FOLDER [--volumes 12] [--steps 4000] [--samples 60]
 
 Takes the autoencoder and the latents of a finished study, trains a small denoiser on a few of its training volumes
-without any of what works against memorising, draws a cohort and runs the copy part of the audit on it: train are
+without any of what works against memorising, samples a cohort and runs the copy part of the audit on it: train are
 those few, the holdout is the study's. Beside it, as a control, the study's own accepted cohort against the same few.
 """
 
@@ -42,7 +42,7 @@ from meddiff_core.types import LabelArray, StoredArray, Volumes
 from meddiff_core.workspace import Workspace
 
 BY_HEART = DenoiserConfig(
-    condition_dropout=0.0, augmentations=(), augmented_share=0.0, ema_shares=(0.05,), learning_rate=1e-3
+    condition_dropout=0.0, augmentations=(), augmented_share=0.0, ema_std=(0.05,), learning_rate=1e-3
 )
 CHANNELS = (32, 64)
 
@@ -98,15 +98,17 @@ def main() -> None:
     started = time.perf_counter()
     denoiser, scale, loss = learn_by_heart(options.study, few, options.steps)
     trained = time.perf_counter()
-    cohort = draw(options.study, denoiser, scale, few, options.samples)
-    drawn = time.perf_counter()
+    cohort = sample(options.study, denoiser, scale, few, options.samples)
+    sampled = time.perf_counter()
     workspace = Workspace.open(options.study)
     accepted = accepted_volumes(pd.read_parquet(workspace.path("verdicts")), workspace.path("candidates"))
     honest = Selection.of(accepted, range(min(options.samples, len(accepted))))
-    print(f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; drawing: {drawn - trained:.0f} s")
-    for name, volumes in (("learnt by heart", cohort), ("control: the study's own cohort", honest)):
+    print(
+        f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; sampling: {sampled - trained:.0f} s"
+    )
+    for name, volumes in (("memorised", cohort), ("control: the study's own cohort", honest)):
         report(name, audit_copies(options.study, few, volumes))
-    print(f"copy audits: {time.perf_counter() - drawn:.0f} s")
+    print(f"copy audits: {time.perf_counter() - sampled:.0f} s")
 
 
 def learn_by_heart(study: Path, few: FewOf, steps: int) -> tuple[Denoiser, LatentScale, float]:
@@ -121,14 +123,14 @@ def learn_by_heart(study: Path, few: FewOf, steps: int) -> tuple[Denoiser, Laten
     return training.result()[0], training.scale, float(np.mean(losses[-max(1, steps // 10) :]))
 
 
-def draw(study: Path, denoiser: Denoiser, scale: LatentScale, few: FewOf, count: int) -> Drawn:
+def sample(study: Path, denoiser: Denoiser, scale: LatentScale, few: FewOf, count: int) -> Drawn:
     """A cohort, each volume with the conditions of one of the few."""
     autoencoder, contract = load_autoencoder(study / "models" / "autoencoder")
     conditions = few.conditions("train")
     requests = [
         SampleRequest(f"s{slot}", slot, 0, 1000 + slot, conditions[slot % len(conditions)]) for slot in range(count)
     ]
-    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig()).draw(requests))
+    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig()).sample(requests))
 
 
 def audit_copies(study: Path, few: FewOf, cohort: Volumes) -> CopyEvidence:

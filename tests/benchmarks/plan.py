@@ -18,7 +18,7 @@ import torch._dynamo  # as the line above: so that importing them later counts a
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.diffusion import sizing
 from meddiff_core.diffusion.training import DenoiserTraining
-from meddiff_core.models.freed import keep_freed_memory
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.plan import Plan
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
 from meddiff_core.study import Study

@@ -19,7 +19,7 @@ from tasks.cluster import _map
 
 WORKERS, SHARD, PAUSE_S = 64, 8, 0.05
 COHORTS = (100, 1_000, 10_000, 100_000)
-drawn: Counter[str] = Counter()
+sampled: Counter[str] = Counter()
 
 
 class AnyCondition(CohortDesign):
@@ -32,28 +32,28 @@ class AnyCondition(CohortDesign):
         return {"age": 20.0 + slot % 60}
 
 
-def draw(shard: Shard) -> tuple[str, ...]:
+def sample(shard: Shard) -> tuple[str, ...]:
     time.sleep(PAUSE_S)
     names = tuple(sample.sample_id for sample in shard.samples)
-    drawn.update(names)
+    sampled.update(names)
     return names
 
 
 def main() -> None:
     local = {"n_workers": WORKERS, "threads_per_worker": 1, "processes": False, "memory_limit": 0}
     with LocalCluster(**local, dashboard_address=None) as cluster, Client(cluster) as client:
-        drawn_by(client, WORKERS * SHARD)
+        sampled_by(client, WORKERS * SHARD)
         costs = {count: cost_of(client, count) for count in COHORTS}
     print(f"a volume of {COHORTS[-1]:,} costs {costs[COHORTS[-1]] / costs[COHORTS[1]]:.2f} x one of {COHORTS[1]:,}")
 
 
 def cost_of(client: Client, count: int) -> float:
     """Seconds of the processor for each volume of a cohort."""
-    drawn.clear()
+    sampled.clear()
     cpu, started = time.process_time(), time.perf_counter()
-    found = drawn_by(client, count)
+    found = sampled_by(client, count)
     cpu, seconds = time.process_time() - cpu, time.perf_counter() - started
-    lost, twice = count - len(set(found)), sum(times - 1 for times in drawn.values()) + len(found) - len(set(found))
+    lost, twice = count - len(set(found)), sum(times - 1 for times in sampled.values()) + len(found) - len(set(found))
     pauses = max(PAUSE_S, PAUSE_S * count / SHARD / WORKERS)
     print(
         f"{count:>7,} volumes: {lost} lost, {twice} twice, {1e3 * cpu / count:.2f} ms of the processor each, "
@@ -63,9 +63,9 @@ def cost_of(client: Client, count: int) -> float:
     return cpu / count
 
 
-def drawn_by(client: Client, count: int) -> list[str]:
+def sampled_by(client: Client, count: int) -> list[str]:
     shards = plan_shards(range(count), 0, SHARD, 0, AnyCondition())
-    return [name for _, names in _map(client, draw, shards) for name in names]
+    return [name for _, names in _map(client, sample, shards) for name in names]
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
-from meddiff_core.models.drawing.packed import packed
-from meddiff_core.models.drawing.tiled import decode_tiled
+from meddiff_core.models.inference.packed import packed
+from meddiff_core.models.inference.tiled import decode_tiled
 
 Size = tuple[int, int, int]
 Decode = Callable[[Tensor], Tensor]
@@ -167,7 +167,7 @@ def compare(size: Size, scratch: Path) -> None:
     for pipe in pipes.values():
         pipe.send(False)
     volumes = {name: np.load(scratch / f"{name}.npy", mmap_mode="r") for name in CONTENDERS}
-    print(f"{size} voxels of deviation {volumes[EXACT].std():.2f}")
+    print(f"{size} voxels of standard deviation {volumes[EXACT].std():.2f}")
     for name in CONTENDERS:
         wanted = volumes[UNSPLIT if name.startswith("MAISI") else EXACT]
         difference = float(np.abs(volumes[name] - wanted).max())

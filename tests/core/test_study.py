@@ -1,5 +1,6 @@
 """What a study accepts, what it says of what it refuses, and that its YAML loses nothing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,33 @@ def test_an_unknown_key_of_a_gate_names_those_of_gates(tmp_path: Path) -> None:
     assert "audit.gates.0.maxx: unknown key; did you mean max?" in message.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.autoencoder.overlap_weight", 0.05, "is called train.autoencoder.dice_weight now"),
+        ("train.denoiser.ema_shares", [0.05], "is called train.denoiser.ema_std now"),
+        ("screen.tail", 0.01, "is called screen.quantile now"),
+        ("sampling.guided_by", "absent", "`absent` is called classifier_free now"),
+        ("sampling.guided_by", "earlier", "`earlier` is called autoguidance now"),
+        ("runtime.sharded", False, "does not exist any more, every process holds the whole network; .*checkpointing"),
+    ],
+)
+def test_an_outdated_setting_is_refused_with_its_new_name(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    assert re.fullmatch(f"{re.escape(key)}: {message}", fault(tmp_path, (key, value)))
+
+
+def test_the_new_names_of_outdated_settings_are_accepted(tmp_path: Path) -> None:
+    changes = [
+        ("train.autoencoder.dice_weight", 0.1),
+        ("train.denoiser.ema_std", [0.2]),
+        ("screen.quantile", 0.01),
+        ("sampling.guided_by", "autoguidance"),
+    ]
+    study = load_study(save(tmp_path, *changes))
+    assert (study.train.autoencoder.dice_weight, study.train.denoiser.ema_std) == (0.1, (0.2,))
+    assert (study.screen.quantile, study.sampling.guided_by) == (0.01, "autoguidance")
+
+
 def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path) -> None:
     message = fault(tmp_path, ("split.qqq", 1))
     assert message == "split.qqq: unknown key; known keys: train, validation"
@@ -73,7 +101,7 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
         ("sampling.rho", -1.5, "sampling.rho: must be greater than 0, is -1.5"),
         ("sampling.sigma_max", float("inf"), "sampling.sigma_max: must be a finite number, is inf"),
         ("train.denoiser.sigma_mean", float("nan"), "train.denoiser.sigma_mean: must be a finite number, is nan"),
-        ("train.denoiser.ema_shares", [0.4], "train.denoiser.ema_shares.0: must be less than or equal to 0.28, is 0.4"),
+        ("train.denoiser.ema_std", [0.4], "train.denoiser.ema_std.0: must be less than or equal to 0.28, is 0.4"),
         ("plan.latent_factor", 3, "plan.latent_factor: must be 2, 4 or 8, is 3"),
         ("plan", "small", "plan: must be a valid dictionary or instance of PlanConfig, is 'small'"),
         ("data.mask", "skull", "data.mask: must be 'none', 'label' or 'brain', is 'skull'"),

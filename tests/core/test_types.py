@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused, GatesFailed, IntegrityError, MeddiffError
-from meddiff_core.types import Mapper, Volume, in_turn
+from meddiff_core.types import Mapper, Volume, serial_map
 
 
 def test_spacing_is_read_off_the_columns_however_they_are_turned() -> None:
@@ -17,10 +17,10 @@ def test_spacing_is_read_off_the_columns_however_they_are_turned() -> None:
 
 
 def test_the_simplest_mapper_goes_in_order_and_raises_what_the_function_raises() -> None:
-    assert isinstance(in_turn, Mapper)
-    assert list(in_turn(len, ["a", "bbb", ""])) == [(0, 1), (1, 3), (2, 0)]
+    assert isinstance(serial_map, Mapper)
+    assert list(serial_map(len, ["a", "bbb", ""])) == [(0, 1), (1, 3), (2, 0)]
     with pytest.raises(TypeError):
-        list(in_turn(len, [3]))
+        list(serial_map(len, [3]))
 
 
 def test_a_refused_case_survives_the_way_between_processes() -> None:

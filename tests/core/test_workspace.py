@@ -10,18 +10,26 @@ import yaml
 from meddiff_core.artefacts import write_json
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import Study
-from meddiff_core.workspace import CHAIN, State, Workspace
+from meddiff_core.workspace import CHAIN, State, Workspace, needed_by
 
 PLAN: dict[str, Any] = {
     "contract": {"spacing_mm": 2.0, "size": [16, 16, 16]},
-    "autoencoder": {"channels": [8, 8, 8]},
-    "autoencoder_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
+    "autoencoder": {"channels": [8, 8, 8], "latent_channels": 4},
+    "autoencoder_training": {
+        "steps": 10,
+        "batch": 2,
+        "gradient_checkpointing": False,
+        "seconds_per_step": 0.1,
+        "memory_gb": 0.2,
+    },
     "denoiser": {"channels": [32, 32]},
     "denoiser_training": {"steps": 10, "batch": 2, "seconds_per_step": 0.1, "memory_gb": 0.2},
+    "augmentations": [],
     "device": "cpu",
     "reasons": {"size": "because"},
 }
-TRAINED = ["candidates", "verdicts", "cohort", "audit", "release"]
+TRAINED = ["candidates", "verdicts", "cohort", "audit", "report", "release"]
+SCANS = "digest of inventory"
 
 
 def study(*changes: tuple[str, Any]) -> Study:
@@ -42,15 +50,15 @@ def workspace(tmp_path: Path) -> Workspace:
     for name in CHAIN:
         if name == "plan":
             write_json(made.path("plan"), PLAN)
-        elif made.path(name).suffix in (".json", ".parquet"):
+        elif made.path(name).suffix in (".json", ".parquet", ".html"):
             made.path(name).touch()
         else:
             made.path(name).mkdir(parents=True)
-        made.record(name, f"digest of {name}", made.inputs(name, "scans"), {})
+        made.record(name, f"digest of {name}", made.inputs(name), {})
     return made
 
 
-def behind(workspace: Workspace, *changes: tuple[str, Any], scans: str = "scans") -> dict[str, State]:
+def behind(workspace: Workspace, *changes: tuple[str, Any], scans: str = SCANS) -> dict[str, State]:
     """What would have to be made after some changes of the study, in the order of the chain."""
     states = Workspace(study(*changes), workspace.folder).states(scans)
     return {state.name: state for state in states if state.condition != "done"}
@@ -81,13 +89,14 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
         ("train.autoencoder.kl_weight", 0.5, ["autoencoder", "latents", "denoiser", "reference", *TRAINED]),
         ("train.denoiser.learning_rate", 0.5, ["denoiser", "reference", *TRAINED]),
         ("train.denoiser.steps", 7, ["plan", "denoiser", "reference", *TRAINED]),
+        ("train.autoencoder.patch", [8, 8, 8], ["plan", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
         ("cohort.size", 7, TRAINED),
         ("sampling.steps", 7, TRAINED),
-        ("screen.margin", 0.5, ["reference", "verdicts", "cohort", "audit", "release"]),
-        ("audit.rounds", 7, ["cohort", "audit", "release"]),
-        ("audit.repeats", 7, ["audit", "release"]),
+        ("screen.margin", 0.5, ["reference", "verdicts", "cohort", "audit", "report", "release"]),
+        ("audit.rounds", 7, ["cohort", "audit", "report", "release"]),
+        ("audit.repeats", 7, ["audit", "report", "release"]),
         ("release.contact", "me", ["release"]),
-        ("name", "hips", ["release"]),
+        ("name", "hips", ["report", "release"]),
         ("runtime.workers", 7, []),
         ("runtime.device", "cuda", []),
         ("train.checkpoint_every", 7, []),
@@ -101,6 +110,45 @@ def test_a_setting_makes_stale_only_what_descends_from_it(
     found = behind(workspace, (key, value))
     assert [name for name in CHAIN if name in stale] == list(found)
     assert {state.condition for state in found.values()} <= {"stale"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.autoencoder.steps", 10),
+        ("train.autoencoder.batch", 2),
+        ("train.autoencoder.channels", [8, 8, 8]),
+        ("train.autoencoder.gradient_checkpointing", False),
+        ("train.denoiser.steps", 10),
+        ("train.denoiser.channels", [32, 32]),
+        ("train.denoiser.augmentations", []),
+    ],
+)
+def test_writing_down_what_the_plan_decided_makes_no_model_stale(workspace: Workspace, key: str, value: Any) -> None:
+    assert list(behind(workspace, (key, value))) == ["plan"]
+
+
+def test_a_training_needs_the_plan_to_follow_the_study(workspace: Workspace) -> None:
+    changed = Workspace(study(("train.denoiser.steps", 7)), workspace.folder)
+    said = r"plan must be up to date, is stale \(study\.train\.denoiser changed\); run `meddiff prepare` first"
+    with pytest.raises(ConfigurationError, match=said):
+        changed.require_for("train")
+    changed.require_for("tune-solver")
+
+
+@pytest.mark.parametrize(
+    ("stage", "last"),
+    [
+        ("prepare", None),
+        ("train", "dataset"),
+        ("generate", "denoiser"),
+        ("screen", "candidates"),
+        ("audit", "verdicts"),
+        ("release", "audit"),
+    ],
+)
+def test_what_a_stage_needs_follows_from_the_chain(stage: str, last: str | None) -> None:
+    assert next(iter(needed_by(stage)), None) == last
 
 
 def test_every_section_of_the_study_but_the_machine_is_part_of_the_chain() -> None:
@@ -119,12 +167,12 @@ def test_a_stale_artefact_names_what_changed(workspace: Workspace) -> None:
 
 def test_new_scans_make_everything_stale(workspace: Workspace) -> None:
     found = behind(workspace, scans="other scans")
-    assert found["fingerprint"].reasons == ("scans changed",)
+    assert found["inventory"].reasons == ("scans changed",)
     assert list(found) == list(CHAIN)
 
 
 def test_scans_that_were_not_listed_count_as_unchanged(workspace: Workspace) -> None:
-    assert workspace.state("fingerprint").condition == "done"
+    assert workspace.state("inventory").condition == "done"
 
 
 def test_timings_and_reasons_of_the_plan_decide_nothing(workspace: Workspace) -> None:

@@ -19,7 +19,7 @@ from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.data.scan import ras_scan
 from meddiff_core.data.split.sides import assign_sides, stratifying_covariates
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused, MeddiffError
-from meddiff_core.types import in_turn
+from meddiff_core.types import serial_map
 
 Made = Callable[..., Any]
 Break = Callable[[Path], None]
@@ -33,7 +33,7 @@ def refusal_of(cohort: Made, data: Made, finish: Made) -> Callable[..., str]:
         folder, config = cohort(3), data(**changes)
         damage(folder)
         inventory = discover(config, folder)
-        found: Fingerprint = finish(take_fingerprint(inventory, config, in_turn))
+        found: Fingerprint = finish(take_fingerprint(inventory, config, serial_map))
         assert [case.case for case in found.cases] == ["s00_T1", "s02_T1"]
         assert [refusal.case for refusal in found.refused] == ["s01_T1"]
         return found.refused[0].reason
@@ -103,7 +103,7 @@ def test_one_volume_with_a_fourth_axis_is_fine(
 ) -> None:
     folder = cohort(2)
     voxels(head(1)[0][..., None])(folder)
-    assert len(finish(take_fingerprint(discover(data(), folder), data(), in_turn)).cases) == 2
+    assert len(finish(take_fingerprint(discover(data(), folder), data(), serial_map)).cases) == 2
 
 
 @pytest.mark.parametrize("index", [np.s_[..., 3], np.s_[:, :, 3:4]])
@@ -136,7 +136,7 @@ def test_an_identity_affine_is_a_warning(cohort: Made, data: Made, finish: Made,
     folder, config = cohort(2), data(labels=None, mask="none", label_groups={})
     image = nib.Nifti1Image(head(1)[0], affine)
     nib.save(image, _image(folder))
-    found = finish(take_fingerprint(discover(config, folder), config, in_turn))
+    found = finish(take_fingerprint(discover(config, folder), config, serial_map))
     assert len(found.cases) == 2
     expected = "has neither sform nor qform" if affine is None else "affine is the identity"
     assert expected in found.cases[1].warnings[0]
@@ -191,7 +191,7 @@ def test_label_values_outside_the_groups_become_background_and_are_told(
     folder, label = cohort(2), head(1)[1]
     label[8, 10, 12] = 9
     save(folder / "labels" / "s01_T1_seg.nii.gz", label)
-    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    found = finish(take_fingerprint(discover(data(), folder), data(), serial_map))
     assert found.cases[1].unlisted_labels == {9: pytest.approx(1 / (label > 0).sum())}
     assert "1 label values outside the groups became background" in found.notes[0].reason
 
@@ -251,7 +251,7 @@ def test_names_with_spaces_and_accents_are_fine(cohort: Made, data: Made, finish
     for kind, end in (("images", ""), ("labels", "_seg")):
         (folder / kind / f"s01_T1{end}.nii.gz").rename(folder / kind / f"Zoe\u0308 Grün (1)_T1{end}.nii.gz")
     (folder / "participants.tsv").write_text("participant_id\tage\tsex\nZo\u00eb Grün (1)\t40\tF\ns00\t1\tM\n", "utf-8")
-    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    found = finish(take_fingerprint(discover(data(), folder), data(), serial_map))
     assert [case.subject for case in found.cases] == ["Zo\u00eb Grün (1)", "s00"]
     assert found.cases[0].covariates["age"] == 40.0
 
@@ -293,7 +293,7 @@ def test_a_name_that_is_not_utf8(cohort: Made, data: Made) -> None:
 
 def _build(folder: Path, inventory: Inventory, found: Fingerprint, contract: Any, study: Any, finish: Made) -> Any:
     split = assign_sides(None, stratifying_covariates(found), study.split, study.seed)
-    return finish(build_dataset(folder / "out", inventory.cases, found, contract, study.data, split, in_turn))
+    return finish(build_dataset(folder / "out", inventory.cases, found, contract, study.data, split, serial_map))
 
 
 @pytest.mark.parametrize("change", ["vanishes", "changes"])
@@ -302,7 +302,7 @@ def test_a_file_that_vanishes_or_changes_after_the_fingerprint_leaves_no_hole(
 ) -> None:
     folder, made = cohort(6), study()
     inventory = discover(made.data, folder)
-    found = finish(take_fingerprint(inventory, made.data, in_turn))
+    found = finish(take_fingerprint(inventory, made.data, serial_map))
     whole = _build(folder, inventory, found, contract(), made, finish)
     before = Dataset.open(folder / "out")
     kept = {row["case"]: row["voxels_sha256"] for row in before.table.to_dict("records") if row["case"] != "s01_T1"}
@@ -325,7 +325,7 @@ def test_a_case_that_discover_no_longer_finds_is_refused(
     cohort: Made, study: Made, contract: Made, finish: Made
 ) -> None:
     folder, made = cohort(3), study()
-    found = finish(take_fingerprint(discover(made.data, folder), made.data, in_turn))
+    found = finish(take_fingerprint(discover(made.data, folder), made.data, serial_map))
     _image(folder).unlink()
     refused = _build(folder, discover(made.data, folder), found, contract(), made, finish)
     assert [(refusal.case, refusal.reason) for refusal in refused] == [
@@ -339,7 +339,7 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(
 ) -> None:
     folder, made = cohort(6), study()
     inventory = discover(made.data, folder)
-    found = finish(take_fingerprint(inventory, made.data, in_turn))
+    found = finish(take_fingerprint(inventory, made.data, serial_map))
     write, written = module.write_volume, []
 
     def full(array: Any, row: int, volume: Any) -> None:
@@ -370,7 +370,7 @@ def test_nothing_is_lost(cohort: Made, study: Made, contract: Made, finish: Made
     (folder / "images" / "odd.bin").write_bytes(b"x")
     inputs = len(list((folder / "images").iterdir()))
     inventory = discover(made.data, folder)
-    found = finish(take_fingerprint(inventory, made.data, in_turn))
+    found = finish(take_fingerprint(inventory, made.data, serial_map))
     (folder / "images" / "s05_T1.nii.gz").unlink()
     refused = _build(folder, inventory, found, contract(), made, finish)
     assert len(Dataset.open(folder / "out").table) + len(found.refused) + len(refused) == inputs

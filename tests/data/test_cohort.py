@@ -12,7 +12,7 @@ from meddiff_core.data.contract_inference import infer_contract
 from meddiff_core.data.fingerprint import take_fingerprint
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.types import in_turn
+from meddiff_core.types import serial_map
 
 Made = Callable[..., Any]
 
@@ -129,7 +129,7 @@ def test_a_folder_with_one_scan_in_another_unit_goes_on_without_it(
     folder: Path = cohort(12)
     config = data(labels=None, mask="none", label_groups={})
     save(folder / "images" / "s03_T1.nii.gz", head(3)[0], np.diag([20.0, 20, 20, 1]))
-    found = finish(take_fingerprint(discover(config, folder), config, in_turn))
+    found = finish(take_fingerprint(discover(config, folder), config, serial_map))
     assert [refusal.case for refusal in found.refused] == ["s03_T1"]
     assert len(found.cases) == 11
 
@@ -139,11 +139,11 @@ def test_hot_voxels_leave_the_box_of_a_scan_as_it_is(
 ) -> None:
     folder: Path = cohort(10)
     config = data(labels=None, mask="none", label_groups={})
-    before = finish(take_fingerprint(discover(config, folder), config, in_turn)).cases[3]
+    before = finish(take_fingerprint(discover(config, folder), config, serial_map)).cases[3]
     hot = head(3)[0]
     hot[[1, 7, 8, 14], [2, 9, 10, 18], [3, 11, 12, 20]] = 30_000
     save(folder / "images" / "s03_T1.nii.gz", hot)
-    found = finish(take_fingerprint(discover(config, folder), config, in_turn))
+    found = finish(take_fingerprint(discover(config, folder), config, serial_map))
     assert found.refused == ()
     assert found.cases[3].box == before.box
     assert found.cases[3].percentiles == pytest.approx(before.percentiles, rel=0.05, abs=10)
@@ -154,7 +154,7 @@ def test_what_was_repaired_in_a_case_is_a_note_of_the_study(
 ) -> None:
     folder: Path = cohort(3)
     save(folder / "labels" / "s01_T1_seg.nii.gz", head(1)[1] * np.float32(1.0000001))
-    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    found = finish(take_fingerprint(discover(data(), folder), data(), serial_map))
     assert [(note.case, "rounded to whole numbers" in note.reason) for note in found.notes] == [("s01_T1", True)]
     assert found.cases[1].warnings == (found.notes[0].reason,)
 
@@ -166,6 +166,6 @@ def test_ct_that_is_not_in_hounsfield_units_is_refused(
     stored = np.where(head(1)[1] > 0, 1064, 24) + head(1)[0] % 7
     save(tmp_path / "images" / "1.nii", stored.astype(np.int16))
     save(tmp_path / "images" / "0.nii", (stored - 1024).astype(np.int16))
-    found = finish(take_fingerprint(discover(config, tmp_path), config, in_turn))
+    found = finish(take_fingerprint(discover(config, tmp_path), config, serial_map))
     assert [case.case for case in found.cases] == ["0"]
     assert "must be in Hounsfield units" in found.refused[0].reason

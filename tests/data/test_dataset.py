@@ -22,7 +22,7 @@ from meddiff_core.data.split.sides import Split, assign_sides, stratifying_covar
 from meddiff_core.data.store import chunk_path, create_store, create_volumes, digest_volume, open_array, read_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.study import Study
-from meddiff_core.types import Refusal, in_turn
+from meddiff_core.types import Refusal, serial_map
 
 Made = Callable[..., Any]
 
@@ -33,10 +33,10 @@ class Stand:
     def __init__(self, folder: Path, study: Study, contract: Contract, finish: Made) -> None:
         self.folder, self.study, self.contract, self._finish = folder, study, contract, finish
         self.inventory: Inventory = discover(study.data, folder)
-        self.fingerprint: Fingerprint = finish(take_fingerprint(self.inventory, study.data, in_turn))
+        self.fingerprint: Fingerprint = finish(take_fingerprint(self.inventory, study.data, serial_map))
         self.split: Split = assign_sides(None, stratifying_covariates(self.fingerprint), study.split, study.seed)
 
-    def build(self, mapper: Any = in_turn, into: str = "out") -> list[Refusal]:
+    def build(self, mapper: Any = serial_map, into: str = "out") -> list[Refusal]:
         folder = self.folder / into
         made = self.inventory.cases, self.fingerprint, self.contract, self.study.data, self.split
         return list(self._finish(build_dataset(folder, *made, mapper)))

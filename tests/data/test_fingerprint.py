@@ -18,7 +18,7 @@ from meddiff_core.data.fingerprint import (
 from meddiff_core.data.foreground import extract_brain
 from meddiff_core.data.ingest import discover
 from meddiff_core.errors import ConfigurationError, DataRefused
-from meddiff_core.types import Volume, in_turn
+from meddiff_core.types import Volume, serial_map
 
 Made = Callable[..., Any]
 
@@ -43,10 +43,10 @@ def test_figures_are_those_of_the_scan(cohort: Made, data: Made, head: Made) -> 
 
 def test_the_same_folder_gives_the_same_bytes_in_any_order(cohort: Made, data: Made, finish: Made) -> None:
     def backwards(function: Any, items: Any) -> Any:
-        yield from reversed(list(in_turn(function, items)))
+        yield from reversed(list(serial_map(function, items)))
 
     inventory = discover(data(), cohort(3))
-    first = finish(take_fingerprint(inventory, data(), in_turn))
+    first = finish(take_fingerprint(inventory, data(), serial_map))
     assert finish(take_fingerprint(inventory, data(), backwards)).model_dump_json() == first.model_dump_json()
     assert Fingerprint.model_validate_json(first.model_dump_json()) == first
 
@@ -58,7 +58,7 @@ def test_one_scan_never_counts_as_two_subjects(cohort: Made, data: Made, finish:
     away[0, 3] = 2.0 * (image.shape[0] - 1)
     save(folder / "images" / "s09_T1.nii", turned, away)  # the scan of s00, stored in another orientation
     save(folder / "labels" / "s09_T1_seg.nii", np.ascontiguousarray(label[::-1]), away)
-    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    found = finish(take_fingerprint(discover(data(), folder), data(), serial_map))
     assert [case.case for case in found.cases] == ["s00_T1", "s01_T1", "s02_T1"]
     assert [(refusal.case, refusal.reason) for refusal in found.refused] == [
         ("s09_T1", "is the same scan as s00_T1 of subject 's00'")
@@ -67,7 +67,7 @@ def test_one_scan_never_counts_as_two_subjects(cohort: Made, data: Made, finish:
 
 def test_labels_without_groups_become_groups_by_value(cohort: Made, data: Made, finish: Made) -> None:
     config = data(label_groups={})
-    found = finish(take_fingerprint(discover(config, cohort(1)), config, in_turn))
+    found = finish(take_fingerprint(discover(config, cohort(1)), config, serial_map))
     assert set(found.cases[0].group_volumes_mm3) == {"label_1", "label_2"}
 
 
@@ -77,7 +77,7 @@ def test_too_many_label_values_ask_for_groups(cohort: Made, data: Made, finish: 
     save(folder / "labels" / "s00_T1_seg.nii.gz", np.where(label, many, 0).astype(np.uint8))
     config = data(label_groups={})
     with pytest.raises(ConfigurationError, match=r"data\.label_groups: must name the structures.* 13 values"):
-        finish(take_fingerprint(discover(config, folder), config, in_turn))
+        finish(take_fingerprint(discover(config, folder), config, serial_map))
 
 
 def test_when_all_are_refused_the_reasons_are_told(cohort: Made, data: Made, finish: Made) -> None:
@@ -85,7 +85,7 @@ def test_when_all_are_refused_the_reasons_are_told(cohort: Made, data: Made, fin
     for path in (folder / "images").iterdir():
         path.write_bytes(b"no image")
     (folder / "labels" / "s02_T1_seg.nii.gz").unlink()
-    found = finish(take_fingerprint(discover(data(), folder), data(), in_turn))
+    found = finish(take_fingerprint(discover(data(), folder), data(), serial_map))
     assert len(found.refused) == 4
     with pytest.raises(
         DataRefused, match=r"all 4 were refused, for 2 reasons: image .* it is not a gzip file; has no label map"

@@ -14,7 +14,7 @@ from meddiff_core.data.fingerprint import Fingerprint, take_fingerprint
 from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.data.split.sides import assign_sides, stratifying_covariates
 from meddiff_core.study import DataConfig, Study
-from meddiff_core.types import in_turn
+from meddiff_core.types import serial_map
 
 Made = Callable[..., Any]
 CEREBELLUM, VENTRICLES = 1, 2
@@ -49,10 +49,10 @@ def test_heads_fit_a_small_grid_upright_and_quickly(
     some: Inventory, study: Study, finish: Made, tmp_path: Path
 ) -> None:
     start = time.process_time()
-    found: Fingerprint = finish(take_fingerprint(some, study.data, in_turn))
+    found: Fingerprint = finish(take_fingerprint(some, study.data, serial_map))
     split = assign_sides(None, stratifying_covariates(found), study.split, study.seed)
     contract, _ = infer_contract(training_part(found, split), study, "cpu")
-    refused = finish(build_dataset(tmp_path, some.cases, found, contract, study.data, split, in_turn))
+    refused = finish(build_dataset(tmp_path, some.cases, found, contract, study.data, split, serial_map))
     seconds = time.process_time() - start
     assert (contract.spacing_mm, contract.size, contract.intensity.storage) == ((3.9,) * 3, (40, 56, 40), "uint8")
     at_four = study.model_copy(update={"plan": study.plan.model_copy(update={"spacing_mm": (4.0,) * 3})})

@@ -13,7 +13,7 @@ from meddiff_core.data.conform import Loaded, conform_scan
 from meddiff_core.data.fingerprint import CaseFingerprint, fingerprint_case, take_fingerprint
 from meddiff_core.data.ingest import discover, load_image, load_label
 from meddiff_core.data.losses import Loss, loss_of, measure_losses, summarise_losses, worst_first, write_losses
-from meddiff_core.types import CaseRef, in_turn
+from meddiff_core.types import CaseRef, serial_map
 
 Made = Callable[..., Any]
 WHOLE = {"spacing_mm": 2.0, "size": (16, 24, 24), "mask": "none", "labels": {}}
@@ -103,10 +103,10 @@ def test_every_case_is_measured_and_one_that_changed_stops_nothing(
 ) -> None:
     folder, config = cohort(4), data(mask="none")
     inventory = discover(config, folder)
-    found = finish(take_fingerprint(inventory, config, in_turn))
+    found = finish(take_fingerprint(inventory, config, serial_map))
     small = contract(**(WHOLE | {"size": (16, 24, 16), "labels": {"left": (1,), "right": (2,)}}))
     save(folder / "images" / "s02_T1.nii.gz", head(9)[0])  # changed since: it is left out and stops nothing
-    losses = finish(measure_losses(inventory.cases, found, small, config, in_turn))
+    losses = finish(measure_losses(inventory.cases, found, small, config, serial_map))
     assert {loss.case for loss in losses} == {"s00_T1", "s01_T1", "s03_T1"}
 
 

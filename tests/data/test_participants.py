@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meddiff_core.data.ingest import Inventory, discover
-from meddiff_core.data.layouts.listing import Found
+from meddiff_core.data.layouts.listing import FoundImage
 from meddiff_core.data.tables.participants import (
     UP_TO,
     covariates_for,
@@ -37,12 +37,14 @@ def people(tmp_path: Path) -> Made:
     return _people
 
 
-def _found(*subjects: str) -> list[Found]:
-    return [Found(f"{subject}_T1w", Path(f"{subject}_T1w.nii"), f"{subject}_T1w.nii", subject) for subject in subjects]
+def _found(*subjects: str) -> list[FoundImage]:
+    return [
+        FoundImage(f"{subject}_T1w", Path(f"{subject}_T1w.nii"), f"{subject}_T1w.nii", subject) for subject in subjects
+    ]
 
 
-def _scan(name: str, subject: str) -> Found:
-    return Found(name, Path(f"{name}.nii"), f"{name}.nii", subject)
+def _scan(name: str, subject: str) -> FoundImage:
+    return FoundImage(name, Path(f"{name}.nii"), f"{name}.nii", subject)
 
 
 @pytest.mark.parametrize(

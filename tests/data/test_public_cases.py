@@ -18,7 +18,7 @@ from meddiff_core.data.grid import latent_strides
 from meddiff_core.data.ingest import Inventory, discover, load_image, require_answers
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.study import DataConfig, Study
-from meddiff_core.types import in_turn
+from meddiff_core.types import serial_map
 
 Made = Callable[..., Any]
 
@@ -51,7 +51,7 @@ def subjects(inventory: Inventory) -> int:
 
 
 def take(finish: Made, config: DataConfig, folder: Path) -> Fingerprint:
-    return finish(take_fingerprint(discover(config, folder), config, in_turn))  # type: ignore[no-any-return]
+    return finish(take_fingerprint(discover(config, folder), config, serial_map))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import training as denoiser_training
-from meddiff_core.diffusion.choice import Judgement
-from meddiff_core.diffusion.training import DenoiserTraining, hide_conditions
+from meddiff_core.diffusion.checkpoint_selection import SampleScore
+from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.latents import LatentSet, MovedLatents
+from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.training.loop import run_training
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import DenoiserConfig
@@ -27,9 +27,9 @@ STEPS = 5
 
 @pytest.fixture(autouse=True)
 def _few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples to judge are most of the time of so small a training."""
-    coarse = denoiser_training.JUDGED_WITH.model_copy(update={"steps": 2})
-    monkeypatch.setattr(denoiser_training, "JUDGED_WITH", coarse)
+    """Samples to score take most of the time of so small a training."""
+    coarse = denoiser_training.SCORED_WITH.model_copy(update={"steps": 2})
+    monkeypatch.setattr(denoiser_training, "SCORED_WITH", coarse)
 
 
 @pytest.fixture
@@ -44,19 +44,29 @@ def start(contract: Contract) -> Start:
         ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
         side = (latents, encode_conditions(ages, contract.conditions))
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
-        moved = MovedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
+        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
-            shape, contract.conditions, config, side, side, steps, batch, seed, moved=moved, judge=judge, ranks=ranks
+            shape,
+            contract.conditions,
+            config,
+            side,
+            side,
+            steps,
+            batch,
+            seed,
+            augmented=augmented,
+            scorer=score_spread,
+            ranks=ranks,
         )
 
     return make
 
 
-def judge(samples: Latents) -> Judgement:
-    """Of the samples' spread, so that any other weights are judged otherwise."""
+def score_spread(samples: Latents) -> SampleScore:
+    """Of the samples' spread, so that any other weights score differently."""
     far = float(samples.std())
-    return Judgement(validation_distance=far, train_distance=far, nearer_train=0.5, nearer_train_low=0.4)
+    return SampleScore(validation_distance=far, train_distance=far, nearer_train=0.5, nearer_train_low=0.4)
 
 
 def same(one: DenoiserTraining, other: DenoiserTraining) -> bool:
@@ -113,17 +123,17 @@ def test_training_lowers_the_loss(start: Start) -> None:
     assert sum(training.validate(0).values()) < 0.98 * before
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_slices_of_a_batch_give_the_gradients_of_the_whole(start: Start, parts: int) -> None:
+@pytest.mark.parametrize("accumulation_steps", [2, 3, 5])
+def test_micro_batches_give_the_gradients_of_the_whole(start: Start, accumulation_steps: int) -> None:
     whole, cut = start(batch=5), start(batch=5)
-    cut.parts = parts
+    cut.accumulation_steps = accumulation_steps
     losses = [float(training.step(0)["denoiser/loss"]) for training in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for one, other in zip(whole.network.parameters(), cut.network.parameters(), strict=True):
         assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_the_slices_of_two_processes_add_up_to_the_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_micro_batches_of_two_processes_add_up_to_the_whole(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without clipping: that needs the sum."""
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: None)
     monkeypatch.setattr(Ranks, "sum_gradients", lambda self, network: None)
@@ -144,7 +154,7 @@ def test_recomputed_activations_change_no_gradient(start: Start) -> None:
 
 
 def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
-    training = start(steps=8, ema_shares=(0.05, 0.2))
+    training = start(steps=8, ema_std=(0.05, 0.2))
     for step in range(8):
         training.step(step)
         training.validate(step + 1)
@@ -154,19 +164,19 @@ def test_the_weights_with_the_best_samples_are_kept(start: Start) -> None:
     assert {point["step"] for point in points} == {3, 4, 5, 6, 7, 8}
     best = min(points, key=lambda point: point["validation_distance"])
     assert (facts["choice"]["step"], facts["choice"]["average"]) == (best["step"], best["average"])
-    assert judge(training.draw_samples(network)).validation_distance == best["validation_distance"]
+    assert score_spread(training.sample_latents(network)).validation_distance == best["validation_distance"]
 
 
-def test_moved_volumes_are_seen_at_their_rate_and_the_network_is_told(start: Start) -> None:
+def test_augmented_volumes_are_seen_at_their_rate_and_the_network_knows(start: Start) -> None:
     for share in (0.0, 0.3, 1.0):
         training = start(batch=2000, augmented_share=share, condition_dropout=0.0)
-        clean, _, _, told = training._batch(0)
-        moved = told[:, 2:].any(dim=1)
-        assert moved.float().mean().item() == pytest.approx(share, abs=0.04)
+        clean, _, _, conditions = training._batch(0)
+        augmented = conditions[:, 2:].any(dim=1)
+        assert augmented.float().mean().item() == pytest.approx(share, abs=0.04)
         means = training.scale.standardise(training.train[0].mean)
         plain = torch.cdist(clean.flatten(1), means.flatten(1)).min(dim=1).values
         mirrored = torch.cdist(clean.flatten(1), means.flip(2).flatten(1)).min(dim=1).values
-        assert ((mirrored < plain) == moved).all()
+        assert ((mirrored < plain) == augmented).all()
 
 
 def test_the_noise_levels_of_the_study_are_used(start: Start) -> None:
@@ -194,33 +204,33 @@ def test_latents_of_another_scale_are_refused_by_channel(start: Start) -> None:
     latents = training.train[0]
     wide = latents.mean.clone()
     wide[:, 1] = 3 + 4 * (wide[:, 1] - 3)
-    with pytest.raises(ConfigurationError, match=r"latent channel 1 must have about mean .* and deviation 2"):
+    with pytest.raises(ConfigurationError, match=r"latent channel 1 must have about mean .* and standard deviation 2"):
         require_scale(training.scale, LatentSet(wide, latents.std))
     with pytest.raises(ConfigurationError, match="latent channel 0 must have about"):
         require_scale(LatentSet(torch.ones_like(latents.mean), torch.zeros_like(latents.std)).scale(), latents)
 
 
-def test_conditions_are_hidden_at_their_rates() -> None:
+def test_conditions_are_dropped_at_their_rates() -> None:
     """Each alone, and all of a sample together, with the same probability."""
     conditions = torch.zeros(20_000, 3)
-    hidden = hide_conditions(conditions, 0.2, torch.Generator().manual_seed(0)).isnan()
-    assert_close(hidden.float().mean(dim=0), torch.full((3,), 1 - 0.8**2), atol=0.015, rtol=0)
-    assert hidden.all(dim=1).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.2**3, abs=0.012)
+    dropped = drop_conditions(conditions, 0.2, torch.Generator().manual_seed(0)).isnan()
+    assert_close(dropped.float().mean(dim=0), torch.full((3,), 1 - 0.8**2), atol=0.015, rtol=0)
+    assert dropped.all(dim=1).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.2**3, abs=0.012)
     assert not conditions.isnan().any()
 
 
 @pytest.mark.parametrize(("dropout", "share"), [(0.0, 0.0), (1.0, 1.0)])
-def test_none_or_all_conditions_are_hidden_at_the_ends(dropout: float, share: float) -> None:
-    hidden = hide_conditions(torch.zeros(50, 2), dropout, torch.Generator().manual_seed(0)).isnan()
-    assert hidden.float().mean() == share
+def test_none_or_all_conditions_are_dropped_at_the_ends(dropout: float, share: float) -> None:
+    dropped = drop_conditions(torch.zeros(50, 2), dropout, torch.Generator().manual_seed(0)).isnan()
+    assert dropped.float().mean() == share
 
 
 def test_a_kept_condition_is_unchanged_and_an_absent_one_stays_absent() -> None:
     conditions = torch.tensor([[1.5, torch.nan]]).repeat(100, 1)
-    kept = hide_conditions(conditions, 0.3, torch.Generator().manual_seed(0))
+    kept = drop_conditions(conditions, 0.3, torch.Generator().manual_seed(0))
     assert kept[:, 1].isnan().all()
     assert kept[:, 0][~kept[:, 0].isnan()].unique().tolist() == [1.5]
 
 
-def test_a_study_without_conditions_hides_nothing() -> None:
-    assert hide_conditions(torch.zeros(3, 0), 0.5, torch.Generator().manual_seed(0)).shape == (3, 0)
+def test_a_study_without_conditions_drops_nothing() -> None:
+    assert drop_conditions(torch.zeros(3, 0), 0.5, torch.Generator().manual_seed(0)).shape == (3, 0)

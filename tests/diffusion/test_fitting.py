@@ -16,7 +16,7 @@ DEVIATIONS = torch.logspace(-2, 0.7, 256, dtype=torch.float64).reshape(SHAPE)
 
 
 def gaussian(noisy: Latents, sigma: Sigma) -> Latents:
-    """Expectation without noise, where every element has a deviation of its own."""
+    """Expectation without noise, where every element has a standard deviation of its own."""
     variance = sigma.double().reshape(-1, 1, 1, 1, 1) ** 2
     return (noisy.double() * DEVIATIONS**2 / (DEVIATIONS**2 + variance)).float()
 

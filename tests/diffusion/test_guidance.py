@@ -49,14 +49,14 @@ def test_more_guidance_goes_further_along_the_same_line(denoiser: Denoiser, nois
 
 
 def test_autoguidance_leads_away_from_the_earlier_weights(denoiser: Denoiser, noisy: torch.Tensor) -> None:
-    earlier = copy.deepcopy(denoiser)
-    for parameter in earlier.parameters():
+    guide = copy.deepcopy(denoiser)
+    for parameter in guide.parameters():
         parameter.mul_(0.5)
-    now, before = (network(noisy, SIGMA, CONDITIONS) for network in (denoiser, earlier))
-    found = guided(denoiser, CONDITIONS, 3.0, earlier=earlier)(noisy, SIGMA)
+    now, before = (network(noisy, SIGMA, CONDITIONS) for network in (denoiser, guide))
+    found = guided(denoiser, CONDITIONS, 3.0, guide=guide)(noisy, SIGMA)
     assert (now - before).abs().max() > 1e-3
     assert_close(found - before, 3.0 * (now - before))
-    assert torch.equal(guided(denoiser, CONDITIONS, 1.0, earlier=earlier)(noisy, SIGMA), now)
+    assert torch.equal(guided(denoiser, CONDITIONS, 1.0, guide=guide)(noisy, SIGMA), now)
 
 
 @pytest.mark.parametrize(("guidance", "calls_each"), [(1.0, 1), (0.0, 2), (2.0, 2)])

@@ -97,22 +97,6 @@ def test_what_cannot_work_is_refused_by_its_key(infer: Callable[..., Plan], key:
         infer({key: value})
 
 
-def test_what_several_processes_train_in_parts_is_given_and_not_measured(
-    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any) -> None:
-        raise AssertionError("one process may not hold the network")
-
-    monkeypatch.setattr(sizing, "_denoiser_probe", fail)
-    plan = infer({"runtime.sharded": True, "train.denoiser.steps": 9})
-    assert (plan.denoiser_training.steps, plan.denoiser_training.batch) == (9, 2)
-    assert plan.denoiser_training.gradient_checkpointing
-    assert (plan.denoiser_training.seconds_per_step, plan.denoiser_training.memory_gb, plan.minutes) == (None,) * 3
-    assert plan.reasons["denoiser_training"].endswith("given by the study; not measured.")
-    with pytest.raises(ConfigurationError, match=r"train\.denoiser\.batch must be given, are None and 2"):
-        infer({"runtime.sharded": True})
-
-
 def test_a_size_that_networks_cannot_halve_is_refused(
     infer: Callable[..., Plan], make_contract: Callable[..., Contract]
 ) -> None:
@@ -165,15 +149,15 @@ def test_time_beside_the_steps_comes_out_of_the_budget(
     assert plan.autoencoder_training.minutes == pytest.approx(0.55, abs=0.01)
 
 
-def test_a_short_training_is_not_spent_on_samples_to_judge(
+def test_a_short_training_is_not_spent_on_samples_to_score(
     infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizing, "_measure", lambda training: Cost(0.1, 10.0, 0.0))
     short, long = (infer({"plan.budget_minutes": minutes}, cases=10_000) for minutes in (1, 10))
     given = infer({"plan.budget_minutes": 1, "train.denoiser.steps": 50})
-    assert (short.denoiser_training.judged, short.denoiser_training.steps) == (False, pytest.approx(270, abs=1))
-    assert long.denoiser_training.judged
-    assert given.denoiser_training.judged
+    assert (short.denoiser_training.scored, short.denoiser_training.steps) == (False, pytest.approx(270, abs=1))
+    assert long.denoiser_training.scored
+    assert given.denoiser_training.scored
 
 
 def cost_of(training: Any) -> Cost:

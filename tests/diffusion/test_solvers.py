@@ -27,7 +27,7 @@ Solver = Callable[..., Latents]
 
 
 def gaussian(noisy: Latents, sigma: Sigma) -> Latents:
-    """Expectation without noise, for data of deviation 0.5, in double precision."""
+    """Expectation without noise, for data of standard deviation 0.5, in double precision."""
     level = sigma.double().reshape(-1, 1, 1, 1, 1)
     return (noisy.double() * DEVIATION**2 / (level**2 + DEVIATION**2)).float()
 
@@ -38,7 +38,7 @@ def start() -> Latents:
 
 
 def exact(level: float) -> Latents:
-    """Where the flow from `start` is at a level: it keeps the ratio to the deviation of noisy data."""
+    """Where the flow from `start` is at a level: it keeps the ratio to the standard deviation of noisy data."""
     return start() * ((level**2 + DEVIATION**2) / (HIGH**2 + DEVIATION**2)) ** 0.5
 
 

@@ -77,6 +77,12 @@ def test_settings_that_decide_what_is_measured_are_told(fresh, change):
     assert measured_by(AuditConfig(**(config.model_dump() | change))) != measured_by(config)
 
 
+def test_writing_down_the_effort_in_force_measures_nothing_anew():
+    written = AuditConfig(utility=UtilityConfig(effort="full"))
+    assert measured_by(written) == measured_by(AuditConfig())
+    assert measured_by(AuditConfig(utility=UtilityConfig(effort="quick"))) != measured_by(written)
+
+
 def by_name(audit):
     return {metric.name: metric for metric in audit.metrics}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from meddiff_core.diffusion.choice import MARGIN, Choice, Judge, Judgement
+from meddiff_core.diffusion.checkpoint_selection import MARGIN, CheckpointSelection, SampleScore, SampleScorer
 from meddiff_core.errors import TrainingFailed
 from meddiff_core.evidence.latent_judge import LatentJudge, attraction, open_judge
 from meddiff_core.models.latents import LatentSet
@@ -58,11 +58,11 @@ def judge(train: LatentSet) -> LatentJudge:
 
 
 @pytest.fixture(scope="module")
-def judged(judge: LatentJudge, train: LatentSet) -> Callable[[Tensor], Judgement]:
+def judged(judge: LatentJudge, train: LatentSet) -> Callable[[Tensor], SampleScore]:
     return lambda samples: judge(train.scale().standardise(samples))
 
 
-def copies(judgement: Judgement) -> bool:
+def copies(judgement: SampleScore) -> bool:
     return judgement.nearer_train_low > 0.5 + MARGIN
 
 
@@ -71,10 +71,10 @@ def noisy(samples: Tensor, amount: float) -> Tensor:
 
 
 def test_it_is_a_judge(judge: LatentJudge) -> None:
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, SampleScorer)
 
 
-def test_fresh_volumes_are_at_distance_zero_and_no_copies(judged: Callable[[Tensor], Judgement]) -> None:
+def test_fresh_volumes_are_at_distance_zero_and_no_copies(judged: Callable[[Tensor], SampleScore]) -> None:
     found = [judged(volumes(SAMPLES, 10 + seed)) for seed in range(12)]
     for side in ("validation_distance", "train_distance"):
         values = [getattr(judgement, side) for judgement in found]
@@ -96,13 +96,13 @@ def test_fresh_volumes_are_at_distance_zero_and_no_copies(judged: Callable[[Tens
         pytest.param(lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(4)), id="nothing learned"),
     ],
 )
-def test_a_fault_is_farther_than_any_fresh_volumes(judged: Callable[[Tensor], Judgement], change: Change) -> None:
+def test_a_fault_is_farther_than_any_fresh_volumes(judged: Callable[[Tensor], SampleScore], change: Change) -> None:
     fresh = [judged(volumes(SAMPLES, 10 + seed)).validation_distance for seed in range(6)]
     found = judged(change(volumes(SAMPLES, 10))).validation_distance
     assert found > max(fresh) + 2 * np.std(fresh)
 
 
-def test_more_blur_is_farther(judged: Callable[[Tensor], Judgement]) -> None:
+def test_more_blur_is_farther(judged: Callable[[Tensor], SampleScore]) -> None:
     fresh = volumes(SAMPLES, 10)
     found = [judged((1 - share) * fresh + share * smooth(fresh)).validation_distance for share in (0, 0.1, 0.3, 1)]
     assert found == sorted(found)
@@ -118,7 +118,7 @@ def test_more_blur_is_farther(judged: Callable[[Tensor], Judgement]) -> None:
     ],
 )
 def test_copies_are_found_though_altered(
-    judged: Callable[[Tensor], Judgement], train: LatentSet, change: Change
+    judged: Callable[[Tensor], SampleScore], train: LatentSet, change: Change
 ) -> None:
     found = judged(change(train.mean[:SAMPLES]))
     assert found.nearer_train > 0.9
@@ -139,26 +139,26 @@ def test_blurred_copies_of_grainy_volumes_are_found() -> None:
 
 
 def test_copies_are_nearer_to_the_training_set_as_a_set(
-    judged: Callable[[Tensor], Judgement], train: LatentSet
+    judged: Callable[[Tensor], SampleScore], train: LatentSet
 ) -> None:
     found = judged(train.mean[:SAMPLES])
     assert found.train_distance < found.validation_distance
 
 
-def test_copies_of_validation_volumes_are_on_the_other_side(judged: Callable[[Tensor], Judgement]) -> None:
+def test_copies_of_validation_volumes_are_on_the_other_side(judged: Callable[[Tensor], SampleScore]) -> None:
     assert judged(volumes(VALIDATION, 2)).nearer_train < 0.1
 
 
 def test_a_choice_departs_when_samples_are_the_training_set(
-    judged: Callable[[Tensor], Judgement], train: LatentSet
+    judged: Callable[[Tensor], SampleScore], train: LatentSet
 ) -> None:
-    choice, fresh, learned = Choice(1000, 6), volumes(SAMPLES, 10), train.mean[:SAMPLES]
+    selection, fresh, learned = CheckpointSelection(1000, 6), volumes(SAMPLES, 10), train.mean[:SAMPLES]
     for step, share in ((100, 0.0), (200, 0.0), (300, 1.0), (400, 1.0)):
         first = smooth(fresh) if step == 100 else fresh
         samples = (1 - share) * first + share * learned
-        choice.consider(step, "0.1", judged(samples), {"a": torch.tensor(step)})
-    assert choice.finished
-    assert choice.chosen.step == 200
+        selection.consider(step, "0.1", judged(samples), {"a": torch.tensor(step)})
+    assert selection.finished
+    assert selection.chosen.step == 200
 
 
 def points(count: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tasks.lock import held
+from meddiff_core.stages.lock import locked
 
 Run = Callable[..., Any]
 GOLDEN = Path(__file__).parents[1] / "release" / "golden" / "heads-1.0.0.zip"
@@ -30,7 +30,7 @@ def test_a_folder_without_a_study_is_refused(meddiff: Run, tmp_path: Path) -> No
 
 def test_a_second_process_is_refused_before_it_touches_anything(meddiff: Run, new_study: Run) -> None:
     folder = new_study("held")
-    with held(folder):
+    with locked(folder):
         done = meddiff("run", folder)
     assert done.status == 2
     assert done.err == "meddiff: study held: another meddiff is working on it; wait, or stop that one\n"

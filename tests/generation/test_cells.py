@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meddiff_core.contract import CategoricalCondition, Condition, Contract
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.generation.cells import deal, rake
+from meddiff_core.generation.cells import apportion, rake
 from meddiff_core.generation.design import CohortDesign
 from meddiff_core.generation.region import Region, describe_region
 from meddiff_core.study import CohortConfig
@@ -34,7 +34,7 @@ def design_of(contract: Contract, **changes: Any) -> CohortDesign:
     return CohortDesign(CohortConfig.model_validate(changes), contract.conditions, people(), NOWHERE)
 
 
-def draw(design: CohortDesign, count: int) -> list[Condition]:
+def sample_rows(design: CohortDesign, count: int) -> list[Condition]:
     return [design.condition(slot) for slot in range(count)]
 
 
@@ -46,7 +46,7 @@ def test_every_cell_has_its_quota_rounded_after_every_slot_and_exactly_at_the_en
     total = sum(counts)
     shares = [Fraction(count, total) for count in counts]
     given_out = [0] * len(counts)
-    for slots, cell in enumerate(islice(deal(shares), total), start=1):
+    for slots, cell in enumerate(islice(apportion(shares), total), start=1):
         given_out[cell] += 1
         for share, found in zip(shares, given_out, strict=True):
             assert abs(found - slots * share) < 1
@@ -56,7 +56,7 @@ def test_every_cell_has_its_quota_rounded_after_every_slot_and_exactly_at_the_en
 @given(counts, st.integers(2, 4))
 def test_counts_that_grow_alike_keep_the_first_slots(counts: list[int], factor: int) -> None:
     small, large = (
-        list(islice(deal([Fraction(times * count, times * sum(counts)) for count in counts]), times * sum(counts)))
+        list(islice(apportion([Fraction(times * count, times * sum(counts)) for count in counts]), times * sum(counts)))
         for times in (1, factor)
     )
     assert large[: len(small)] == small
@@ -72,10 +72,10 @@ def test_a_cohort_holds_exactly_what_its_cells_count(contract: Contract, women: 
     assert [cell.name for cell in tally] == ["sex F, age 60 or more", "age up to 50", "anywhere"]
     assert [(cell.wanted, cell.accepted) for cell in tally] == [(n, n) for n in (women, young, any_age)]
     old_women, young_people = Region({"age": (60, 80)}, {"sex": ("F",)}), Region({"age": (20, 50)})
-    drawn = draw(design, size)
-    assert sum(old_women.holds(row) for row in drawn) >= women
-    assert sum(young_people.holds(row) for row in drawn) >= young
-    assert not [row for row in drawn if row in people()]
+    sampled = sample_rows(design, size)
+    assert sum(old_women.holds(row) for row in sampled) >= women
+    assert sum(young_people.holds(row) for row in sampled) >= young
+    assert not [row for row in sampled if row in people()]
 
 
 def test_what_was_accepted_is_counted_by_cell(contract: Contract) -> None:
@@ -86,10 +86,10 @@ def test_what_was_accepted_is_counted_by_cell(contract: Contract) -> None:
 
 def test_growing_a_cohort_of_shares_leaves_its_first_slots_as_they_were(contract: Contract) -> None:
     cells = [{"where": OLD_WOMEN, "share": 0.3}, {"where": YOUNG, "share": 0.7}]
-    small, large = (draw(design_of(contract, cells=cells, size=size), size) for size in (17, 90))
+    small, large = (sample_rows(design_of(contract, cells=cells, size=size), size) for size in (17, 90))
     assert large[:17] == small
     shares = {"sex": {"F": 0.8, "M": 0.2}}
-    small, large = (draw(design_of(contract, shares=shares, size=size), size) for size in (17, 90))
+    small, large = (sample_rows(design_of(contract, shares=shares, size=size), size) for size in (17, 90))
     assert large[:17] == small
 
 
@@ -106,21 +106,21 @@ def test_a_cohort_without_cells_has_no_table(contract: Contract) -> None:
 def test_every_condition_lies_where_the_study_says(contract: Contract) -> None:
     design = design_of(contract, where=OLD_WOMEN, size=300)
     region = Region({"age": (60, 80)}, {"sex": ("F",)})
-    assert all(region.holds(row) and row not in people() for row in draw(design, 300))
+    assert all(region.holds(row) and row not in people() for row in sample_rows(design, 300))
     assert [(cell.name, cell.wanted) for cell in design.tally([])] == [("sex F, age 60 or more", 300)]
 
 
 def test_where_holds_for_every_cell(contract: Contract) -> None:
     design = design_of(contract, where={"age": [40, 60]}, cells=[{"where": {"age": [50, 80]}, "count": 20}])
-    assert all(50 <= row["age"] <= 60 for row in draw(design, 20))  # type: ignore[operator]
+    assert all(50 <= row["age"] <= 60 for row in sample_rows(design, 20))  # type: ignore[operator]
 
 
 def test_shares_change_how_often_a_category_comes_and_nothing_else(contract: Contract) -> None:
-    drawn = draw(design_of(contract, shares={"sex": {"F": 0.25, "M": 0.75}}, size=1200), 1200)
-    assert sum(row["sex"] == "F" for row in drawn) == 300
-    plain = draw(design_of(contract), 1200)
+    sampled = sample_rows(design_of(contract, shares={"sex": {"F": 0.25, "M": 0.75}}, size=1200), 1200)
+    assert sum(row["sex"] == "F" for row in sampled) == 300
+    plain = sample_rows(design_of(contract), 1200)
     for sex in "FM":
-        ages, expected = ([row["age"] for row in rows if row["sex"] == sex] for rows in (drawn, plain))
+        ages, expected = ([row["age"] for row in rows if row["sex"] == sex] for rows in (sampled, plain))
         assert np.mean(ages) == pytest.approx(np.mean(expected), abs=1.5)  # type: ignore[arg-type]
 
 
@@ -146,11 +146,11 @@ def test_raking_keeps_what_goes_together() -> None:
     assert ratio == pytest.approx(16, rel=1e-3)
 
 
-def test_a_cell_with_few_people_is_drawn_evenly_and_says_so(contract: Contract) -> None:
+def test_a_cell_with_few_people_is_sampled_evenly_and_says_so(contract: Contract) -> None:
     train: list[Condition] = [row for row in people() if isinstance(row["age"], float) and row["age"] < 70]
     config = CohortConfig.model_validate({"cells": [{"where": {"age": [70, 80]}, "count": 5}, {"count": 5}]})
     design = CohortDesign(config, contract.conditions, train, NOWHERE)
-    assert design.notes() == ["age 70 to 80: drawn evenly, because too few training volumes lie there"]
+    assert design.notes() == ["age 70 to 80: sampled evenly, because too few training volumes lie there"]
     assert [cell.even for cell in design.tally([])] == [True, False]
 
 
@@ -158,8 +158,8 @@ def test_a_cell_may_lie_beyond_training_where_that_is_allowed(contract: Contract
     cells = [{"where": {"age": [85, 95]}, "count": 5}]
     with pytest.raises(ConfigurationError, match=r"cells\.0\.where\.age: must be .* within \[20, 80\], is \[85, 95\]"):
         design_of(contract, cells=cells)
-    drawn = draw(design_of(contract, cells=cells, extrapolation="allow"), 5)
-    assert all(85 <= row["age"] <= 95 for row in drawn)  # type: ignore[operator]
+    sampled = sample_rows(design_of(contract, cells=cells, extrapolation="allow"), 5)
+    assert all(85 <= row["age"] <= 95 for row in sampled)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_cell_may_lie_beyond_training_where_that_is_allowed(contract: Contract
         ({"where": {"sex": "F"}, "shares": {"sex": {"F": 1, "M": 1}}}, r"shares\.sex: must be shares of \['F'\]"),
     ],
 )
-def test_a_part_that_cannot_be_drawn_is_refused_by_its_key(
+def test_a_part_that_cannot_be_sampled_is_refused_by_its_key(
     contract: Contract, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):

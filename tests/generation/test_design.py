@@ -40,32 +40,32 @@ def design(contract: Contract) -> Callable[..., CohortDesign]:
     return make
 
 
-def draw(design: CohortDesign, count: int) -> list[Condition]:
+def sample_rows(design: CohortDesign, count: int) -> list[Condition]:
     return [design.condition(slot) for slot in range(count)]
 
 
 def test_a_condition_is_a_function_of_its_slot(design: Callable[..., CohortDesign]) -> None:
-    forwards = draw(design(), 20)
+    forwards = sample_rows(design(), 20)
     backwards = design()
     assert [backwards.condition(slot) for slot in reversed(range(20))] == forwards[::-1]
     assert len({str(condition) for condition in forwards}) > 15
 
 
 def test_growing_a_cohort_leaves_its_first_slots_as_they_were(design: Callable[..., CohortDesign]) -> None:
-    assert draw(design(size=10), 10) == draw(design(size=500), 500)[:10]
+    assert sample_rows(design(size=10), 10) == sample_rows(design(size=500), 500)[:10]
 
 
 def test_another_seed_is_another_cohort(design: Callable[..., CohortDesign]) -> None:
-    assert draw(design(seed=1), 5) != draw(design(seed=2), 5)
+    assert sample_rows(design(seed=1), 5) != sample_rows(design(seed=2), 5)
 
 
 def test_a_condition_like_training_is_never_a_training_row(design: Callable[..., CohortDesign]) -> None:
     train = people()
-    assert not [condition for condition in draw(design(train), 1000) if condition in train]
+    assert not [condition for condition in sample_rows(design(train), 1000) if condition in train]
 
 
 def test_a_condition_like_training_is_complete_and_within_range(design: Callable[..., CohortDesign]) -> None:
-    for condition in draw(design(), 500):
+    for condition in sample_rows(design(), 500):
         assert isinstance(condition["age"], float)
         assert 20 <= condition["age"] <= 80
         assert condition["sex"] in ("F", "M")
@@ -73,16 +73,16 @@ def test_a_condition_like_training_is_complete_and_within_range(design: Callable
 
 def test_conditions_like_training_have_its_moments_and_its_correlation(design: Callable[..., CohortDesign]) -> None:
     known = [row for row in people() if None not in row.values()]
-    drawn = draw(design(), 2000)
+    sampled = sample_rows(design(), 2000)
 
     def moments(rows: list[Condition]) -> tuple[float, float, float]:
         ages, women = np.array([row["age"] for row in rows]), np.array([row["sex"] == "F" for row in rows])
         return float(ages.mean()), float(women.mean()), float(np.corrcoef(ages, women)[0, 1])
 
-    (age, women, correlation), (drawn_age, drawn_women, drawn_correlation) = moments(known), moments(drawn)
-    assert drawn_age == pytest.approx(age, abs=1.5)
-    assert drawn_women == pytest.approx(women, abs=0.05)
-    assert 0.6 * correlation < drawn_correlation < correlation
+    (age, women, correlation), (sampled_age, sampled_women, sampled_correlation) = moments(known), moments(sampled)
+    assert sampled_age == pytest.approx(age, abs=1.5)
+    assert sampled_women == pytest.approx(women, abs=0.05)
+    assert 0.6 * correlation < sampled_correlation < correlation
 
 
 @settings(deadline=None, max_examples=30)
@@ -102,8 +102,8 @@ def test_rounding_never_leaves_the_range(low: float, width: float, slot: int) ->
 def test_categories_alone_may_repeat_a_row(design: Callable[..., CohortDesign]) -> None:
     """A sex alone names nobody, and every possible row exists."""
     spec = CategoricalCondition(name="sex", categories=("F", "M"))
-    drawn = draw(CohortDesign(CohortConfig(), (spec,), [{"sex": "F"}, {"sex": "M"}], NOWHERE), 50)
-    assert {condition["sex"] for condition in drawn} == {"F", "M"}
+    sampled = sample_rows(CohortDesign(CohortConfig(), (spec,), [{"sex": "F"}, {"sex": "M"}], NOWHERE), 50)
+    assert {condition["sex"] for condition in sampled} == {"F", "M"}
 
 
 def test_a_cohort_that_could_only_repeat_rows_is_refused() -> None:
@@ -116,17 +116,17 @@ def test_a_study_without_conditions_asks_for_none() -> None:
     assert CohortDesign(CohortConfig(), (), [{}, {}], NOWHERE).condition(3) == {}
 
 
-def test_distributions_are_drawn_in_their_shares(design: Callable[..., CohortDesign]) -> None:
-    drawn = draw(design(distributions={"age": [30, 40], "sex": {"F": 3, "M": 1}}), 2000)
-    ages = np.array([condition["age"] for condition in drawn])
+def test_distributions_are_sampled_in_their_shares(design: Callable[..., CohortDesign]) -> None:
+    sampled = sample_rows(design(distributions={"age": [30, 40], "sex": {"F": 3, "M": 1}}), 2000)
+    ages = np.array([condition["age"] for condition in sampled])
     assert 30 <= ages.min() < 30.1
     assert 39.9 < ages.max() <= 40
     assert ages.mean() == pytest.approx(35, abs=0.3)
-    assert np.mean([condition["sex"] == "F" for condition in drawn]) == pytest.approx(0.75, abs=0.03)
+    assert np.mean([condition["sex"] == "F" for condition in sampled]) == pytest.approx(0.75, abs=0.03)
 
 
 def test_what_no_distribution_names_is_left_to_the_model(design: Callable[..., CohortDesign]) -> None:
-    assert draw(design(distributions={"sex": {"M": 1.0}}), 3) == [{"age": None, "sex": "M"}] * 3
+    assert sample_rows(design(distributions={"sex": {"M": 1.0}}), 3) == [{"age": None, "sex": "M"}] * 3
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_no_distribution_names_is_left_to_the_model(design: Callable[..., C
         ({"sex": {"F": "half"}}, r"distributions\.sex: shares must be numbers above 0"),
     ],
 )
-def test_a_distribution_that_cannot_be_drawn_is_refused_by_its_key(
+def test_a_distribution_that_cannot_be_sampled_is_refused_by_its_key(
     design: Callable[..., CohortDesign], distributions: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -162,7 +162,7 @@ def test_requests_are_read_row_by_row_and_repeat(
     rows = [["sex", "age"], ["M", "30"], ["", "44.5"], ["F", "n/a"]]
     (tmp_path / name).write_text("\n".join(separator.join(row) for row in rows))
     expected = [{"sex": "M", "age": 30}, {"sex": None, "age": 44.5}, {"sex": "F", "age": None}]
-    assert draw(design(base=tmp_path, requests=name), 4) == [*expected, expected[0]]
+    assert sample_rows(design(base=tmp_path, requests=name), 4) == [*expected, expected[0]]
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_what_is_outside_the_training_range_may_be_asked_for(
     tmp_path: Path, contract: Contract, design: Callable[..., CohortDesign]
 ) -> None:
     (tmp_path / "wanted.csv").write_text("age\n30\n90\n")
-    rows = draw(design(base=tmp_path, requests="wanted.csv", extrapolation="allow"), 2)
+    rows = sample_rows(design(base=tmp_path, requests="wanted.csv", extrapolation="allow"), 2)
     assert rows == [{"age": 30}, {"age": 90}]
     assert [is_extrapolated(row, contract.conditions) for row in rows] == [False, True]
     assert encode_conditions(rows, contract.conditions)[:, 0].tolist() == [-2, 4]
-    drawn = draw(design(distributions={"age": [85, 95]}, extrapolation="allow"), 20)
-    assert all(85 <= row["age"] <= 95 for row in drawn)  # type: ignore[operator]
+    sampled = sample_rows(design(distributions={"age": [85, 95]}, extrapolation="allow"), 20)
+    assert all(85 <= row["age"] <= 95 for row in sampled)  # type: ignore[operator]
     (tmp_path / "wanted.csv").write_text("age\ninf\n")
     with pytest.raises(ConfigurationError, match=r"row 1: age must be in \[20, 80\], is inf"):
         read_requests(tmp_path / "wanted.csv", contract.conditions, extrapolate=True)

@@ -15,7 +15,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.denoiser import load_denoiser, save_denoiser
-from meddiff_core.models.drawing import footprint
+from meddiff_core.models.inference import footprint
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
@@ -34,7 +34,7 @@ def engine(models: Path, sampling: Sampling) -> Engine:
 
 
 def same(one: tuple[np.ndarray, np.ndarray | None], image: np.ndarray, label: np.ndarray) -> bool:
-    """Whether what was drawn are these images and labels."""
+    """Whether what was sampled are these images and labels."""
     return one[1] is not None and np.array_equal(one[0], image) and np.array_equal(one[1], label)
 
 
@@ -43,43 +43,43 @@ def test_a_sample_depends_on_no_other_and_on_no_place(engine: Engine, threads: i
     """Together, alone, and in another order."""
     torch.set_num_threads(threads)
     wanted = samples(5)
-    images, labels = engine.draw(wanted)
+    images, labels = engine.sample(wanted)
     assert labels is not None
     for n, sample in enumerate(wanted):
-        assert same(engine.draw([sample]), images[n : n + 1], labels[n : n + 1])
+        assert same(engine.sample([sample]), images[n : n + 1], labels[n : n + 1])
     order = [4, 2, 0, 1, 3]
-    assert same(engine.draw([wanted[n] for n in order]), images[order], labels[order])
+    assert same(engine.sample([wanted[n] for n in order]), images[order], labels[order])
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
 def test_the_size_of_a_batch_changes_no_bit(models: Path, engine: Engine, sampling: Sampling, batch: int) -> None:
     wanted = samples(10)
-    images, labels = engine.draw(wanted)
+    images, labels = engine.sample(wanted)
     assert labels is not None
     larger = open_engine(models, "digest", sampling(batch=batch), "cpu")
-    assert same(larger.draw(wanted), images, labels)
-    assert same(larger.draw(wanted[:3]), images[:3], labels[:3])
+    assert same(larger.sample(wanted), images, labels)
+    assert same(larger.sample(wanted[:3]), images[:3], labels[:3])
 
 
 def test_volumes_do_not_depend_on_the_number_of_threads(engine: Engine) -> None:
-    one = engine.draw(samples(3))
+    one = engine.sample(samples(3))
     torch.set_num_threads(2)
-    two = engine.draw(samples(3))
+    two = engine.sample(samples(3))
     assert same(two, one[0], one[1])  # type: ignore[arg-type]
 
 
 def test_volumes_that_are_decoded_in_tiles_are_the_same(
     models: Path, engine: Engine, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = engine.draw(samples(2))
+    wanted = engine.sample(samples(2))
     monkeypatch.setattr(footprint, "AMPLE_BYTES", 0)
     tiled = open_engine(models, "another digest", sampling(), "cpu")
     assert (engine.tiled, tiled.tiled) == (False, True)
-    assert same(tiled.draw(samples(2)), wanted[0], wanted[1])  # type: ignore[arg-type]
+    assert same(tiled.sample(samples(2)), wanted[0], wanted[1])  # type: ignore[arg-type]
 
 
 def test_volumes_fit_the_contract(engine: Engine, contract: Contract) -> None:
-    images, labels = engine.draw(samples(4))
+    images, labels = engine.sample(samples(4))
     assert labels is not None
     assert images.shape == labels.shape == (4, *contract.size)
     assert (images.dtype, labels.dtype) == (np.uint16, np.uint8)
@@ -94,23 +94,23 @@ def test_another_seed_or_condition_is_another_volume(engine: Engine) -> None:
         SampleRequest("a", 0, 0, 1, {"age": 30.0, "sex": "M"}),
         SampleRequest("a", 0, 0, 1, {"age": 30.0}),
     ]
-    images, _ = engine.draw([base, *others])
+    images, _ = engine.sample([base, *others])
     assert not any(np.array_equal(images[0], image) for image in images[1:])
 
 
 def test_name_slot_and_attempt_are_only_names(engine: Engine) -> None:
     condition = {"age": 30.0, "sex": "F"}
-    images, _ = engine.draw([SampleRequest("a", 0, 0, 1, condition), SampleRequest("b", 9, 3, 1, condition)])
+    images, _ = engine.sample([SampleRequest("a", 0, 0, 1, condition), SampleRequest("b", 9, 3, 1, condition)])
     assert np.array_equal(images[0], images[1])
 
 
 def test_no_global_generator_is_used_or_moved(engine: Engine) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = engine.draw(samples(1))
+    first = engine.sample(samples(1))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert np.array_equal(engine.draw(samples(1))[0], first[0])
+    assert np.array_equal(engine.sample(samples(1))[0], first[0])
 
 
 def test_noise_is_standard_normal_and_its_seed_alone_decides_it() -> None:
@@ -134,22 +134,24 @@ def test_noise_of_a_level_is_none_that_the_sample_has_had_and_needs_none_before_
 def test_a_stochastic_sample_is_the_same_alone_and_in_any_batch(models: Path, sampling: Sampling, batch: int) -> None:
     config = sampling(solver="ancestral", steps=4, batch=batch)
     engine, wanted = open_engine(models, "digest", config, "cpu"), samples(5)
-    images, labels = engine.draw(wanted)
+    images, labels = engine.sample(wanted)
     assert labels is not None
     for n, sample in enumerate(wanted):
-        assert same(engine.draw([sample]), images[n : n + 1], labels[n : n + 1])
+        assert same(engine.sample([sample]), images[n : n + 1], labels[n : n + 1])
     order = [4, 2, 0, 1, 3]
-    assert same(engine.draw([wanted[n] for n in order]), images[order], labels[order])
+    assert same(engine.sample([wanted[n] for n in order]), images[order], labels[order])
 
 
 def test_the_noise_of_the_levels_reaches_the_sample(models: Path, sampling: Sampling) -> None:
     """Euler's method is the same walk without it."""
-    drawn = [open_engine(models, "d", sampling(solver=name, steps=4), "cpu").draw(samples(1))[0] for name in STEPPING]
-    assert not np.array_equal(*drawn)
+    sampled = [
+        open_engine(models, "d", sampling(solver=name, steps=4), "cpu").sample(samples(1))[0] for name in STEPPING
+    ]
+    assert not np.array_equal(*sampled)
 
 
 def test_noise_of_the_levels_keeps_the_marginals_of_a_gaussian() -> None:
-    """As `Engine` adds it: the ends have the deviation of the data, and samples nothing in common."""
+    """As `Engine` adds it: the ends have the standard deviation of the data, and samples nothing in common."""
 
     def gaussian(noisy: Latents, sigma: Sigma) -> Latents:
         return noisy * 0.25 / (sigma.reshape(-1, 1, 1, 1, 1) ** 2 + 0.25)
@@ -158,25 +160,25 @@ def test_noise_of_the_levels_keeps_the_marginals_of_a_gaussian() -> None:
         return torch.cat([sample_noise(seed, (2, 16, 16, 16), level) for seed in range(4)])
 
     levels = noise_levels(SamplingConfig(steps=200, sigma_max=20, sigma_min=0.02))
-    drawn = solve_ancestral(gaussian, noise(0) * 20, levels, lambda level: noise(level + 1))
-    assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
-    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
-    assert torch.corrcoef(drawn.flatten(1)).sub(torch.eye(4)).abs().max() < 0.06
+    sampled = solve_ancestral(gaussian, noise(0) * 20, levels, lambda level: noise(level + 1))
+    assert sampled.std().item() == pytest.approx(0.5, rel=0.03)
+    assert sampled.mean().item() == pytest.approx(0, abs=0.02)
+    assert torch.corrcoef(sampled.flatten(1)).sub(torch.eye(4)).abs().max() < 0.06
 
 
 def test_given_levels_are_those_that_are_walked(models: Path, sampling: Sampling) -> None:
     made = noise_levels(sampling(steps=3))[:-1].tolist()
-    base, _ = open_engine(models, "digest", sampling(steps=3), "cpu").draw(samples(2))
-    given, _ = open_engine(models, "digest", sampling(steps=9, sigmas=tuple(made)), "cpu").draw(samples(2))
+    base, _ = open_engine(models, "digest", sampling(steps=3), "cpu").sample(samples(2))
+    given, _ = open_engine(models, "digest", sampling(steps=9, sigmas=tuple(made)), "cpu").sample(samples(2))
     assert np.array_equal(given, base)
-    other, _ = open_engine(models, "digest", sampling(sigmas=(made[0], 0.5, made[2])), "cpu").draw(samples(2))
+    other, _ = open_engine(models, "digest", sampling(sigmas=(made[0], 0.5, made[2])), "cpu").sample(samples(2))
     assert not np.array_equal(other, base)
 
 
 def test_guidance_and_levels_are_part_of_the_identity(models: Path, engine: Engine, sampling: Sampling) -> None:
-    base, _ = engine.draw(samples(1))
+    base, _ = engine.sample(samples(1))
     for config in (sampling(guidance=3.0), sampling(steps=3), sampling(sigma_max=6.0)):
-        other, _ = open_engine(models, "digest", config, "cpu").draw(samples(1))
+        other, _ = open_engine(models, "digest", config, "cpu").sample(samples(1))
         assert not np.array_equal(other, base)
 
 
@@ -186,9 +188,9 @@ def test_the_engine_is_kept_until_the_models_are_others(
     engine = open_engine(models, "digest", sampling(), "cpu")
     assert open_engine(models, "digest", sampling(), "cpu") is engine
     own = save_models(tmp_path / "models", contract)
-    before, _ = open_engine(own, "first", sampling(), "cpu").draw(samples(1))
+    before, _ = open_engine(own, "first", sampling(), "cpu").sample(samples(1))
     save_models(own, contract, seed=1)
-    after, _ = open_engine(own, "second", sampling(), "cpu").draw(samples(1))
+    after, _ = open_engine(own, "second", sampling(), "cpu").sample(samples(1))
     assert not np.array_equal(before, after)
 
 
@@ -206,7 +208,7 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_changes_no_bit(
     models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = samples(7)
-    images, labels = open_engine(models, "roomy", sampling(batch=8), "cpu").draw(wanted)
+    images, labels = open_engine(models, "roomy", sampling(batch=8), "cpu").sample(wanted)
     assert labels is not None
     cramped = open_engine(models, "cramped", sampling(batch=8), "cpu")
     solve = cramped._solve
@@ -217,8 +219,28 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_changes_no_bit(
         return solve(asked)
 
     monkeypatch.setattr(cramped, "_solve", fit_three)
-    assert same(cramped.draw(wanted), images, labels)
-    assert cramped.together == 2
+    assert same(cramped.sample(wanted), images, labels)
+    assert cramped.batch == 2
+
+
+def test_all_volumes_of_a_call_have_batches_of_one_size(
+    models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory may fall short in any batch; those before it are computed anew."""
+    engine, sizes, short = open_engine(models, "later", sampling(batch=4), "cpu"), list[int](), [True]
+    solve = engine._solve
+
+    def fall_short_once(asked: list[SampleRequest]) -> Latents:
+        sizes.append(len(asked))
+        if len(sizes) == 2 and short.pop():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return solve(asked)
+
+    monkeypatch.setattr(engine, "_solve", fall_short_once)
+    engine.sample(samples(8))
+    assert sizes == [4, 4, 2, 2, 2, 2]
+    engine.sample(samples(8), batch=4)
+    assert sizes[6:] == [4, 4]
 
 
 def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,15 +251,15 @@ def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, m
 
     monkeypatch.setattr(engine, "_solve", fail)
     with pytest.raises(RuntimeError, match="no kernel"):
-        engine.draw(samples(2))
-    assert engine.together == 8
+        engine.sample(samples(2))
+    assert engine.batch == 8
 
 
-def test_autoguidance_draws_from_both_weights(
+def test_autoguidance_samples_from_both_weights(
     models: Path, sampling: Sampling, contract: Contract, tmp_path: Path
 ) -> None:
-    settings = sampling(guidance=2.0, guided_by="earlier")
-    with pytest.raises(ConfigurationError, match=r"sampling\.guided_by: must be `absent`"):
+    settings = sampling(guidance=2.0, guided_by="autoguidance")
+    with pytest.raises(ConfigurationError, match=r"sampling\.guided_by: must be classifier_free"):
         open_engine(models, "without a guide", settings, "cpu")
     denoiser, scale, _ = load_denoiser(models / "denoiser")
     same_weights = denoiser.state_dict()
@@ -245,7 +267,7 @@ def test_autoguidance_draws_from_both_weights(
     for name, guide in (("alike", same_weights), ("weaker", {key: 0.9 * value for key, value in same_weights.items()})):
         shutil.copytree(models / "autoencoder", tmp_path / name / "autoencoder")
         save_denoiser(tmp_path / name / "denoiser", denoiser, contract, scale, "digest", {}, guide)
-        found[name] = open_engine(tmp_path / name, name, settings, "cpu").draw(samples(2))[0]
-    plain = open_engine(models, "plain", sampling(), "cpu").draw(samples(2))[0]
+        found[name] = open_engine(tmp_path / name, name, settings, "cpu").sample(samples(2))[0]
+    plain = open_engine(models, "plain", sampling(), "cpu").sample(samples(2))[0]
     assert np.abs(found["alike"].astype(int) - plain).max() <= 1  # rounding
     assert not np.array_equal(found["weaker"], plain)

@@ -35,9 +35,9 @@ def people(count: int = 200) -> list[Condition]:
 TRAIN = people()
 
 
-def draw(region: Region, count: int, train: list[Condition] | None = None) -> list[Condition]:
+def sample_rows(region: Region, count: int, train: list[Condition] | None = None) -> list[Condition]:
     joint = SmoothedJoint(SPECS, TRAIN if train is None else train, region)
-    return [joint.draw(np.random.default_rng([1, number])) for number in range(count)]
+    return [joint.sample(np.random.default_rng([1, number])) for number in range(count)]
 
 
 def values(rows: list[Condition], name: str) -> Any:
@@ -48,7 +48,7 @@ def values(rows: list[Condition], name: str) -> Any:
 def everywhere() -> list[Condition]:
     """Draws from the whole distribution, by a stream of their own: to be compared, samples must be independent."""
     joint, random = SmoothedJoint(SPECS, TRAIN), np.random.default_rng(0)
-    return [joint.draw(random) for _ in range(8000)]
+    return [joint.sample(random) for _ in range(8000)]
 
 
 def test_a_category_is_as_probable_as_the_smoothing_makes_it() -> None:
@@ -79,13 +79,13 @@ def test_a_region_holds_the_part_of_the_whole_distribution_that_falls_into_it(
     everywhere: list[Condition], region: Region
 ) -> None:
     fallen = [row for row in everywhere if region.holds(row)]
-    joint, drawn = SmoothedJoint(SPECS, TRAIN, region), draw(region, 1500)
+    joint, sampled = SmoothedJoint(SPECS, TRAIN, region), sample_rows(region, 1500)
     assert not joint.even
-    assert all(region.holds(row) for row in drawn)
+    assert all(region.holds(row) for row in sampled)
     assert joint.probability == pytest.approx(len(fallen) / len(everywhere), abs=0.02)
     for name in ("age", "weight"):
-        assert ks_2samp(values(fallen, name), values(drawn, name)).pvalue > 1e-3
-    women = [np.mean(values(rows, "sex") == "F") for rows in (fallen, drawn)]
+        assert ks_2samp(values(fallen, name), values(sampled, name)).pvalue > 1e-3
+    women = [np.mean(values(rows, "sex") == "F") for rows in (fallen, sampled)]
     assert women[1] == pytest.approx(women[0], abs=0.04)
 
 
@@ -99,24 +99,24 @@ def test_a_condition_lies_in_its_region_is_complete_and_nobodys(
     ends: list[float], levels: tuple[str, ...], seed: int
 ) -> None:
     region = Region({"age": (ends[0], ends[1])}, {"sex": levels} if levels else {})
-    drawn = SmoothedJoint(SPECS, TRAIN, region).draw(np.random.default_rng(seed))
-    assert region.holds(drawn)
-    assert None not in drawn.values()
-    assert drawn not in TRAIN
-    assert not is_extrapolated(drawn, SPECS)
+    sampled = SmoothedJoint(SPECS, TRAIN, region).sample(np.random.default_rng(seed))
+    assert region.holds(sampled)
+    assert None not in sampled.values()
+    assert sampled not in TRAIN
+    assert not is_extrapolated(sampled, SPECS)
 
 
 def test_a_single_value_is_met_and_leaves_the_rest_as_it_goes_with_it() -> None:
-    drawn = draw(Region({"age": (60.0, 60.0)}), 500)
-    assert set(values(drawn, "age")) == {60.0}
-    assert values(drawn, "weight").mean() == pytest.approx(110 - 0.7 * 60, abs=2.5)
+    sampled = sample_rows(Region({"age": (60.0, 60.0)}), 500)
+    assert set(values(sampled, "age")) == {60.0}
+    assert values(sampled, "weight").mean() == pytest.approx(110 - 0.7 * 60, abs=2.5)
 
 
-def test_where_few_rows_lie_what_is_bounded_is_drawn_evenly() -> None:
+def test_where_few_rows_lie_what_is_bounded_is_sampled_evenly() -> None:
     train = [row for row in people() if not isinstance(row["age"], float) or row["age"] < 70]
     region = Region({"age": (70.0, 80.0)})
     assert SmoothedJoint(SPECS, train, region).even
-    ages = values(draw(region, 1000, train), "age")
+    ages = values(sample_rows(region, 1000, train), "age")
     assert np.histogram(ages, 5, (70, 80))[0].min() > 160
     one: Condition = {"age": 75.0, "sex": "F", "weight": 50.0}
     lone = [*train, *[one] * (FEW - 1)]
@@ -124,18 +124,18 @@ def test_where_few_rows_lie_what_is_bounded_is_drawn_evenly() -> None:
     assert not SmoothedJoint(SPECS, [*lone, one], region).even
 
 
-def test_a_region_beyond_the_training_range_is_drawn_evenly() -> None:
-    drawn = draw(Region({"age": (85.0, 95.0)}), 300)
-    ages = values(drawn, "age")
+def test_a_region_beyond_the_training_range_is_sampled_evenly() -> None:
+    sampled = sample_rows(Region({"age": (85.0, 95.0)}), 300)
+    ages = values(sampled, "age")
     assert 85 <= ages.min() < 86
     assert 94 < ages.max() <= 95
-    assert all(is_extrapolated(row, SPECS) for row in drawn)
+    assert all(is_extrapolated(row, SPECS) for row in sampled)
 
 
 def test_a_region_that_holds_one_row_alone_is_refused_rather_than_handing_it_out() -> None:
     region = Region({"age": (50.0, 50.0), "weight": (70.0, 70.0)}, {"sex": ("F",)})
     with pytest.raises(ConfigurationError, match="exact training row"):
-        draw(region, 1, [{"age": 50.0, "sex": "F", "weight": 70.0}])
+        sample_rows(region, 1, [{"age": 50.0, "sex": "F", "weight": 70.0}])
 
 
 def test_only_numbers_outside_what_training_saw_are_extrapolated() -> None:

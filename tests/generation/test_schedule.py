@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from meddiff_core.contract import Contract
 from meddiff_core.generation.design import CohortDesign
-from meddiff_core.generation.schedule import plan_shards, read_slots, request, write_slots
+from meddiff_core.generation.schedule import plan_shards, request
 from meddiff_core.study import CohortConfig
 
 
@@ -58,13 +56,3 @@ def test_the_size_of_shards_changes_no_sample(design: CohortDesign) -> None:
 
 def test_no_slots_need_no_shards(design: CohortDesign) -> None:
     assert plan_shards([], 0, 4, 0, design) == []
-
-
-@given(st.sets(st.integers(0, 200)))
-def test_slots_come_back_from_their_ranges(slots: set[int]) -> None:
-    assert read_slots(write_slots(sorted(slots))) == sorted(slots)
-
-
-def test_all_slots_of_a_large_cohort_are_one_range() -> None:
-    assert write_slots(range(100_000)) == "0-99999"
-    assert write_slots([3, 7, 8, 9]) == "3,7-9"

@@ -48,23 +48,23 @@ def made(job: Job) -> ShardJob:
     return job()
 
 
-def refuse_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_to_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("drawn again")
+        raise AssertionError("sampled again")
 
     monkeypatch.setattr(shards, "open_engine", refuse)
 
 
-def test_a_shard_holds_what_the_engine_draws(made: ShardJob) -> None:
-    images, labels = open_engine(made.models, made.models_digest, made.config, "cpu").draw(made.shard.samples)
+def test_a_shard_holds_what_the_engine_samples(made: ShardJob) -> None:
+    images, labels = open_engine(made.models, made.models_digest, made.config, "cpu").sample(made.shard.samples)
     assert labels is not None
     np.testing.assert_array_equal(open_array(made.path, "image")[...], images)
     np.testing.assert_array_equal(open_array(made.path, "label")[...], labels)
 
 
-def test_a_shard_that_is_there_is_not_drawn_again(made: ShardJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_is_there_is_not_sampled_again(made: ShardJob, monkeypatch: pytest.MonkeyPatch) -> None:
     marker, before = find_shard(made), digest_tree(made.path)
-    refuse_to_draw(monkeypatch)
+    refuse_to_sample(monkeypatch)
     assert make_shard(made) == marker
     assert digest_tree(made.path) == before
 
@@ -78,7 +78,7 @@ def test_the_same_job_makes_the_same_bytes(job: Job) -> None:
 def test_the_marker_names_samples_and_digests(made: ShardJob) -> None:
     marker = ShardMarker.model_validate_json((made.path / MARKER).read_bytes())
     assert marker.samples == ("syn-000000-0", "syn-000001-0")
-    assert marker.key == made.key
+    assert marker.key == made.key(marker.batch)
     assert len(set(marker.digests)) == 2
 
 
@@ -183,13 +183,30 @@ def test_a_shard_of_other_models_samples_or_settings_is_made_anew(
     other = job(**change)
     assert other.path == made.path
     assert find_shard(other) is None
-    assert make_shard(other).key == other.key != made.key
+    assert make_shard(other).key != made.key(1)
     assert find_shard(made) is None
 
 
 def test_the_size_of_shards_and_the_device_do_not_make_a_shard_anew(made: ShardJob, job: Job) -> None:
-    assert job(settings={"shard": 99}).key == made.key
+    assert job(settings={"shard": 99}).key(1) == made.key(1)
     assert find_shard(job(settings={"shard": 99})) is not None
+
+
+def test_a_shard_made_again_has_the_batch_that_it_had(
+    job: Job, models: Path, sampling: Callable[..., SamplingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is short at first, and is not when a damaged volume is made again."""
+    wanted, asked = job(settings={"batch": 2}), list[int | None]()
+    engine = open_engine(models, "digest", sampling(batch=2), "cpu")
+    sample = engine.sample
+    monkeypatch.setattr(engine, "batch", 1)
+    assert make_shard(wanted).batch == 1
+    monkeypatch.setattr(engine, "batch", 2)
+    monkeypatch.setattr(engine, "sample", lambda samples, batch=None: (asked.append(batch), sample(samples, batch))[1])
+    chunk_path(open_array(wanted.path, "image"), 1).unlink()
+    assert make_shard(wanted).batch == 1
+    assert asked == [1]
+    assert Candidates(wanted.candidates, [(wanted.shard.name, 0)]).batches() == [1]
 
 
 def test_candidates_are_read_from_their_places(job: Job) -> None:
@@ -225,26 +242,26 @@ def test_a_cohort_without_labels_has_none(
     assert Candidates(job.candidates, [(shard.name, 0)]).label(0) is None
 
 
-def test_one_shard_is_written_while_the_next_is_drawn(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, drawing, one_is_written, next_is_drawn = [job("00-000000"), job("00-000001")], 0, Event(), Event()
-    write, draw = shards._write_shard, Engine.draw
+def test_one_shard_is_written_while_the_next_is_sampled(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, sampling, one_is_written, next_is_sampled = [job("00-000000"), job("00-000001")], 0, Event(), Event()
+    write, sample = shards._write_shard, Engine.sample
 
-    def watched_draw(engine: Engine, samples: Sequence[SampleRequest]) -> Any:
-        nonlocal drawing
-        drawing += 1
-        assert drawing == 1, "two threads draw with one engine"
+    def watched(engine: Engine, samples: Sequence[SampleRequest], batch: int | None = None) -> Any:
+        nonlocal sampling
+        sampling += 1
+        assert sampling == 1, "two threads sample with one engine"
         if one_is_written.is_set():
-            next_is_drawn.set()
-        drawn = draw(engine, samples)
-        drawing -= 1
-        return drawn
+            next_is_sampled.set()
+        found = sample(engine, samples, batch)
+        sampling -= 1
+        return found
 
     def slow_write(*arguments: Any) -> ShardMarker:
         one_is_written.set()
-        assert next_is_drawn.wait(30)
+        assert next_is_sampled.wait(30)
         return write(*arguments)
 
-    monkeypatch.setattr(Engine, "draw", watched_draw)
+    monkeypatch.setattr(Engine, "sample", watched)
     monkeypatch.setattr(shards, "_write_shard", slow_write)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(make_shard, jobs))

@@ -1,4 +1,4 @@
-"""A value that is not known and one that is hidden are the same to the network, and known ones are not."""
+"""A value that is not known and one that is dropped are the same to the network, and known ones are not."""
 
 import math
 from collections.abc import Callable
@@ -30,11 +30,11 @@ def test_a_missing_name_and_none_are_absent(contract: Contract) -> None:
     assert vectors.isnan().tolist() == [[True, False], [True, False], [True, True]]
 
 
-def test_a_missing_value_is_embedded_as_a_hidden_one(contract: Contract, embedding: ConditionEmbedding) -> None:
+def test_a_missing_value_is_embedded_as_a_dropped_one(contract: Contract, embedding: ConditionEmbedding) -> None:
     missing = encode_conditions([{"sex": "M"}], contract.conditions)
-    hidden = encode_conditions([{"age": 33.0, "sex": "M"}], contract.conditions)
-    hidden[:, 0] = torch.nan
-    assert torch.equal(embedding(missing), embedding(hidden))
+    dropped = encode_conditions([{"age": 33.0, "sex": "M"}], contract.conditions)
+    dropped[:, 0] = torch.nan
+    assert torch.equal(embedding(missing), embedding(dropped))
 
 
 def test_what_is_all_absent_is_the_sum_of_the_learned_vectors(embedding: ConditionEmbedding) -> None:

@@ -438,7 +438,7 @@ def test_a_checkpoint_says_what_it_was_made_from(describe: Callable[..., Path]) 
         ({"denoiser": {"scale_factor": None}}, "denoiser: exactly one of scale_factor and latent_scale must be given"),
         (
             {"denoiser": {"scale_factor": None, "latent_scale": {"mean": [0, 0], "std": [1, 1]}}},
-            "denoiser.latent_scale: must be a mean and a deviation above 0 for each of 3 latent channels",
+            "denoiser.latent_scale: must be a mean and a standard deviation above 0 for each of 3 latent channels",
         ),
         (
             {"denoiser": {"schedule": {"name": "cosine", "beta_start": 0.1}}},

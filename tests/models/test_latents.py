@@ -1,4 +1,4 @@
-"""Latents are distributions: their moments are kept, and their scale is that of what is drawn."""
+"""Latents are distributions: their moments are kept, and their scale is that of what is sampled."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from meddiff_core.data.store import chunk_path, open_array
 from meddiff_core.errors import IntegrityError
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images
-from meddiff_core.models.latents import LatentSet, MovedLatents, draw_moves, encode_latents, moved
+from meddiff_core.models.latents import AugmentedLatents, LatentSet, augment, encode_latents, random_augmentations
 from meddiff_core.models.randomness import generator_for
 
 SHAPE = AutoencoderShape(in_channels=4, channels=(8, 8, 8), latent_channels=2)
@@ -26,7 +26,7 @@ def network() -> Autoencoder:
 
 @pytest.fixture
 def latents() -> LatentSet:
-    """Means and deviations that differ by channel, volume and place."""
+    """Means and standard deviations that differ by channel, volume and place."""
     generator = generator_for("latents")
     channel = torch.tensor([1.0, 5.0])[:, None, None, None]
     mean = channel * torch.randn((6, 2, 3, 3, 3), generator=generator) + 2 * channel
@@ -88,42 +88,42 @@ def test_a_lost_chunk_is_an_error_and_not_zeros(
 
 
 def test_the_scale_is_that_of_many_draws(latents: LatentSet) -> None:
-    generator = generator_for("draws")
+    generator = generator_for("samples")
     everything = torch.arange(6)
-    drawn = torch.cat([latents.draw(everything, generator) for _ in range(2000)]).double()
+    sampled = torch.cat([latents.sample(everything, generator) for _ in range(2000)]).double()
     scale = latents.scale()
-    values = drawn.movedim(1, 0).flatten(1)
+    values = sampled.movedim(1, 0).flatten(1)
     assert_close(torch.tensor(scale.mean, dtype=torch.float64), values.mean(dim=1), rtol=0, atol=0.02)
     assert_close(torch.tensor(scale.std, dtype=torch.float64), values.std(dim=1), rtol=0.005, atol=0)
 
 
 def test_standardised_draws_have_mean_zero_and_deviation_one(latents: LatentSet) -> None:
-    generator = generator_for("draws")
-    drawn = torch.cat([latents.draw(torch.arange(6), generator) for _ in range(500)])
-    standard = latents.scale().standardise(drawn).movedim(1, 0).flatten(1)
+    generator = generator_for("samples")
+    sampled = torch.cat([latents.sample(torch.arange(6), generator) for _ in range(500)])
+    standard = latents.scale().standardise(sampled).movedim(1, 0).flatten(1)
     assert standard.mean(dim=1).abs().max() < 0.02
     assert (standard.std(dim=1) - 1).abs().max() < 0.02
 
 
 def test_each_draw_is_another_one_with_the_spread_of_the_posterior(latents: LatentSet) -> None:
-    generator = generator_for("draws")
-    drawn = torch.stack([latents.draw(torch.tensor([4, 4, 1]), generator) for _ in range(3000)])
-    assert not torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0, 0], drawn[0, 1])
+    generator = generator_for("samples")
+    sampled = torch.stack([latents.sample(torch.tensor([4, 4, 1]), generator) for _ in range(3000)])
+    assert not torch.equal(sampled[0], sampled[1])
+    assert not torch.equal(sampled[0, 0], sampled[0, 1])
     for position, index in enumerate([4, 4, 1]):
-        error = drawn[:, position].mean(dim=0) - latents.mean[index]
+        error = sampled[:, position].mean(dim=0) - latents.mean[index]
         assert (error.abs() / (latents.std[index] / 3000**0.5)).max() < 5
-        assert_close(drawn[:, position].std(dim=0), latents.std[index], rtol=0.08, atol=0)
+        assert_close(sampled[:, position].std(dim=0), latents.std[index], rtol=0.08, atol=0)
 
 
 def test_the_same_generator_draws_the_same(latents: LatentSet) -> None:
-    draws = [latents.draw(torch.arange(6), generator_for("x", 1)) for _ in range(2)]
-    assert torch.equal(*draws)
+    samples = [latents.sample(torch.arange(6), generator_for("x", 1)) for _ in range(2)]
+    assert torch.equal(*samples)
 
 
 def test_moves_are_of_the_declared_kinds() -> None:
-    assert draw_moves(5, (), 0) is None
-    mirrored, shifted = draw_moves(50, ("mirror",), 0), draw_moves(50, ("shift",), 0)
+    assert random_augmentations(5, (), 0) is None
+    mirrored, shifted = random_augmentations(50, ("mirror",), 0), random_augmentations(50, ("shift",), 0)
     assert mirrored is not None
     assert shifted is not None
     assert mirrored[:, 0].unique().tolist() == [0, 1]
@@ -135,37 +135,37 @@ def test_moves_are_of_the_declared_kinds() -> None:
 def test_a_moved_image_is_mirrored_along_i_and_shifted_towards_higher_indices() -> None:
     images = torch.zeros(1, 1, 6, 6, 6)
     images[0, 0, 1, 2, 3] = 1
-    assert moved(images, torch.tensor([0.0, 0.5, 1.0, -1.0]))[0, 0].nonzero().tolist() == [[2, 4, 1]]
-    assert moved(images, torch.tensor([1.0, 0.0, 0.0, 0.0]))[0, 0].nonzero().tolist() == [[4, 2, 3]]
-    assert torch.equal(moved(images, torch.zeros(4)), images)
+    assert augment(images, torch.tensor([0.0, 0.5, 1.0, -1.0]))[0, 0].nonzero().tolist() == [[2, 4, 1]]
+    assert augment(images, torch.tensor([1.0, 0.0, 0.0, 0.0]))[0, 0].nonzero().tolist() == [[4, 2, 3]]
+    assert torch.equal(augment(images, torch.zeros(4)), images)
 
 
 def test_what_a_shift_uncovers_repeats_the_border() -> None:
     images = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
-    assert moved(images, torch.tensor([0, 1.0, 0, 0])).flatten().tolist() == [0, 0, 0, 1]
+    assert augment(images, torch.tensor([0, 1.0, 0, 0])).flatten().tolist() == [0, 0, 0, 1]
 
 
 def test_moved_latents_are_those_of_the_moved_volume(
     tmp_path: Path, network: Autoencoder, contract: Contract, make_volumes: Callable, finish: Callable
 ) -> None:
-    volumes, moves = make_volumes(3), draw_moves(3, ("mirror", "shift"), 1)
-    assert moves is not None
-    finish(encode_latents(tmp_path / "a", network, {"train": volumes}, contract, moves=moves))
-    latents = MovedLatents.open(tmp_path / "a")
+    volumes, augmentations = make_volumes(3), random_augmentations(3, ("mirror", "shift"), 1)
+    assert augmentations is not None
+    finish(encode_latents(tmp_path / "a", network, {"train": volumes}, contract, augmentations=augmentations))
+    latents = AugmentedLatents.open(tmp_path / "a")
     assert latents is not None
-    assert torch.equal(latents.moves, moves)
+    assert torch.equal(latents.augmentations, augmentations)
     for row in (0, 4, 11):
-        images = moved(load_images(volumes, [row % 3], contract), moves[row])
+        images = augment(load_images(volumes, [row % 3], contract), augmentations[row])
         with torch.inference_mode():
             torch.testing.assert_close(latents.latents.mean[row], network.encode(images)[0][0])
-    drawn, told = latents.draw(torch.tensor([2, 2, 1, 0]), torch.Generator().manual_seed(0))
-    rows = [int(torch.cdist(one.flatten()[None], latents.latents.mean.flatten(1)).argmin()) for one in drawn]
+    sampled, vectors = latents.sample(torch.tensor([2, 2, 1, 0]), torch.Generator().manual_seed(0))
+    rows = [int(torch.cdist(one.flatten()[None], latents.latents.mean.flatten(1)).argmin()) for one in sampled]
     assert [row % 3 for row in rows] == [2, 2, 1, 0]
-    assert torch.equal(told, moves[rows])
+    assert torch.equal(vectors, augmentations[rows])
 
 
 def test_a_study_without_moves_has_no_moved_latents(
     tmp_path: Path, network: Autoencoder, contract: Contract, make_volumes: Callable, finish: Callable
 ) -> None:
     finish(encode_latents(tmp_path / "a", network, {"train": make_volumes(2)}, contract))
-    assert MovedLatents.open(tmp_path / "a") is None
+    assert AugmentedLatents.open(tmp_path / "a") is None

@@ -45,6 +45,14 @@ def test_a_plan_says_how_long_and_how_large(plan: Plan) -> None:
     assert plan.latent_size == (4, 4, 4)
 
 
+def test_a_plan_of_an_older_version_opens(edited: Callable[[str, Any], Path], plan: Plan) -> None:
+    path = edited("denoiser_training.judged", False)
+    content = json.loads(path.read_text())
+    del content["denoiser_training"]["scored"]
+    path.write_text(json.dumps(content))
+    assert not load_plan(path).denoiser_training.scored
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -1,4 +1,4 @@
-"""Axes of thick slices are halved less often, and drawing by parts knows it."""
+"""Axes of thick slices are halved less often, and tiled decoding follows."""
 
 from itertools import product
 
@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
-from meddiff_core.models.drawing.footprint import untiled_bytes
-from meddiff_core.models.drawing.packed import packed
-from meddiff_core.models.drawing.tiled import decode_tiled
-from meddiff_core.models.equivalents import doubled_and_convolved
+from meddiff_core.models.fused_layers import upsampled_and_convolved
+from meddiff_core.models.inference.footprint import untiled_bytes
+from meddiff_core.models.inference.packed import packed
+from meddiff_core.models.inference.tiled import decode_tiled
 
 SOME = [
     ((1, 2, 2), (2, 2, 2)),
@@ -48,12 +48,12 @@ def test_packed_and_tiled_decoding_give_the_same(strides: tuple[tuple[int, int, 
 
 
 @pytest.mark.parametrize("factors", list(product((1, 2), repeat=3)))
-def test_doubling_along_some_axes_is_interpolation_and_a_convolution(factors: tuple[int, int, int]) -> None:
+def test_upsampling_along_some_axes_is_interpolation_and_a_convolution(factors: tuple[int, int, int]) -> None:
     doubling = next(layer for layer in autoencoder(None).modules() if hasattr(layer, "postconv"))
     doubling.factors = factors
     x = torch.randn(1, 16, 5, 4, 3)
     for haloed in (False, True):
-        expected = doubled_and_convolved(x, doubling.convolution, haloed, factors)
+        expected = upsampled_and_convolved(x, doubling.convolution, haloed, factors)
         assert_close(doubling(x, haloed=haloed), expected, atol=1e-5, rtol=1e-4)
 
 

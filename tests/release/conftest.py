@@ -196,7 +196,7 @@ def content_of(
         methods=(
             "Scans were conformed to 4 mm isotropic voxels, split by subject, and masked to the brain.",
             "An autoencoder with a patch discriminator and a latent diffusion model were trained on the training side.",
-            "Volumes were drawn with Heun's method over 18 noise levels and screened one by one.",
+            "Volumes were sampled with Heun's method over 18 noise levels and screened one by one.",
         ),
         parents={"dataset": "3b" * 32, "autoencoder": "7c" * 32, "denoiser": "e1" * 32, "candidates": "0d" * 32},
         study={
@@ -228,7 +228,7 @@ def make_content() -> Any:
 
 @pytest.fixture
 def build(finish: Any) -> Any:
-    return lambda content, releases, secrets=(): finish(build_release(content, releases, secrets))
+    return lambda content, releases, identifiers=(): finish(build_release(content, releases, identifiers))
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from meddiff_core.contract import Contract
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release.internal import InternalContent, render_internal
 from meddiff_core.release.open_release import open_release
+from meddiff_core.release.participants_table import as_tsv, describe_columns
 from meddiff_core.release.report import render_card, render_report
-from meddiff_core.release.tables import as_tsv, describe_columns
+from meddiff_core.stages.release import _limit, _shortfall
 from meddiff_core.study import Study
-from tasks.release import _limit, _shortfall
 
 CELLS = (CellCount("sex F, age 60 to 90", 30, 27), CellCount("sex <M>", 1200, 1200, even=True))
 GUESS = "1 of 3 volumes were asked for with a condition outside the range"
@@ -29,8 +29,8 @@ def test_both_reports_show_wanted_beside_accepted(content: Any) -> None:
     for render, plain in pairs:
         text = render(replace(plain, cells=CELLS))
         assert '<tr><td>sex F, age 60 to 90</td><td class="n">30</td><td class="n">27</td></tr>' in text
-        assert "sex &lt;M&gt;<small>Drawn evenly" in text
-        assert text.count("Drawn evenly") == 1
+        assert "sex &lt;M&gt;<small>Sampled evenly" in text
+        assert text.count("Sampled evenly") == 1
         assert "Requested parts" not in render(plain)
 
 

@@ -1,9 +1,11 @@
 """The methods text says where the models come from and how they were chosen, and only that."""
 
+from typing import Any
+
 import pytest
 
 from meddiff_core.contract import Contract, IntensityMapping
-from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import SOLVERS
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
@@ -43,6 +45,19 @@ def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
     assert "elsewhere" not in text
 
 
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        ({}, "without guidance"),
+        ({"guidance": 2.0}, "with classifier-free guidance (weight 2)"),
+        ({"guidance": 1.5, "guided_by": "autoguidance"}, "with autoguidance (weight 1.5)"),
+    ],
+)
+def test_guidance_is_that_of_the_study(plan: Plan, sampling: dict[str, Any], text: str) -> None:
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(**sampling))
+    assert text in " ".join(describe_methods(study, plan, SIDES))
+
+
 def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan: Plan) -> None:
     kept = TrainingPlan(steps=0, batch=2)
     shape = plan.denoiser.model_copy(update={"parametrisation": RectifiedFlow()})
@@ -50,17 +65,17 @@ def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan
     text = methods(plan.model_copy(update=changes))
     assert "An autoencoder (MONAI AutoencoderKL) was used as it had been trained elsewhere" in text
     assert "velocity of a rectified flow, on from imported weights, 70 steps of 2 latents) was trained" in text
-    assert "a held-out scan that they saw is not held out from them" in text
+    assert "a held-out scan that they were trained on is not held out from them" in text
 
 
 def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) -> None:
     study = Study(name="heads", data=DataConfig(images="scans"))
-    point = Point(
+    point = ScoredCheckpoint(
         step=60, average="0.1", validation_distance=1.0, train_distance=1.0, nearer_train=0.5, nearer_train_low=0.2
     )
-    choice = ChoiceRecord(step=60, average="0.1", curve=(point,))
-    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, choice)
-    assert [sentence for sentence in told if sentence not in without] == [describe_choice(choice)]
+    selection = SelectionRecord(step=60, average="0.1", curve=(point,))
+    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, selection)
+    assert [sentence for sentence in told if sentence not in without] == [describe_selection(selection)]
     assert "after 60 steps" in " ".join(told)
 
 

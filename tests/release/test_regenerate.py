@@ -10,11 +10,13 @@ import pytest
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.errors import ConfigurationError, IntegrityError
-from meddiff_core.generation.engine import open_engine
+from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.build import build_release
-from meddiff_core.release.regenerate import Regenerated, draw_few, regenerate
+from meddiff_core.release.manifest import read_manifest
+from meddiff_core.release.participants_table import with_batches
+from meddiff_core.release.regenerate import Regenerated, choose_few, regenerate, released_sampling
 from meddiff_core.study import SamplingConfig
 
 SAMPLING = SamplingConfig(steps=2, sigma_max=5.0, sigma_min=0.1)
@@ -55,7 +57,7 @@ def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path
     content = make_content(size=(8, 8, 8))
     content = replace(
         content,
-        volumes=Drawn(*engine.draw(samples)),
+        volumes=Drawn(*engine.sample(samples)),
         table=pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1),
         parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser")},
         study={"sampling": SAMPLING.model_dump(mode="json")},
@@ -68,6 +70,28 @@ def test_every_volume_comes_out_as_released(release: Path, models: Path) -> None
     assert [volume.sample for volume in found] == ["syn-2", "syn-0", "syn-1"]
     assert all(volume.equal and volume.alike for volume in found)
     assert found[0].describe() == "syn-2: every voxel is the released one"
+
+
+def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
+    release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, sample, read = list[int | None](), Engine.sample, pd.read_parquet
+
+    def watched(engine: Engine, samples: Any, batch: int | None = None) -> Any:
+        asked.append(batch)
+        return sample(engine, samples, batch)
+
+    monkeypatch.setattr(Engine, "sample", watched)
+    assert next(regenerate(release, ["syn-1"], models)).equal
+    monkeypatch.setattr(pd, "read_parquet", lambda path: with_batches(read(path), [8, 2, 8], usual=8))
+    assert next(regenerate(release, ["syn-1"], models)).equal
+    assert asked == [SAMPLING.batch, 2]
+
+
+def test_batches_are_named_only_where_memory_was_short() -> None:
+    table = pd.DataFrame({"sample_id": ["a", "b"]})
+    assert list(with_batches(table, [8, 8], 8)) == ["sample_id"]
+    assert list(with_batches(table, [8, 4], 8)["sampling_batch"]) == [8, 4]
 
 
 def test_a_volume_of_another_seed_or_condition_is_told_apart(
@@ -93,16 +117,24 @@ def test_other_models_are_refused(
         next(regenerate(release, ["syn-0"], tmp_path))
 
 
+@pytest.mark.parametrize(("before", "now"), [("absent", "classifier_free"), ("earlier", "autoguidance")])
+def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before: str, now: str) -> None:
+    manifest = read_manifest(release)
+    sampling = manifest.study["sampling"] | {"guided_by": before}
+    older = manifest.model_copy(update={"study": {"sampling": sampling}})
+    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now})
+
+
 def test_an_unknown_sample_is_refused_with_the_known_ones(release: Path, models: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"sample must be one of syn-0 to syn-2, is 'syn-9'"):
         next(regenerate(release, ["syn-9"], models))
 
 
-def test_few_are_drawn_without_repeats_and_the_same_ones_each_time(release: Path) -> None:
-    few = draw_few(release, 2)
+def test_few_are_chosen_without_repeats_and_the_same_ones_each_time(release: Path) -> None:
+    few = choose_few(release, 2)
     assert len(set(few)) == 2
-    assert draw_few(release, 2) == few
-    assert draw_few(release, 10) == ["syn-0", "syn-1", "syn-2"]
+    assert choose_few(release, 2) == few
+    assert choose_few(release, 10) == ["syn-0", "syn-1", "syn-2"]
 
 
 def test_what_cannot_be_proven_is_not_published(tmp_path: Path, make_content: Any, finish: Any) -> None:

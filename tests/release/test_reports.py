@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meddiff_core.diffusion.choice import ChoiceRecord, Point, describe_choice
+from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord, describe_selection
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.audit import CAVEATS
 from meddiff_core.evidence.inputs import Round
@@ -20,16 +20,16 @@ from meddiff_core.evidence.privacy.rounds import describe_rounds
 from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
-from meddiff_core.release.marks import interval_mark
-from meddiff_core.release.pages import flat, number, percent, spoken
+from meddiff_core.release.interval_glyphs import interval_glyph
 from meddiff_core.release.report import render_card, render_report, summarise
+from meddiff_core.release.templating import flat, humanise, number, percent
 from meddiff_core.types import Refusal
 
-CHOICE = ChoiceRecord(
+SELECTION = SelectionRecord(
     step=200,
     average="0.05",
     curve=tuple(
-        Point(
+        ScoredCheckpoint(
             step=step,
             average=average,
             validation_distance=150.0 / step,
@@ -110,7 +110,7 @@ def test_every_picture_is_described_and_every_link_leads_somewhere(content: Any)
 def test_report_and_card_name_every_gate_with_its_threshold(content: Any) -> None:
     for text in (render_report(content), render_card(content)):
         for gate in content.gates:
-            assert spoken(gate.metric)[1:] in text
+            assert humanise(gate.metric)[1:] in text
             assert number(gate.threshold) in text
         assert "research" in text
 
@@ -197,29 +197,32 @@ def test_an_internal_report_can_be_written_before_there_is_anything_synthetic(co
 
 
 def test_both_reports_show_how_the_weights_were_chosen(content: Any, internal: InternalContent) -> None:
-    shown = 'aria-label="Choice of the denoiser\'s weights by samples"'
-    pages = render_report(replace(content, choice=CHOICE)), render_internal(replace(internal, choice=CHOICE))
+    shown = 'aria-label="Checkpoint selection of the denoiser by samples"'
+    pages = (
+        render_report(replace(content, selection=SELECTION)),
+        render_internal(replace(internal, selection=SELECTION)),
+    )
     for page, plain in zip(pages, (render_report(content), render_internal(internal)), strict=True):
         assert page.count(shown) == 1
         assert shown not in plain
         assert Page(page).missing_alt == 0
-    assert describe_choice(CHOICE) in pages[1]
+    assert describe_selection(SELECTION) in pages[1]
 
 
 @pytest.mark.parametrize(("low", "high"), [(25.0, 31.0), (2.0, 90.0), (-0.1, 40.0)])
 def test_distances_have_numbers_beside_them_whatever_their_scale(low: float, high: float) -> None:
     curve = [
         point.model_copy(update={"validation_distance": far, "train_distance": far})
-        for point, far in zip(CHOICE.curve, np.linspace(high, low, len(CHOICE.curve)).tolist(), strict=True)
+        for point, far in zip(SELECTION.curve, np.linspace(high, low, len(SELECTION.curve)).tolist(), strict=True)
     ]
-    text = figures.choice(CHOICE.model_copy(update={"curve": tuple(curve)})).decode()
+    text = figures.checkpoint_selection(SELECTION.model_copy(update={"curve": tuple(curve)})).decode()
     written = re.findall(r"<text [^>]*>([\d.]+)</text>", text)  # shares, up to 1, and steps, from 100, are there too
     assert any(max(low, 1.5) <= float(value) <= high for value in written)
 
 
 def test_the_figure_of_a_choice_can_be_a_png() -> None:
-    assert figures.choice(CHOICE, "png").startswith(b"\x89PNG")
-    assert figures.choice(CHOICE, "png") == figures.choice(CHOICE, "png")
+    assert figures.checkpoint_selection(SELECTION, "png").startswith(b"\x89PNG")
+    assert figures.checkpoint_selection(SELECTION, "png") == figures.checkpoint_selection(SELECTION, "png")
 
 
 def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) -> None:
@@ -229,17 +232,17 @@ def test_an_unmeasured_gate_is_shown_as_not_passed(internal: InternalContent) ->
     assert "Not measured." in text
 
 
-@pytest.mark.parametrize("draw", [
+@pytest.mark.parametrize("plot", [
     lambda: figures.histogram(AGES),
     lambda: figures.scatter([1, 2, np.nan], [1.1, 1.9, 3], "volume"),
     lambda: figures.scatter([np.nan], [np.nan], "volume"),
-    lambda: figures.choice(CHOICE),
-    lambda: figures.choice(CHOICE.model_copy(update={"curve": CHOICE.curve[-2:]})),  # near enough for a linear scale
+    lambda: figures.checkpoint_selection(SELECTION),
+    lambda: figures.checkpoint_selection(SELECTION.model_copy(update={"curve": SELECTION.curve[-2:]})),  # linear scale
     lambda: figures.curve({"a": [(0, 1), (1, 0.5)], "b": []}, "loss"),
     lambda: figures.mosaic([np.eye(8)[:, :, None].repeat(8, 2).astype(np.float32)] * 3),
 ])  # fmt: skip
-def test_a_figure_is_the_same_bytes_each_time(draw: Any) -> None:
-    assert draw() == draw()
+def test_a_figure_is_the_same_bytes_each_time(plot: Any) -> None:
+    assert plot() == plot()
 
 
 def test_an_svg_carries_no_date_and_no_fixed_size() -> None:
@@ -308,12 +311,12 @@ def test_a_figure_can_be_a_png_for_other_viewers() -> None:
 
 
 def test_a_mark_keeps_the_order_of_its_numbers() -> None:
-    mark = interval_mark(0.3, 0.2, 0.4, limit=0.9)
+    mark = interval_glyph(0.3, 0.2, 0.4, limit=0.9)
     value = float(re.search(r'<circle cx="([\d.]+)"', mark)[1])  # type: ignore[index]
     limit = float(re.findall(r'<line x1="([\d.]+)"', mark)[-1])
     assert value < limit
-    assert interval_mark(None, None, None) == ""
-    assert "nan" not in interval_mark(1.0, 1.0, 1.0, limit=1.0)
+    assert interval_glyph(None, None, None) == ""
+    assert "nan" not in interval_glyph(1.0, 1.0, 1.0, limit=1.0)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +348,7 @@ def test_numbers_read_well(value: float | None, text: str) -> None:
     ],
 )
 def test_names_read_as_words(name: str, text: str) -> None:
-    assert spoken(name) == text
+    assert humanise(name) == text
 
 
 def test_a_small_share_is_not_nothing() -> None:

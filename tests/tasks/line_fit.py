@@ -62,7 +62,7 @@ def descend(line: torch.nn.Linear, optimizer: torch.optim.Optimizer, step: int, 
     heights = points @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3
     optimizer.zero_grad()
     losses = []
-    for piece in ranks.slices(BATCH, parts=1):
+    for piece in ranks.micro_batches(BATCH, accumulation_steps=1):
         share = len(points[piece]) / BATCH
         loss = (line(points[piece]) - heights[piece]).square().mean()
         (share * loss).backward()

@@ -11,9 +11,9 @@ import pytest
 
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
-from meddiff_core.types import Mapper, in_turn
+from meddiff_core.types import Mapper, serial_map
 from tasks import cluster
-from tasks.cluster import beside_device, open_mapper
+from tasks.cluster import open_mapper
 
 
 def square(value: int) -> int:
@@ -79,7 +79,7 @@ def no_cluster_open(mapper: Mapper, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cluster_open")
 def test_off_is_the_mapper_of_the_core(tmp_path: Path) -> None:
     with open_mapper(RuntimeConfig(dask="off"), tmp_path) as opened:
-        assert opened is in_turn
+        assert opened is serial_map
 
 
 def test_a_block_inside_another_uses_its_cluster(mapper: Mapper, tmp_path: Path) -> None:
@@ -140,17 +140,3 @@ def test_an_unknown_cluster_is_refused(dask: str, tmp_path: Path) -> None:
         open_mapper(RuntimeConfig(dask=dask), tmp_path),
     ):
         pass
-
-
-def test_beside_a_device_every_result_comes_once_and_an_error_drops_what_waits() -> None:
-    assert dict(beside_device(square, range(20))) == {value: value * value for value in range(20)}
-    begun: list[int] = []
-
-    def refuse_later(value: int) -> int:
-        begun.append(value)
-        time.sleep(0.01)
-        return refuse_three(value)
-
-    with pytest.raises(ConfigurationError, match=r"^value must not be 3, is 3$"):
-        list(beside_device(refuse_later, range(200)))
-    assert len(begun) < 200

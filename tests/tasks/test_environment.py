@@ -8,7 +8,8 @@ import httpx
 import pytest
 import sqlalchemy
 
-from tasks.environment import prepare_environment, sqlite_url
+from meddiff_core import artefacts
+from tasks.environment import STATE, prepare_environment, sqlite_url
 
 
 @pytest.fixture
@@ -124,3 +125,7 @@ def test_a_database_that_the_user_chose_is_left_alone(environ: dict[str, str], t
     environ[chosen] = "theirs"
     prepare_environment(tmp_path)
     assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in environ
+
+
+def test_engines_and_core_keep_their_state_in_one_folder() -> None:
+    assert STATE == artefacts.STATE

@@ -18,7 +18,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Progress
-from tasks.launch import choose_processes, launch
+from tasks.launch import count_processes, launch
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (line_fit.__file__,)
@@ -163,22 +163,14 @@ def test_there_is_one_process_for_each_gpu_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, wanted: int | None, device: str, gpus: int, batch: int, count: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert choose_processes(RuntimeConfig(processes=wanted), device, batch) == count
+    assert count_processes(RuntimeConfig(processes=wanted), device, batch) == count
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigurationError, match=f"processes must be at most 1, the GPUs of .* {device}, is 2"):
-        choose_processes(RuntimeConfig(processes=2), device, 8)
-
-
-def test_parts_of_a_network_may_be_more_than_items_of_a_batch_but_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert choose_processes(RuntimeConfig(sharded=True), "cuda", 2, sharded=True) == 4
-    assert choose_processes(RuntimeConfig(sharded=True), "cuda", 1) == 1  # the autoencoder, which stays whole
-    with pytest.raises(ConfigurationError, match=r"runtime\.sharded: must be false for one process"):
-        choose_processes(RuntimeConfig(sharded=True), "cpu", 8)
+        count_processes(RuntimeConfig(processes=2), device, 8)
 
 
 @contextmanager

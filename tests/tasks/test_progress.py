@@ -5,8 +5,8 @@ from collections.abc import Generator
 
 import pytest
 
-from meddiff_core.types import Progress
-from tasks.progress import Console, console_for, say, show, speaking
+from meddiff_core.types import Message, Progress
+from tasks.progress import Console, console_for, echo, show, speaking
 
 AT_ONCE = Console(line_every_s=0, metrics_every_s=0)
 
@@ -55,25 +55,48 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_note_is_a_line_of_its_own_whatever_the_pace(bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> Generator[Progress, None, None]:
         yield Progress("train", 5, 10)
-        yield Progress("train", 3, 10, note="went back to step 3 [half the rate]")
+        yield Progress("train", 3, 10, note="rolled back to step 3 [half the rate]")
 
     with speaking(Console(bars=bars)):
         show(work())
     lines = capsys.readouterr().err.splitlines()
-    assert "train: went back to step 3 [half the rate]" in [line.strip() for line in lines]
+    assert "train: rolled back to step 3 [half the rate]" in [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_message_is_a_line_as_it_stands(bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> Generator[Progress | Message, None, None]:
+        yield Progress("train", 1, 2)
+        yield Message("attempt 2: 3 volumes [in place of rejected ones]")
+
+    with speaking(Console(bars=bars)):
+        show(work())
+    lines = capsys.readouterr().err.splitlines()
+    assert "attempt 2: 3 volumes [in place of rejected ones]" in [line.strip() for line in lines]
+
+
+def test_work_that_is_done_twice_begins_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> Generator[Progress, None, None]:
+        yield from count(100)
+        yield from count(50)
+
+    show(work())
+    assert capsys.readouterr().err.splitlines() == [
+        "count: 1 of 100", "count: 100 of 100", "count: 1 of 50", "count: 50 of 50",
+    ]  # fmt: skip
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking(Console(quiet=True)):
         show(count(3))
-        say("a line")
+        echo("a line")
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_console_is_the_former_one_after_the_block(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking(Console(quiet=True)):
         pass
-    say("a line")
+    echo("a line")
     assert capsys.readouterr().err == "a line\n"
 
 

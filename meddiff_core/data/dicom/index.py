@@ -19,7 +19,7 @@ from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dicom.header import IMAGES, Header, read_dataset, read_header
 from meddiff_core.data.dicom.kind import clusters, kinds_of, show_of, type_words
 from meddiff_core.data.dicom.stack import coincide, normal_of, stack_of
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note, Refusal
 
 FEWEST_SLICES = 4
 MOST_VOLUMES = 8
@@ -52,7 +52,7 @@ class DicomIndex:
 
     series: tuple[DicomSeries, ...] = ()
     refused: tuple[Refusal, ...] = ()
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Findings:
 
     root: Path
     refused: list[Refusal]
-    notes: list[Refusal]
+    notes: list[Note]
 
     def refuse(self, headers: Sequence[Header], reason: str) -> None:
         """Name these files' place as not usable."""
@@ -78,7 +78,7 @@ class Findings:
 
     def note(self, headers: Sequence[Header], reason: str) -> None:
         """Name what was left out or joined."""
-        self.notes.append(Refusal(place_of([header.path for header in headers], self.root), reason))
+        self.notes.append(Note(place_of([header.path for header in headers], self.root), reason))
 
 
 def index_dicom(files: Sequence[Path], root: Path) -> DicomIndex:

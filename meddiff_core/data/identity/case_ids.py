@@ -11,14 +11,14 @@ from pathlib import Path
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.data.identity.kinds import name_of
-from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.listing import FoundImage, plain
 from meddiff_core.data.nifti import stem_of
 from meddiff_core.types import Refusal
 
 
-def with_unique_ids(images: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
+def with_unique_ids(images: Sequence[FoundImage]) -> tuple[list[FoundImage], list[Refusal]]:
     """Name cases by their paths where several files claim one id; a file that was named twice is refused."""
-    files: defaultdict[tuple[Path, int | None], list[Found]] = defaultdict(list)
+    files: defaultdict[tuple[Path, int | None], list[FoundImage]] = defaultdict(list)
     for image in images:
         files[image.image.resolve(), image.channel].append(image)
     refused = [
@@ -33,14 +33,14 @@ def with_unique_ids(images: Sequence[Found]) -> tuple[list[Found], list[Refusal]
     return found, refused
 
 
-def _case_of_path(image: Found) -> str:
+def _case_of_path(image: FoundImage) -> str:
     path = Path(image.name)
     return plain("_".join([*path.parts[:-1], stem_of(path)]))
 
 
-def _case_of_kind(image: Found) -> str:
+def _case_of_kind(image: FoundImage) -> str:
     return f"{image.case}_{'_'.join(name_of(image).split())}"
 
 
-def _case_of_digest(image: Found) -> str:
+def _case_of_digest(image: FoundImage) -> str:
     return f"{image.case}_{digest_of(image.name)[:8]}"

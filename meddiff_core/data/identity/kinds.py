@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from meddiff_core.data.layouts.listing import Found
+from meddiff_core.data.layouts.listing import FoundImage
 from meddiff_core.data.layouts.walking import counted
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
-from meddiff_core.types import Question, Refusal
+from meddiff_core.types import Note, Question
 
 CONDITION = "kind"
 """Name of the covariate that several chosen kinds become."""
@@ -36,16 +36,16 @@ class KindOfImage:
 class Chosen:
     """The scans that the study uses."""
 
-    found: tuple[Found, ...]
+    found: tuple[FoundImage, ...]
     kinds: tuple[KindOfImage, ...]
     """All that were found, the most frequent first."""
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
     questions: tuple[Question, ...] = ()
     several: bool = False
     """Whether a person chose more than one kind, so that the kind is a condition."""
 
 
-def choose_kinds(found: Sequence[Found], wanted: Sequence[str] | None, key: str) -> Chosen:
+def choose_kinds(found: Sequence[FoundImage], wanted: Sequence[str] | None, key: str) -> Chosen:
     """Scans of the kinds wanted, or of the only kind; all and a question where several are open.
 
     Raises:
@@ -67,12 +67,12 @@ def choose_kinds(found: Sequence[Found], wanted: Sequence[str] | None, key: str)
     )
 
 
-def name_of(image: Found) -> str:
+def name_of(image: FoundImage) -> str:
     """The kind of a scan as it is listed and chosen."""
     return image.kind or UNNAMED
 
 
-def _one_spelling(found: Sequence[Found]) -> list[Found]:
+def _one_spelling(found: Sequence[FoundImage]) -> list[FoundImage]:
     """`T1` and `t1` are one kind, called as most of its scans are."""
     spellings: dict[str, str] = {}
     for kind, _ in Counter(image.kind or "" for image in found).most_common():
@@ -89,14 +89,14 @@ def _known(kind: str, known: Sequence[str], key: str) -> str:
     return match
 
 
-def _counts(images: Sequence[Found], used: set[str]) -> list[KindOfImage]:
+def _counts(images: Sequence[FoundImage], used: set[str]) -> list[KindOfImage]:
     scans = Counter(name_of(image) for image in images)
     subjects = Counter(kind for kind, _ in {(name_of(image), image.subject) for image in images})
     return [KindOfImage(kind, number, subjects[kind], kind in used) for kind, number in scans.most_common()]
 
 
-def _left_out(count: KindOfImage, key: str) -> Refusal:
-    return Refusal(count.kind, f"left out: {_in_words(count)} of this kind; {key} chooses")
+def _left_out(count: KindOfImage, key: str) -> Note:
+    return Note(count.kind, f"left out: {_in_words(count)} of this kind; {key} chooses")
 
 
 def _in_words(count: KindOfImage) -> str:

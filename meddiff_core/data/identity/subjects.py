@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from statistics import mean
 
 from meddiff_core.data.identity.person_folders import read_folders
-from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.listing import FoundImage, plain
 from meddiff_core.data.layouts.names import (
     NameParts,
     is_name_of,
@@ -28,7 +28,7 @@ from meddiff_core.data.tables.delimited import read_lists
 from meddiff_core.data.tables.participants import spelling_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
-from meddiff_core.types import Question, Refusal
+from meddiff_core.types import Note, Question, Refusal
 
 RowFor = Callable[[str, str | None], str | None]
 """Id of the participants table's row for a name and, where it is known, a subject; None where there is none."""
@@ -66,13 +66,13 @@ class SubjectRule:
 class Assigned:
     """Scans with their subjects."""
 
-    found: tuple[Found, ...]
+    found: tuple[FoundImage, ...]
     refused: tuple[Refusal, ...] = ()
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
     questions: tuple[Question, ...] = ()
 
 
-def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor) -> Assigned:
+def assign_subjects(found: Sequence[FoundImage], pattern: str | None, row_for: RowFor) -> Assigned:
     """Give every scan its subject, by `data.subject` too, and, where its name says, its kind."""
     images, notes = _without_shared_patient(found)
     images, refused = _by_pattern(images, pattern)
@@ -83,17 +83,17 @@ def assign_subjects(found: Sequence[Found], pattern: str | None, row_for: RowFor
     return Assigned(tuple(images), tuple(refused), tuple(notes), (*_ask_about_pattern(images), *questions))
 
 
-def _without_shared_patient(found: Sequence[Found]) -> tuple[list[Found], list[Refusal]]:
+def _without_shared_patient(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[Note]]:
     """Pass over a Patient ID that all series have: an anonymiser wrote it."""
     patients = [image.subject for image in found if image.rule == PATIENT_ID]
     if len(patients) < 2 or len(patients) < sum(bool(image.slices) for image in found) or len(set(patients)) > 1:
         return list(found), []
-    note = Refusal("data.subject", f"all {len(patients)} series carry one Patient ID; it is not used to tell subjects")
+    note = Note("data.subject", f"all {len(patients)} series carry one Patient ID; it is not used to tell subjects")
     cleared = [replace(image, subject=None, rule="") if image.rule == PATIENT_ID else image for image in found]
     return cleared, [note]
 
 
-def _by_pattern(found: Sequence[Found], pattern: str | None) -> tuple[list[Found], list[Refusal]]:
+def _by_pattern(found: Sequence[FoundImage], pattern: str | None) -> tuple[list[FoundImage], list[Refusal]]:
     """Subjects by `data.subject`, searched in each path; a scan that it does not fit is refused."""
     if pattern is None:
         return list(found), []
@@ -111,15 +111,13 @@ def _by_pattern(found: Sequence[Found], pattern: str | None) -> tuple[list[Found
     return kept, refused
 
 
-def _pattern_unused(found: Sequence[Found], pattern: str | None) -> list[Refusal]:
+def _pattern_unused(found: Sequence[FoundImage], pattern: str | None) -> list[Note]:
     """A note where another rule comes before the pattern."""
     rules = Counter(image.rule for image in found if pattern is not None and image.rule.startswith(SURE))
-    return [
-        Refusal(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()
-    ]
+    return [Note(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()]
 
 
-def _ask_about_pattern(found: Sequence[Found]) -> list[Question]:
+def _ask_about_pattern(found: Sequence[FoundImage]) -> list[Question]:
     """A question where the pattern makes one subject of all that it fits."""
     subjects = [str(image.subject) for image in found if image.rule == PATTERN]
     if len(subjects) <= MOST_MERGED or len(set(subjects)) > 1:
@@ -128,7 +126,7 @@ def _ask_about_pattern(found: Sequence[Found]) -> list[Question]:
     return [Question(PATTERN, text)]
 
 
-def _by_participants(found: Sequence[Found], row_for: RowFor) -> list[Found]:
+def _by_participants(found: Sequence[FoundImage], row_for: RowFor) -> list[FoundImage]:
     """Subjects by the id that a file's name, its path or one of its folders begins with.
 
     Where `1_T1` and `01_T1` both resemble the row `1`, only the one that is written like it is its subject's.
@@ -142,13 +140,13 @@ def _by_participants(found: Sequence[Found], row_for: RowFor) -> list[Found]:
     return [_by_participant(image, sure[image.name]) if image.name in sure else image for image in found]
 
 
-def _by_participant(image: Found, row: str) -> Found:
+def _by_participant(image: FoundImage, row: str) -> FoundImage:
     """A subject by an id of the table, which may be that of a visit or an image: `OAS1_0001_MR2`, `P01_T1.nii.gz`."""
     subject = split_name(stem_of(Path(row))).subject
     return replace(image, subject=subject if re.search(r"\d", subject) else row, participant=row, rule=PARTICIPANTS)
 
 
-def _row_of_path(image: Found, row_for: RowFor) -> tuple[str, str] | None:
+def _row_of_path(image: FoundImage, row_for: RowFor) -> tuple[str, str] | None:
     """An id of the table, and the part of the path that begins with it."""
     path = PurePosixPath(plain(image.name))
     folders = [part for part in path.parts[1:-1] if not tells_visit(part) and not re.fullmatch(r"\d\d?", part)]
@@ -156,13 +154,13 @@ def _row_of_path(image: Found, row_for: RowFor) -> tuple[str, str] | None:
     return next(((known, name) for name in names if (known := row_for(name, None)) is not None), None)
 
 
-def _participant(image: Found, row_for: RowFor) -> str | None:
+def _participant(image: FoundImage, row_for: RowFor) -> str | None:
     """Whom the table may know the subject as: under its own name, or, for a digest, under that of a folder."""
     row = _row_of_path(image, row_for) if image.rule == PATIENT_ID else None
     return image.participant or (row[0] if row else image.subject)
 
 
-def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
+def _by_names(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[Question]]:
     """Subjects of what is left: by the folder where each holds the same names, else by the name of each file.
 
     The folder of a DICOM series names the series where it lies in another.
@@ -178,7 +176,7 @@ def _by_names(found: Sequence[Found]) -> tuple[list[Found], list[Question]]:
     return named, list(questions)
 
 
-def _with_kinds(found: Sequence[Found]) -> list[Found]:
+def _with_kinds(found: Sequence[FoundImage]) -> list[FoundImage]:
     """Kinds of scans whose subject no name had to tell: by words that the names of several subjects share."""
     open_ = [image for image in found if image.kind is None]
     parts = dict(zip([image.name for image in open_], split_names([image.stem for image in open_]), strict=True))
@@ -191,17 +189,19 @@ def _with_kinds(found: Sequence[Found]) -> list[Found]:
     ]
 
 
-def _words(part: NameParts, subjects: Mapping[str, set[str]], image: Found) -> str:
+def _words(part: NameParts, subjects: Mapping[str, set[str]], image: FoundImage) -> str:
     shared = len(subjects[part.subject]) > 1 and part.subject not in str(image.subject)
     return _joined(part.subject if shared else "", part.kind)
 
 
-def _last(image: Found) -> str:
+def _last(image: FoundImage) -> str:
     """The last name on a path: of the file, or of a DICOM series."""
     return image.stem or PurePosixPath(image.name).name
 
 
-def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, NameParts], bases: Counter[str]) -> Found:
+def _named(
+    image: FoundImage, parts: dict[str, NameParts], persons: dict[str, NameParts], bases: Counter[str]
+) -> FoundImage:
     """Subject and kind of a scan by the folder that is a person's, or else by its own name."""
     own, person = parts[image.name], persons.get(image.name)
     if person is None:
@@ -217,7 +217,7 @@ def _named(image: Found, parts: dict[str, NameParts], persons: dict[str, NamePar
     )
 
 
-def _kind(image: Found, own: str) -> str:
+def _kind(image: FoundImage, own: str) -> str:
     """What the folders above a file and its own name say that it shows."""
     return _joined(*(part for part in PurePosixPath(image.name).parts[:-1] if tells_kind(part)), own)
 
@@ -229,7 +229,7 @@ def _joined(*texts: str) -> str:
         word.casefold() for word in words))  # fmt: skip
 
 
-def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
+def _ask_about_merging(found: Sequence[FoundImage]) -> list[Question]:
     """A question where a guess gives one subject more scans of a kind than a person usually has."""
     groups: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for image in found:
@@ -252,7 +252,7 @@ def _ask_about_merging(found: Sequence[Found]) -> list[Question]:
     ]
 
 
-def _ask_about_repeats(found: Sequence[Found]) -> list[Question]:
+def _ask_about_repeats(found: Sequence[FoundImage]) -> list[Question]:
     """A question where names end in short numbers behind one: `P01_1, P01_2` may be one person twice."""
     repeats: defaultdict[str, set[str]] = defaultdict(set)
     for image in found:
@@ -282,7 +282,7 @@ def _pattern_of_repeats(example: str, rule: str, one: bool) -> str:
     return f"'(?P<subject>{name}){end}{after}'" if one else f"'(?P<subject>{name}{end}){after}'"
 
 
-def _ask_about_folders(found: Sequence[Found]) -> list[Question]:
+def _ask_about_folders(found: Sequence[FoundImage]) -> list[Question]:
     """A question where one file name lies in several folders that are no visits: `siteA/001.nii`, `siteB/001.nii`."""
     named = [image for image in found if image.rule in (FILE_NAME, ENTITY) and "derivatives" not in image.image.parts]
     places: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -303,7 +303,7 @@ def _ask_about_folders(found: Sequence[Found]) -> list[Question]:
     ]
 
 
-def _place(image: Found) -> str:
+def _place(image: FoundImage) -> str:
     """The folders above a scan that are neither a visit, a kind nor the subject's own, parts of a split included."""
     own = str(image.subject).removeprefix("sub-")
     folders = [part for part in PurePosixPath(plain(image.name)).parts[:-1] if own not in part]
@@ -314,9 +314,9 @@ def _too_many(scans: int, of_all: int) -> bool:
     return scans > MOST_MERGED or (scans > FEW and scans > of_all / 3)
 
 
-def rules_used(found: Sequence[Found]) -> tuple[SubjectRule, ...]:
+def rules_used(found: Sequence[FoundImage]) -> tuple[SubjectRule, ...]:
     """How many scans fell to which rule, the most first, with examples."""
-    by_rule: defaultdict[str, list[Found]] = defaultdict(list)
+    by_rule: defaultdict[str, list[FoundImage]] = defaultdict(list)
     for image in found:
         by_rule[image.rule].append(image)
     rules = [
@@ -331,7 +331,7 @@ def rules_used(found: Sequence[Found]) -> tuple[SubjectRule, ...]:
     return tuple(sorted(rules, key=lambda rule: (-rule.scans, rule.rule)))
 
 
-def join_subjects(found: Sequence[Found], same: list[list[str]] | str | None, base: Path) -> list[Found]:
+def join_subjects(found: Sequence[FoundImage], same: list[list[str]] | str | None, base: Path) -> list[FoundImage]:
     """Make one subject of those that `data.same_subject` names as one person; it is called by the first name given.
 
     Raises:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import FoundImage, Listing, plain
 from meddiff_core.data.layouts.walking import Walk, counted, relative
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 
 ASIDE = ("derivatives", "sourcedata", "code", "stimuli", "phenotype")
 DATATYPES = ("anat", "ct")
@@ -88,10 +88,10 @@ def _entities(stem: str) -> dict[str, str]:
     return dict(part.split("-", 1) for part in stem.split("_")[:-1] if "-" in part)
 
 
-def _found(path: Path, root: Path) -> Found:
+def _found(path: Path, root: Path) -> FoundImage:
     stem = plain(stem_of(path))
     entities = _entities(stem)
-    return Found(
+    return FoundImage(
         case=stem,
         image=path,
         name=relative(path, root),
@@ -112,10 +112,10 @@ def _kind(stem: str) -> str:
     return " ".join([stem.rsplit("_", 1)[-1], *telling])
 
 
-def _left_out(images: Sequence[Path]) -> list[Refusal]:
+def _left_out(images: Sequence[Path]) -> list[Note]:
     counts = Counter((path.parent.name, stem_of(path).rsplit("_", 1)[-1]) for path in images)
     return [
-        Refusal(f"{folder}/*_{suffix}", f"left out: {counted(number, 'file')} that {_verb(number)} no anatomical image")
+        Note(f"{folder}/*_{suffix}", f"left out: {counted(number, 'file')} that {_verb(number)} no anatomical image")
         for (folder, suffix), number in sorted(counts.items())
     ]
 

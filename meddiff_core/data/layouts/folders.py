@@ -11,10 +11,10 @@ from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
 from meddiff_core.data.layouts.labels import is_label_map
-from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import FoundImage, Listing, plain
 from meddiff_core.data.layouts.walking import Walk, counted, relative, without_use
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 
 SIDE_SUFFIXES = (
     ".json", ".bval", ".bvec", ".tsv", ".csv", ".md", ".rst", ".yaml", ".yml", ".license", ".txt", ".cfg", ".ini",
@@ -42,7 +42,7 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     index = index_dicom(slices, walk.root)
     found = [_volume(path, walk.root) for path in images]
     found += [
-        Found(
+        FoundImage(
             case=plain(series.name.replace("/", "_")),
             image=series.slices[0],
             name=series.name,
@@ -63,20 +63,20 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
     )
 
 
-def _volume(path: Path, root: Path) -> Found:
+def _volume(path: Path, root: Path) -> FoundImage:
     """A file, whose name may tell its subject as BIDS does, in whichever folder it lies."""
     stem = plain(stem_of(path))
     entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
-    named = Found(stem, path, relative(path, root), stem=stem)
+    named = FoundImage(stem, path, relative(path, root), stem=stem)
     return replace(named, subject=entity[0], rule="`sub-` in the file name") if entity else named
 
 
-def _label_note(labels: Sequence[Path], root: Path) -> list[Refusal]:
+def _label_note(labels: Sequence[Path], root: Path) -> list[Note]:
     if not labels:
         return []
     names = ", ".join(relative(path, root) for path in labels[:3])
     what = counted(len(labels), "file is named as a label map", "files are named as label maps")
-    return [Refusal("data.labels", f"{what} and left out ({names}); data.labels names a folder of label maps to use")]
+    return [Note("data.labels", f"{what} and left out ({names}); data.labels names a folder of label maps to use")]
 
 
 def _in_words(images: Sequence[Path], root: Path, series: int) -> str:

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import FoundImage, Listing, plain
 from meddiff_core.data.layouts.walking import Walk, relative
 from meddiff_core.data.nifti import is_volume, stem_of
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 
 FOLDER = "mri"
 LONG = ".long."
@@ -43,7 +43,7 @@ def list_freesurfer(walk: Walk) -> Listing:
     usual = next((stage for stage in IMAGES if stage in there), None)
     base_of = _bases([_folder_of(path, walk.root) for path in images])
     found = [_found(path, walk.root, stem_of(path) != usual, base_of) for path in images]
-    notes = [Refusal(TEMPLATE, "left out: FreeSurfer's template is no subject")] if len(images) < len(stages) else []
+    notes = [Note(TEMPLATE, "left out: FreeSurfer's template is no subject")] if len(images) < len(stages) else []
     return Listing(tuple(found), unread=walk.unread, notes=tuple(notes), layout="FreeSurfer subjects")
 
 
@@ -57,11 +57,11 @@ def _bases(folders: Sequence[str]) -> dict[str, str]:
     return {visit: base for visit, mark, base in (folder.partition(LONG) for folder in folders) if mark}
 
 
-def _found(path: Path, root: Path, reserve: bool, base_of: Mapping[str, str]) -> Found:
+def _found(path: Path, root: Path, reserve: bool, base_of: Mapping[str, str]) -> FoundImage:
     folder, stage = _folder_of(path, root), stem_of(path)
     stream = " longitudinal" if LONG in folder else " base" if folder in base_of.values() else ""
     base = folder if folder in base_of.values() else base_of.get(folder.partition(LONG)[0])
-    return Found(
+    return FoundImage(
         case=f"{folder}_{stage}",
         image=path,
         name=relative(path, root),

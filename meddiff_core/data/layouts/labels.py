@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meddiff_core.data.layouts.freesurfer import one_parcellation
-from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.listing import FoundImage, plain
 from meddiff_core.data.layouts.names import (
     is_label_name,
     lies_among_labels,
@@ -25,7 +25,7 @@ from meddiff_core.data.layouts.names import (
 from meddiff_core.data.layouts.walking import relative, summarise, walk
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note, Refusal
 
 MOST_NAMED = 3
 
@@ -40,7 +40,9 @@ class LabelFile:
     """Its folders, below the folder of label maps, and its name as one text; then without the first folder, ..."""
 
 
-def label_files(folder: Path, images: Sequence[Found], follow_links: bool = False) -> tuple[list[Path], list[Refusal]]:
+def label_files(
+    folder: Path, images: Sequence[FoundImage], follow_links: bool = False
+) -> tuple[list[Path], list[Note]]:
     """Volumes below the labels folder that are not images themselves, of FreeSurfer's one a subject; notes on links.
 
     Raises:
@@ -50,7 +52,7 @@ def label_files(folder: Path, images: Sequence[Found], follow_links: bool = Fals
         raise ConfigurationError(f"data.labels: must exist as a folder, {folder} does not")
     taken = {found.image.resolve() for found in images}
     inside = walk(folder, follow_links=follow_links)
-    notes = [Refusal("data.labels", summarise(inside.unread))] if inside.unread else []
+    notes = [Note("data.labels", summarise(inside.unread))] if inside.unread else []
     paths = [path for path in inside.files if is_volume(path) and path.resolve() not in taken]
     if any(found.image.is_relative_to(folder) for found in images):
         paths = [path for path in paths if is_label_map(path, folder)] or paths
@@ -63,8 +65,8 @@ def is_label_map(path: Path, root: Path) -> bool:
 
 
 def give_labels(
-    found: Sequence[Found], paths: Sequence[Path], root: Path
-) -> tuple[list[Found], list[Refusal], list[Refusal]]:
+    found: Sequence[FoundImage], paths: Sequence[Path], root: Path
+) -> tuple[list[FoundImage], list[Refusal], list[Note]]:
     """Images with their label map; images refused for having none or several; label maps without an image."""
     labels = [_label_file(path, root) for path in paths]
     same = _by_exact_name(found, labels)
@@ -85,10 +87,10 @@ def give_labels(
             matched.append(replace(image, label=own[0]))
         else:
             refused.append(Refusal(image.case, _not_one(own) if own else _none(image, labels, used)))
-    return matched, refused, [Refusal(path.name, "is a label map of no image") for path in paths if path not in used]
+    return matched, refused, [Note(path.name, "is a label map of no image") for path in paths if path not in used]
 
 
-def _none(image: Found, labels: Sequence[LabelFile], used: set[Path]) -> str:
+def _none(image: FoundImage, labels: Sequence[LabelFile], used: set[Path]) -> str:
     """Why an image has no label map: there is none, or one that fits other images as well."""
     fits = [label for label in labels if label.path not in used and image.stem and label.stem.startswith(image.stem)]
     if any(_adds_nothing(label.stem[len(image.stem) :], ()) for label in fits):
@@ -107,7 +109,7 @@ def _label_file(path: Path, root: Path) -> LabelFile:
     return LabelFile(path, stem, tuple(plain("_".join([*folders[n:], stem])) for n in range(len(folders) or 1)))
 
 
-def _by_exact_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, Path]:
+def _by_exact_name(found: Sequence[FoundImage], labels: Sequence[LabelFile]) -> dict[str, Path]:
     """The label of exactly an image's name, by case; the channels of an image share one."""
     stems = Counter(label.stem for label in labels)
     by_stem = {label.stem: label.path for label in labels if stems[label.stem] == 1}
@@ -119,7 +121,7 @@ def _by_exact_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[
     }
 
 
-def _by_name(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+def _by_name(found: Sequence[FoundImage], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
     """Labels per case whose own name, or that of their path, begins with the image's."""
     cases = _names(found)
     matches = [(label, case, rest) for label in labels for case, rest in [_longest(cases, label)] if case]
@@ -139,7 +141,7 @@ def _longest(cases: dict[str, str], label: LabelFile) -> tuple[str, str]:
     return "", ""
 
 
-def _names(found: Sequence[Found]) -> dict[str, str]:
+def _names(found: Sequence[FoundImage]) -> dict[str, str]:
     """The case by each name that means one only: its id, its file's stem, for BIDS the stem without contrast."""
     claims: defaultdict[str, set[str]] = defaultdict(set)
     for image in found:
@@ -149,9 +151,9 @@ def _names(found: Sequence[Found]) -> dict[str, str]:
     return {name: cases.pop() for name, cases in claims.items() if len(cases) == 1}
 
 
-def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+def _by_subject(found: Sequence[FoundImage], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
     """Labels that share a subject with one image of each kind that has none, and name no other contrast or session."""
-    without: defaultdict[str, list[Found]] = defaultdict(list)
+    without: defaultdict[str, list[FoundImage]] = defaultdict(list)
     for image in found:
         for name in {str(image.subject).replace("/", "_"), split_name(image.stem).subject} - {""}:
             without[name].append(image)
@@ -165,7 +167,7 @@ def _by_subject(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str
     return dict(by_case)
 
 
-def _are_one_visit(images: Sequence[Found]) -> bool:
+def _are_one_visit(images: Sequence[FoundImage]) -> bool:
     """Whether images are of different kinds and of one visit: they share a grid, and so a label map."""
     visits = {
         tuple(word for word in _words(image.name) if tells_visit(word) and not tells_kind(word)) for image in images
@@ -181,7 +183,7 @@ def _subject_in(label: LabelFile, names: Collection[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _by_number(found: Sequence[Found], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
+def _by_number(found: Sequence[FoundImage], labels: Sequence[LabelFile]) -> dict[str, list[Path]]:
     """Labels of the image with the same number, where names differ in nothing else: `img0001`, `label0001`."""
     if len({_without_numbers(image.stem) for image in found}) != 1 or (
         len({_without_numbers(label.stem) for label in labels}) != 1

@@ -4,11 +4,11 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meddiff_core.types import Question, Refusal
+from meddiff_core.types import Note, Question, Refusal
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImage:
     """A scan that was found, before it has a label map and covariates."""
 
     case: str
@@ -40,12 +40,12 @@ class Found:
 class Listing:
     """What a search gave."""
 
-    found: tuple[Found, ...] = ()
+    found: tuple[FoundImage, ...] = ()
     refused: tuple[Refusal, ...] = ()
     """Scans that cannot be used."""
     unread: tuple[Refusal, ...] = ()
     """Files that are no scans: other formats, links that are not followed."""
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
     participants: Path | None = None
     """The table that a BIDS dataset brings along."""
     layout: str = ""

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from meddiff_core.data.layouts.labels import is_label_map
-from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import FoundImage, Listing, plain
 from meddiff_core.data.layouts.walking import Walk, counted, relative
 from meddiff_core.data.nifti import is_volume, stem_of
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import advise
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 
 IMAGES, LABELS, DESCRIPTION = "imagesTr", "labelsTr", "dataset.json"
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -35,7 +35,7 @@ class Description:
     groups: dict[str, list[int]] = field(default_factory=dict)
     in_one_file: bool = False
     """Whether an image holds all channels (Decathlon, `tensorImageSize: 4D`)."""
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
     source: Path | None = None
 
 
@@ -83,7 +83,7 @@ def list_nnunet(walk: Walk, channel: int | str | None) -> Listing:
     return Listing(
         found=tuple(found),
         unread=walk.unread,
-        notes=(*described.notes, *(Refusal(top, f"left out: {counted(n, 'file')}") for top, n in aside.items())),
+        notes=(*described.notes, *(Note(top, f"left out: {counted(n, 'file')}") for top, n in aside.items())),
         layout=_in_words(found, walk, described),
         kinds_key="data.channel",
         chosen_kind=None
@@ -99,22 +99,22 @@ def _top(path: Path, walk: Walk) -> str:
     return path.relative_to(walk.root).parts[0]
 
 
-def _images(images: Sequence[Path], root: Path, described: Description) -> list[Found]:
+def _images(images: Sequence[Path], root: Path, described: Description) -> list[FoundImage]:
     if _end_in_channels([stem_of(path) for path in images]):
         return [_of_one_channel(path, root, described) for path in images]
     channels = sorted(described.channels.items()) if described.in_one_file else [(None, "")]
     return [
-        Found(stem, path, relative(path, root), stem=stem, kind=name, channel=number)
+        FoundImage(stem, path, relative(path, root), stem=stem, kind=name, channel=number)
         for path in images
         for stem in (plain(stem_of(path)),)
         for number, name in channels
     ]
 
 
-def _of_one_channel(path: Path, root: Path, described: Description) -> Found:
+def _of_one_channel(path: Path, root: Path, described: Description) -> FoundImage:
     stem, _, digits = plain(stem_of(path)).rpartition("_")
     kind = described.channels.get(int(digits), _unnamed(int(digits)))
-    return Found(stem, path, relative(path, root), stem=stem, kind=kind)
+    return FoundImage(stem, path, relative(path, root), stem=stem, kind=kind)
 
 
 def _unnamed(channel: int) -> str:
@@ -134,7 +134,7 @@ def _kind_of(channel: int | str, described: Description, known: Sequence[str]) -
     return kind
 
 
-def _in_words(found: Sequence[Found], walk: Walk, described: Description) -> str:
+def _in_words(found: Sequence[FoundImage], walk: Walk, described: Description) -> str:
     name = walk.root.resolve()
     folder = name.parent.name if name.name == IMAGES else name.name
     files = _end_in_channels([stem_of(image.image) for image in found])
@@ -172,7 +172,7 @@ def _channels(names: Any) -> dict[int, str]:
     return {number: f"{name} {number}" if name in twice else name for number, name in texts.items()}
 
 
-def _groups(labels: Any) -> tuple[dict[str, list[int]], list[Refusal]]:
+def _groups(labels: Any) -> tuple[dict[str, list[int]], list[Note]]:
     """Groups by name, from {name: value or values} (nnU-Net) or {value: name} (Decathlon)."""
     if not isinstance(labels, Mapping):
         return {}, []
@@ -185,9 +185,7 @@ def _groups(labels: Any) -> tuple[dict[str, list[int]], list[Refusal]]:
     if not shared:
         return by_name, []
     return {}, [
-        Refusal(
-            DESCRIPTION, f"its labels are regions that overlap (value {shared[0]}), and are not used as label groups"
-        )
+        Note(DESCRIPTION, f"its labels are regions that overlap (value {shared[0]}), and are not used as label groups")
     ]
 
 

@@ -7,7 +7,7 @@ links may be followed.
 from pathlib import Path
 
 from meddiff_core.data.dicom import index_dicom, is_dicom
-from meddiff_core.data.layouts.listing import Found, Listing, plain
+from meddiff_core.data.layouts.listing import FoundImage, Listing, plain
 from meddiff_core.data.layouts.names import split_name
 from meddiff_core.data.layouts.walking import NOT_FETCHED, unusable, walk
 from meddiff_core.data.nifti import is_volume, stem_of
@@ -37,7 +37,7 @@ def list_table(table: Path, has_labels: bool, follow_links: bool = False) -> Lis
     return Listing(tuple(found), tuple(refused), layout="table of images", sources=(table,))
 
 
-def _table_row(table: Path, row: dict[str, str], needs_label: bool, follow_links: bool) -> Found:
+def _table_row(table: Path, row: dict[str, str], needs_label: bool, follow_links: bool) -> FoundImage:
     if not row["subject"]:
         raise ValueError("table: subject must be given, is empty")
     image, subject = _confined(table, row["image"], "image", follow_links), plain(row["subject"])
@@ -46,7 +46,7 @@ def _table_row(table: Path, row: dict[str, str], needs_label: bool, follow_links
     label = _confined(table, row["label"], "label", follow_links) if row.get("label") else None
     slices = _series(image) if image.is_dir() else ()
     stem = plain(stem_of(image))
-    return Found(
+    return FoundImage(
         case=stem if stem.startswith(subject) else f"{subject}_{stem}",
         image=slices[0] if slices else image,
         name=row["image"],

@@ -26,7 +26,7 @@ from meddiff_core.data.tables.delimited import SPREADSHEETS, read_delimited
 from meddiff_core.data.tables.missing_codes import doubtful_numbers
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
-from meddiff_core.types import Question, Refusal
+from meddiff_core.types import Note, Question
 
 ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
 ID_NAMES = (
@@ -144,17 +144,17 @@ def _check_declared(name: str, kind: str, table: pd.DataFrame) -> None:
         raise ConfigurationError(f"data.covariates.{name}: must be a column of categories, it {fault}")
 
 
-def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Refusal]:
+def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Note]:
     """What of the table is not taken as it stands: columns, cells that are no numbers, numbers that are categories."""
     kinds = {name: infer_kind(table[name]) for name in _value_columns(table)} if config.covariates is None else {}
-    notes = [Refusal(name, f"column {reading.note}") for name, reading in kinds.items() if reading.note]
+    notes = [Note(name, f"column {reading.note}") for name, reading in kinds.items() if reading.note]
     declared = [name for name, kind in (config.covariates or {}).items() if kind == "continuous"]
     for name in declared:
         if bounds := [cell for cell in known_cells(table[name]) if is_bound(cell)]:
-            notes.append(Refusal(name, f"column has {describe_rejected(bounds)}"))
+            notes.append(Note(name, f"column has {describe_rejected(bounds)}"))
     used = [name for name, reading in kinds.items() if reading.kind] if config.covariates is None else declared
     words = {name: Counter(cell for cell in table[name] if cell.lower() in MISSING - BLANK) for name in used}
-    notes += [Refusal(name, f"column has {_unknowns(counts)}") for name, counts in words.items() if counts]
+    notes += [Note(name, f"column has {_unknowns(counts)}") for name, counts in words.items() if counts]
     return notes
 
 

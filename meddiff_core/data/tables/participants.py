@@ -15,14 +15,14 @@ from pathlib import Path
 import pandas as pd
 
 from meddiff_core.contract import ConditionValue
-from meddiff_core.data.layouts.listing import Found, plain
+from meddiff_core.data.layouts.listing import FoundImage, plain
 from meddiff_core.data.layouts.names import is_part, longest_name_of, tells_visit
 from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.tables.cells import Words, is_missing
 from meddiff_core.data.tables.covariates import covariates_of, id_column, open_table
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import DataConfig
-from meddiff_core.types import Refusal
+from meddiff_core.types import Note
 
 SESSION_COLUMNS = ("session_id", "session", "visit_id", "visit", "viscode", "timepoint", "wave")
 UP_TO = "`sub-`, leading zeros, a last `.0` and letter case"
@@ -41,7 +41,7 @@ class Participants:
     path: Path | None = None
     missing: Words = ()
     """Cells that mean `not known` besides the usual ones."""
-    notes: tuple[Refusal, ...] = ()
+    notes: tuple[Note, ...] = ()
     visits: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """Rows by id and session, where the table has a column of sessions."""
     matches: dict[str, str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def read_participants(path: Path | None, missing: Words | None = None) -> Partic
         columns=tuple(column for column in table.rows.columns if column != name),
         path=path,
         missing=missing or (),
-        notes=tuple(Refusal(path.name, note) for note in notes),
+        notes=tuple(Note(path.name, note) for note in notes),
     )
 
 
@@ -157,7 +157,7 @@ def table_id(name: str, subject: str | None, participants: Participants) -> str 
     return ids[0] if len(ids) == 1 else None
 
 
-def match_rows(participants: Participants, found: Sequence[Found], config: DataConfig) -> Participants:
+def match_rows(participants: Participants, found: Sequence[FoundImage], config: DataConfig) -> Participants:
     """The table with the rows of all scans matched.
 
     Raises:
@@ -181,11 +181,11 @@ def _three(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names)[:3])
 
 
-def _row_id(image: Found, participants: Participants) -> str:
+def _row_id(image: FoundImage, participants: Participants) -> str:
     return participants.matches.get(str(image.subject), str(image.subject))
 
 
-def _visit(image: Found, participants: Participants) -> dict[str, str] | None:
+def _visit(image: FoundImage, participants: Participants) -> dict[str, str] | None:
     """The row of the scan's session, where the path names one."""
     if not participants.visits:
         return None
@@ -198,14 +198,14 @@ def _is_session(word: str) -> bool:
     return word.startswith("ses-") or (tells_visit(word) and not is_part(word))
 
 
-def row_of(image: Found, participants: Participants) -> dict[str, str]:
+def row_of(image: FoundImage, participants: Participants) -> dict[str, str]:
     """What the table says of a scan's subject, and over it what the scan's own row says; empty if not known."""
     row = _visit(image, participants) or participants.rows.get(_row_id(image, participants), {})
     cells = {**row, **image.row}
     return {name: "" if is_missing(cell, participants.missing) else cell for name, cell in cells.items()}
 
 
-def table_of(found: Sequence[Found], participants: Participants) -> pd.DataFrame:
+def table_of(found: Sequence[FoundImage], participants: Participants) -> pd.DataFrame:
     """Covariates of every scan as written, empty where there is no row."""
     own = next((list(image.row) for image in found), [])
     columns = list(dict.fromkeys([*participants.columns, *own]))
@@ -213,7 +213,7 @@ def table_of(found: Sequence[Found], participants: Participants) -> pd.DataFrame
 
 
 def covariates_for(
-    image: Found, participants: Participants, kinds: Mapping[str, str], declared: bool = True
+    image: FoundImage, participants: Participants, kinds: Mapping[str, str], declared: bool = True
 ) -> dict[str, ConditionValue]:
     """Covariates of a scan; `declared`: whether a person named the kinds.
 
@@ -225,18 +225,18 @@ def covariates_for(
     return covariates_of(row_of(image, participants), kinds, declared)
 
 
-def unmatched(participants: Participants, found: Sequence[Found]) -> list[Refusal]:
+def unmatched(participants: Participants, found: Sequence[FoundImage]) -> list[Note]:
     """Rows without a scan, scans without a row where there is a table, and how many of each were matched."""
     if participants.path is None:
         return []
     ids = {str(image.subject): _row_id(image, participants) for image in found}
     used = set(ids.values())
     idle = [row for row in participants.rows if row not in used]
-    unused_rows = [Refusal(row, "row of the participants table has no scan") for row in idle]
+    unused_rows = [Note(row, "row of the participants table has no scan") for row in idle]
     if len(idle) > MOST_LISTED:
-        unused_rows = [Refusal(participants.path.name, f"{len(idle)} rows have no scan, such as {', '.join(idle[:3])}")]
+        unused_rows = [Note(participants.path.name, f"{len(idle)} rows have no scan, such as {', '.join(idle[:3])}")]
     without = [
-        Refusal(image.case, _why_without(str(image.subject), participants.forms))
+        Note(image.case, _why_without(str(image.subject), participants.forms))
         for image in found
         if ids[str(image.subject)] not in participants.rows
     ]
@@ -250,11 +250,11 @@ def _why_without(subject: str, forms: Mapping[str, Sequence[str]]) -> str:
     return f"subject {subject!r} has no row in the participants table; {lost}"
 
 
-def _summary(participants: Participants, ids: Mapping[str, str], partly: bool) -> list[Refusal]:
+def _summary(participants: Participants, ids: Mapping[str, str], partly: bool) -> list[Note]:
     matched = {subject: row for subject, row in ids.items() if row in participants.rows}
     alike = sum(subject != row for subject, row in matched.items())
     if participants.path is None or not (partly or alike):
         return []
     who = f"{len(matched)} of {counted(len(ids), 'subject')} {'has' if len(ids) == 1 else 'have'}"
     reason = f"{who} one of the {len(participants.rows)} ids of the table"
-    return [Refusal(participants.path.name, reason + (f", {alike} of them up to {UP_TO}" if alike else ""))]
+    return [Note(participants.path.name, reason + (f", {alike} of them up to {UP_TO}" if alike else ""))]

@@ -27,7 +27,7 @@ from meddiff_core.evidence.features.records import (
     features_by,
     preprocessing_digest,
 )
-from meddiff_core.types import FloatArray, LabelArray, Mapper, Progress, StoredArray, Volumes, in_turn
+from meddiff_core.types import FloatArray, LabelArray, Mapper, Progress, StoredArray, Volumes, serial_map
 
 BLOCK = 32
 """Volumes that one call computes."""
@@ -93,7 +93,7 @@ class CachedExtractor:
     """Travels to the processes of the pool: it should open large weights there, and not bring them."""
     folder: Path
     """Where features are kept: inside the study, which they must not leave."""
-    mapper: Mapper = in_turn
+    mapper: Mapper = serial_map
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
-from meddiff_core.models.drawing.packed import packed
+from meddiff_core.models.inference.packed import packed
 from meddiff_core.types import Progress, Volumes
 
 MOST = 200

@@ -17,7 +17,7 @@ from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
 from meddiff_core.evidence.privacy.copy_evidence import copy_scores, null_scores
 from meddiff_core.evidence.privacy.copy_views import copy_sets, copy_views
 from meddiff_core.evidence.section import Section, Table
-from meddiff_core.types import Progress
+from meddiff_core.types import Progress, Work
 
 SEARCHED = "searched"
 """Column of a cohort's table: the round in which a volume was searched for copies, 0 for one that never was."""
@@ -26,9 +26,9 @@ DROPPED = "dropped"
 MOST_DROPPED = 0.5
 """Share of the first round beyond which nothing is dropped: such a model copies, no preset's gate lets its cohort pass,
 and volumes picked from it until the test is silent would hide that."""
-Search = Callable[[pd.DataFrame], Collection[str]]
+Search = Callable[[pd.DataFrame], Work[Collection[str]]]
 """Rows of a table to the ids of those that are suspected copies."""
-Refill = Callable[[pd.DataFrame], pd.DataFrame]
+Refill = Callable[[pd.DataFrame], Work[pd.DataFrame]]
 """A table to the same one with further rows, in place of volumes that are not accepted."""
 
 
@@ -45,7 +45,7 @@ def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
     return [int(row) for row in np.flatnonzero(scores["synthetic"] < threshold)]
 
 
-def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Refill) -> pd.DataFrame:
+def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Refill) -> Work[pd.DataFrame]:
     """The table of a cohort without suspected copies, from that of screening; `most` is the number of rounds.
 
     A pure function of what `search` and `refill` give: broken off anywhere and begun anew, it comes to the same table.
@@ -53,7 +53,7 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
     table, searched, dropped = verdicts, dict[str, int](), set[str]()
     for number in range(1, most + 1):
         new = table[table["accepted"] & ~table["sample_id"].isin(searched)]
-        flagged = set(search(new)) if len(new) else set()
+        flagged = set((yield from search(new))) if len(new) else set()
         searched |= dict.fromkeys(new["sample_id"], number)
         if number == 1 and len(flagged) > MOST_DROPPED * len(new):
             break
@@ -61,7 +61,7 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
         table = _without(table, flagged, number)
         if not flagged or number == most:
             break
-        table = refill(table)
+        table = yield from refill(table)
     rounds = [searched.get(name, 0) for name in table["sample_id"]]
     return _with_columns(table, rounds, table["sample_id"].isin(dropped))
 

@@ -139,7 +139,7 @@ def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> d
     bounds = {}
     for name in train[0]:
         values = [figures[name] for figures in train]
-        low, high = (float(bound) for bound in np.quantile(values, [config.tail, 1 - config.tail]))
+        low, high = (float(bound) for bound in np.quantile(values, [config.quantile, 1 - config.quantile]))
         room = max(config.margin * (high - low), LEAST_ROOM.get(name.partition(":")[0], 0.0))
         least = low / 2 if low > 0 else -np.inf  # the margin must not let an absent structure through
         bounds[name] = Bound(low=max(low - room, least), high=high + room)
@@ -167,9 +167,9 @@ def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: 
         fitted = train.take(fold != left_out)
         centre, axes = _whitening(fitted)
         distances.append(_mahalanobis(train.values[fold == left_out], centre, axes))
-    bound = np.quantile(np.concatenate(distances), 1 - config.tail)
+    bound = np.quantile(np.concatenate(distances), 1 - config.quantile)
     if reconstructed is not None:
-        bound = max(bound, np.quantile(_mahalanobis(reconstructed.values, *_whitening(train)), 1 - config.tail))
+        bound = max(bound, np.quantile(_mahalanobis(reconstructed.values, *_whitening(train)), 1 - config.quantile))
     return float(bound * (1 + config.margin))
 
 

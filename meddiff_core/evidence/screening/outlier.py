@@ -17,12 +17,12 @@ import torch
 from meddiff_core.contract import Contract, Frozen
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.generation.engine import sample_noise
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
-from meddiff_core.models.drawing.packed import one_thread, packed
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import load_images
+from meddiff_core.models.inference.packed import one_thread, packed
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
 
@@ -136,7 +136,7 @@ def fit_outliers(errors: DenoisingErrors, config: ScreenConfig) -> OutlierBound:
     mean, deviation = errors.train.mean(0), np.maximum(errors.train.std(0), 1e-6)
     bound = OutlierBound(mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()), largest=np.inf)
     scores = [bound.score(errors.train), bound.score(errors.reconstructed)]
-    low = min(float(np.quantile(found, config.tail)) for found in scores)
-    high = max(float(np.quantile(found, 1 - config.tail)) for found in scores)
+    low = min(float(np.quantile(found, config.quantile)) for found in scores)
+    high = max(float(np.quantile(found, 1 - config.quantile)) for found in scores)
     unseen = float(np.median(bound.score(errors.validation)) - np.median(scores[0]))
     return bound.model_copy(update={"largest": high + config.margin * (high - low) + max(0.0, unseen)})

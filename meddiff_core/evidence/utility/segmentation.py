@@ -17,8 +17,8 @@ from torch.nn import functional
 from meddiff_core.contract import Contract
 from meddiff_core.data.grid import Stride, level_strides
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.dice import dice
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.images import to_images
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.loop import deterministic, learning_rate_factor, set_learning_rate

@@ -37,9 +37,9 @@ class Component:
 
     file: str
     name: str
-    """Of its class, without the module."""
+    """Name of its class, without the module."""
     arguments: dict[str, Any]
-    """As written, by the names of MONAI."""
+    """Arguments as written, by their names in MONAI."""
 
 
 @dataclass(frozen=True)

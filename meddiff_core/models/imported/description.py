@@ -52,7 +52,7 @@ class AutoencoderNetwork(Config):
         return self
 
     def shape(self, image_range: tuple[float, float]) -> AutoencoderShape:
-        """As a checkpoint holds it."""
+        """The network's shape as a checkpoint holds it."""
         names = AutoencoderArguments.model_fields.keys() - {"num_res_blocks"}
         blocks = _per_level(self.num_res_blocks, len(self.channels))
         arguments = AutoencoderArguments(num_res_blocks=blocks, **self.model_dump(include=set(names)))
@@ -100,7 +100,7 @@ class DenoiserNetwork(Config):
         return self
 
     def shape(self, parametrisation: Epsilon | VPrediction | RectifiedFlow) -> DenoiserShape:
-        """As a checkpoint holds it."""
+        """The network's shape as a checkpoint holds it."""
         names = DenoiserArguments.model_fields.keys() - {"num_res_blocks", "num_head_channels"}
         levels = len(self.channels)
         arguments = DenoiserArguments(
@@ -141,7 +141,7 @@ class AutoencoderDescription(Config):
     network: dict[str, Any] = Field(default_factory=dict)
     """Arguments of MONAI's AutoencoderKL. In a bundle: those that replace what its configs say."""
     image_range: tuple[float, float]
-    """What it was shown for the darkest and the brightest voxel: mostly [0, 1], sometimes [-1, 1]."""
+    """Its input values of the darkest and the brightest voxel: mostly [0, 1], sometimes [-1, 1]."""
 
     @model_validator(mode="after")
     def _rising(self) -> "AutoencoderDescription":
@@ -162,13 +162,13 @@ class DenoiserDescription(Config):
     kind: Literal["epsilon", "v_prediction", "rectified_flow"] | None = None
     """What it predicts: noise, velocity of a DDPM, or velocity of a rectified flow. Null: as the bundle says."""
     schedule: Schedule | None = None
-    """Of the DDPM's noise: name, num_train_timesteps, beta_start, beta_end. Null: as the bundle says."""
+    """Noise schedule of a DDPM: name, num_train_timesteps, beta_start, beta_end. Null: as the bundle says."""
     num_train_timesteps: Count | None = None
-    """Of a rectified flow: the time of pure noise. Null: as the bundle says, or 1000."""
+    """Time of pure noise of a rectified flow. Null: as the bundle says, or 1000."""
     scale_factor: Positive | None = None
     """What latents were multiplied by for it. Give this or latent_scale."""
     latent_scale: LatentScale | None = None
-    """Mean and deviation per channel that latents were standardised with for it."""
+    """Mean and standard deviation per channel that latents were standardised with for it."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> "DenoiserDescription":
@@ -323,6 +323,6 @@ def _scale(given: DenoiserDescription, channels: int) -> LatentScale:
         return LatentScale(mean=(0.0,) * channels, std=(1 / factor,) * channels)
     scale = given.latent_scale
     if {len(scale.mean), len(scale.std)} != {channels} or min(scale.std) <= 0:
-        expected = f"a mean and a deviation above 0 for each of {channels} latent channels"
+        expected = f"a mean and a standard deviation above 0 for each of {channels} latent channels"
         raise ConfigurationError(f"denoiser.latent_scale: must be {expected}, is {scale.model_dump()}")
     return scale

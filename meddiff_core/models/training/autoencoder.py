@@ -2,7 +2,7 @@
 
 The perceptual terms compare features of the discriminator that is trained along, Fourier spectra, or features of a
 network that a package carries, so nothing has to be downloaded. Real and reconstructed images alone reach the
-discriminator: a one-hot label map is told from a soft one at a glance and would teach it nothing.
+discriminator: it tells a one-hot label map from a soft one at once, which would teach nothing.
 """
 
 import time
@@ -39,21 +39,21 @@ from meddiff_core.study import AutoencoderConfig
 from meddiff_core.types import Images, Latents, Volumes
 
 VALIDATED = 16
-"""Volumes of the validation set that are looked at during training."""
+"""Volumes of the validation set that are reconstructed during training."""
 BETAS = (0.5, 0.9)
-"""Of Adam: short memory, as adversarial training needs."""
-LARGEST_BALANCE = 1e4
+"""Betas of Adam: short memory, as adversarial training needs."""
+LARGEST_ADAPTIVE_WEIGHT = 1e4
 """Bound of the adaptive weight (Esser et al. 2021), where the adversarial gradient vanishes."""
 SMALLEST_PATCH = 16
-"""Voxels along each axis; of fewer the discriminator's layers leave nothing."""
+"""Fewest voxels along each axis that the discriminator's layers can take."""
 FAINT = 1e-2
 """Magnitudes in a spectrum below this are noise: their logarithm is not compared."""
 PLANES = 2
 """Slices along each axis of every volume that the ImageNet network looks at in a step."""
 
 
-class Draws(NamedTuple):
-    """The random choices of one step, or of a slice of its batch: one row per item."""
+class RandomChoices(NamedTuple):
+    """The random choices of one step, or of a micro-batch: one row per item."""
 
     indices: Tensor
     mirrored: Tensor
@@ -94,39 +94,41 @@ class AutoencoderTraining:
         self.network.to(device)
         self.size = _training_size(shape, contract, config)
         self.discriminator = _discriminator(self.size, contract.spacing_mm).to(device)
-        self.average = PowerAverage(self.network, share=0.1)
+        self.average = PowerAverage(self.network, std=0.1)
         if config.gradient_checkpointing:
             self.network.recompute_activations()
         self.imagenet = imagenet_network(device) if config.perceptual == "imagenet" else None
-        self.optimizer, self.critic = _adam(self.network), _adam(self.discriminator)
+        self.optimizer, self.discriminator_optimizer = _adam(self.network), _adam(self.discriminator)
         self.contract, self.config, self.device = contract, config, device
         self.train, self.validation = train, validation
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.ranks, self.parts, self.rate = ranks, 1, 1.0
+        self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._make_batch, enabled=device != "cpu")
-        self.balance = torch.zeros((), device=device)
+        self.adaptive_weight = torch.zeros((), device=device)
         """Adaptive weight of the adversarial term, from the gradients of the step before."""
-        self.verdicts = torch.zeros(3, device=device)
+        self.discriminator_losses = torch.zeros(3, device=device)
         """Number, sum and sum of squares of the discriminator's losses since the last validation."""
         self.troubles: list[str] = []
 
     def step(self, step: int) -> dict[str, Tensor]:
-        judged = step >= self.config.adversarial_start * self.steps
+        adversarial = step >= self.config.adversarial_start * self.steps
         self.optimizer.zero_grad()
-        self.critic.zero_grad()
-        losses, edges = [], []
+        self.discriminator_optimizer.zero_grad()
+        losses, last_layer = [], []
         for images, noise in self._batches(step):
             share = len(images) / self.batch
-            found, edge = self._backward(step, images.to(self.device, non_blocking=True), noise, share, judged)
+            found, gradients = self._backward(
+                step, images.to(self.device, non_blocking=True), noise, share, adversarial
+            )
             losses.append((share, found))
-            edges.append((share, edge))
-        self._sum_gradients(judged)
-        whole = self.ranks.sum_losses(self._nothing(self._terms(judged)) | add_losses(losses))
-        whole_edges = self.ranks.sum_losses(self._nothing_at_the_edge(judged) | add_losses(edges))
+            last_layer.append((share, gradients))
+        self._sum_gradients(adversarial)
+        whole = self.ranks.sum_losses(self._zeros(self._terms(adversarial)) | add_losses(losses))
+        last_layer_sums = self.ranks.sum_losses(self._zero_gradients(adversarial) | add_losses(last_layer))
         # Only from here on anything changes.
-        self._update(step, judged)
-        if judged:
-            self._weigh(whole, whole_edges)
+        self._update(step, adversarial)
+        if adversarial:
+            self._track_discriminator(whole, last_layer_sums)
         return {f"autoencoder/{name}": loss for name, loss in whole.items()}
 
     def validate(self, step: int) -> dict[str, float]:
@@ -136,8 +138,8 @@ class AutoencoderTraining:
             _posterior(network, load_images(self.validation, [n], self.contract), self.device) for n in indices
         ]
         mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
-        self.troubles = latent_troubles(mean, log_variance) + discriminator_troubles(self.verdicts)
-        self.verdicts.zero_()
+        self.troubles = latent_troubles(mean, log_variance) + discriminator_troubles(self.discriminator_losses)
+        self.discriminator_losses.zero_()
         return reconstruction_metrics(network, self.validation, indices, self.contract, self.device)
 
     def validation_seconds(self) -> float:
@@ -151,7 +153,7 @@ class AutoencoderTraining:
         return self.troubles
 
     def result(self) -> tuple[Autoencoder, dict[str, Any]]:
-        """The averaged network, and what its checkpoint is to say of it beside how it was trained."""
+        """The averaged network, and further facts for its checkpoint."""
         return self.average.network, {}
 
     def state(self) -> Tensors:
@@ -160,9 +162,9 @@ class AutoencoderTraining:
             **prefixed("average", self.average.network.state_dict()),
             **prefixed("discriminator", self.discriminator.state_dict()),
             **prefixed("optimizer", optimizer_tensors(self.optimizer)),
-            **prefixed("critic", optimizer_tensors(self.critic)),
-            "balance": self.balance,
-            "verdicts": self.verdicts,
+            **prefixed("discriminator_optimizer", optimizer_tensors(self.discriminator_optimizer)),
+            "adaptive_weight": self.adaptive_weight,
+            "discriminator_losses": self.discriminator_losses,
         }
 
     def restore(self, state: Tensors) -> None:
@@ -170,22 +172,22 @@ class AutoencoderTraining:
         self.average.network.load_state_dict(unprefixed("average", state))
         self.discriminator.load_state_dict(unprefixed("discriminator", state))
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
-        restore_optimizer(self.critic, unprefixed("critic", state))
-        self.balance.copy_(state["balance"])
-        self.verdicts.copy_(state["verdicts"])
+        restore_optimizer(self.discriminator_optimizer, unprefixed("discriminator_optimizer", state))
+        self.adaptive_weight.copy_(state["adaptive_weight"])
+        self.discriminator_losses.copy_(state["discriminator_losses"])
 
-    def _draw(self, step: int) -> Draws:
+    def _choose(self, step: int) -> RandomChoices:
         """Volumes of this step, each mirrored left to right half of the time.
 
-        Mirroring teaches the autoencoder more anatomy. What the denoiser is shown mirrored, it is told, so no
-        mirrored patient is ever generated.
+        Mirroring teaches the autoencoder more anatomy. For the denoiser it is a condition, so that no sample
+        is mirrored.
         """
         shape = self.network.shape
         latents = (self.batch, shape.latent_channels, *shape.latent_size(self.size))
         mirror, place, noise = (
             generator_for(self.seed, "autoencoder", name, step) for name in ("mirror", "place", "noise")
         )
-        return Draws(
+        return RandomChoices(
             batch_indices(len(self.train), self.batch, step, self.seed, "autoencoder"),
             torch.rand(self.batch, generator=mirror) < 0.5,
             random_places(self.batch, place),
@@ -193,60 +195,66 @@ class AutoencoderTraining:
         )
 
     def _make_batch(self, step: int) -> list[tuple[Images, Latents]]:
-        """Images and noise of each slice that this process works on."""
-        draws = self._draw(step)
-        slices = (Draws(*(rows[piece] for rows in draws)) for piece in self.ranks.slices(self.batch, self.parts))
-        return [(self._load(part), part.noise) for part in slices]
+        """Images and noise of each micro-batch of this process."""
+        choices = self._choose(step)
+        micro_batches = (
+            RandomChoices(*(rows[piece] for rows in choices))
+            for piece in self.ranks.micro_batches(self.batch, self.accumulation_steps)
+        )
+        return [(self._load(part), part.noise) for part in micro_batches]
 
-    def _load(self, draws: Draws) -> Images:
-        indices = draws.indices.tolist()
+    def _load(self, choices: RandomChoices) -> Images:
+        indices = choices.indices.tolist()
         if self.config.patch is None:
             images = load_images(self.train, indices, self.contract)
         else:
             grid = self.network.shape.downsampling
-            images = load_patches(self.train, indices, self.contract, self.size, grid, draws.places)
-        mirrored = torch.where(draws.mirrored[:, None, None, None, None], images.flip(2), images)
+            images = load_patches(self.train, indices, self.contract, self.size, grid, choices.places)
+        mirrored = torch.where(choices.mirrored[:, None, None, None, None], images.flip(2), images)
         return mirrored if self.device == "cpu" else mirrored.pin_memory()
 
     def _backward(
-        self, step: int, images: Images, noise: Latents, share: float, judged: bool
+        self, step: int, images: Images, noise: Latents, share: float, adversarial: bool
     ) -> tuple[Tensors, Tensors]:
-        """Add the gradients of a slice, which is a share of the batch, to both networks; gives its losses.
+        """Add the gradients of a micro-batch, a share of the batch, to both networks; gives its losses.
 
         Also the gradients at the decoder's last layer, of the reconstruction and of the adversarial term.
         """
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             decoded, divergence = self._reconstruct(images, noise)
-            losses, edges = self._fidelity(step, decoded, images), Tensors()
-            if judged:
-                opposition, features = self._oppose(images, decoded.detach(), share)
-                losses |= self._judge(decoded, features)
-        pull = autograd.grad(self._weighted(losses), decoded, retain_graph=judged)[0]
-        if judged:
-            push = autograd.grad(losses["adversarial"], decoded)[0]
+            losses, last_layer = self._reconstruction_losses(step, decoded, images), Tensors()
+            if adversarial:
+                discriminator_loss, features = self._train_discriminator(images, decoded.detach(), share)
+                losses |= self._adversarial_losses(decoded, features)
+        reconstruction_gradient = autograd.grad(self._reconstruction_loss(losses), decoded, retain_graph=adversarial)[0]
+        if adversarial:
+            adversarial_gradient = autograd.grad(losses["adversarial"], decoded)[0]
             if self.config.adversarial_adaptive:
-                edges = {"pull": self._at_the_edge(decoded, pull), "push": self._at_the_edge(decoded, push)}
-            pull = pull + self._adversarial_weight() * push
-            losses["discriminator"] = opposition
+                last_layer = {
+                    "reconstruction_gradient": self._last_layer_gradient(decoded, reconstruction_gradient),
+                    "adversarial_gradient": self._last_layer_gradient(decoded, adversarial_gradient),
+                }
+            reconstruction_gradient = reconstruction_gradient + self._adversarial_weight() * adversarial_gradient
+            losses["discriminator"] = discriminator_loss
         weight = torch.as_tensor(share * self.config.kl_weight, device=divergence.device)
-        autograd.backward([decoded, divergence], [share * pull, weight])
-        return losses | {"kl": divergence}, edges
+        autograd.backward([decoded, divergence], [share * reconstruction_gradient, weight])
+        return losses | {"kl": divergence}, last_layer
 
     def _reconstruct(self, images: Images, noise: Latents) -> tuple[Images, Tensor]:
-        """Image and label logits of a draw from the posterior, and the KL divergence per latent element."""
+        """Image and label logits of a sample from the posterior, and the KL divergence per latent element."""
         mean, log_variance = (part.float() for part in self.network.encode(images))
         latents = mean + (0.5 * log_variance).exp() * noise.to(self.device, non_blocking=True)
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         return self.network.decode_logits(latents).float(), divergence
 
-    def _fidelity(self, step: int, decoded: Images, images: Images) -> Tensors:
+    def _reconstruction_losses(self, step: int, decoded: Images, images: Images) -> Tensors:
         losses = {"image": functional.l1_loss(decoded[:, :1], images[:, :1])}
         if self.contract.labels:
             # Cross-entropy spelled out: that of torch has no deterministic kernel for volumes on a GPU.
             likelihood = functional.log_softmax(decoded[:, 1:], dim=1)
             losses["label"] = -(likelihood * images[:, 1:]).sum(dim=1).mean()
-            if self.config.overlap_weight:
-                losses["overlap"] = overlap_loss(likelihood.exp(), images[:, 1:])
+            if self.config.dice_weight:
+                losses["dice"] = dice_loss(likelihood.exp(), images[:, 1:])
         if self.config.perceptual in ("fft", "both"):
             losses["spectrum"] = spectral_distance(decoded[:, :1], images[:, :1])
         if self.imagenet is not None:
@@ -256,15 +264,15 @@ class AutoencoderTraining:
             )
         return losses
 
-    def _oppose(self, images: Images, decoded: Images, share: float) -> tuple[Tensor, list[Tensor]]:
-        """Gradients of the discriminator on a slice; gives its loss, and its features of the real images."""
+    def _train_discriminator(self, images: Images, decoded: Images, share: float) -> tuple[Tensor, list[Tensor]]:
+        """Add the discriminator's gradients of a micro-batch; gives its loss, and its features of the real images."""
         *features, real = self.discriminator(images[:, :1])
         fake = self.discriminator(decoded[:, :1])[-1]
         loss: Tensor = (((real.float() - 1) ** 2).mean() + (fake.float() ** 2).mean()) / 2
         (share * loss).backward()
         return loss.detach(), [feature.detach() for feature in features]
 
-    def _judge(self, decoded: Images, real: list[Tensor]) -> Tensors:
+    def _adversarial_losses(self, decoded: Images, real: list[Tensor]) -> Tensors:
         """Least-squares adversarial loss (Mao et al. 2017) and feature matching (Larsen et al. 2016)."""
         *features, logits = self.discriminator(decoded[:, :1])
         losses = {"adversarial": ((logits.float() - 1) ** 2).mean()}
@@ -275,58 +283,63 @@ class AutoencoderTraining:
             losses["perceptual"] = torch.stack(distances).mean()
         return losses
 
-    def _weighted(self, losses: Tensors) -> Tensor:
-        """All terms that pull the reconstruction towards the volume."""
+    def _reconstruction_loss(self, losses: Tensors) -> Tensor:
+        """The weighted sum of all terms but the adversarial one and the divergence."""
         fine = self.config.perceptual_weight
-        weights = {"image": 1.0, "label": self.config.label_weight, "overlap": self.config.overlap_weight}
+        weights = {"image": 1.0, "label": self.config.label_weight, "dice": self.config.dice_weight}
         weights |= {"spectrum": fine, "imagenet": fine, "perceptual": fine}
         return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
 
     def _adversarial_weight(self) -> Tensor | float:
-        return self.config.adversarial_weight * (self.balance if self.config.adversarial_adaptive else 1.0)
+        return self.config.adversarial_weight * (self.adaptive_weight if self.config.adversarial_adaptive else 1.0)
 
-    def _at_the_edge(self, decoded: Images, gradient: Tensor) -> Tensor:
+    def _last_layer_gradient(self, decoded: Images, gradient: Tensor) -> Tensor:
         return autograd.grad(decoded, self.network.last_weight, gradient, retain_graph=True)[0]
 
-    def _terms(self, judged: bool) -> list[str]:
+    def _terms(self, adversarial: bool) -> list[str]:
         labelled = bool(self.contract.labels)
-        terms = {"image": True, "label": labelled, "overlap": labelled and self.config.overlap_weight > 0, "kl": True}
+        terms = {"image": True, "label": labelled, "dice": labelled and self.config.dice_weight > 0, "kl": True}
         terms |= {"spectrum": self.config.perceptual in ("fft", "both"), "imagenet": self.imagenet is not None}
-        terms |= {"perceptual": judged and self.config.perceptual in ("discriminator", "both")}
-        return [name for name, present in (terms | {"adversarial": judged, "discriminator": judged}).items() if present]
+        terms |= {"perceptual": adversarial and self.config.perceptual in ("discriminator", "both")}
+        terms |= {"adversarial": adversarial, "discriminator": adversarial}
+        return [name for name, present in terms.items() if present]
 
-    def _nothing(self, names: list[str]) -> Tensors:
-        """What a process without a slice of the batch adds to the sum over all."""
+    def _zeros(self, names: list[str]) -> Tensors:
+        """Losses of a process without a micro-batch, for the sum over all processes."""
         return {name: torch.zeros((), device=self.device) for name in names}
 
-    def _nothing_at_the_edge(self, judged: bool) -> Tensors:
-        present = judged and self.config.adversarial_adaptive
-        return {name: torch.zeros_like(self.network.last_weight) for name in ("pull", "push") if present}
+    def _zero_gradients(self, adversarial: bool) -> Tensors:
+        present = adversarial and self.config.adversarial_adaptive
+        return {
+            name: torch.zeros_like(self.network.last_weight)
+            for name in ("reconstruction_gradient", "adversarial_gradient")
+            if present
+        }
 
-    def _sum_gradients(self, judged: bool) -> None:
-        for network in (self.network, self.discriminator) if judged else (self.network,):
+    def _sum_gradients(self, adversarial: bool) -> None:
+        for network in (self.network, self.discriminator) if adversarial else (self.network,):
             self.ranks.sum_gradients(network)
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
 
-    def _update(self, step: int, judged: bool) -> None:
+    def _update(self, step: int, adversarial: bool) -> None:
         rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.average.update(self.network, step + 1)
-        if judged:
-            set_learning_rate(self.critic, rate / 2)
-            self.critic.step()
+        if adversarial:
+            set_learning_rate(self.discriminator_optimizer, rate / 2)
+            self.discriminator_optimizer.step()
 
-    def _weigh(self, losses: Tensors, edges: Tensors) -> None:
-        """Take in how the discriminator did, and the balance of gradients (Esser et al. 2021, eq. 7) for the next step.
+    def _track_discriminator(self, losses: Tensors, last_layer: Tensors) -> None:
+        """Add the discriminator's loss to its statistics, and set the adaptive weight (Esser et al. 2021, eq. 7).
 
-        The step before it decides, since that of the whole batch is known only after all its slices are done.
+        It acts in the next step, since gradients of the whole batch are known only after all its micro-batches.
         """
         loss = losses["discriminator"]
-        self.verdicts += torch.stack([torch.ones_like(loss), loss, loss**2])
-        if edges:
-            ratio = edges["pull"].norm() / (edges["push"].norm() + 1e-6)
-            self.balance.copy_(ratio.clamp(max=LARGEST_BALANCE))
+        self.discriminator_losses += torch.stack([torch.ones_like(loss), loss, loss**2])
+        if last_layer:
+            ratio = last_layer["reconstruction_gradient"].norm() / (last_layer["adversarial_gradient"].norm() + 1e-6)
+            self.adaptive_weight.copy_(ratio.clamp(max=LARGEST_ADAPTIVE_WEIGHT))
 
 
 def spectral_distance(found: Images, target: Images) -> Tensor:
@@ -340,11 +353,11 @@ def spectral_distance(found: Images, target: Images) -> Tensor:
     return structure + detail
 
 
-def overlap_loss(found: Tensor, target: Tensor) -> Tensor:
+def dice_loss(found: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016) of probabilities and one-hot labels (b, groups, i, j, k).
 
-    The mean over groups without the background, and over the items of the batch, each by itself: gradients of slices
-    of a batch then add up to those of the whole.
+    The mean over groups without the background, and over the items of the batch, each by itself: gradients of
+    micro-batches then add up to those of the batch.
     """
     common, both = ((part[:, 1:].sum(dim=(2, 3, 4)) + 1) for part in (2 * found * target, found + target))
     return 1 - (common / both).mean()
@@ -357,7 +370,7 @@ def _posterior(network: Autoencoder, images: Images, device: str) -> tuple[Laten
 
 
 def _training_size(shape: AutoencoderShape, contract: Contract, config: AutoencoderConfig) -> tuple[int, int, int]:
-    """Of what the network sees: a patch or the whole volume."""
+    """Size of the network's input: a patch or the whole volume."""
     if (patch := config.patch) is None:
         return contract.size
     factors = shape.downsampling
@@ -372,7 +385,7 @@ def _training_size(shape: AutoencoderShape, contract: Contract, config: Autoenco
 
 
 def _adam(network: nn.Module) -> torch.optim.Adam:
-    """Adam with all its memory taken at once: a step that ran out of it half done could not be repeated."""
+    """Adam with its state allocated at once: a step that ran out of memory half done could not be repeated."""
     optimizer = torch.optim.Adam(network.parameters(), betas=BETAS, fused=True)
     for parameter in network.parameters():
         moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}

@@ -1,7 +1,7 @@
 """A moving average of weights whose length grows with training.
 
-An average of fixed length is either too short at the end or still holds the first random weights after a
-short training; one that spans a share of the steps done is neither.
+An average of fixed length is either too short at the end or still holds the first random weights after a short
+training; one whose width is a share of the steps done is neither.
 """
 
 import copy
@@ -15,11 +15,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class PowerAverage(Generic[Network]):
-    """Average of weights over about the last `share` of all steps (Karras et al. 2024, power function profile)."""
+    """Average of weights with a power function profile of relative standard deviation `std` (Karras et al. 2024)."""
 
-    def __init__(self, network: Network, share: float) -> None:
+    def __init__(self, network: Network, std: float) -> None:
         self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.exponent = _exponent(share)
+        self.exponent = _exponent(std)
 
     @torch.no_grad()
     def update(self, network: Network, step: int) -> None:
@@ -30,10 +30,10 @@ class PowerAverage(Generic[Network]):
             kept.copy_(buffer)
 
 
-def _exponent(share: float) -> float:
-    """The power g whose profile t^g has a relative standard deviation of `share`, at most 0.28.
+def _exponent(std: float) -> float:
+    """The power g whose profile t^g has a relative standard deviation of `std`, at most 0.28.
 
-    share^2 = (g + 1) / ((g + 2)^2 (g + 3)), whose largest root is the one that falls with g (Karras et al. 2024).
+    std^2 = (g + 1) / ((g + 2)^2 (g + 3)), whose largest root is the one that falls with g (Karras et al. 2024).
     """
-    inverse = share**-2
+    inverse = std**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())

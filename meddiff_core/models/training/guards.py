@@ -1,7 +1,6 @@
-"""What goes wrong in a training, seen early and called by its name.
+"""Failures of a training that are detected early: divergence, posterior collapse, a dead discriminator.
 
-A loss that diverged, latents that say nothing, a discriminator that has given up: each leaves a training
-that runs to its end and a model that is of no use, and no single figure shows it.
+Each of them leaves a training that runs to its end and a model that is of no use, and no single figure shows it.
 """
 
 import math
@@ -14,18 +13,18 @@ from torch import Tensor
 from meddiff_core.types import Latents
 
 HIGH = 4.0
-"""How many times its own median a loss may rise. A new term in the loss may well double the others."""
+"""Multiple of its median from which a loss is high. A new term in the loss may double the others."""
 STRIKES = 3
-"""Reports in a row that must be high: single batches are hard without any fault."""
+"""Reports in a row that must be high: a single batch may be hard without any fault."""
 RECENT = 20
 """Good reports that the median is taken over."""
 FEWEST = 5
 """Good reports before a median means something."""
 
 SILENT_KL = 0.01
-"""Nats per element below which a latent channel tells nothing of its volume."""
+"""Nats per element below which a latent channel carries no information on its volume."""
 SILENT_RATIO = 0.1
-"""Deviation of a channel's means, in units of its posterior deviation, below which noise drowns them."""
+"""Standard deviation of a channel's means, in units of the posterior's, below which noise hides them."""
 DOMINANT = 0.95
 """Share of the variance of all latent channels."""
 
@@ -34,13 +33,13 @@ UNDECIDED = 0.25
 BLIND = 0.5
 """The discriminator's loss if it answers 0 to everything, or 1."""
 CONSTANT = 0.01
-"""How near the loss of a discriminator must stay to a constant to be taken for it."""
+"""Distance from a constant within which the loss of a discriminator counts as constant."""
 LONG = 20
-"""Steps below which nothing is said of a discriminator."""
+"""Fewest steps after which a discriminator is checked."""
 
 
 class LossGuard:
-    """Says when losses are not finite, and when the one that is watched has diverged.
+    """Detects losses that are not finite, and divergence of the one that is watched.
 
     It has diverged when its mean between two reports was more than `HIGH` times the median of the last good
     reports, `STRIKES` times in a row. A high report is not a good one, so the median does not follow it.
@@ -55,8 +54,8 @@ class LossGuard:
         """Whether the newest report was good: weights that may be about to diverge are not worth keeping."""
         return self.strikes == 0
 
-    def judge(self, losses: Mapping[str, float], watched: str) -> str:
-        """Take in a report; gives what is wrong, or nothing. `watched` names a loss that is positive by its nature."""
+    def check(self, losses: Mapping[str, float], watched: str) -> str:
+        """Add a report; gives what is wrong, or an empty text. `watched` names a loss that is always positive."""
         if wrong := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
             return ", ".join(wrong)
         value, usual = losses[watched], median(self.good) if self.good else math.inf
@@ -80,29 +79,29 @@ def _collapse(silent: Tensor) -> list[str]:
     if not silent.any():
         return []
     channels = ", ".join(str(channel) for channel in silent.nonzero().flatten().tolist())
-    advice = "lower train.autoencoder.kl_weight, or latent_channels if all detail is there without"
-    return [f"posterior collapse: of {len(silent)} latent channels these tell nothing: {channels}; {advice}"]
+    advice = "lower train.autoencoder.kl_weight, or latent_channels if reconstructions are good without them"
+    return [f"posterior collapse: of {len(silent)} latent channels these carry no information: {channels}; {advice}"]
 
 
 def _dominance(variance: Tensor) -> list[str]:
     if len(variance) == 1 or variance.max() <= DOMINANT * variance.sum():
         return []
     what = f"latent channel {int(variance.argmax())} of {len(variance)} holds over {DOMINANT:.0%} of the variance"
-    return [f"dominant channel: {what}; the others hardly count: raise train.autoencoder.kl_weight a little"]
+    return [f"dominant channel: {what}; the others hardly matter: raise train.autoencoder.kl_weight a little"]
 
 
 def discriminator_troubles(losses: Tensor) -> list[str]:
-    """Of (number, sum, sum of squares) of a least-squares discriminator's losses over the last stretch of steps."""
+    """Troubles of a least-squares discriminator, from (number, sum, sum of squares) of its recent losses."""
     count, total, squares = losses.tolist()
     if count < LONG:
         return []
     mean = total / count
     constant = math.sqrt(max(0.0, squares / count - mean**2)) < CONSTANT
     if mean < CONSTANT:
-        how = "its loss is near 0: it tells every reconstruction, and teaches nothing any more"
+        how = "its loss is near 0: it recognises every reconstruction, and its gradients vanish"
         return [f"dead discriminator: {how}; start it later (train.autoencoder.adversarial_start)"]
     if constant and min(abs(mean - UNDECIDED), abs(mean - BLIND)) < CONSTANT:
-        how = "its loss stays where it answers the same to everything"
+        how = "its loss is that of a constant answer"
         return [f"dead discriminator: {how}; the adversarial and perceptual terms are of no use as they are"]
     return []
 
@@ -113,5 +112,5 @@ def is_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """A GPU raises a class of its own; the allocator of the processor a RuntimeError that its text alone tells."""
+    """Whether memory ran out: a GPU raises a class of its own, the CPU's allocator a RuntimeError with its name."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

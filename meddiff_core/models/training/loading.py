@@ -24,7 +24,7 @@ class Remembered:
         return len(self._volumes)
 
     def image(self, index: int) -> StoredArray:
-        """As stored, (i, j, k)."""
+        """Image as stored, (i, j, k)."""
         return self._read(index)[0]
 
     def label(self, index: int) -> LabelArray | None:

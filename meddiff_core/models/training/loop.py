@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from meddiff_core.errors import TrainingFailed
+from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.checkpoint import Tensors
-from meddiff_core.models.freed import keep_freed_memory
 from meddiff_core.models.training.guards import LossGuard, is_finite, is_out_of_memory
 from meddiff_core.models.training.processes import require_agreement
 from meddiff_core.models.training.ranks import Ranks
-from meddiff_core.models.training.resume import Keep, Point, ResumePoints
+from meddiff_core.models.training.resume import Keep, ResumePoint, ResumePoints
 from meddiff_core.types import Progress
 
 REPORTS = 200
@@ -30,7 +30,7 @@ REPORTS = 200
 VALIDATIONS = 8
 """Points of a validation curve."""
 ROLLBACKS = 3
-"""How often a training may go back before it is given up."""
+"""Rollbacks after which a diverging training is given up."""
 
 
 @runtime_checkable
@@ -45,14 +45,14 @@ class Training(Protocol):
     relief: str
     """What to change where a single item of a batch does not fit the memory."""
     ranks: Ranks
-    parts: int
-    """Slices that a process cuts its share of a batch into. The loop doubles it when memory runs out."""
+    accumulation_steps: int
+    """Micro-batches over which a process accumulates gradients. The loop doubles it when memory runs out."""
     rate: float
     """Factor on the learning rate. The loop halves it after a divergence."""
 
     @property
     def finished(self) -> bool:
-        """Whether to stop before the last step. Asked after each validation."""
+        """Whether to stop before the last step; read after each validation."""
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Optimise once; `step` counts from 0. Losses are those of the whole batch, and stay on the device.
@@ -64,7 +64,7 @@ class Training(Protocol):
         """Measure the averaged weights on validation data after `step` steps."""
 
     def health(self) -> list[str]:
-        """Troubles that the last validation saw, each in words that do not change while it lasts."""
+        """Troubles that the last validation found, each in a text that does not change while it lasts."""
 
     def state(self) -> Tensors:
         """Everything that the next step depends on."""
@@ -78,16 +78,16 @@ class TrainingOutcome:
     """How a training ended."""
 
     metrics: dict[str, float]
-    """Of the last validation."""
+    """Metrics of the last validation."""
     notes: tuple[str, ...]
-    """What happened on the way that a person should know."""
+    """Events that a person should know of: rollbacks, smaller micro-batches, troubles."""
     steps: int
     """Steps done; fewer than planned if it stopped early."""
 
 
 @dataclass
-class _Course:
-    """Where the loop stands: beside the state of the training, all that a resume point holds."""
+class _LoopState:
+    """State of the loop: what a resume point holds beside the state of the training."""
 
     done: int = 0
     rollbacks: int = 0
@@ -102,54 +102,54 @@ def run_training(
     """Train to the end, from the newest resume point that is of the same training, with one `every` so many steps.
 
     `key` is the digest of everything that the training was made from: a resume point of another is ignored.
-    If a loss or a weight is not finite, or the loss diverges, it goes back to the newest resume point with half
-    the learning rate; if memory runs out, the batch is cut in smaller slices. Either is told as a note.
+    If a loss or a weight is not finite, or the loss diverges, it rolls back to the newest resume point with half the
+    learning rate; if memory runs out, gradients are accumulated over smaller micro-batches. Notes report both.
 
     Raises:
-        TrainingFailed: it diverged again after it went back three times, or a single item does not fit the memory.
+        TrainingFailed: it diverged again after it rolled back three times, or a single item does not fit the memory.
     """
     keep_freed_memory()
     points = ResumePoints(resume, key, keep)
-    course, note = _begin(training, points)
+    loop, note = _begin(training, points)
     if note:
-        yield _told(training, course, note)
+        yield _with_note(training, loop, note)
     report_every, validate_every = max(1, training.steps // REPORTS), max(1, math.ceil(training.steps / VALIDATIONS))
     means, validation = _Means(), dict[str, float]()
-    while course.done < training.steps:
+    while loop.done < training.steps:
         try:
-            means.add(training.step(course.done))
+            means.add(training.step(loop.done))
         except RuntimeError as error:
-            course.notes.append(note := _cut_finer(training, points, error))
-            yield _told(training, course, note)
+            loop.notes.append(note := _use_smaller_micro_batches(training, points, error))
+            yield _with_note(training, loop, note)
             continue
-        course.done += 1
-        validates = course.done % validate_every == 0 or course.done == training.steps
-        saves = course.done % every == 0 and course.done < training.steps
-        if not (validates or saves or course.done % report_every == 0):
+        loop.done += 1
+        validates = loop.done % validate_every == 0 or loop.done == training.steps
+        saves = loop.done % every == 0 and loop.done < training.steps
+        if not (validates or saves or loop.done % report_every == 0):
             continue
         losses = means.fetch()
-        wrong = course.guard.judge(losses, training.watched)
+        wrong = loop.guard.check(losses, training.watched)
         if not wrong and (validates or saves) and not is_finite(training.state()):
             wrong = "weights are not finite"
         if wrong:
-            course, note = _go_back(training, points, course, wrong)
-            yield _told(training, course, note)
+            loop, note = _roll_back(training, points, loop, wrong)
+            yield _with_note(training, loop, note)
             continue
         if validates:
-            validation = training.validate(course.done)
-        troubles = [trouble for trouble in training.health() if trouble not in course.notes] if validates else []
-        course.notes += troubles
-        if saves and course.guard.calm:
-            _save(training, points, course)
+            validation = training.validate(loop.done)
+        troubles = [trouble for trouble in training.health() if trouble not in loop.notes] if validates else []
+        loop.notes += troubles
+        if saves and loop.guard.calm:
+            _save(training, points, loop)
         metrics = losses | (validation if validates else {})
-        yield Progress(training.label, course.done, training.steps, metrics, note="; ".join(troubles))
+        yield Progress(training.label, loop.done, training.steps, metrics, note="; ".join(troubles))
         if validates and _any_finished(training):
             break
-    return TrainingOutcome(validation, tuple(course.notes), course.done)
+    return TrainingOutcome(validation, tuple(loop.notes), loop.done)
 
 
 class _Means:
-    """Losses since the last report, added up on the device: nothing waits for them until they are fetched."""
+    """Losses since the last report, summed on the device, so that no step waits for them."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -168,104 +168,105 @@ class _Means:
         return means
 
 
-def _begin(training: Training, points: ResumePoints) -> tuple[_Course, str]:
-    """Take up the newest resume point, or make one of the start, to which a divergence may have to go back."""
+def _begin(training: Training, points: ResumePoints) -> tuple[_LoopState, str]:
+    """Restore the newest resume point, or write one of the start, to which a divergence may have to roll back."""
     point, broken = points.newest()
     if point is None:
         if training.ranks.first:
             points.forget()
-        course = _Course()
-        _save(training, points, course)
-        return course, ""
-    course = _restore(training, points, point)
-    course.rollbacks, course.notes = point.facts["rollbacks"], list(point.facts["notes"])
-    course.began -= point.facts["seconds"]
-    training.rate, training.parts = point.facts["rate"], point.facts["parts"]
-    told = [f"cannot read {', '.join(broken)}; going on from step {course.done}"] if broken else []
-    if points.noted_parts() > training.parts:
-        training.parts = points.noted_parts()
-        course.notes.append(_slices(training))
-        told.append(_slices(training))
-    return course, "; ".join(told)
+        loop = _LoopState()
+        _save(training, points, loop)
+        return loop, ""
+    loop = _restore(training, points, point)
+    loop.rollbacks, loop.notes = point.facts["rollbacks"], list(point.facts["notes"])
+    loop.began -= point.facts["seconds"]
+    training.rate, training.accumulation_steps = point.facts["rate"], point.facts["accumulation_steps"]
+    shown = [f"cannot read {', '.join(broken)}; going on from step {loop.done}"] if broken else []
+    if points.noted_accumulation_steps() > training.accumulation_steps:
+        training.accumulation_steps = points.noted_accumulation_steps()
+        loop.notes.append(_describe_micro_batches(training))
+        shown.append(_describe_micro_batches(training))
+    return loop, "; ".join(shown)
 
 
-def _restore(training: Training, points: ResumePoints, point: Point) -> _Course:
+def _restore(training: Training, points: ResumePoints, point: ResumePoint) -> _LoopState:
     training.restore(point.tensors)
     if training.ranks.first:
         points.drop_after(point.facts["step"])  # those that cannot be read
-    return _Course(done=point.facts["step"], guard=LossGuard(point.facts["good"]))
+    return _LoopState(done=point.facts["step"], guard=LossGuard(point.facts["good"]))
 
 
-def _save(training: Training, points: ResumePoints, course: _Course) -> None:
+def _save(training: Training, points: ResumePoints, loop: _LoopState) -> None:
     state = training.state()
     require_agreement(training.ranks, training.label, state)
     if training.ranks.first:
         facts = {
             "rate": training.rate,
-            "parts": training.parts,
-            "rollbacks": course.rollbacks,
-            "notes": course.notes,
-            "good": course.guard.good,
-            "seconds": round(time.monotonic() - course.began, 1),
+            "accumulation_steps": training.accumulation_steps,
+            "rollbacks": loop.rollbacks,
+            "notes": loop.notes,
+            "good": loop.guard.good,
+            "seconds": round(time.monotonic() - loop.began, 1),
         }
-        points.write(course.done, state, facts)
+        points.write(loop.done, state, facts)
 
 
-def _go_back(training: Training, points: ResumePoints, course: _Course, wrong: str) -> tuple[_Course, str]:
-    """To the newest resume point, with half the learning rate.
+def _roll_back(training: Training, points: ResumePoints, loop: _LoopState, wrong: str) -> tuple[_LoopState, str]:
+    """Restore the newest resume point, with half the learning rate.
 
-    What the point says of rate and rollbacks is not taken: it was written before them. A run that is killed now
-    will come here again by the same steps.
+    Rate and rollbacks in the point are ignored: it was written before them. A run that is killed now will roll back
+    again at the same step.
     """
-    what = f"{wrong} within step {course.done}"
+    what = f"{wrong} within step {loop.done}"
     point, _ = points.newest()
-    if course.rollbacks == ROLLBACKS or point is None:
+    if loop.rollbacks == ROLLBACKS or point is None:
         advice = "lower its learning rate, or look for a volume that is unlike the others"
         raise TrainingFailed(
-            f"{training.label}: went back {course.rollbacks} times and diverges again: {what}; {advice}"
+            f"{training.label}: rolled back {loop.rollbacks} times and diverges again: {what}; {advice}"
         )
     training.rate /= 2
     back = _restore(training, points, point)
-    note = f"{what}; went back to step {back.done}, learning rate now {training.rate:g} of the planned one"
-    back.rollbacks, back.notes, back.began = course.rollbacks + 1, [*course.notes, note], course.began
+    note = f"{what}; rolled back to step {back.done}, learning rate now {training.rate:g} of the planned one"
+    back.rollbacks, back.notes, back.began = loop.rollbacks + 1, [*loop.notes, note], loop.began
     return back, note
 
 
-def _cut_finer(training: Training, points: ResumePoints, error: RuntimeError) -> str:
-    """Cut a batch into twice as many slices after memory ran out; gradients add up to the same batch.
+def _use_smaller_micro_batches(training: Training, points: ResumePoints, error: RuntimeError) -> str:
+    """Double the accumulation steps after memory ran out; the gradient stays that of the whole batch.
 
     Other processes wait within the step for this one, which cannot go on: there, all have to start again.
     """
     if not is_out_of_memory(error):
         raise error
-    if training.parts * training.ranks.count >= training.batch:
+    if training.accumulation_steps * training.ranks.count >= training.batch:
         what = f"{training.label}: one item of a batch must fit the memory, it does not"
         raise TrainingFailed(f"{what}; {training.relief}") from error
     if training.ranks.count > 1:
-        points.note_parts(2 * training.parts)
+        points.note_accumulation_steps(2 * training.accumulation_steps)
         raise error
-    training.parts *= 2
-    return _slices(training)
+    training.accumulation_steps *= 2
+    return _describe_micro_batches(training)
 
 
-def _slices(training: Training) -> str:
+def _describe_micro_batches(training: Training) -> str:
     where = "" if training.ranks.count == 1 else " in each process"
-    return f"out of memory: each batch of {training.batch} is now worked on in {training.parts} slices{where}"
+    what = f"each batch of {training.batch} is now accumulated over {training.accumulation_steps} micro-batches"
+    return f"out of memory: {what}{where}"
 
 
-def _told(training: Training, course: _Course, note: str) -> Progress:
-    return Progress(training.label, course.done, training.steps, note=note)
+def _with_note(training: Training, loop: _LoopState, note: str) -> Progress:
+    return Progress(training.label, loop.done, training.steps, note=note)
 
 
 def _any_finished(training: Training) -> bool:
-    """Whether any process wants to stop; they could differ by rounding, and one cannot go on without the others."""
+    """Whether any process is finished; they could differ by rounding, and one cannot go on without the others."""
     finished = torch.tensor(float(training.finished))
     return bool(training.ranks.sum_losses({"finished": finished})["finished"] > 0)
 
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """In this block a GPU too gives the same bits each time, or says which operation cannot.
+    """In this block a GPU gives the same bits each time too, or raises an error that names the operation that cannot.
 
     cuBLAS also needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before its first use.
     """
@@ -293,6 +294,6 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of every parameter group."""
+    """Set the rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -10,7 +10,7 @@ from meddiff_core.contract import Contract
 from meddiff_core.models.images import to_images
 from meddiff_core.types import Images, LabelArray, StoredArray, Volumes
 
-DRAWS = 5
+RANDOM_NUMBERS = 5
 """Random numbers in [0, 1) that place one crop."""
 ON_SUBJECT = 0.7
 """Share of crops around a voxel of the subject; the others lie anywhere, so that air is learned as well."""
@@ -26,13 +26,13 @@ def load_patches(
     contract: Contract,
     size: tuple[int, int, int],
     grid: tuple[int, int, int],
-    draws: Tensor,
+    numbers: Tensor,
 ) -> Images:
-    """One crop of each volume as channels, on every `grid`-th voxel. Row n of `draws` places that of index n."""
+    """One crop of each volume as channels, on every `grid`-th voxel. Row n of `numbers` places that of index n."""
     images, labels = [], []
-    for index, numbers in zip(indices, draws.tolist(), strict=True):
+    for index, own in zip(indices, numbers.tolist(), strict=True):
         image, label = volumes.image(index), volumes.label(index)
-        box = place_patch(image, label, size, grid, numbers)
+        box = place_patch(image, label, size, grid, own)
         images.append(image[box])
         labels += [] if label is None else [label[box]]
     return to_images(np.stack(images), np.stack(labels) if labels else None, contract)
@@ -43,14 +43,14 @@ def place_patch(
     label: LabelArray | None,
     size: tuple[int, int, int],
     grid: tuple[int, int, int],
-    draws: Sequence[float],
+    numbers: Sequence[float],
 ) -> Box:
-    """Where to cut, by `DRAWS` random numbers in [0, 1): starts are multiples of `grid`, and all of it lies inside."""
+    """The box of a crop, by `RANDOM_NUMBERS` numbers: starts are multiples of `grid`, and all of it lies inside."""
     rooms = [(side - length) // step for side, length, step in zip(image.shape, size, grid, strict=True)]
-    steps = [int(draw * (room + 1)) for draw, room in zip(draws[2:], rooms, strict=True)]
+    steps = [int(number * (room + 1)) for number, room in zip(numbers[2:], rooms, strict=True)]
     subject = _subject(image, label)
-    if draws[0] < ON_SUBJECT and len(subject):
-        centre = subject[int(draws[1] * len(subject))]
+    if numbers[0] < ON_SUBJECT and len(subject):
+        centre = subject[int(numbers[1] * len(subject))]
         steps = [
             min(max(round((middle - length / 2) / step), 0), room)
             for middle, length, step, room in zip(centre.tolist(), size, grid, rooms, strict=True)
@@ -67,5 +67,5 @@ def _subject(image: StoredArray, label: LabelArray | None) -> np.ndarray:
 
 
 def random_places(count: int, generator: torch.Generator) -> Tensor:
-    """Numbers for `load_patches`, (count, DRAWS)."""
-    return torch.rand(count, DRAWS, generator=generator)
+    """Numbers for `load_patches`, (count, RANDOM_NUMBERS)."""
+    return torch.rand(count, RANDOM_NUMBERS, generator=generator)

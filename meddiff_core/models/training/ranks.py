@@ -1,8 +1,8 @@
-"""A batch in slices: over processes that train together, and over parts that fit the memory.
+"""A batch in micro-batches: over processes that train together, and over steps of gradient accumulation.
 
-Every process draws the random numbers of the whole batch and works on its own slices of it, so the sum of
-all gradients is that of one process with the whole batch, whatever their number. One idea serves
-both data-parallel training and gradient accumulation.
+Every process makes the random choices of the whole batch and works on its own micro-batches, so the sum of all
+gradients is that of one process with the whole batch, whatever their number. The same code serves data-parallel
+training and gradient accumulation.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train one network together. Alone unless told otherwise."""
+    """This process among those that train one network together; by default it is alone."""
 
     rank: int = 0
     count: int = 1
@@ -24,9 +24,9 @@ class Ranks:
         """Whether this process writes files and reports progress."""
         return self.rank == 0
 
-    def slices(self, batch: int, parts: int) -> list[slice]:
-        """The items of a batch that this process works on, in `parts` slices that differ by one item at most."""
-        total = min(batch, self.count * parts)
+    def micro_batches(self, batch: int, accumulation_steps: int) -> list[slice]:
+        """The items of a batch that this process works on, one slice a step; sizes differ by one item at most."""
+        total = min(batch, self.count * accumulation_steps)
         bounds = [batch * piece // total for piece in range(total + 1)]
         return [slice(bounds[piece], bounds[piece + 1]) for piece in range(self.rank, total, self.count)]
 
@@ -46,7 +46,7 @@ class Ranks:
             gradient.copy_(part.view_as(gradient))
 
     def sum_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each loss summed over the processes; slices give theirs weighted by their share of the batch."""
+        """Each loss summed over the processes; micro-batches give theirs weighted by their share of the batch."""
         if self.count == 1 or not losses:
             return losses
         # In plain order: of a tensor in another one gloo's sum is silently lost.
@@ -55,10 +55,10 @@ class Ranks:
         return dict(zip(losses, joined, strict=True))
 
 
-def add_losses(slices: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """Losses of slices, each with its share of the batch, as those of the whole."""
+def add_losses(micro_batches: Iterable[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """Losses of the whole batch, from those of micro-batches with their shares of it."""
     total: dict[str, Tensor] = {}
-    for share, losses in slices:
+    for share, losses in micro_batches:
         for name, loss in losses.items():
             total[name] = total.get(name, torch.zeros_like(loss.detach())) + share * loss.detach()
     return total

@@ -1,7 +1,7 @@
 """Resume points on disk: folders `step-00000100` that appear whole or not at all.
 
-The newest whole one of the same training is gone on from; one that cannot be read is passed over for the one
-before it. Old ones make room by number, and by age if so wished.
+Training resumes from the newest whole one of the same training; one that cannot be read is passed over for the one
+before it. Old ones are removed by number, and optionally by age.
 """
 
 import json
@@ -23,10 +23,10 @@ class Keep:
 
     newest: int = 2
     hourly: bool = False
-    """Of the older ones, the last of each hour of training."""
+    """Whether to keep, of the older ones, the last of each hour of training."""
 
 
-class Point(NamedTuple):
+class ResumePoint(NamedTuple):
     """What a resume point holds."""
 
     tensors: Tensors
@@ -52,14 +52,14 @@ class ResumePoints:
         for path in set(self._all()) - set(kept):
             shutil.rmtree(path)
 
-    def newest(self) -> tuple[Point | None, list[str]]:
+    def newest(self) -> tuple[ResumePoint | None, list[str]]:
         """The newest point that can be read, and the names of those after it that cannot."""
         broken = list[str]()
         for path in reversed(self._all()):
             if _facts(path).get("key", self.key) != self.key:
                 continue
             try:
-                return Point(*load_checkpoint(path)), broken
+                return ResumePoint(*load_checkpoint(path)), broken
             except IntegrityError:
                 broken.append(path.name)
         return None, broken
@@ -70,17 +70,17 @@ class ResumePoints:
             if path > self._path(step):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def note_parts(self, parts: int) -> None:
-        """Remember, for when all processes start again, how many slices a batch needs to fit the memory."""
-        write_json(self.folder / "parts.json", parts)
+    def note_accumulation_steps(self, steps: int) -> None:
+        """Remember, for when all processes start again, how many micro-batches fit a batch into the memory."""
+        write_json(self.folder / "accumulation_steps.json", steps)
 
-    def noted_parts(self) -> int:
-        """What `note_parts` has written, or 1."""
-        path = self.folder / "parts.json"
+    def noted_accumulation_steps(self) -> int:
+        """What `note_accumulation_steps` has written, or 1."""
+        path = self.folder / "accumulation_steps.json"
         return int(path.read_text()) if path.exists() else 1
 
     def forget(self) -> None:
-        """Drop everything: the training is finished, or another one."""
+        """Remove all points: the training is finished, or it is another one."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
@@ -91,7 +91,7 @@ class ResumePoints:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Empty if they cannot be read."""
+    """Facts of a resume point; empty if they cannot be read."""
     try:
         return dict(json.loads((path / "facts.json").read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,6 +1,6 @@
 """Suspected copies are replaced until the cohort is full, and the gates still see what the model draws."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.screening.judging import count_reasons, next_attempt, open_slots
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.study import AuditConfig
-from meddiff_core.types import Volumes
+from meddiff_core.types import Progress, Volumes
 
 SIZE = 12
 DRAWING = Drawing(20, 0.95, 0)
@@ -57,7 +57,8 @@ class Study:
     """The search that does not come back."""
     searched: list[list[str]] = field(default_factory=list)
 
-    def search(self, new: pd.DataFrame) -> set[str]:
+    def search(self, new: pd.DataFrame) -> Generator[Progress, None, set[str]]:
+        yield Progress("search", 1, 1)
         self.searched.append(list(new["sample_id"]))
         if len(self.searched) == self.breaks_at:
             raise KeyboardInterrupt
@@ -68,8 +69,18 @@ class Study:
             table = pd.concat([table, rows(slots, next_attempt(table))], ignore_index=True)
         return table
 
+    def refill_in_steps(self, table: pd.DataFrame) -> Generator[Progress, None, pd.DataFrame]:
+        yield Progress("draw", 1, 1)
+        return self.refill(table)
+
     def fill(self, rounds: int = 5) -> pd.DataFrame:
-        return fill_in_rounds(self.refill(rows(range(SIZE), 0, rejected=[7])), rounds, self.search, self.refill)
+        first = self.refill(rows(range(SIZE), 0, rejected=[7]))
+        work = fill_in_rounds(first, rounds, self.search, self.refill_in_steps)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
 
 
 COPIES = ["syn-000002-0", "syn-000005-0", "syn-000002-2", "syn-000007-1"]

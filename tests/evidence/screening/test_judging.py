@@ -37,7 +37,7 @@ from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images, to_stored
 from meddiff_core.study import ScreenConfig
-from meddiff_core.types import Volumes, in_turn
+from meddiff_core.types import Volumes, serial_map
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def save_shard(tmp_path: Path) -> Callable[..., Shard]:
 def judged(tmp_path: Path, reference: Path, contract: Contract, finish: Callable) -> Callable[..., pd.DataFrame]:
     """Shards to their table."""
 
-    def run(*shards: Shard, mapper: Any = in_turn, contract: Contract = contract) -> pd.DataFrame:
+    def run(*shards: Shard, mapper: Any = serial_map, contract: Contract = contract) -> pd.DataFrame:
         table: pd.DataFrame = finish(judge_shards(shards, tmp_path / "candidates.zarr", reference, contract, mapper))
         return table
 
@@ -127,7 +127,7 @@ def test_the_table_is_in_the_order_of_the_shards_whichever_came_first(
     shards = [save_shard("00-000000", make_heads(2, 5)), save_shard("00-000002", make_heads(1, 6), first=2)]
 
     def backwards(function: Callable, items: list[Any]) -> Any:
-        return reversed(list(in_turn(function, items)))
+        return reversed(list(serial_map(function, items)))
 
     table = judged(*shards)
     assert table["slot"].tolist() == [0, 1, 2]

@@ -28,7 +28,7 @@ from meddiff_core.evidence.screening.outlier import (
 from meddiff_core.evidence.screening.reasons import kind_of
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.study import ScreenConfig
-from meddiff_core.types import Latents, Sigma, in_turn
+from meddiff_core.types import Latents, Sigma, serial_map
 
 ELEMENTS = 30 * 24**3
 
@@ -88,12 +88,12 @@ def test_a_score_is_the_mean_number_of_deviations() -> None:
 
 def test_the_bound_is_the_declared_quantile_of_train_and_reconstructions_with_its_margin() -> None:
     train = np.random.default_rng(0).normal(size=(400, 3))
-    config = ScreenConfig(tail=0.05, margin=0.0)
+    config = ScreenConfig(quantile=0.05, margin=0.0)
     alone = fit_outliers(DenoisingErrors(train, train, train), config)
     assert np.mean(alone.score(train) > alone.largest) == pytest.approx(0.05, abs=0.005)
     wide = fit_outliers(DenoisingErrors(train, train + 1.0, train), config)
     assert wide.largest == pytest.approx(np.quantile(alone.score(train + 1.0), 0.95))
-    roomy = fit_outliers(DenoisingErrors(train, train, train), ScreenConfig(tail=0.05, margin=0.5))
+    roomy = fit_outliers(DenoisingErrors(train, train, train), ScreenConfig(quantile=0.05, margin=0.5))
     low, high = np.quantile(alone.score(train), [0.05, 0.95])
     assert roomy.largest == pytest.approx(high + 0.5 * (high - low))
 
@@ -150,7 +150,7 @@ def judged(tmp_path: Path, make_heads: Callable, contract: Contract, finish: Cal
         bound = reference.outliers if largest is None else reference.outliers.model_copy(update={"largest": largest})
         save_reference(tmp_path / "reference", reference.model_copy(update={"outliers": bound}), arrays)
         assert load_reference(tmp_path / "reference")[0].outliers == bound
-        work = judge_shards([shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, in_turn, models)
+        work = judge_shards([shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, serial_map, models)
         return finish(work), np.stack([probe(candidates, n, 70 + n) for n in range(2)]), bound
 
     return run

@@ -48,7 +48,7 @@ def one_step(ranks: Ranks, batch: int) -> Tensors:
     shape = AutoencoderShape(in_channels=contract.channels, channels=(8, 8), latent_channels=2)
     config = AutoencoderConfig(adversarial_start=0.0, perceptual="both")
     training = AutoencoderTraining(shape, contract, config, Noise(), Noise(), 10, batch, seed=0, ranks=ranks)
-    training.balance.fill_(0.7)  # as if left by a step before
+    training.adaptive_weight.fill_(0.7)  # as if left by a step before
     losses = training.step(3)
     networks = {"autoencoder": training.network, "discriminator": training.discriminator}
     gradients = {
@@ -87,7 +87,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder: Path, batch: int) 
     expected = unprefixed("gradients", alone)
     assert_close(unprefixed("gradients", together), expected, rtol=0, atol=1e-6)
     assert_close(unprefixed("losses", together), unprefixed("losses", alone), rtol=1e-5, atol=1e-6)
-    assert_close(together["state.balance"], alone["state.balance"], rtol=1e-4, atol=0)
+    assert_close(together["state.adaptive_weight"], alone["state.adaptive_weight"], rtol=1e-4, atol=0)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 0.01
 
 

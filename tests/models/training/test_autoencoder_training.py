@@ -18,7 +18,7 @@ from meddiff_core.models.autoencoder import AutoencoderShape, save_autoencoder
 from meddiff_core.models.imagenet import imagenet_network
 from meddiff_core.models.images import load_images
 from meddiff_core.models.randomness import batch_indices
-from meddiff_core.models.training.autoencoder import AutoencoderTraining, overlap_loss, spectral_distance
+from meddiff_core.models.training.autoencoder import AutoencoderTraining, dice_loss, spectral_distance
 from meddiff_core.models.training.guards import LONG
 from meddiff_core.models.training.loop import Training, run_training
 from meddiff_core.study import AutoencoderConfig
@@ -26,8 +26,8 @@ from meddiff_core.types import Volumes
 
 Start = Callable[..., AutoencoderTraining]
 STEPS = 6
-BASE = {"autoencoder/image", "autoencoder/kl", "autoencoder/label", "autoencoder/overlap"}
-JUDGED = {"autoencoder/perceptual", "autoencoder/adversarial", "autoencoder/discriminator"}
+BASE = {"autoencoder/image", "autoencoder/kl", "autoencoder/label", "autoencoder/dice"}
+ADVERSARIAL = {"autoencoder/perceptual", "autoencoder/adversarial", "autoencoder/discriminator"}
 
 
 @pytest.fixture
@@ -126,23 +126,23 @@ def test_resumed_is_uninterrupted_across_a_rollback_and_a_broken_point(
 
 
 @pytest.mark.parametrize(("batch", "perceptual"), [(3, "both"), (4, "both"), (3, "imagenet")])
-def test_a_batch_in_slices_gives_the_gradient_of_the_whole(start: Start, batch: int, perceptual: str) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole(start: Start, batch: int, perceptual: str) -> None:
     whole, cut = (start(batch=batch, adversarial_start=0.0, perceptual=perceptual) for _ in range(2))
-    cut.parts = 2
+    cut.accumulation_steps = 2
     for training in (whole, cut):
-        training.balance.fill_(0.7)  # the step before decides it
+        training.adaptive_weight.fill_(0.7)  # the step before decides it
     losses = [training.step(3) for training in (whole, cut)]
     assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
     rounding = 1e-5 if perceptual == "imagenet" else 1e-6  # its gradient jumps where a feature meets a bound
     assert_close(gradients(whole), gradients(cut), rtol=0, atol=rounding)
-    assert_close(whole.balance, cut.balance)
+    assert_close(whole.adaptive_weight, cut.adaptive_weight)
     assert max(float(gradient.abs().max()) for gradient in gradients(whole)) > 0.01
 
 
 def test_recomputed_activations_give_the_same_gradient(start: Start) -> None:
     plain, frugal = start(adversarial_start=0.0), start(adversarial_start=0.0, gradient_checkpointing=True)
     for training in (plain, frugal):
-        training.balance.fill_(0.7)
+        training.adaptive_weight.fill_(0.7)
         training.step(0)
     assert all(torch.equal(one, other) for one, other in zip(gradients(plain), gradients(frugal), strict=True))
     assert same(plain, frugal)
@@ -158,7 +158,7 @@ def test_recomputed_activations_are_not_kept(start: Start) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            part = training._draw(0)
+            part = training._choose(0)
             training._reconstruct(training._load(part), part.noise)
         kept[frugal] = sum(sizes.values())
     assert kept[True] < 0.6 * kept[False]
@@ -170,7 +170,14 @@ def test_a_step_that_ran_out_of_memory_changed_nothing(start: Start, monkeypatch
         start(adversarial_start=0.0, adversarial_adaptive=True),
         start(adversarial_start=0.0, adversarial_adaptive=True),
     )
-    for name in ("_load", "_reconstruct", "_oppose", "_judge", "_at_the_edge", "_sum_gradients"):
+    for name in (
+        "_load",
+        "_reconstruct",
+        "_train_discriminator",
+        "_adversarial_losses",
+        "_last_layer_gradient",
+        "_sum_gradients",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(training, name, run_out_of_memory)
             with pytest.raises(torch.OutOfMemoryError):
@@ -204,7 +211,7 @@ def test_the_optimiser_is_plain_adam(start: Start) -> None:
 def test_the_factor_on_the_rate_acts_on_both_optimisers(start: Start) -> None:
     training, slower = start(adversarial_start=0.0), start(adversarial_start=0.0)
     slower.rate = 0.5
-    for optimizer in ("optimizer", "critic"):
+    for optimizer in ("optimizer", "discriminator_optimizer"):
         rates = []
         for which in (training, slower):
             which.step(0)
@@ -218,27 +225,29 @@ def test_the_adaptive_weight_balances_the_gradients_at_the_last_layer(start: Sta
         start(adversarial_start=0.0, adversarial_adaptive=True),
         start(adversarial_start=0.0, adversarial_adaptive=True),
     )
-    part = reference._draw(0)
+    part = reference._choose(0)
     images = reference._load(part)
     decoded, _ = reference._reconstruct(images, part.noise)
-    losses = reference._fidelity(0, decoded, images)
-    losses |= reference._judge(decoded, [feature.detach() for feature in reference.discriminator(images[:, :1])[:-1]])
-    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["overlap"] + 0.1 * losses["perceptual"]
+    losses = reference._reconstruction_losses(0, decoded, images)
+    losses |= reference._adversarial_losses(
+        decoded, [feature.detach() for feature in reference.discriminator(images[:, :1])[:-1]]
+    )
+    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["dice"] + 0.1 * losses["perceptual"]
     weight = reference.network.last_weight
     norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (own, losses["adversarial"])]
     training.step(0)
-    assert_close(training.balance, norms[0] / norms[1], rtol=1e-3, atol=0)
+    assert_close(training.adaptive_weight, norms[0] / norms[1], rtol=1e-3, atol=0)
 
 
 def test_a_fixed_weight_is_the_gradient_of_the_plain_sum(start: Start) -> None:
     changes = {"adversarial_start": 0.0, "adversarial_adaptive": False, "adversarial_weight": 0.3}
     training, reference = start(**changes), start(**changes)
-    part = reference._draw(0)
+    part = reference._choose(0)
     images = reference._load(part)
     decoded, divergence = reference._reconstruct(images, part.noise)
     real = [feature.detach() for feature in reference.discriminator(images[:, :1])[:-1]]
-    losses = reference._fidelity(0, decoded, images) | reference._judge(decoded, real)
-    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["overlap"] + 0.1 * losses["perceptual"]
+    losses = reference._reconstruction_losses(0, decoded, images) | reference._adversarial_losses(decoded, real)
+    own = losses["image"] + 0.2 * losses["label"] + 0.05 * losses["dice"] + 0.1 * losses["perceptual"]
     total = own + 0.3 * losses["adversarial"]
     (total + reference.config.kl_weight * divergence).backward()
     torch.nn.utils.clip_grad_norm_(reference.network.parameters(), 1.0)
@@ -261,21 +270,25 @@ def test_the_seed_decides_the_weights_and_nothing_else_does(start: Start) -> Non
 
 def test_losses_of_the_discriminator_act_from_their_start(start: Start) -> None:
     training = start()
-    assert [set(training.step(step)) for step in range(3)] == [BASE, BASE, BASE | JUDGED]
+    assert [set(training.step(step)) for step in range(3)] == [BASE, BASE, BASE | ADVERSARIAL]
 
 
 @pytest.mark.parametrize(
     ("perceptual", "first", "later"),
     [
-        ("discriminator", BASE, BASE | JUDGED),
-        ("fft", BASE | {"autoencoder/spectrum"}, BASE | JUDGED - {"autoencoder/perceptual"} | {"autoencoder/spectrum"}),
-        ("both", BASE | {"autoencoder/spectrum"}, BASE | JUDGED | {"autoencoder/spectrum"}),
+        ("discriminator", BASE, BASE | ADVERSARIAL),
+        (
+            "fft",
+            BASE | {"autoencoder/spectrum"},
+            BASE | ADVERSARIAL - {"autoencoder/perceptual"} | {"autoencoder/spectrum"},
+        ),
+        ("both", BASE | {"autoencoder/spectrum"}, BASE | ADVERSARIAL | {"autoencoder/spectrum"}),
         (
             "imagenet",
             BASE | {"autoencoder/imagenet"},
-            BASE | JUDGED - {"autoencoder/perceptual"} | {"autoencoder/imagenet"},
+            BASE | ADVERSARIAL - {"autoencoder/perceptual"} | {"autoencoder/imagenet"},
         ),
-        ("none", BASE, BASE | JUDGED - {"autoencoder/perceptual"}),
+        ("none", BASE, BASE | ADVERSARIAL - {"autoencoder/perceptual"}),
     ],
 )
 def test_the_perceptual_part_is_the_one_that_was_chosen(
@@ -284,23 +297,23 @@ def test_the_perceptual_part_is_the_one_that_was_chosen(
     training = start(perceptual=perceptual)
     assert set(training.step(0)) == first
     assert set(training.step(2)) == later
-    for judged, losses in ((False, first), (True, later)):  # what a process without a volume adds to
-        assert {f"autoencoder/{name}" for name in training._terms(judged)} == losses
+    for adversarial, losses in ((False, first), (True, later)):  # what a process without a volume adds to
+        assert {f"autoencoder/{name}" for name in training._terms(adversarial)} == losses
 
 
 def test_the_imagenet_distance_pulls_by_its_weight(start: Start) -> None:
     training = start(perceptual="imagenet", perceptual_weight=0.3)
     decoded, images = (load_images(training.train, [n], training.contract) for n in (0, 1))
-    losses = training._fidelity(0, decoded, images)
+    losses = training._reconstruction_losses(0, decoded, images)
     rest = {name: loss for name, loss in losses.items() if name != "imagenet"}
     assert losses["imagenet"] > 0.01
-    assert_close(training._weighted(losses) - training._weighted(rest), 0.3 * losses["imagenet"])
+    assert_close(training._reconstruction_loss(losses) - training._reconstruction_loss(rest), 0.3 * losses["imagenet"])
 
 
 def test_each_step_looks_at_slices_of_its_own(start: Start) -> None:
     training = start(perceptual="imagenet")
     decoded, images = (load_images(training.train, [n], training.contract) for n in (0, 1))
-    one, again, other = (training._fidelity(step, decoded, images)["imagenet"] for step in (0, 0, 1))
+    one, again, other = (training._reconstruction_losses(step, decoded, images)["imagenet"] for step in (0, 0, 1))
     assert one == again != other
 
 
@@ -333,10 +346,10 @@ def test_training_lowers_the_loss(start: Start) -> None:
 
 def test_the_discriminator_learns_from_its_own_loss_alone(start: Start) -> None:
     training, reference = start(adversarial_start=0.0), start(adversarial_start=0.0)
-    part = reference._draw(0)
+    part = reference._choose(0)
     images = reference._load(part)
     decoded, _ = reference._reconstruct(images, part.noise)
-    reference._oppose(images, decoded.detach(), 1.0)
+    reference._train_discriminator(images, decoded.detach(), 1.0)
     torch.nn.utils.clip_grad_norm_(reference.discriminator.parameters(), 1.0)
     before = [parameter.clone() for parameter in training.discriminator.parameters()]
     training.step(0)
@@ -351,7 +364,7 @@ def test_a_batch_is_its_volumes_or_their_mirror_image(start: Start, contract: Co
     for step in range(8):
         chosen = batch_indices(4, 2, step, 0, "autoencoder").tolist()
         expected = load_images(training.train, chosen, contract)
-        for images, volume in zip(training._load(training._draw(step)), expected, strict=True):
+        for images, volume in zip(training._load(training._choose(step)), expected, strict=True):
             flipped = torch.equal(images, volume.flip(1))
             assert flipped or torch.equal(images, volume)
             mirrored.add(flipped)
@@ -360,7 +373,7 @@ def test_a_batch_is_its_volumes_or_their_mirror_image(start: Start, contract: Co
 
 def test_the_kl_term_is_that_of_torch(start: Start) -> None:
     training = start()
-    part = training._draw(0)
+    part = training._choose(0)
     images = training._load(part)
     with torch.no_grad():
         _, divergence = training._reconstruct(images, part.noise)
@@ -372,26 +385,26 @@ def test_the_kl_term_is_that_of_torch(start: Start) -> None:
 
 def test_the_label_term_is_the_cross_entropy_of_torch(start: Start) -> None:
     training = start()
-    images = training._load(training._draw(0))
+    images = training._load(training._choose(0))
     decoded = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.cross_entropy(decoded[:, 1:], images[:, 1:].argmax(dim=1))
-    assert_close(training._fidelity(0, decoded, images)["label"], expected)
+    assert_close(training._reconstruction_losses(0, decoded, images)["label"], expected)
 
 
 def test_the_overlap_term_is_one_minus_the_dice_of_the_groups() -> None:
     """Of one voxel more in everything, so that an absent group asks for nothing."""
     target = torch.zeros(1, 3, 4, 4, 4)
     target[:, 1, :2], target[:, 0, 2:] = 1, 1
-    assert_close(overlap_loss(target, target), torch.tensor(0.0))
+    assert_close(dice_loss(target, target), torch.tensor(0.0))
     found = torch.zeros_like(target)
     found[:, 1, :1], found[:, 0, 1:] = 1, 1
-    assert_close(overlap_loss(found, target), torch.tensor(1 - ((2 * 16 + 1) / (16 + 32 + 1) + 1) / 2))
+    assert_close(dice_loss(found, target), torch.tensor(1 - ((2 * 16 + 1) / (16 + 32 + 1) + 1) / 2))
 
 
 def test_the_overlap_of_a_batch_is_the_mean_of_its_items() -> None:
     found, target = (torch.rand(4, 3, 4, 4, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
-    each = [overlap_loss(found[n : n + 1], target[n : n + 1]) for n in range(4)]
-    assert_close(overlap_loss(found, target), torch.stack(each).mean())
+    each = [dice_loss(found[n : n + 1], target[n : n + 1]) for n in range(4)]
+    assert_close(dice_loss(found, target), torch.stack(each).mean())
 
 
 def test_a_study_without_labels_trains_on_images_alone(start: Start, make_contract: Callable[..., Contract]) -> None:
@@ -406,7 +419,7 @@ def test_it_trains_on_crops_and_validates_on_whole_volumes(
     short = make_volumes(4)
     long = replace(short, images=np.tile(short.images, 3), labels=np.tile(short.labels, 3))
     training = start(contract=make_contract(size=(16, 16, 48)), volumes=long, patch=(16, 16, 20), adversarial_start=0.0)
-    assert training._load(training._draw(0)).shape == (2, 4, 16, 16, 20)
+    assert training._load(training._choose(0)).shape == (2, 4, 16, 16, 20)
     training.step(0)
     assert training.validate(1)["validation/psnr"] > 0
 
@@ -442,7 +455,9 @@ def test_latents_that_tell_nothing_are_reported_at_a_validation(start: Start) ->
         for parameter in part.parameters():
             parameter.zero_()
     training.validate(2)
-    assert any("posterior collapse: of 2 latent channels these tell nothing: 0, 1" in t for t in training.health())
+    assert any(
+        "posterior collapse: of 2 latent channels these carry no information: 0, 1" in t for t in training.health()
+    )
 
 
 def test_a_channel_that_dominates_is_reported_at_a_validation(start: Start) -> None:
@@ -461,6 +476,6 @@ def test_a_discriminator_that_is_stuck_is_reported_at_a_validation(start: Start)
     for step in range(LONG):
         training.step(step)
     training.validate(LONG)
-    assert any("dead discriminator: its loss stays" in trouble for trouble in training.health())
+    assert any("dead discriminator: its loss is that of a constant" in trouble for trouble in training.health())
     training.validate(LONG)
     assert not any("dead discriminator" in trouble for trouble in training.health())

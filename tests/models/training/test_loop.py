@@ -39,7 +39,7 @@ class Sum:
     def __init__(self, steps: int, loss: Callable[[int, float], float] = lambda step, rate: 1.0) -> None:
         self.weight, self.seen, self.validated = torch.zeros(1, dtype=torch.float64), list[int](), list[int]()
         self.steps, self.batch, self.loss = steps, 4, loss
-        self.ranks, self.parts, self.rate = Ranks(), 1, 1.0
+        self.ranks, self.accumulation_steps, self.rate = Ranks(), 1, 1.0
         self.room = 4
         self.stops_at = steps
         self.ill: list[str] = []
@@ -50,7 +50,7 @@ class Sum:
 
     def step(self, step: int) -> dict[str, Tensor]:
         self.seen.append(step)
-        if self.batch / self.parts > self.room:
+        if self.batch / self.accumulation_steps > self.room:
             raise RuntimeError(CPU_IS_FULL)
         self.weight = torch.sin(self.weight + self.rate * step)
         return {"loss": torch.tensor(self.loss(step, self.rate))}
@@ -161,7 +161,7 @@ def test_after_a_loss_that_is_not_finite_it_goes_back_and_halves_the_rate(
     outcome = finish(run_training(training, tmp_path / "resume", "key", 3))
     assert training.seen == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9]
     assert training.rate == 0.5
-    expected = f"loss is {bad} within step 8; went back to step 6, learning rate now 0.5 of the planned one"
+    expected = f"loss is {bad} within step 8; rolled back to step 6, learning rate now 0.5 of the planned one"
     assert outcome.notes == (expected,)
 
 
@@ -201,7 +201,7 @@ def test_no_resume_point_is_written_while_the_loss_is_high(tmp_path: Path) -> No
 
 def test_after_three_rollbacks_it_raises_with_what_was_seen(tmp_path: Path, finish: Callable) -> None:
     training = Sum(10, lambda step, rate: math.nan if step == 4 else 1.0)
-    message = r"sum: went back 3 times and diverges again: loss is nan within step 5; lower its learning rate"
+    message = r"sum: rolled back 3 times and diverges again: loss is nan within step 5; lower its learning rate"
     with pytest.raises(TrainingFailed, match=message):
         finish(run_training(training, tmp_path / "resume", "key", 3))
     assert training.seen.count(4) == ROLLBACKS + 1
@@ -209,21 +209,21 @@ def test_after_three_rollbacks_it_raises_with_what_was_seen(tmp_path: Path, fini
 
 
 @pytest.mark.parametrize("error", [RuntimeError(CPU_IS_FULL), torch.OutOfMemoryError("CUDA out of memory")])
-def test_out_of_memory_doubles_the_slices_and_says_so(tmp_path: Path, finish: Callable, error: Exception) -> None:
+def test_out_of_memory_halves_the_micro_batches_and_says_so(tmp_path: Path, finish: Callable, error: Exception) -> None:
     class Short(Sum):
         def step(self, step: int) -> dict[str, Tensor]:
-            if step == 5 and self.parts == 1:
+            if step == 5 and self.accumulation_steps == 1:
                 raise error
             return super().step(step)
 
     training, whole = Short(10), Sum(10)
     outcome = finish(run_training(training, tmp_path / "resume", "key", 3))
     finish(run_training(whole, tmp_path / "whole", "key", 3))
-    assert outcome.notes == ("out of memory: each batch of 4 is now worked on in 2 slices",)
+    assert outcome.notes == ("out of memory: each batch of 4 is now accumulated over 2 micro-batches",)
     assert torch.equal(training.weight, whole.weight)
     resumed = Short(10)
     finish(run_training(resumed, tmp_path / "resume", "key", 3))
-    assert resumed.parts == 2
+    assert resumed.accumulation_steps == 2
 
 
 def test_one_item_that_does_not_fit_the_memory_names_what_to_lower(tmp_path: Path, finish: Callable) -> None:
@@ -233,7 +233,7 @@ def test_one_item_that_does_not_fit_the_memory_names_what_to_lower(tmp_path: Pat
         TrainingFailed, match="one item of a batch must fit the memory, it does not; lower its channels"
     ):
         finish(run_training(training, tmp_path / "resume", "key", 3))
-    assert training.parts == 4
+    assert training.accumulation_steps == 4
 
 
 def test_out_of_memory_beside_other_processes_is_noted_for_their_next_start(tmp_path: Path, finish: Callable) -> None:
@@ -249,8 +249,8 @@ def test_out_of_memory_beside_other_processes_is_noted_for_their_next_start(tmp_
         finish(run_training(First(), tmp_path / "resume", "key", 3))
     alone = Sum(10)
     outcome = finish(run_training(alone, tmp_path / "resume", "key", 3))
-    assert alone.parts == 2
-    assert outcome.notes == ("out of memory: each batch of 4 is now worked on in 2 slices",)
+    assert alone.accumulation_steps == 2
+    assert outcome.notes == ("out of memory: each batch of 4 is now accumulated over 2 micro-batches",)
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path, finish: Callable) -> None:
@@ -277,7 +277,7 @@ def test_it_stops_at_the_validation_that_finishes_it(tmp_path: Path, finish: Cal
     assert outcome.metrics == {"validation/weight": float(training.weight)}
 
 
-FACTS = {"rate": 1.0, "parts": 1, "rollbacks": 0, "notes": [], "good": [], "seconds": 0.0}
+FACTS = {"rate": 1.0, "accumulation_steps": 1, "rollbacks": 0, "notes": [], "good": [], "seconds": 0.0}
 
 
 def test_the_newest_points_are_kept_and_one_for_each_hour_before(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from meddiff_core.models.training.patches import load_patches, place_patch, rand
 
 IMAGE = np.zeros((24, 32, 16), np.uint8)
 SIZE = (8, 16, 16)
-draws = st.lists(st.floats(0, 1, exclude_max=True), min_size=5, max_size=5)
+numbers = st.lists(st.floats(0, 1, exclude_max=True), min_size=5, max_size=5)
 
 
-@given(draws=draws, corner=st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 3)))
-def test_every_crop_is_whole_and_on_the_grid(draws: list[float], corner: tuple[int, int, int]) -> None:
+@given(numbers=numbers, corner=st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 3)))
+def test_every_crop_is_whole_and_on_the_grid(numbers: list[float], corner: tuple[int, int, int]) -> None:
     label = np.zeros_like(IMAGE)
     label[tuple(4 * place for place in corner)] = 1
-    box = place_patch(IMAGE, label, SIZE, (4, 4, 4), draws)
+    box = place_patch(IMAGE, label, SIZE, (4, 4, 4), numbers)
     assert IMAGE[box].shape == SIZE
     assert all(part.start % 4 == 0 for part in box)
-    if draws[0] < 0.5:
+    if numbers[0] < 0.5:
         assert label[box].any()
 
 

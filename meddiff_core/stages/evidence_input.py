@@ -1,0 +1,74 @@
+"""What an audit looks at: sides, accepted volumes, first drafts and the features to see them with."""
+
+import pandas as pd
+
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.evidence.audit import Audit, InternalFindings
+from meddiff_core.evidence.features.cache import KeptVolumes
+from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
+from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
+from meddiff_core.evidence.screening.bounds import load_reference
+from meddiff_core.evidence.screening.judging import MEASURED, columns_of, count_reasons, requested_conditions
+from meddiff_core.generation.shards import Candidates
+from meddiff_core.stages.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
+from meddiff_core.stages.making import Resources
+from meddiff_core.types import Work
+from meddiff_core.workspace import Workspace
+
+
+def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> Work[AuditInput]:
+    """What is audited, of the cohort of a table."""
+    opened = Dataset.open(workspace.folder)
+    dataset, contract = KeptDataset(opened), opened.contract
+    accepted, drawn, judged = cohort[cohort["accepted"]], first_round(cohort), screened(cohort)
+    searched = yield from copy_extractors(workspace, resources, dataset, contract)
+    replaced = bool(cohort[DROPPED].any())
+    return AuditInput(
+        dataset=dataset,
+        contract=contract,
+        accepted=kept_rows(workspace, "accepted" if replaced else "first-round", accepted),
+        requested=requested_conditions(accepted),
+        measured=columns_of(accepted, MEASURED),
+        sample_ids=list(accepted["sample_id"]),
+        extractors=set_extractors(workspace, resources, contract),
+        screen=ScreenSummary(
+            candidates=len(judged),
+            accepted=int(judged["accepted"].sum()),
+            reasons=count_reasons(judged),
+            real=load_reference(workspace.path("reference"))[0].real,
+        ),
+        config=workspace.study.audit,
+        models=workspace.folder / "models",
+        device=resources.device,
+        seed=workspace.study.seed,
+        copy_extractors=searched,
+        first_draw=_first_draw(judged, workspace),
+        first_round=kept_rows(workspace, "first-round", drawn) if replaced else None,
+        first_round_ids=list(drawn["sample_id"]) if replaced else (),
+        rounds=rounds_of(cohort),
+    )
+
+
+def kept_rows(workspace: Workspace, name: str, rows: pd.DataFrame) -> KeptVolumes:
+    """The volumes of a table's rows, known to the cache of features."""
+    places = list(zip(rows["shard"], rows["position"], strict=True))
+    return kept_cohort(workspace, name, Candidates(workspace.path("candidates"), places), list(rows["sample_id"]))
+
+
+def _first_draw(verdicts: pd.DataFrame, workspace: Workspace) -> FirstDraw:
+    """What was drawn first for each place of the cohort, accepted or not."""
+    first = verdicts[verdicts["attempt"] == 0]
+    return FirstDraw(
+        volumes=kept_rows(workspace, "first-draw", first),
+        sample_ids=list(first["sample_id"]),
+        accepted=list(first["accepted"]),
+        requested=requested_conditions(first),
+        measured=columns_of(first, MEASURED),
+    )
+
+
+def read_audit(workspace: Workspace) -> tuple[Audit, InternalFindings]:
+    """The audit of a study, and what only the study may see."""
+    folder = workspace.path("audit")
+    audit = Audit.model_validate_json((folder / "audit.json").read_bytes())
+    return audit, InternalFindings.model_validate_json((folder / "findings.json").read_bytes())

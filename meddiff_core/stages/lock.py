@@ -1,0 +1,35 @@
+"""One process at a time works on a study: two would write over each other's artefacts.
+
+The lock is the operating system's, so it ends with the process that holds it, however that ends.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from meddiff_core.artefacts import STATE
+from meddiff_core.errors import ConfigurationError
+
+
+@contextmanager
+def locked(study_folder: Path) -> Iterator[None]:
+    """Hold a study's folder against other processes; the same one may enter again.
+
+    Raises:
+        ConfigurationError: another process is at work.
+    """
+    path = study_folder / STATE / "locks" / "study.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigurationError(
+            f"study {study_folder.name}: another meddiff is working on it; wait, or stop that one"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,73 @@
+"""What a stage works with, and what it gives back.
+
+The science of a stage is a generator over a study's folder: it yields how far it is and what a person should read,
+and comes to a digest. Whether a Dask cluster is behind the mapper, or torch's launcher behind a training, is the
+caller's business, so that the same stage runs under an engine and without any.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.training import Facts, fit_model
+from meddiff_core.types import Mapper, Work, serial_map
+from meddiff_core.workspace import Workspace
+
+Fit = Callable[[Workspace, str, str, str], Work[Facts]]
+"""From a study, the name of a model, the digest of what it is made from, and a device, to a trained model."""
+Curves = Mapping[str, list[tuple[int, float]]]
+"""(step, value) by the name of a metric."""
+
+
+def fit_here(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:
+    """Train a model in this process."""
+    return (yield from fit_model(workspace.folder, name, key, device))
+
+
+def no_curves(workspace: Workspace) -> Curves:
+    """Of a training that nobody wrote down step by step."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the machine and the engines lend to a stage."""
+
+    device: str
+    """Where networks run."""
+    mapper: Mapper = serial_map
+    """Where cases and shards are worked on."""
+    fit: Fit = fit_here
+    """How a model is trained."""
+    curves: Callable[[Workspace], Curves] = no_curves
+    """What the trainings said at each step, for the report."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the making of an artefact came to."""
+
+    digest: str
+    summary: dict[str, Any]
+    """Small figures for the ledger."""
+    files: tuple[Path, ...] = ()
+    """Small files that belong into the lineage."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Measurements that belong into the lineage."""
+
+
+Maker = Callable[[Workspace, Resources], Work[Made]]
+"""Makes one artefact of a study anew."""
+
+
+def choose_device(wanted: str | None) -> str:
+    """The wanted device, or a GPU if there is one, or the CPU."""
+    import torch
+
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f"runtime.device must be cpu on a machine without a GPU, is {wanted!r}")
+    return wanted

@@ -1,0 +1,25 @@
+"""What can be said before any engine starts: what has to be run first, or that nothing is left to do.
+
+Prefect, MLflow and torch take half a minute to start on a small machine; nobody should wait so long for one line.
+"""
+
+from collections.abc import Sequence
+
+from meddiff_core.data.ingest import listing_digest
+from meddiff_core.stages.inventory import look_at_scans
+from meddiff_core.workspace import Workspace
+
+
+def all_done(workspace: Workspace, names: Sequence[str]) -> bool:
+    """Whether some artefacts are up to date.
+
+    Raises:
+        ConfigurationError: a setting or the folder of scans is wrong.
+        DataRefused: there are no scans.
+    """
+    condition = {state.name: state.condition for state in workspace.states()}
+    if "inventory" in names and set(condition.values()) in ({"missing"}, {"done"}):
+        # Scans are looked for at the very start, so that their absence is told at once, and at the very end.
+        scans = listing_digest(look_at_scans(workspace))
+        condition = {state.name: state.condition for state in workspace.states(scans)}
+    return all(condition[name] == "done" for name in names)

@@ -1,0 +1,178 @@
+"""Audited volumes to a release."""
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from meddiff_core.artefacts import digest_file
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.checkpoint_selection import read_selection
+from meddiff_core.evidence.audit import Audit
+from meddiff_core.evidence.measurements import MEASURED_VOLUME
+from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, rounds_of, screened
+from meddiff_core.evidence.screening.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
+from meddiff_core.generation.cells import CellCount
+from meddiff_core.models.plan import load_plan
+from meddiff_core.release.build import build_release
+from meddiff_core.release.content import Counts, ReleaseContent
+from meddiff_core.release.manifest import MANIFEST
+from meddiff_core.release.methods import describe_methods
+from meddiff_core.release.participants_table import with_batches
+from meddiff_core.release.regenerate import choose_few, regenerate
+from meddiff_core.stages.evidence_input import read_audit
+from meddiff_core.stages.generate import design_of
+from meddiff_core.stages.inventory import read_inventory
+from meddiff_core.stages.making import Made, Maker, Resources
+from meddiff_core.stages.screen import most_candidates
+from meddiff_core.study import Study
+from meddiff_core.types import Message, Work
+from meddiff_core.workspace import Workspace
+
+PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+NO_PARENTS = ("inventory", "report", "release")
+"""Artefacts whose digest a release does not name: they tell where scans lie and how long things took."""
+DRAWN_AGAIN = 3
+"""Volumes of each release that are drawn again before it is published."""
+COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
+"""Names of slices that only count and tell of nobody: 0005.dcm, IM00012."""
+
+
+def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
+    """Write the release, unless a gate holds it back."""
+    audit, _ = read_audit(workspace)
+    content, drawn = _content(workspace, audit), list[str]()
+    prove = partial(_draw_again, models=workspace.folder / "models", device=resources.device, told=drawn)
+    path = yield from build_release(content, workspace.path("release"), _identifiers(workspace), prove)
+    for volume in drawn:
+        yield Message(f"drawn again, {volume}")
+    summary = {"volumes": len(content.table), "folder": path.name}
+    return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
+
+
+def _draw_again(release: Path, models: Path, device: str, told: list[str]) -> list[str]:
+    """What a few volumes have become that were drawn again from the release's own record; nothing if it is them. What
+    is to be told of each is added to `told`.
+    """
+    found = list(regenerate(release, choose_few(release, DRAWN_AGAIN), models, device))
+    told += [volume.describe() for volume in found]
+    return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed; code that runs from a source tree has no version."""
+    return {name: version for name in packages if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
+    study, dataset = workspace.study, Dataset.open(workspace.folder)
+    cohort = pd.read_parquet(workspace.path("cohort"))
+    kept = cohort.copy()
+    kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
+    accepted, selection = int(cohort["accepted"].sum()), read_selection(workspace.path("denoiser"))
+    cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
+    volumes = accepted_volumes(kept, workspace.path("candidates"))
+    table = _public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow")
+    return ReleaseContent(
+        title=workspace.title,
+        name=study.name,
+        version=study.release.version,
+        licence=study.release.licence,
+        contact=study.release.contact,
+        source=study.release.source,
+        contract=dataset.contract,
+        volumes=volumes,
+        table=with_batches(table, volumes.batches(), study.sampling.batch),
+        gates=audit.gates,
+        metrics=audit.metrics,
+        histograms=audit.histograms,
+        tables=audit.tables,
+        curves=audit.curves,
+        statements=audit.sentences,
+        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), selection),
+        parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
+        study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
+        versions=installed_versions(PACKAGES),
+        preset=_preset(audit, changed=bool(study.audit.gates)),
+        counts=_counts(cohort, audit),
+        selection=selection,
+        shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells, _limit(study, cohort)),
+        cells=cells,
+    )
+
+
+def _counts(cohort: pd.DataFrame, audit: Audit) -> Counts:
+    judged = screened(cohort)
+    return Counts(
+        candidates=len(judged),
+        accepted=int(judged["accepted"].sum()),
+        rejected=count_reasons(judged),
+        flagged=int(cohort[DROPPED].sum()) + len(audit.flagged),
+        rounds=describe_rounds(rounds_of(cohort), len(audit.flagged)),
+    )
+
+
+def _preset(audit: Audit, changed: bool) -> str:
+    """Name of the preset, with what was changed of it."""
+    waived = sum(gate.waiver is not None for gate in audit.gates)
+    return f"{audit.preset}{' with gates changed by the study' if changed else ''}" + (
+        f"; {waived} failed and waived" if waived else ""
+    )
+
+
+def _public_table(accepted: pd.DataFrame, dataset: Dataset, extrapolated: bool) -> pd.DataFrame:
+    """What was asked for and what was measured, per volume; names as a reader expects them."""
+    columns: dict[str, Any] = {"sample_id": accepted["sample_id"], "seed": accepted["seed"]}
+    for spec in dataset.contract.conditions:
+        columns[spec.name] = accepted[REQUESTED + spec.name]
+        if spec.kind == "continuous" and spec.group:
+            columns[f"measured_{spec.name}"] = accepted[f"{MEASURED}{MEASURED_VOLUME}{spec.group}"]
+    for group in dataset.contract.labels:
+        columns.setdefault(f"{group}_mm3", accepted[f"{MEASURED}{MEASURED_VOLUME}{group}"])
+    if extrapolated:
+        columns[EXTRAPOLATED] = accepted[EXTRAPOLATED]
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
+def _limit(study: Study, cohort: pd.DataFrame) -> str:
+    """What kept a cohort from becoming full."""
+    return "the budget was" if len(cohort) >= most_candidates(study) else "all rounds of the search for copies were"
+
+
+def _shortfall(
+    wanted: int, accepted: int, flagged: int, cells: Sequence[CellCount], limit: str = "the budget was"
+) -> str | None:
+    parts = []
+    if accepted < wanted:
+        parts.append(f"{wanted} volumes were wanted; {accepted} had been accepted when {limit} spent.")
+    if flagged:
+        left_out = "1 accepted volume was" if flagged == 1 else f"{flagged} accepted volumes were"
+        parts.append(f"{left_out} left out as suspected copies of real scans.")
+    short = [f"{cell.accepted} of {cell.wanted} in “{cell.name}”" for cell in cells if cell.accepted < cell.wanted]
+    if short and len(cells) > 1:
+        parts.append(f"The release holds {', '.join(short)}.")
+    return " ".join(parts) or None
+
+
+def _identifiers(workspace: Workspace) -> list[str]:
+    """Whatever names a real subject or file: none of it may occur in a release."""
+    inventory = read_inventory(workspace)
+    names = {name for case in inventory.cases for name in (case.case, case.subject)}
+    files = {case.image for case in inventory.cases}
+    slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
+    names |= {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
+    return sorted({*names, str(workspace.folder)})
+
+
+MAKERS: dict[str, Maker] = {"release": package_release}
