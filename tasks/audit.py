@@ -12,13 +12,9 @@ from meddiff_core.evidence.audit import Audit, InternalFindings, judge, measured
 from meddiff_core.evidence.features.cache import KeptVolumes
 from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
 from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
+from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.bounds import load_reference
-from meddiff_core.evidence.screening.judging import (
-    MEASURED,
-    columns_of,
-    count_reasons,
-    requested_conditions,
-)
+from meddiff_core.evidence.screening.verdicts import MEASURED, columns_of, requested_conditions
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.types import Mapper
 from meddiff_core.workspace import Workspace
@@ -94,7 +90,7 @@ def gather(workspace: Workspace, mapper: Mapper, cohort: pd.DataFrame) -> AuditI
         screen=ScreenSummary(
             candidates=len(judged),
             accepted=int(judged["accepted"].sum()),
-            reasons=count_reasons(judged),
+            rejections=count_rejections(judged),
             real=load_reference(workspace.path("reference"))[0].real,
         ),
         config=workspace.study.audit,

@@ -10,6 +10,7 @@ from meddiff_core.artefacts import digest_file
 from meddiff_core.evidence.audit import require_volumes
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.privacy.rounds import DROPPED, fill_in_rounds, rounds_of, suspected_copies, unsearched
+from meddiff_core.evidence.rejections import Rejection
 from meddiff_core.tables import write_parquet
 from meddiff_core.workspace import Workspace
 from tasks.audit import gather, kept_rows
@@ -45,12 +46,12 @@ def fill_cohort(folder: Path, *, key: str) -> dict[str, Any]:
     return {"digest": digest_file(workspace.path("cohort")), "summary": summary}
 
 
-def _search(workspace: Workspace, audit: AuditInput, rows: pd.DataFrame) -> set[str]:
-    """Ids of suspected copies among the accepted volumes of a table; features of the first round are kept."""
+def _search(workspace: Workspace, audit: AuditInput, rows: pd.DataFrame) -> dict[str, Rejection]:
+    """Suspected copies among the accepted volumes of a table, by id; features of the first round are kept."""
     ids = list(rows["sample_id"])
     if ids != list(audit.sample_ids):
         audit = replace(audit, accepted=kept_rows(workspace, "replacements", rows), sample_ids=ids)
-    found = {ids[row] for row in show(suspected_copies(audit))}
+    found = {ids[row]: rejection for row, rejection in show(suspected_copies(audit)).items()}
     say(f"search for copies: {len(found)} of {len(ids)} volumes are suspected")
     return found
 

@@ -13,9 +13,9 @@ from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
-from meddiff_core.evidence.screening.judging import judge_shards, next_attempt, open_slots, reject_duplicates
 from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
+from meddiff_core.evidence.screening.verdicts import next_attempt, open_slots, reject_duplicates, screen_shards
 from meddiff_core.generation.schedule import Shard, write_slots
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.study import Study
@@ -131,4 +131,4 @@ def _judge(workspace: Workspace, shards: list[Shard]) -> pd.DataFrame:
     contract = Dataset.open(workspace.folder).contract
     candidates, reference = workspace.path("candidates"), workspace.path("reference")
     with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-        return show(judge_shards(shards, candidates, reference, contract, mapper, _models(workspace)))
+        return show(screen_shards(shards, candidates, reference, contract, mapper, _models(workspace)))

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from meddiff_core.contract import Contract, Frozen
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
 from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import StoredArray
 
-FEWEST = 5
-"""Real subjects that every published bin holds at least."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 INTENSITY_BINS = 20
 

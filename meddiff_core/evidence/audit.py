@@ -15,7 +15,7 @@ from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract
 from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, gates_in_force, metric_of, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
-from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, from_count
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
 from meddiff_core.evidence.privacy.copy_views import Known
@@ -23,7 +23,7 @@ from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
 from meddiff_core.evidence.privacy.rounds import rounds_section
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
-from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.comparison import Sides, feature_metrics, similarity_metrics
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
 from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
@@ -49,7 +49,7 @@ CAVEATS = (
 """What no figure of an audit shows; the card says it in these words."""
 
 
-Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]
+Part = Callable[[AuditInput, Bootstrap], Generator[Progress, None, Section]]
 PARTS: tuple[Part, ...] = (
     authenticity_evidence,
     membership_inference,
@@ -130,32 +130,31 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     """
     sizes = require_volumes(audit)
     train, holdout = audit.dataset.volumes("train"), audit.dataset.volumes("holdout")
-    drawing = Drawing(audit.config.repeats, audit.config.confidence, audit.seed)
-    features = yield from _compare_features(audit, train, holdout, drawing)
-    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), drawing)
-    diversity = yield from _diversity(audit, train, holdout, drawing)
-    screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
-    distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
-    rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), drawing.confidence)
-    sections = [evidence.section, rounds]
+    bootstrap = Bootstrap(audit.config.repeats, audit.config.confidence, audit.seed)
+    features = yield from _compare_features(audit, train, holdout, bootstrap)
+    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), bootstrap)
+    diversity = yield from _diversity(audit, train, holdout, bootstrap)
+    screened = from_count(audit.screen.accepted, audit.screen.candidates, bootstrap.confidence)
+    distinct = distinct_metric(
+        audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, bootstrap
+    )
+    rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), bootstrap.confidence)
+    sections = [Section([distinct, *features.metrics, *diversity]), evidence.section, rounds]
     for part in PARTS:
-        sections.append((yield from part(audit, drawing)))
-    metrics = (
-        distinct, *features.metrics, *diversity,
-        *(metric for section in sections for metric in section.metrics), _accepted_metric(screened),
-    )  # fmt: skip
+        sections.append((yield from part(audit, bootstrap)))
+    whole = Section.merge([*sections, Section([_accepted_metric(screened)])])
     result = Audit(
         preset=audit.config.preset,
-        confidence=drawing.confidence,
+        confidence=bootstrap.confidence,
         sizes=sizes,
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
-        metrics=metrics,
+        metrics=tuple(whole.metrics),
         flagged=tuple(audit.sample_ids[row] for row in evidence.flagged),
         power_by_disguise=evidence.power_by_disguise,
-        histograms=tuple(found for section in sections for found in section.histograms),
-        tables=tuple(table for section in sections for table in section.tables),
-        curves=tuple(curve for section in sections for curve in section.curves),
-        statements=tuple(said for section in sections for said in section.statements),
+        histograms=tuple(whole.histograms),
+        tables=tuple(whole.tables),
+        curves=tuple(whole.curves),
+        statements=tuple(whole.statements),
         screen=audit.screen,
         caveats=CAVEATS,
     )
@@ -217,7 +216,7 @@ class _FeatureEvidence:
 
 
 def _compare_features(
-    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
+    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
 ) -> Generator[Progress, None, _FeatureEvidence]:
     metrics: list[Metric] = []
     known = {}
@@ -227,18 +226,18 @@ def _compare_features(
             train=(yield from extract(extractor, train)),
             holdout=(yield from extract(extractor, holdout)),
         )
-        metrics += feature_metrics(sides, drawing)
+        metrics += feature_metrics(sides, bootstrap)
         known[extractor.digest] = {"synthetic": sides.synthetic, "train": sides.train, "holdout": sides.holdout}
     return _FeatureEvidence(metrics, known)
 
 
 def _diversity(
-    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
+    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
 ) -> Generator[Progress, None, list[Metric]]:
     pairs = []
     for volumes in (audit.accepted, train, holdout):
         pairs.append((yield from ms_ssim_pairs(volumes, MOST_PAIRS, audit.seed, audit.contract)))
-    return similarity_metrics(pairs[0], pairs[1], pairs[2], drawing)
+    return similarity_metrics(pairs[0], pairs[1], pairs[2], bootstrap)
 
 
 def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFindings:

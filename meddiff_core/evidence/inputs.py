@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from meddiff_core.contract import Condition, Contract, Frozen
 from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.features.records import Extractor
-from meddiff_core.evidence.screening.reasons import RealRejections
+from meddiff_core.evidence.rejections import RealRejections, RejectionCount
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Volumes
 
@@ -32,8 +32,8 @@ class ScreenSummary(Frozen):
 
     candidates: int
     accepted: int
-    reasons: dict[str, int]
-    """Rejected candidates per kind of reason."""
+    rejections: tuple[RejectionCount, ...]
+    """Rejected candidates by kind of reason."""
     real: RealRejections | None = None
     """What the same bounds do to validation volumes; None where that is not kept."""
 

@@ -13,14 +13,14 @@ import numpy as np
 from scipy import stats
 
 from meddiff_core.evidence.gates import ONLY_IF_MEASURED, gates_in_force, metric_of, passes_gate
-from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, from_count
 from meddiff_core.evidence.privacy.copies import ALPHA, expected_share
 from meddiff_core.evidence.privacy.copy_evidence import MOST_PLANTED
 from meddiff_core.evidence.privacy.membership import FALSE_POSITIVES, MOST, TRAIN_PER_HOLDOUT, auc_interval
 from meddiff_core.evidence.privacy.oracle import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
 from meddiff_core.evidence.privacy.planting import DISGUISES
 from meddiff_core.evidence.privacy.power import copy_gate
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size
 from meddiff_core.study import AuditConfig
 
@@ -154,7 +154,7 @@ def _decides(chances: Chances) -> bool:
 def _needed(name: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> int | None:
     """Of the set that a gate waits for, so many that it holds back one good cohort in 20, by halving."""
     if rule.expect is _copies_excess:  # its threshold is met exactly at some numbers alone
-        return holdout_needed(sizes.synthetic, audit, _drawing(audit))
+        return holdout_needed(sizes.synthetic, audit, _bootstrap(audit))
 
     def suffices(count: int) -> bool:
         return rule.expect(name, sizes.scaled(rule.waits_for, count), audit).false_alarm <= TOLERATED
@@ -168,8 +168,8 @@ def _needed(name: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> int | N
     return high
 
 
-def _drawing(audit: AuditConfig) -> Drawing:
-    return Drawing(audit.repeats, audit.confidence, seed=0)
+def _bootstrap(audit: AuditConfig) -> Bootstrap:
+    return Bootstrap(audit.repeats, audit.confidence, seed=0)
 
 
 def _passes(name: str, found: Estimate, audit: AuditConfig) -> bool:
@@ -198,7 +198,7 @@ def _fewest(name: str, n: int, audit: AuditConfig, passing: bool) -> int:
 def _copies_excess(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
     """Exactly, as the audit's oracle (evidence/privacy/oracle.py); every copy is taken to be caught."""
     flagged = round(sizes.synthetic * expected_share(sizes.holdout, ALPHA))
-    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _drawing(audit))
+    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _bootstrap(audit))
     return Chances(chance_of_blocking(gate, sizes.holdout), gate.blocks(min(1.0, BEYOND * _limit(name, audit)), 1.0))
 
 

@@ -4,8 +4,8 @@ Every part speaks this one language, so that the gates see all metrics alike and
 they have never heard of. Everything in a section is an aggregate: a release may carry it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 from pydantic import model_validator
 
@@ -74,3 +74,11 @@ class Section:
     histograms: Sequence[Histogram] = ()
     statements: Sequence[str] = ()
     """Plain sentences for the reports: what was found, and what could not be measured and why."""
+
+    @staticmethod
+    def merge(sections: Iterable["Section"]) -> "Section":
+        """All that several sections hold, in their order."""
+        parts = list(sections)
+        return Section(
+            **{one.name: [item for part in parts for item in getattr(part, one.name)] for one in fields(Section)}
+        )

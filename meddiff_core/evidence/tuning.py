@@ -19,7 +19,7 @@ from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, DenoisedAt, evaluations
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.intervals import Estimate, Matrix
+from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.latent_judge import LatentJudge
 from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.generation.engine import sample_noise
@@ -227,5 +227,5 @@ def _walk(plan: _Plan, samples: Latents, reference: Latents, judge: LatentJudge,
 
 
 def _distance(features: Matrix, judge: LatentJudge, seed: int) -> Distance:
-    found: Estimate = kernel_interval(features, judge.validation, REPEATS, CONFIDENCE, derive_seed(seed, "tune"))
+    found = kernel_interval(features, judge.validation, Bootstrap(REPEATS, CONFIDENCE, derive_seed(seed, "tune")))
     return Distance(value=found.value, low=found.low, high=found.high)

@@ -18,6 +18,7 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.fitting import fit_levels, trace_flow
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, evaluations
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.latent_judge import LatentJudge
 from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.evidence.tuning import Batch, open_batches
@@ -74,7 +75,7 @@ def draw(batches: list[Batch], solver: str, sigmas: torch.Tensor) -> Latents:
 
 
 def report(name: str, count: int, judge: LatentJudge, features: object) -> None:
-    found = kernel_interval(features, judge.validation, 400, 0.95, 0)  # type: ignore[arg-type]
+    found = kernel_interval(features, judge.validation, Bootstrap(400, 0.95, 0))  # type: ignore[arg-type]
     print(f"{name:<14} {count:>3} evaluations  {found.value:7.4f} [{found.low:.4f}, {found.high:.4f}]", flush=True)
 
 

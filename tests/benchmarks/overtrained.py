@@ -26,9 +26,9 @@ from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.judging import accepted_volumes
+from meddiff_core.evidence.screening.verdicts import accepted_volumes
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
@@ -103,7 +103,9 @@ def main() -> None:
     workspace = Workspace.open(options.study)
     accepted = accepted_volumes(pd.read_parquet(workspace.path("verdicts")), workspace.path("candidates"))
     honest = Selection.of(accepted, range(min(options.samples, len(accepted))))
-    print(f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; drawing: {drawn - trained:.0f} s")
+    print(
+        f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; sampling: {drawn - trained:.0f} s"
+    )
     for name, volumes in (("learnt by heart", cohort), ("control: the study's own cohort", honest)):
         report(name, audit_copies(options.study, few, volumes))
     print(f"copy audits: {time.perf_counter() - drawn:.0f} s")
@@ -149,7 +151,7 @@ def audit_copies(study: Path, few: FewOf, cohort: Volumes) -> CopyEvidence:
         screen=ScreenSummary(candidates=len(cohort), accepted=len(cohort), reasons={}),
         config=AuditConfig(),
     )
-    return finish(find_copies(audit, {}, Drawing(200, 0.95, 0)))
+    return finish(find_copies(audit, {}, Bootstrap(200, 0.95, 0)))
 
 
 def finish(work: Generator[Any, None, CopyEvidence]) -> CopyEvidence:

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.gates import PRESETS, apply_gates, metric_of
-from meddiff_core.evidence.intervals import from_count
+from meddiff_core.evidence.intervals import Bootstrap, from_count
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
 from meddiff_core.evidence.privacy.membership import area, auc_interval
 from meddiff_core.evidence.privacy.oracle import TOLERATED, Oracle, oracle_findings
 from meddiff_core.evidence.privacy.power import excess_metric
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size, neighbourhoods
 from meddiff_core.study import AuditConfig, GateConfig
 
@@ -38,9 +37,9 @@ def test_every_gate_of_a_preset_is_foreseen_or_named_as_left_out(preset: str) ->
 
 
 def test_false_alarms_of_the_copy_gate_are_those_that_the_audit_reports() -> None:
-    rng, drawing = np.random.default_rng(0), Drawing(AUDIT.repeats, AUDIT.confidence, 0)
+    rng, bootstrap = np.random.default_rng(0), Bootstrap(AUDIT.repeats, AUDIT.confidence, 0)
     oracle = Oracle(rng.random(18), rng.random(5))
-    assert outlook()["copies_excess"].false_alarm == pytest.approx(oracle_findings(oracle, 32, AUDIT, drawing).metric.floor, abs=1e-5)  # fmt: skip  # noqa: E501
+    assert outlook()["copies_excess"].false_alarm == pytest.approx(oracle_findings(oracle, 32, AUDIT, bootstrap).metric.floor, abs=1e-5)  # fmt: skip  # noqa: E501
 
 
 def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> None:

@@ -5,21 +5,20 @@ the share that is closer to train than to holdout. Each stands beside what fresh
 an authenticity near a half, not 1, and rows of two sets that are mixed up give pure copies 0.96.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from meddiff_core.evidence.aggregates import FEWEST
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.features.records import Extractor, extract
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
 from meddiff_core.evidence.neighbours import Ranking, Rows, best_correlation, join, rank, rank_rows, to_length_one
 from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import numbered
@@ -58,7 +57,7 @@ class RankedView:
     holdout: Ranking
 
 
-def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def authenticity_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Authenticity, neighbour ratios, and the side on which the cohort as drawn lies, by voxels and by each extractor.
 
     Without suspected copies any cohort lies less on the side of training.
@@ -68,11 +67,9 @@ def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Prog
     views = [(yield from _voxels(audit, real))]
     for extractor in audit.extractors:
         views.append((yield from _features(extractor, audit, real)))
-    found = [_judge(view, real, drawing) for view in views]
-    return Section(
-        metrics=[metric for one in found for metric in one.metrics],
-        tables=[_table(found)],
-        statements=[one.statement for one in found],
+    found = [_evaluate(view, real, bootstrap) for view in views]
+    return Section.merge(
+        [*(section for section, _ in found), Section(tables=[_table(row for _, rows in found for row in rows)])]
     )
 
 
@@ -191,14 +188,14 @@ def closer_by_chance(query: Ranking, real: RealVolumes, seed: int) -> Matrix:
     return _closer(np.stack([rng.permutation(side)[real.people] for _ in range(PERMUTATIONS)]), query.index)
 
 
-def closer_interval(query: Ranking, real: RealVolumes, drawing: Drawing) -> Estimate:
-    """`closer_share` with its spread over random halves of the subjects, which is that of drawing all anew."""
-    rng, value = np.random.default_rng([drawing.seed, 10]), closer_share(query, real)
-    kept = np.stack([_half(real, rng) for _ in range(drawing.repeats)])
+def closer_interval(query: Ranking, real: RealVolumes, bootstrap: Bootstrap) -> Estimate:
+    """`closer_share` with its spread over random halves of the subjects, which is that of bootstrap all anew."""
+    rng, value = np.random.default_rng([bootstrap.seed, 10]), closer_share(query, real)
+    kept = np.stack([_half(real, rng) for _ in range(bootstrap.repeats)])
     draws = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)
     spread = draws - draws.mean() + value
     smaller = min(real.train, len(real.people) - real.train)
-    found = from_draws(value, np.clip(spread, 0, 1), drawing.confidence, smaller)
+    found = from_resamples(value, np.clip(spread, 0, 1), bootstrap.confidence, smaller)
     return Estimate(value, min(value, found.low), max(value, found.high), smaller)
 
 
@@ -211,29 +208,25 @@ def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
     return kept
 
 
-@dataclass(frozen=True)
-class _Findings:
-    metrics: list[Metric]
-    rows: list[tuple[Cell, ...]]
-    statement: str
-
-
-def _judge(view: RankedView, real: RealVolumes, drawing: Drawing) -> _Findings:
+def _evaluate(view: RankedView, real: RealVolumes, bootstrap: Bootstrap) -> tuple[Section, list[tuple[Cell, ...]]]:
+    """What one view finds, and its rows of the table."""
     sets = {"synthetic": view.synthetic, "holdout": view.holdout}
-    shares = {name: _share(authentic(one, view.train, real), drawing) for name, one in sets.items()}
+    shares = {name: _share(authentic(one, view.train, real), bootstrap) for name, one in sets.items()}
     ratios = {name: neighbour_ratios(one, real) for name, one in sets.items()}
     sided = _thinned(view.synthetic)
-    closer = closer_interval(sided, real, drawing)
-    p = (1 + int((closer_by_chance(sided, real, drawing.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
-    return _Findings(
-        metrics=[
-            _authenticity_metric(view.name, shares), _ratio_metric(view.name, ratios, drawing),
-            _closer_metric(view.name, closer),
-        ],
-        rows=[_row(view.name, name, shares[name], ratios[name]) for name in sets],
-        statement=f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
-        f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g}).",
-    )  # fmt: skip
+    closer = closer_interval(sided, real, bootstrap)
+    p = (1 + int((closer_by_chance(sided, real, bootstrap.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
+    metrics = [
+        _authenticity_metric(view.name, shares),
+        _ratio_metric(view.name, ratios, bootstrap),
+        _closer_metric(view.name, closer),
+    ]
+    statement = (
+        f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
+        f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g})."
+    )
+    rows = [_row(view.name, name, shares[name], ratios[name]) for name in sets]
+    return Section(metrics, statements=[statement]), rows
 
 
 def _thinned(ranking: Ranking) -> Ranking:
@@ -241,8 +234,8 @@ def _thinned(ranking: Ranking) -> Ranking:
     return Ranking(ranking.distance[::step], ranking.index[::step])
 
 
-def _share(found: NDArray[np.bool_], drawing: Drawing) -> Estimate:
-    return from_count(int(found.sum()), len(found), drawing.confidence)
+def _share(found: NDArray[np.bool_], bootstrap: Bootstrap) -> Estimate:
+    return from_count(int(found.sum()), len(found), bootstrap.confidence)
 
 
 def _authenticity_metric(view: str, shares: Mapping[str, Estimate]) -> Metric:
@@ -254,11 +247,11 @@ def _authenticity_metric(view: str, shares: Mapping[str, Estimate]) -> Metric:
     )  # fmt: skip
 
 
-def _ratio_metric(view: str, ratios: Mapping[str, Matrix], drawing: Drawing) -> Metric:
+def _ratio_metric(view: str, ratios: Mapping[str, Matrix], bootstrap: Bootstrap) -> Metric:
     rows = ratios["synthetic"]
     draws = np.array([np.median(np.repeat(rows, counts.astype(int)))
-                      for counts in resample_weights(len(rows), drawing.repeats, drawing.seed)])  # fmt: skip
-    found = from_draws(float(np.median(rows)), draws, drawing.confidence, len(rows))
+                      for counts in resample_weights(len(rows), bootstrap.repeats, bootstrap.seed)])  # fmt: skip
+    found = from_resamples(float(np.median(rows)), draws, bootstrap.confidence, len(rows))
     value = found.value
     return metric_of(
         f"nndr:{view}", Estimate(value, min(value, found.low), max(value, found.high), found.n),
@@ -282,12 +275,12 @@ def _row(view: str, name: str, share: Estimate, ratios: Matrix) -> tuple[Cell, .
     return view, name, share.n, *(None if figure is None else round(figure, 3) for figure in figures)
 
 
-def _table(found: Sequence[_Findings]) -> Table:
+def _table(rows: Iterable[tuple[Cell, ...]]) -> Table:
     return Table(
         part="privacy",
         title="Authenticity and distances to training subjects",
         caption="Of synthetic volumes beside fresh real ones: the share whose nearest training volume has another "
         "subject nearer to it, and the distance to the nearest subject over that to the second. Copies have 0 of both.",
         columns=("view", "volumes", "n", "authentic", "low", "high", "ratio, lowest 5%", "ratio, median"),
-        rows=tuple(row for one in found for row in one.rows),
+        rows=tuple(rows),
     )

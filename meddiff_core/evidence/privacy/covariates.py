@@ -15,8 +15,7 @@ from scipy import stats
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ContinuousCondition
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import first_of_each
 from meddiff_core.types import Progress
@@ -63,7 +62,7 @@ class Risk:
     """(main - control) / (1 - control)."""
 
 
-def covariate_attacks(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def covariate_attacks(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """The three attacks on the requested conditions, and a count of exact training rows among them."""
     specs = audit.contract.conditions
     if not specs:
@@ -72,7 +71,7 @@ def covariate_attacks(audit: AuditInput, drawing: Drawing) -> Generator[Progress
     risks: dict[str, list[Risk]] = {}
     attacks = (singling_out, linkability, inference) if len(specs) > 1 else (singling_out,)
     for done, attack in enumerate(attacks, start=1):
-        risks[attack.__name__] = attack(tables, drawing)
+        risks[attack.__name__] = attack(tables, bootstrap)
         yield Progress("attack conditions", done, len(attacks))
     exact = _exact_metrics(audit)
     return Section(
@@ -101,14 +100,14 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
     return float(spec.categories.index(str(value))) if isinstance(spec, CategoricalCondition) else float(value)
 
 
-def singling_out(tables: Tables, drawing: Drawing) -> list[Risk]:
+def singling_out(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Predicates made from synthetic rows that hold for exactly one real person: on one column, on several, on any.
 
     Both sides lie in one pool, so that the holdout's people are exactly as hard to isolate, however many there are.
     """
-    made = [_single_column(tables.synthetic, tables), _several_columns(tables.synthetic, tables, drawing.seed)]
-    blind = _random_rows(tables, drawing.seed)
-    guessed = [_single_column(blind, tables), _several_columns(blind, tables, drawing.seed)]
+    made = [_single_column(tables.synthetic, tables), _several_columns(tables.synthetic, tables, bootstrap.seed)]
+    blind = _random_rows(tables, bootstrap.seed)
+    guessed = [_single_column(blind, tables), _several_columns(blind, tables, bootstrap.seed)]
     names = "singling out, one column", "singling out, several columns", "singling out"
     found = []
     for name, predicates, guesses in zip(names, [*made, _joined(made)], [*guessed, _joined(guessed)], strict=True):
@@ -116,7 +115,7 @@ def singling_out(tables: Tables, drawing: Drawing) -> list[Risk]:
         alone, by_chance = _isolated(pool, predicates), _isolated(pool, guesses)
         split = len(tables.train)
         baseline = float(by_chance[:split].mean())
-        found.append(_risk(name, alone[:split], alone[split:], baseline, drawing.confidence))
+        found.append(_risk(name, alone[:split], alone[split:], baseline, bootstrap.confidence))
     return found
 
 
@@ -201,22 +200,22 @@ def _random_rows(tables: Tables, seed: int) -> Matrix:
     return np.stack(columns, axis=1)
 
 
-def linkability(tables: Tables, drawing: Drawing) -> list[Risk]:
+def linkability(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Whether both halves of a person's columns have the same synthetic row as their nearest."""
     order = np.argsort(tables.width == 0, kind="stable")  # numbers first, so that both halves have some
     halves = order[0::2], order[1::2]
 
     def linked(people: Matrix) -> Matrix:
-        rows = [_nearest(people, tables, half, [drawing.seed, 4 + turn]) for turn, half in enumerate(halves)]
+        rows = [_nearest(people, tables, half, [bootstrap.seed, 4 + turn]) for turn, half in enumerate(halves)]
         return np.asarray(rows[0] == rows[1], dtype=np.float64)
 
     chance = 1 / len(tables.synthetic)
-    return [_risk("linkability", linked(tables.train), linked(tables.holdout), chance, drawing.confidence)]
+    return [_risk("linkability", linked(tables.train), linked(tables.holdout), chance, bootstrap.confidence)]
 
 
-def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
+def inference(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Each column guessed from the synthetic row that is nearest in all others; the last is the mean over columns."""
-    sides = [_guessed_right(people, tables, drawing.seed) for people in (tables.train, tables.holdout)]
+    sides = [_guessed_right(people, tables, bootstrap.seed) for people in (tables.train, tables.holdout)]
     chances = _chances(tables)
     found = [
         _risk(
@@ -224,7 +223,7 @@ def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
             _known(sides[0][:, column]),
             _known(sides[1][:, column]),
             chance,
-            drawing.confidence,
+            bootstrap.confidence,
         )
         for column, (spec, chance) in enumerate(zip(tables.specs, chances, strict=True))
         if all(len(_known(side[:, column])) for side in sides)
@@ -232,7 +231,7 @@ def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
     if not found:
         return []
     means = [_known(_mean_of_known(side)) for side in sides]
-    return [*found, _risk("inference", means[0], means[1], float(np.mean(chances)), drawing.confidence)]
+    return [*found, _risk("inference", means[0], means[1], float(np.mean(chances)), bootstrap.confidence)]
 
 
 def _guessed_right(people: Matrix, tables: Tables, seed: int) -> Matrix:

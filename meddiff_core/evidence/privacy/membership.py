@@ -16,10 +16,9 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
@@ -67,7 +66,7 @@ class Outcome:
     """Share of training subjects above all but 1% of the holdout."""
 
 
-def membership_inference(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def membership_inference(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Attacks on the autoencoder and the denoiser."""
     folder = audit.models
     if folder is None or not all((folder / name).is_dir() for name in MODELS):
@@ -77,12 +76,8 @@ def membership_inference(audit: AuditInput, drawing: Drawing) -> Generator[Progr
         ))  # fmt: skip
     train = yield from _attack(audit, "train", _train_rows(audit))
     holdout = yield from _attack(audit, "holdout", _at_most(len(audit.dataset.subjects("holdout")), MOST, audit.seed))
-    sections = [judge(name, train, holdout, drawing) for name in MODELS]
-    return Section(
-        metrics=[metric for section in sections for metric in section.metrics],
-        tables=[table for section in sections for table in section.tables],
-        statements=[*(said for section in sections for said in section.statements), _resolution(holdout)],
-    )
+    sections = [evaluate_attacks(name, train, holdout, bootstrap) for name in MODELS]
+    return Section.merge([*sections, Section(statements=[_resolution(holdout)])])
 
 
 def _train_rows(audit: AuditInput) -> list[int]:
@@ -121,7 +116,7 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
     return np.log(np.maximum([[one[name] for name in DIFFICULTY] for one in figures], 1e-6))
 
 
-def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> Section:
+def evaluate_attacks(model: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Section:
     """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
     names = list(train.scores[model])
     sides = (train, holdout)
@@ -131,11 +126,11 @@ def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> S
     members = np.arange(len(difficulty)) < len(plain[0])
     scores = without_difficulty(np.concatenate(plain), difficulty)
     outcomes = [
-        _outcome(name, column, before, members, drawing.confidence)
+        _outcome(name, column, before, members, bootstrap.confidence)
         for name, column, before in zip(names, scores.T, np.concatenate(plain).T, strict=True)
     ]
     best = max(outcomes, key=lambda outcome: outcome.auc.value)
-    chance = best_by_chance(scores, members, drawing.seed)
+    chance = best_by_chance(scores, members, bootstrap.seed)
     p = (1 + int((chance >= best.auc.value - 1e-12).sum())) / (1 + len(chance))
     return Section(
         metrics=_metrics(model, best, float(chance.mean())),

@@ -5,7 +5,7 @@ second look, the replacement is a volume that no copy test has seen. A volume is
 the others are, so that each is searched once and the final cohort is known to hold no flagged one.
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from meddiff_core.evidence.intervals import from_count
 from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
 from meddiff_core.evidence.privacy.copy_evidence import copy_scores, null_scores
 from meddiff_core.evidence.privacy.copy_views import copy_sets, copy_views
+from meddiff_core.evidence.rejections import AUDITED, REJECTIONS, Rejection, reject
 from meddiff_core.evidence.section import Section, Table
 from meddiff_core.types import Progress
 
@@ -26,14 +27,14 @@ DROPPED = "dropped"
 MOST_DROPPED = 0.5
 """Share of the first round beyond which nothing is dropped: such a model copies, no preset's gate lets its cohort pass,
 and volumes picked from it until the test is silent would hide that."""
-Search = Callable[[pd.DataFrame], Collection[str]]
-"""Rows of a table to the ids of those that are suspected copies."""
+Search = Callable[[pd.DataFrame], Mapping[str, Rejection]]
+"""Rows of a table to the suspected copies among them, by id."""
 Refill = Callable[[pd.DataFrame], pd.DataFrame]
 """A table to the same one with further rows, in place of volumes that are not accepted."""
 
 
-def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
-    """Rows of the accepted volumes that the copy test flags.
+def suspected_copies(audit: AuditInput) -> Generator[Progress, None, dict[int, Rejection]]:
+    """Accepted volumes that the copy test flags, by row.
 
     Raises:
         DataRefused: the holdout has fewer than 2 subjects.
@@ -42,7 +43,11 @@ def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
     views = yield from copy_views(audit, sets, {})
     scores, _ = copy_scores(views, sets)
     threshold = copy_threshold(null_scores(scores, sets, audit.seed), ALPHA)
-    return [int(row) for row in np.flatnonzero(scores["synthetic"] < threshold)]
+    flagged = np.flatnonzero(scores["synthetic"] < threshold).tolist()
+    return {
+        row: Rejection(measurement=AUDITED, value=float(scores["synthetic"][row]), bound=threshold, side="below")
+        for row in flagged
+    }
 
 
 def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Refill) -> pd.DataFrame:
@@ -53,12 +58,12 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
     table, searched, dropped = verdicts, dict[str, int](), set[str]()
     for number in range(1, most + 1):
         new = table[table["accepted"] & ~table["sample_id"].isin(searched)]
-        flagged = set(search(new)) if len(new) else set()
+        flagged = search(new) if len(new) else {}
         searched |= dict.fromkeys(new["sample_id"], number)
         if number == 1 and len(flagged) > MOST_DROPPED * len(new):
             break
-        dropped |= flagged
-        table = _without(table, flagged, number)
+        dropped |= flagged.keys()
+        table = reject(table, {index: flagged[name] for index, name in new["sample_id"].items() if name in flagged})
         if not flagged or number == most:
             break
         table = refill(table)
@@ -77,14 +82,6 @@ def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequenc
     return table
 
 
-def _without(table: pd.DataFrame, flagged: Collection[str], number: int) -> pd.DataFrame:
-    """The same table with these volumes rejected, for a reason that names the round."""
-    rows, table = table["sample_id"].isin(flagged), table.copy()
-    table.loc[rows, "accepted"] = False
-    table.loc[rows, "reasons"] = f"suspected copy (audit round {number})"
-    return table
-
-
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
     """The volumes that screening accepted before any was dropped: what the model draws, untouched by the audit."""
     return cohort[cohort[SEARCHED] == 1]
@@ -98,10 +95,8 @@ def rounds_of(cohort: pd.DataFrame) -> tuple[Round, ...]:
 
 def screened(cohort: pd.DataFrame) -> pd.DataFrame:
     """The same table as screening alone left it: what the audit dropped counts as accepted."""
-    table = cohort.copy()
-    table["accepted"] |= table[DROPPED]
-    table.loc[table[DROPPED], "reasons"] = ""
-    return table
+    kept = [[] if dropped else cell for dropped, cell in zip(cohort[DROPPED], cohort[REJECTIONS], strict=True)]
+    return cohort.assign(accepted=cohort["accepted"] | cohort[DROPPED], **{REJECTIONS: kept})
 
 
 def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence: float) -> Section:

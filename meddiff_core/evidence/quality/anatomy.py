@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
-from meddiff_core.evidence.aggregates import FEWEST, Histogram, histogram, intensity_histogram, intensity_shares
+from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME, measure
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
-from meddiff_core.evidence.quality.distances import estimate, real_floor
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distances import estimate
 from meddiff_core.evidence.quality.effects import (
     COLUMNS,
     READING,
@@ -73,22 +74,22 @@ Three = tuple[Measured, Measured, Measured]
 """Synthetic, train, holdout."""
 
 
-def appearance_and_anatomy(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def appearance_and_anatomy(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Intensities, structures, their correlations and symmetry, beside train and holdout."""
     sets = yield from _measure_sets(audit)
     people = [len(np.unique(one.subjects)) for one in sets[1:]]
     if min(people) < FEWEST:
         return Section(statements=(FEW_PEOPLE,))
-    found = {name: _compare(name, sets, drawing) for name in _names(audit.contract)}
-    metrics = [*appearance_metrics(sets, found, drawing), *_symmetry_metrics(found)]
+    found = {name: _compare(name, sets, bootstrap) for name in _names(audit.contract)}
+    metrics = [*appearance_metrics(sets, found, bootstrap), *_symmetry_metrics(found)]
     tables = [_symmetry_table(found)]
     groups = list(audit.contract.labels)
     if groups:
         metrics += [metric for group in groups for metric in _structure_metrics(group, found)]
         tables.append(_structure_table(groups, found))
     if len(groups) > 1:
-        metrics.append(_correlation_metric([one.volumes(groups) for one in sets], drawing))
-        tables.append(_correlation_table(groups, sets, drawing))
+        metrics.append(_correlation_metric([one.volumes(groups) for one in sets], bootstrap))
+        tables.append(_correlation_table(groups, sets, bootstrap))
     return Section(
         metrics=metrics,
         tables=tables,
@@ -97,9 +98,9 @@ def appearance_and_anatomy(audit: AuditInput, drawing: Drawing) -> Generator[Pro
     )
 
 
-def _compare(name: str, sets: Three, drawing: Drawing) -> Comparison:
+def _compare(name: str, sets: Three, bootstrap: Bootstrap) -> Comparison:
     synthetic, train, holdout = (one.sample(name) for one in sets)
-    return compare(synthetic, train, holdout, drawing)
+    return compare(synthetic, train, holdout, bootstrap)
 
 
 def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Three]:
@@ -167,7 +168,7 @@ NOISE = (
 )
 
 
-def appearance_metrics(sets: Three, found: Found, drawing: Drawing) -> list[Metric]:
+def appearance_metrics(sets: Three, found: Found, bootstrap: Bootstrap) -> list[Metric]:
     """Shifts of intensities, sharpness and noise, which feature distances can miss in a blurred cohort."""
     noise = found["noise"]
     signed = metric_of(
@@ -213,13 +214,11 @@ def _symmetry_table(found: Found) -> Table:
     return Table(part=PART, title="Symmetry", caption=caption, columns=("Figure", *COLUMNS), rows=tuple(rows))
 
 
-def _correlation_metric(volumes: Sequence[Matrix], drawing: Drawing) -> Metric:
+def _correlation_metric(volumes: Sequence[Matrix], bootstrap: Bootstrap) -> Metric:
     """How the correlations between structures differ from the holdout's, at equal sizes."""
     synthetic, train, holdout = volumes
     size = min(*(len(one) // 2 for one in volumes), LARGEST_SAMPLE)
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found = estimate(correlation_difference, synthetic, holdout, *how)
-    floor = real_floor(correlation_difference, train, holdout, *how)
+    found, floor = (estimate(correlation_difference, query, holdout, size, bootstrap) for query in (synthetic, train))
     words = "Root mean square difference to the holdout of the correlations between volumes of structures."
     return metric_of("structure_correlation", found, "lower is better, down to the floor", words, floor=floor.value)
 
@@ -241,17 +240,19 @@ def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     return np.asarray((covariance / unit[:, None] / unit)[first, second])
 
 
-def _correlation_table(groups: Sequence[str], sets: Three, drawing: Drawing) -> Table:
+def _correlation_table(groups: Sequence[str], sets: Three, bootstrap: Bootstrap) -> Table:
     """Per pair of structures, largest difference first."""
     whole = [correlations(one.volumes(groups)) for one in sets]
-    drawn = [_drawn_correlations(one, groups, drawing, number) for number, one in enumerate(sets)]
+    resampled = [_resampled_correlations(one, groups, bootstrap, number) for number, one in enumerate(sets)]
     pairs = list(combinations(groups, 2))
     order = np.argsort(-np.abs(whole[0] - whole[1]), kind="stable")[:MOST_PAIRS]
     rows: list[tuple[Cell, ...]] = []
     for pair in order.tolist():
-        values, draws = [one[pair] for one in whole], [one[:, pair] for one in drawn]
+        values, samples = [one[pair] for one in whole], [one[:, pair] for one in resampled]
         shift, floor = (
-            from_draws(values[one] - values[1], draws[one] - draws[1], drawing.confidence, len(sets[one].subjects))
+            from_resamples(
+                values[one] - values[1], samples[one] - samples[1], bootstrap.confidence, len(sets[one].subjects)
+            )
             for one in (0, 2)
         )
         figures = [short(value) for value in values]
@@ -273,10 +274,10 @@ def _cut(pairs: int) -> str:
     return f", {MOST_PAIRS} of {pairs}" if pairs > MOST_PAIRS else ""
 
 
-def _drawn_correlations(measured: Measured, groups: Sequence[str], drawing: Drawing, number: int) -> Matrix:
-    """(repeats, pairs), subjects drawn again."""
+def _resampled_correlations(measured: Measured, groups: Sequence[str], bootstrap: Bootstrap, number: int) -> Matrix:
+    """(repeats, pairs), of bootstrap samples of the subjects."""
     people = int(measured.subjects.max()) + 1
-    weights = resample_weights(people, drawing.repeats, drawing.seed + number)[:, measured.subjects]
+    weights = resample_weights(people, bootstrap.repeats, bootstrap.seed + number)[:, measured.subjects]
     rows = measured.volumes(groups)
     return np.stack([correlations(rows, one) for one in weights])
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Matrix, magnitude
+from meddiff_core.evidence.intervals import Bootstrap, Matrix, magnitude
 from meddiff_core.evidence.quality.distances import (
     Statistic,
     estimate,
     fit_projection,
     frechet_distance,
     kernel_distance,
-    ratio_to_floor,
-    real_floor,
+    ratio_to_real,
 )
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates, neighbourhood_size
 from meddiff_core.evidence.quality.similarity import PairSimilarity, mean_similarity, similarity_gap
@@ -40,16 +39,7 @@ class Sides:
         return min(len(self.synthetic), len(self.train), len(self.holdout))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How intervals are drawn."""
-
-    repeats: int
-    confidence: float
-    seed: int
-
-
-def feature_metrics(sides: Sides, drawing: Drawing) -> list[Metric]:
+def feature_metrics(sides: Sides, bootstrap: Bootstrap) -> list[Metric]:
     """Fréchet and kernel distance, precision, recall, density and coverage, to the holdout at equal sizes."""
     half = min(sides.smallest // 2, LARGEST_SAMPLE)
     whole = min(sides.smallest, LARGEST_SAMPLE)
@@ -58,9 +48,9 @@ def feature_metrics(sides: Sides, drawing: Drawing) -> list[Metric]:
     standardised = [projection.standardise(side) for side in (sides.synthetic, sides.train, sides.holdout)]
     name = sides.train.extractor
     return [
-        *_frechet_metrics(name, coordinates, half, drawing),
-        _against_floor(f"kernel:{name}", kernel_distance, standardised, half, drawing, "lower is better", KERNEL),
-        *_neighbourhood_metrics(name, coordinates, whole, drawing),
+        *_frechet_metrics(name, coordinates, half, bootstrap),
+        _against_floor(f"kernel:{name}", kernel_distance, standardised, half, bootstrap, "lower is better", KERNEL),
+        *_neighbourhood_metrics(name, coordinates, whole, bootstrap),
     ]
 
 
@@ -80,33 +70,29 @@ def _against_floor(
     statistic: Statistic,
     sets: Sequence[Matrix],
     size: int,
-    drawing: Drawing,
+    bootstrap: Bootstrap,
     direction: str,
     explanation: str,
 ) -> Metric:
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    floor = real_floor(statistic, train, holdout, *how)
-    found = estimate(statistic, synthetic, holdout, *how)
+    found, floor = (estimate(statistic, query, holdout, size, bootstrap) for query in (synthetic, train))
     return metric_of(name, found, direction, explanation, floor=floor.value)
 
 
-def _frechet_metrics(name: str, sets: Sequence[Matrix], size: int, drawing: Drawing) -> list[Metric]:
+def _frechet_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    ratio = ratio_to_floor(frechet_distance, synthetic, train, holdout, *how)
+    ratio = ratio_to_real(frechet_distance, synthetic, train, holdout, size, bootstrap)
     return [
-        _against_floor(f"frechet:{name}", frechet_distance, sets, size, drawing, "lower is better", FRECHET),
+        _against_floor(f"frechet:{name}", frechet_distance, sets, size, bootstrap, "lower is better", FRECHET),
         metric_of(
             f"frechet_ratio:{name}", ratio, "1 is as good as real; far below 1 hints at copies", RATIO, floor=1.0
         ),
     ]
 
 
-def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, drawing: Drawing) -> list[Metric]:
+def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found, floor = (neighbourhood_estimates(query, holdout, *how) for query in (synthetic, train))
+    found, floor = (neighbourhood_estimates(query, holdout, size, bootstrap) for query in (synthetic, train))
     k = neighbourhood_size(size)
     return [
         metric_of(
@@ -118,21 +104,23 @@ def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, drawing
 
 
 def similarity_metrics(
-    synthetic: PairSimilarity, train: PairSimilarity, holdout: PairSimilarity, drawing: Drawing
+    synthetic: PairSimilarity, train: PairSimilarity, holdout: PairSimilarity, bootstrap: Bootstrap
 ) -> list[Metric]:
     """Mean MS-SSIM of synthetic pairs, and its distance from that of real pairs."""
-    how = (drawing.confidence, drawing.repeats, drawing.seed)
-    real_gap = magnitude(similarity_gap(holdout, train, *how))
+    real_gap = magnitude(similarity_gap(holdout, train, bootstrap))
     return [
         metric_of(
-            "ms_ssim", mean_similarity(synthetic, *how), "as near to the floor as can be",
+            "ms_ssim", mean_similarity(synthetic, bootstrap), "as near to the floor as can be",
             "Mean similarity of two synthetic volumes; the floor is that of two real ones.",
             floor=float(train.values.mean()),
         ),
         metric_of(
-            "ms_ssim_gap", magnitude(similarity_gap(synthetic, train, *how)), "lower is better",
+            "ms_ssim_gap", magnitude(similarity_gap(synthetic, train, bootstrap)), "lower is better",
             "How far the similarity of two synthetic volumes is from that of two training ones; the floor is how far "
             "that of two held-out ones is.",
             floor=real_gap.value,
         ),
     ]  # fmt: skip
+
+
+Drawing = Bootstrap

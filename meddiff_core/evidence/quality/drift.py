@@ -17,8 +17,8 @@ from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput, FirstDraw
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
 from meddiff_core.evidence.quality.distances import (
     Projection,
     Statistic,
@@ -51,7 +51,7 @@ SHIFT = (
 )
 
 
-def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def subgroups_and_drift(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Subgroups, and the cohort before and after screening, by the first extractor."""
     extractor, data = audit.extractors[0], audit.dataset
     sides = Sides(
@@ -62,21 +62,17 @@ def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progre
     groups = subgroups_of(
         audit.contract.conditions, data.conditions("train"), min(len(sides.train), len(sides.holdout))
     )
-    sections = [subgroup_section(sides, people_of(audit), groups, drawing)]
+    sections = [subgroup_section(sides, people_of(audit), groups, bootstrap)]
     if audit.first_draw is None:
         sections.append(Section(statements=(UNKNOWN,)))
     else:
         union = yield from _union(audit, audit.first_draw, sides.synthetic, extractor)
         sections += [
-            _distance_section(union, sides, drawing),
-            _condition_section(audit.first_draw, audit.requested, audit.contract.conditions, drawing),
-            acceptance_section(audit.first_draw, groups, drawing),
+            _distance_section(union, sides, bootstrap),
+            _condition_section(audit.first_draw, audit.requested, audit.contract.conditions, bootstrap),
+            acceptance_section(audit.first_draw, groups, bootstrap),
         ]
-    return Section(
-        metrics=[metric for one in sections for metric in one.metrics],
-        tables=[table for one in sections for table in one.tables],
-        statements=[said for one in sections for said in one.statements],
-    )
+    return Section.merge(sections)
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def _union(
     return Union(replace(accepted, values=values), np.array(in_first), np.array(in_cohort))
 
 
-def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
+def _distance_section(union: Union, sides: Sides, bootstrap: Bootstrap) -> Section:
     """First draw and cohort beside the holdout, and beside each other."""
     first = union.features.take(union.first)
     size = min(len(first) // 2, sides.smallest // 2, LARGEST_SAMPLE)
@@ -113,8 +109,8 @@ def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
         return Section(statements=("What screening changed was not measured: it needs at least 4 first draws.",))
     projection = fit_projection(sides.train, min(16, max(1, size // 2)), beside=union.features)
     sets = {"first draw": first, "accepted": sides.synthetic, "training (floor)": sides.train}
-    found = {name: _to_holdout(one, sides.holdout, projection, size, drawing) for name, one in sets.items()}
-    drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, drawing)
+    found = {name: _to_holdout(one, sides.holdout, projection, size, bootstrap) for name, one in sets.items()}
+    drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, bootstrap)
     rows = tuple(
         (name, size, *(cell for one in pair for cell in (short(one.value), span(one)))) for name, pair in found.items()
     )
@@ -130,13 +126,13 @@ def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
 
 
 def _to_holdout(
-    query: Features, holdout: Features, projection: Projection, size: int, drawing: Drawing
+    query: Features, holdout: Features, projection: Projection, size: int, bootstrap: Bootstrap
 ) -> tuple[Estimate, Estimate]:
     """Kernel and Fréchet distance."""
 
     def distance(statistic: Statistic, coordinates: Callable[[Features], Matrix]) -> Estimate:
         rows = coordinates(query), coordinates(holdout)
-        return estimate(statistic, *rows, size, drawing.repeats, drawing.confidence, drawing.seed)
+        return estimate(statistic, *rows, size, bootstrap)
 
     return distance(kernel_distance, projection.standardise), distance(frechet_distance, projection)
 
@@ -149,19 +145,21 @@ def _drift_metric(extractor: str, drift: Estimate, floor: Estimate) -> Metric:
     return metric_of(f"screening_drift:{extractor}", drift, "about 0 is no drift", words, floor=floor.value)
 
 
-def screening_drift(rows: Matrix, first: NDArray[np.bool_], accepted: NDArray[np.bool_], drawing: Drawing) -> Estimate:
+def screening_drift(
+    rows: Matrix, first: NDArray[np.bool_], accepted: NDArray[np.bool_], bootstrap: Bootstrap
+) -> Estimate:
     """Kernel distance between two sets that share volumes, of rows (n, d) that are in either or both.
 
     Gretton et al. 2012, eq. 3, without the pairs of a volume with itself between the sets too: they would make the
     distance negative. The interval resamples volumes, in both sets at once. Sets without a difference give 0.
     """
-    kept = _at_most(len(rows), LARGEST_UNION, drawing.seed)
+    kept = _at_most(len(rows), LARGEST_UNION, bootstrap.seed)
     pairs = cubic_kernel(rows[kept], rows[kept])
     np.fill_diagonal(pairs, 0)
     sides = first[kept].astype(np.float64), accepted[kept].astype(np.float64)
-    weights = resample_weights(len(kept), drawing.repeats, drawing.seed)
+    weights = resample_weights(len(kept), bootstrap.repeats, bootstrap.seed)
     value, draws = (_shared_distance(pairs, *sides, one) for one in (np.ones((1, len(kept))), weights))
-    return from_draws(float(value[0]), draws, drawing.confidence, int(min(side.sum() for side in sides)))
+    return from_resamples(float(value[0]), draws, bootstrap.confidence, int(min(side.sum() for side in sides)))
 
 
 def _at_most(n: int, most: int, seed: int) -> NDArray[np.int64]:
@@ -181,7 +179,7 @@ def _shared_distance(pairs: Matrix, first: Matrix, accepted: Matrix, weights: Ma
 
 
 def _condition_section(
-    first: FirstDraw, requested: Sequence[Condition], specs: Sequence[ConditionSpec], drawing: Drawing
+    first: FirstDraw, requested: Sequence[Condition], specs: Sequence[ConditionSpec], bootstrap: Bootstrap
 ) -> Section:
     accepted = np.array(first.accepted, dtype=np.bool_)
     rows: list[tuple[Cell, ...]] = []
@@ -189,7 +187,7 @@ def _condition_section(
         drawn, cohort = (_values([one.get(spec.name) for one in side]) for side in (first.requested, requested))
         measure = total_variation if isinstance(spec, CategoricalCondition) else kolmogorov_smirnov
         if len(drawn) == len(accepted) and len(cohort):
-            p = permutation_p(measure, drawn, accepted, drawing)
+            p = permutation_p(measure, drawn, accepted, bootstrap)
             rows.append((spec.name, short(measure(drawn, cohort)), None if p is None else short(p)))
     if not rows:
         return Section()
@@ -216,23 +214,23 @@ def total_variation(query: Values, reference: Values) -> float:
     return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
 
-def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], drawing: Drawing) -> float | None:
+def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], bootstrap: Bootstrap) -> float | None:
     """Share of relabellings with as large a shift between accepted and rejected values (n,); None if all are alike."""
     if accepted.all() or not accepted.any():
         return None
     found = stats.permutation_test(
-        (values[accepted], values[~accepted]), shift, n_resamples=drawing.repeats, alternative="greater",
-        vectorized=False, rng=np.random.default_rng(drawing.seed),
+        (values[accepted], values[~accepted]), shift, n_resamples=bootstrap.repeats, alternative="greater",
+        vectorized=False, rng=np.random.default_rng(bootstrap.seed),
     )  # fmt: skip
     return float(found.pvalue)
 
 
-def acceptance_section(first: FirstDraw, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
+def acceptance_section(first: FirstDraw, groups: Sequence[Subgroup], bootstrap: Bootstrap) -> Section:
     """Acceptance of first draws per cell of a category and a band, and how the lowest compares with all."""
     accepted = np.array(first.accepted, dtype=np.bool_)
     cells = {name: mask for name, mask in _cells(groups, first.requested).items() if mask.any()}
-    rates = {name: _rate(accepted[mask], drawing.confidence) for name, mask in cells.items()}
-    overall = _rate(accepted, drawing.confidence)
+    rates = {name: _rate(accepted[mask], bootstrap.confidence) for name, mask in cells.items()}
+    overall = _rate(accepted, bootstrap.confidence)
     rows = tuple((name, one.n, round(one.value * one.n), short(one.value), span(one)) for name, one in rates.items())
     table = Table(
         part=PART,
@@ -243,7 +241,9 @@ def acceptance_section(first: FirstDraw, groups: Sequence[Subgroup], drawing: Dr
         rows=(*rows, ("all", overall.n, int(accepted.sum()), short(overall.value), span(overall))),
     )
     masks = [mask for mask in cells.values() if mask.sum() >= FEWEST_DRAWN]
-    metrics = [_ratio_metric([accepted[mask] for mask in masks], overall, drawing)] if masks and accepted.any() else []
+    metrics = (
+        [_ratio_metric([accepted[mask] for mask in masks], overall, bootstrap)] if masks and accepted.any() else []
+    )
     return Section(metrics, [table])
 
 
@@ -261,9 +261,9 @@ def _rate(accepted: NDArray[np.bool_], confidence: float) -> Estimate:
     return from_count(int(accepted.sum()), len(accepted), confidence)
 
 
-def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, drawing: Drawing) -> Metric:
+def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, bootstrap: Bootstrap) -> Metric:
     """Intervals of the cells hold together (Bonferroni), since the lowest of many is low by chance."""
-    together = 1 - (1 - drawing.confidence) / len(cells)
+    together = 1 - (1 - bootstrap.confidence) / len(cells)
     rates = [_rate(cell, together) for cell in cells]
     lowest = min(range(len(rates)), key=lambda index: rates[index].value)
     value, low, high = (min(getattr(rate, end) for rate in rates) / overall.value for end in ("value", "low", "high"))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
-from meddiff_core.evidence.quality.distances import Statistic, estimate, real_floor
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, magnitude, resample_weights
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distances import Statistic, estimate
 from meddiff_core.evidence.section import Cell
 
 RESOLUTION = 1e-3
@@ -47,19 +47,18 @@ class Comparison:
     """The same of the training volumes."""
 
 
-def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing) -> Comparison:
+def compare(synthetic: Sample, train: Sample, holdout: Sample, bootstrap: Bootstrap) -> Comparison:
     """Everything of one figure."""
     sets = [sample.values[:, None] for sample in (synthetic, train, holdout)]
     size = min(*(len(values) // 2 for values in sets), LARGEST_SAMPLE)
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
     statistic = wasserstein(_unit(synthetic.values, train.values))
     return Comparison(
         real=float(train.values.mean()),
         synthetic=float(synthetic.values.mean()),
-        effect=effect(synthetic, train, drawing),
-        effect_floor=effect(holdout, train, drawing),
-        distance=estimate(statistic, sets[0], sets[2], *how),
-        distance_floor=real_floor(statistic, sets[1], sets[2], *how),
+        effect=effect(synthetic, train, bootstrap),
+        effect_floor=effect(holdout, train, bootstrap),
+        distance=estimate(statistic, sets[0], sets[2], size, bootstrap),
+        distance_floor=estimate(statistic, sets[1], sets[2], size, bootstrap),
     )
 
 
@@ -84,18 +83,18 @@ def _at_least(deviation: float, values: Matrix) -> float:
     return max(deviation, RESOLUTION * abs(float(values.mean())), 1e-12)
 
 
-def effect(query: Sample, reference: Sample, drawing: Drawing) -> Estimate:
+def effect(query: Sample, reference: Sample, bootstrap: Bootstrap) -> Estimate:
     """Difference of means over the pooled deviation; both are drawn again for the interval.
 
     Deviations of drawn sets scatter, which moves draws away from 0: they are put back around the value.
     """
-    sides = ((query, drawing.seed), (reference, drawing.seed + 1))
-    first, second = (_moments(one, resample_weights(_people(one), drawing.repeats, seed)) for one, seed in sides)
+    sides = ((query, bootstrap.seed), (reference, bootstrap.seed + 1))
+    first, second = (_moments(one, resample_weights(_people(one), bootstrap.repeats, seed)) for one, seed in sides)
     draws = _cohens_d(first, second, reference.values)
     first, second = (_moments(one, np.ones((1, _people(one)))) for one, _ in sides)
     value = _cohens_d(first, second, reference.values)
     around = value[0] + draws - np.median(draws)
-    return from_draws(float(value[0]), around, drawing.confidence, min(_people(query), _people(reference)))
+    return from_resamples(float(value[0]), around, bootstrap.confidence, min(_people(query), _people(reference)))
 
 
 def _people(sample: Sample) -> int:

@@ -8,14 +8,13 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from meddiff_core.contract import Condition, ContinuousCondition
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.types import Progress
@@ -47,9 +46,7 @@ class Fidelity:
     """Root mean square of the same."""
 
 
-def fidelity(
-    requested: ArrayLike, measured: ArrayLike, confidence: float = 0.95, repeats: int = 200, seed: int = 0
-) -> Fidelity:
+def fidelity(requested: ArrayLike, measured: ArrayLike, bootstrap: Bootstrap) -> Fidelity:
     """Agreement with bootstrap intervals over volumes.
 
     Fewer than 3 volumes, or a side that does not vary, are no evidence: r is 0 and its interval [-1, 1].
@@ -60,18 +57,19 @@ def fidelity(
     nothing = Estimate(0.0, -1.0, 1.0, len(x))
     if len(x) < 3:
         return Fidelity(nothing, None, None, None)
-    whole, weights = np.full((1, len(x)), 1 / len(x)), resample_weights(len(x), repeats, seed) / len(x)
+    whole = np.full((1, len(x)), 1 / len(x))
+    weights = resample_weights(len(x), bootstrap.repeats, bootstrap.seed) / len(x)
 
-    def estimated(statistic: NDArray[np.float64], draws: Matrix) -> Estimate:
-        return from_draws(float(statistic[0]), draws, confidence, len(x))
+    def estimated(statistic: Matrix, resamples: Matrix) -> Estimate:
+        return from_resamples(float(statistic[0]), resamples, bootstrap.confidence, len(x))
 
     error = y - x
     mean_error = estimated(whole @ error, weights @ error)
     rmse = estimated(np.sqrt(whole @ error**2), np.sqrt(weights @ error**2))
     if not _varies(x) or not _varies(y):
         return Fidelity(nothing, None, mean_error, rmse)
-    found, drawn = _line(x, y, whole), _line(x, y, weights)
-    return Fidelity(estimated(found[0], drawn[0]), estimated(found[1], drawn[1]), mean_error, rmse)
+    found, resampled = _line(x, y, whole), _line(x, y, weights)
+    return Fidelity(estimated(found[0], resampled[0]), estimated(found[1], resampled[1]), mean_error, rmse)
 
 
 def _varies(values: Matrix) -> bool:
@@ -79,9 +77,9 @@ def _varies(values: Matrix) -> bool:
 
 
 def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
-    """(repeats,) weighted correlations and slopes; 0 for a draw in which one side does not vary.
+    """(repeats,) weighted correlations and slopes; 0 for a resample in which one side does not vary.
 
-    All draws at once, under weights: scipy's `linregress` has neither.
+    All resamples at once, under weights: scipy's `linregress` has neither.
     """
     dx, dy = x - (share @ x)[:, None], y - (share @ y)[:, None]
     covariance = (share * dx * dy).sum(1)
@@ -91,14 +89,14 @@ def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
     return r, np.where(size > tiny, covariance / np.maximum(spread_x, 1e-18 * x.var()), 0.0)
 
 
-def fidelity_of_labels(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def fidelity_of_labels(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Every condition that is the volume of a structure, measured on the generated label maps."""
     measurable = [spec for spec in audit.contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
     columns = {
         spec.name: np.array([one.get(f"{MEASURED_VOLUME}{spec.group}", np.nan) for one in audit.measured], np.float64)
         for spec in measurable
     }
-    section = fidelity_section(audit.requested, columns, LABELS, drawing)
+    section = fidelity_section(audit.requested, columns, LABELS, bootstrap)
     yield Progress("fidelity", 1, 1)
     others = [spec.name for spec in audit.contract.conditions if spec not in measurable]
     said = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
@@ -106,13 +104,13 @@ def fidelity_of_labels(audit: AuditInput, drawing: Drawing) -> Generator[Progres
 
 
 def fidelity_section(
-    requested: Sequence[Condition], measured: Mapping[str, ArrayLike], source: str, drawing: Drawing
+    requested: Sequence[Condition], measured: Mapping[str, ArrayLike], source: str, bootstrap: Bootstrap
 ) -> Section:
     """Agreement per condition; `measured` holds a figure per volume, not a number where there is none.
 
     `source` says what measured: `labels`, or another way such as `segmentation`, whose metrics carry its name.
     """
-    found = {name: _agreement(requested, name, values, drawing) for name, values in measured.items()}
+    found = {name: _agreement(requested, name, values, bootstrap) for name, values in measured.items()}
     if not found:
         return Section()
     table = Table(
@@ -125,12 +123,12 @@ def fidelity_section(
     return Section([_metric(name, source, one) for name, one in found.items()], [table])
 
 
-def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, drawing: Drawing) -> Fidelity:
+def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, bootstrap: Bootstrap) -> Fidelity:
     asked = [one.get(name) for one in requested]
     wanted = np.array([value if isinstance(value, int | float) else np.nan for value in asked], np.float64)
     figures = np.asarray(measured, np.float64)
     known = np.isfinite(wanted) & np.isfinite(figures)
-    return fidelity(wanted[known], figures[known], drawing.confidence, drawing.repeats, drawing.seed)
+    return fidelity(wanted[known], figures[known], bootstrap)
 
 
 def _metric(name: str, source: str, found: Fidelity) -> Metric:

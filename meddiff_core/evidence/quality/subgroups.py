@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
-from meddiff_core.evidence.aggregates import FEWEST, STEPS
+from meddiff_core.evidence.aggregates import STEPS
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
-from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance, real_floor
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
+from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates
 from meddiff_core.evidence.section import Cell, Section, Table
@@ -124,7 +125,7 @@ class _Rows:
     """Why it cannot be compared; empty if it can."""
 
 
-def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
+def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], bootstrap: Bootstrap) -> Section:
     """Every subgroup that is large enough, and what the others lack."""
     if not groups:
         return Section(statements=(UNGROUPED,))
@@ -139,8 +140,8 @@ def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], d
             rows.append((group.name, *[None] * 7, chosen.lacking))
             continue
         masks = (chosen.synthetic, chosen.train, chosen.holdout)
-        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, drawing)
-        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, drawing)
+        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, bootstrap)
+        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, bootstrap)
         metrics.append(_metric(f"kernel_subgroup:{sides.train.extractor}:{group.name}", group.name, *kernel))
         figures = [cell for one in kernel for cell in (short(one.value), span(one))]
         rows.append((group.name, chosen.size, *figures, *near, "compared"))
@@ -181,19 +182,17 @@ def _lacking(counts: dict[str, int], persons: Sequence[int], size: int) -> str:
     return ""
 
 
-def _kernel(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Estimate, Estimate]:
+def _kernel(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
     """Distance to the holdout, and its floor."""
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    synthetic, train, holdout = sets
-    return estimate(kernel_distance, synthetic, holdout, *how), real_floor(kernel_distance, train, holdout, *how)
+    found, floor = (estimate(kernel_distance, query, sets[2], size, bootstrap) for query in sets[:2])
+    return found, floor
 
 
-def _near(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Cell, Cell]:
+def _near(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Cell, Cell]:
     """Recall and coverage with their floors; nothing for sets that are too small for neighbours."""
     if size < FEWEST_NEIGHBOURS:
         return None, None
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found, floor = (neighbourhood_estimates(query, sets[2], *how) for query in sets[:2])
+    found, floor = (neighbourhood_estimates(query, sets[2], size, bootstrap) for query in sets[:2])
     recall, coverage = (
         f"{short(found[name].value)}, {span(found[name])} ({short(floor[name].value)})"
         for name in ("recall", "coverage")

@@ -16,8 +16,6 @@ SHARES = {"full": (0.5, 1.0, 2.0), "quick": (1.0,)}
 """Synthetic volumes, as multiples of the number of real training volumes."""
 SEEDS = {"full": 3, "quick": 1}
 STEPS_PER_VOLUME, FEWEST_STEPS, MOST_STEPS = 3, 150, 600
-FEWEST_SUBJECTS = 5
-"""In the holdout, below which a figure would be about persons."""
 
 
 @dataclass(frozen=True)

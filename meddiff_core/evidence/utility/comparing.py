@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.utility.arms import Arm, Design
@@ -37,16 +36,16 @@ class Task:
         return self.figure[:1].upper() + self.figure[1:]
 
 
-def compare_arms(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, drawing: Drawing) -> Section:
+def compare_arms(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, bootstrap: Bootstrap) -> Section:
     """Metrics of the arms with as many synthetic volumes as real ones, a table of all, and sentences."""
     alone, added = design.equal
     real = outcomes[design.real]
-    ratio = quality_ratio(task, outcomes[alone], real).estimate(drawing.confidence)
-    gain = improvement(task, outcomes[added], real).estimate(drawing.confidence)
-    figures = [outcomes[arm].estimate(drawing.confidence) for arm in (design.real, alone, added)]
+    ratio = quality_ratio(task, outcomes[alone], real).estimate(bootstrap.confidence)
+    gain = improvement(task, outcomes[added], real).estimate(bootstrap.confidence)
+    figures = [outcomes[arm].estimate(bootstrap.confidence) for arm in (design.real, alone, added)]
     return Section(
         metrics=_metrics(task, design, ratio, gain, figures),
-        tables=[_differences(task, outcomes, design, drawing)],
+        tables=[_differences(task, outcomes, design, bootstrap)],
         statements=[_standing_in(task, alone, ratio, figures), _adding(task, added, gain), *_above_trivial(task, real)],
     )
 
@@ -90,11 +89,11 @@ def _metrics(task: Task, design: Design, ratio: Estimate, gain: Estimate, figure
     ]  # fmt: skip
 
 
-def _differences(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, drawing: Drawing) -> Table:
+def _differences(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, bootstrap: Bootstrap) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for arm in [*design.alone, *design.added]:
-        better = improvement(task, outcomes[arm], outcomes[design.real]).estimate(drawing.confidence)
-        ratio = quality_ratio(task, outcomes[arm], outcomes[design.real]).estimate(drawing.confidence)
+        better = improvement(task, outcomes[arm], outcomes[design.real]).estimate(bootstrap.confidence)
+        ratio = quality_ratio(task, outcomes[arm], outcomes[design.real]).estimate(bootstrap.confidence)
         rows.append((arm.name, with_interval(better), with_interval(ratio)))
     return Table(
         part="utility",

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.models.randomness import derive_seed
 
 Score = Callable[[Matrix], Matrix]
@@ -108,7 +107,7 @@ class Outcome:
     def estimate(self, confidence: float) -> Estimate:
         """With its interval; draws in which it is not defined are left out."""
         known = self.draws[np.isfinite(self.draws)]
-        return from_draws(self.value, known if known.size else np.full(1, self.value), confidence, self.subjects)
+        return from_resamples(self.value, known if known.size else np.full(1, self.value), confidence, self.subjects)
 
     def minus(self, other: "Outcome") -> "Outcome":
         """The paired difference."""
@@ -120,15 +119,15 @@ class Outcome:
         return Outcome(value, self.draws / np.maximum(other.draws, SMALLEST), self.subjects)
 
 
-def outcome(trials: Trials, drawing: Drawing) -> Outcome:
+def outcome(trials: Trials, bootstrap: Bootstrap) -> Outcome:
     """The mean over seeds, and its bootstrap draws over subjects and seeds.
 
-    The same `drawing.seed` draws the same subjects for every arm, so that differences between arms are paired.
+    The same `bootstrap.seed` draws the same subjects for every arm, so that differences between arms are paired.
     """
-    subjects = resample_weights(trials.subjects, drawing.repeats, drawing.seed)
+    subjects = resample_weights(trials.subjects, bootstrap.repeats, bootstrap.seed)
     whole = np.ones((1, trials.subjects))
     found = np.stack([score(np.concatenate([whole, subjects])) for score in trials.scores], axis=1)
-    seeds = _seed_weights(len(trials.scores), drawing.repeats, derive_seed(drawing.seed, "seeds", trials.arm))
+    seeds = _seed_weights(len(trials.scores), bootstrap.repeats, derive_seed(bootstrap.seed, "seeds", trials.arm))
     return Outcome(float(found[0].mean()), (found[1:] * seeds).sum(1), trials.subjects)
 
 

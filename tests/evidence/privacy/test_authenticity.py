@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.neighbours import rank_rows
 from meddiff_core.evidence.privacy.authenticity import (
     RealVolumes,
@@ -14,9 +15,8 @@ from meddiff_core.evidence.privacy.authenticity import (
     closer_share,
     neighbour_ratios,
 )
-from meddiff_core.evidence.quality.comparison import Drawing
 
-DRAWING = Drawing(100, 0.95, 0)
+BOOTSTRAP = Bootstrap(100, 0.95, 0)
 
 
 def normal(n, seed, d=8):
@@ -101,7 +101,7 @@ def test_fresh_draws_are_on_no_side_and_the_test_keeps_its_level():
     for seed in range(12):
         real, pool, _ = world(normal(108, 3 * seed), normal(18, 3 * seed + 1))
         query = rank_rows(normal(60, 3 * seed + 2), pool, real.people)
-        found = closer_interval(query, real, DRAWING)
+        found = closer_interval(query, real, BOOTSTRAP)
         values.append(found.value)
         rejected += (closer_by_chance(query, real, 0) >= found.value).mean() < 0.05
         covered += found.low <= 0.5 <= found.high
@@ -114,7 +114,7 @@ def test_copycat_is_on_the_side_of_train():
     train, holdout = normal(60, 0), normal(30, 1)
     real, pool, _ = world(train, holdout)
     copies = rank_rows(train + 0.1 * normal(60, 2), pool, real.people)
-    found = closer_interval(copies, real, DRAWING)
+    found = closer_interval(copies, real, BOOTSTRAP)
     assert found.value > 0.7
     assert (closer_by_chance(copies, real, 0) >= found.value).mean() == 0
 
@@ -126,7 +126,7 @@ def test_part_tells_copies_from_fresh_heads_in_every_view(make_heads, audit_of, 
     )
     cohorts = make_heads(15, 2), heads["train"].take(range(15))
     fresh, copies = (
-        finish(authenticity_evidence(audit_of(heads, accepted=cohort, extractors=extractors), Drawing(20, 0.95, 0)))
+        finish(authenticity_evidence(audit_of(heads, accepted=cohort, extractors=extractors), Bootstrap(20, 0.95, 0)))
         for cohort in cohorts
     )
     for section in (fresh, copies):

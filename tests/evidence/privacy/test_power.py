@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.gates import apply_gates
-from meddiff_core.evidence.intervals import Estimate
+from meddiff_core.evidence.intervals import Bootstrap, Estimate
 from meddiff_core.evidence.privacy.copies import ALPHA, combined_score, copy_test, voxel_keys
 from meddiff_core.evidence.privacy.oracle import (
     Oracle,
@@ -28,11 +28,10 @@ from meddiff_core.evidence.privacy.power import (
     power_table,
 )
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.study import AuditConfig
 
 CONFIG = AuditConfig()
-DRAWING = Drawing(40, 0.95, 0)
+BOOTSTRAP = Bootstrap(40, 0.95, 0)
 VIEWS = (WHOLE, *HALVES)
 
 
@@ -128,10 +127,10 @@ def test_identical_sets_are_blocked_with_all_flagged(people, contract):
 
 def test_gate_blocks_from_exactly_the_count_that_is_said():
     null = np.random.default_rng(0).random(160)
-    fewest = fewest_blocked(200, len(null), CONFIG, DRAWING)
+    fewest = fewest_blocked(200, len(null), CONFIG, BOOTSTRAP)
     for count, expected in ((fewest - 1, False), (fewest, True)):
         scores = np.where(np.arange(200) < count, null.min() - 1, null.max() + 1)
-        assert blocked(copy_test(scores, null, ALPHA, DRAWING.confidence, DRAWING.seed)) is expected
+        assert blocked(copy_test(scores, null, ALPHA, BOOTSTRAP.confidence, BOOTSTRAP.seed)) is expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
@@ -141,7 +140,7 @@ def test_power_is_that_of_the_whole_test_on_drawn_mixtures(share):
     planted = rng.random(400) * np.where(rng.random(400) < 0.9, 0.1, 10) * np.quantile(null, 0.05)
     result = copy_test(synthetic, null, ALPHA)
     caught = float((planted < result.threshold).mean())
-    gate = copy_gate(200, len(result.flagged), 60, CONFIG, DRAWING)
+    gate = copy_gate(200, len(result.flagged), 60, CONFIG, BOOTSTRAP)
     every, blocks, either = [], [], []
     for _ in range(150):
         copies = rng.choice(planted, gate.planted(share))
@@ -199,7 +198,7 @@ def test_table_and_curve_agree_at_1_percent():
 @pytest.mark.parametrize("null_size", [18, 60])
 def test_chance_of_blocking_an_honest_cohort_is_that_of_drawn_ones(null_size):
     rng = np.random.default_rng(0)
-    gate = copy_gate(200, 0, null_size, CONFIG, DRAWING)
+    gate = copy_gate(200, 0, null_size, CONFIG, BOOTSTRAP)
     drawn = [
         len(copy_test(rng.random(200), rng.random(null_size), ALPHA).flagged) >= gate.fewest_blocked for _ in range(200)
     ]
@@ -207,25 +206,25 @@ def test_chance_of_blocking_an_honest_cohort_is_that_of_drawn_ones(null_size):
 
 
 def test_holdout_that_is_called_enough_is_enough_and_less_is_not():
-    needed = holdout_needed(200, CONFIG, DRAWING)
+    needed = holdout_needed(200, CONFIG, BOOTSTRAP)
     assert needed is not None
     for subjects, enough in ((needed, True), (needed - 20, False)):
-        gate = copy_gate(200, 0, subjects, CONFIG, DRAWING)
+        gate = copy_gate(200, 0, subjects, CONFIG, BOOTSTRAP)
         assert (chance_of_blocking(gate, subjects) <= 0.05) is enough
 
 
 def test_oracle_sees_a_validation_side_that_was_learnt_by_heart():
     rng = np.random.default_rng(0)
     honest, learnt = Oracle(rng.random(60), rng.random(60)), Oracle(rng.random(60), 0.01 * rng.random(60))
-    gate = copy_gate(200, 0, 60, CONFIG, DRAWING)
-    assert measured_blocking(honest, gate, DRAWING).value < 0.35
-    rows = {row[0]: row for row in oracle_findings(learnt, 200, CONFIG, DRAWING).table.rows}
+    gate = copy_gate(200, 0, 60, CONFIG, BOOTSTRAP)
+    assert measured_blocking(honest, gate, BOOTSTRAP).value < 0.35
+    rows = {row[0]: row for row in oracle_findings(learnt, 200, CONFIG, BOOTSTRAP).table.rows}
     assert rows["validation"][2] > 0.8
     assert rows["validation"][3] > rows["validation"][5]
 
 
 def test_oracle_without_validation_uses_halves_and_says_how_many_subjects_are_needed():
-    found = oracle_findings(Oracle(np.random.default_rng(0).random(18), np.zeros(0)), 200, CONFIG, DRAWING)
+    found = oracle_findings(Oracle(np.random.default_rng(0).random(18), np.zeros(0)), 200, CONFIG, BOOTSTRAP)
     assert found.metric.low <= found.metric.value <= found.metric.high
     assert "About 159 would bring it to at most 0.05" in found.statements[0]
     assert "validation" not in {row[0] for row in found.table.rows}

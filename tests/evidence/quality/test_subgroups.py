@@ -5,10 +5,11 @@ import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.evidence.features.records import Features
-from meddiff_core.evidence.quality.comparison import Drawing, Sides
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.quality.comparison import Sides
 from meddiff_core.evidence.quality.subgroups import People, round_quantiles, subgroup_section, subgroups_of
 
-DRAWING = Drawing(60, 0.95, 0)
+BOOTSTRAP = Bootstrap(60, 0.95, 0)
 SPECS = (
     CategoricalCondition(name="sex", categories=("F", "M")),
     ContinuousCondition(name="age", low=20, high=80, mean=50, std=17),
@@ -39,7 +40,7 @@ def section_of(who, shift_of_women=0.0):
     women = [one["sex"] == "F" for one in who.requested]
     synthetic[women] += shift_of_women
     sides = Sides(features(synthetic), features(train), features(holdout))
-    return subgroup_section(sides, who, subgroups_of(SPECS, who.real[0], len(holdout)), DRAWING)
+    return subgroup_section(sides, who, subgroups_of(SPECS, who.real[0], len(holdout)), BOOTSTRAP)
 
 
 def test_every_known_volume_is_in_one_group_of_each_condition():
@@ -107,5 +108,5 @@ def test_scans_of_few_subjects_are_no_subgroup():
 
 def test_a_study_without_conditions_says_what_it_needs():
     sides = Sides(*[features(normal(10, seed)) for seed in range(3)])
-    found = subgroup_section(sides, people(), [], DRAWING)
+    found = subgroup_section(sides, people(), [], BOOTSTRAP)
     assert "needs conditions" in found.statements[0]

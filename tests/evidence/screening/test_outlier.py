@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.store import create_store, create_volumes
-from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import extract
-from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
-from meddiff_core.evidence.screening.bounds import fit_reference, load_reference, save_reference
-from meddiff_core.evidence.screening.judging import judge_shards
+from meddiff_core.evidence.rejections import DENOISING, REJECTIONS, rejections_of
+from meddiff_core.evidence.screening.bounds import load_reference, save_reference
 from meddiff_core.evidence.screening.outlier import (
     SIGMAS,
     DenoisingErrors,
@@ -25,8 +20,7 @@ from meddiff_core.evidence.screening.outlier import (
     fit_outliers,
     open_probe,
 )
-from meddiff_core.evidence.screening.reasons import kind_of
-from meddiff_core.generation.schedule import SampleRequest, Shard
+from meddiff_core.evidence.screening.verdicts import screen_shards
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Latents, Sigma, in_turn
 
@@ -130,42 +124,42 @@ def test_at_most_so_many_volumes_are_looked_at_evenly(contract: Contract, finish
 
 
 @pytest.fixture
-def judged(tmp_path: Path, make_heads: Callable, contract: Contract, finish: Callable, save_models: Callable) -> Any:
+def screened(
+    tmp_path: Path, make_heads: Callable, contract: Contract, finish: Callable, save_models: Callable, fit: Callable,
+    save_shard: Callable,
+) -> Any:  # fmt: skip
     """(largest score) to the table of two candidates."""
     models = Models(save_models(tmp_path / "models", contract), "digest")
     train, fresh = make_heads(12, 0), make_heads(6, 1)
     probe = open_probe(models)
     errors = DenoisingErrors(*(finish(probe.all_errors("x", volumes)) for volumes in (train, train, fresh)))
-    figures = [[measure(v.image(i), v.label(i), contract) for i in range(len(v))] for v in (train, fresh)]
-    features = [finish(extract(RandomConvFeatures(contract), volumes)) for volumes in (train, fresh)]
-    keys = keys_of(train, contract), all_keys_of(fresh, contract)
-    reference, arrays = fit_reference(*figures, *features, *keys, ScreenConfig(margin=3.0), denoising=errors)
+    reference, arrays = fit(train, fresh, ScreenConfig(margin=3.0), denoising=errors)
     candidates = make_heads(2, 5)
-    group = create_store(tmp_path / "candidates.zarr" / "00-000000")
-    for key, values in (("image", candidates.images), ("label", candidates.labels)):
-        create_volumes(group, key, 2, values.shape[1:], str(values.dtype))[...] = values
-    shard = Shard("00-000000", tuple(SampleRequest(f"syn-{n}-0", n, 0, 70 + n, {}) for n in range(2)))
+    shard = save_shard("00-000000", candidates)
 
     def run(largest: float | None = None, models: Models | None = models) -> Any:
         bound = reference.outliers if largest is None else reference.outliers.model_copy(update={"largest": largest})
         save_reference(tmp_path / "reference", reference.model_copy(update={"outliers": bound}), arrays)
         assert load_reference(tmp_path / "reference")[0].outliers == bound
-        work = judge_shards([shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, in_turn, models)
+        work = screen_shards([shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, in_turn, models)
         return finish(work), np.stack([probe(candidates, n, 70 + n) for n in range(2)]), bound
 
     return run
 
 
-def test_a_shard_is_judged_by_the_networks_of_the_study(judged: Callable) -> None:
-    table, errors, bound = judged()
+def test_a_shard_is_judged_by_the_networks_of_the_study(screened: Callable) -> None:
+    table, errors, bound = screened()
     np.testing.assert_allclose(table["score.outlier"], bound.score(errors))
-    rejecting, _, _ = judged(largest=-1e9)
+    rejecting, _, _ = screened(largest=-1e9)
     assert not rejecting["accepted"].any()
-    kinds = {kind_of(reason) for said in rejecting["reasons"] for reason in said.split("; ")}
-    assert "unlike the training volumes after denoising, score above the accepted range" in kinds
+    assert all((DENOISING, "above") in kinds_of(cell) for cell in rejecting[REJECTIONS])
 
 
-def test_without_networks_the_score_is_left_out(judged: Callable) -> None:
-    table, _, _ = judged(largest=-1e9, models=None)
+def kinds_of(cell: Any) -> list[Any]:
+    return [found.kind for found in rejections_of(cell)]
+
+
+def test_without_networks_the_score_is_left_out(screened: Callable) -> None:
+    table, _, _ = screened(largest=-1e9, models=None)
     assert "score.outlier" not in table
-    assert not table["reasons"].str.contains("denoising").any()
+    assert not any((DENOISING, "above") in kinds_of(cell) for cell in table[REJECTIONS])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.utility.resampling import (
     Trials,
     accuracy_score,
@@ -14,7 +14,7 @@ from meddiff_core.evidence.utility.resampling import (
     ranking_score,
 )
 
-MANY = Drawing(4000, 0.95, 0)
+MANY = Bootstrap(4000, 0.95, 0)
 
 
 @pytest.fixture
