@@ -189,7 +189,7 @@ def closer_by_chance(query: Ranking, real: RealVolumes, seed: int) -> Matrix:
 
 
 def closer_interval(query: Ranking, real: RealVolumes, bootstrap: Bootstrap) -> Estimate:
-    """`closer_share` with its spread over random halves of the subjects, which is that of bootstrap all anew."""
+    """`closer_share` with its spread over random halves of the subjects, which is that of sampling all anew."""
     rng, value = np.random.default_rng([bootstrap.seed, 10]), closer_share(query, real)
     kept = np.stack([_half(real, rng) for _ in range(bootstrap.repeats)])
     draws = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)

@@ -55,7 +55,7 @@ def neighbourhood_size(rows: int) -> int:
 def neighbourhood_estimates(query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Each of the four by name: the mean over subsamples of `size` rows, with its interval.
 
-    The interval is the spread of samples of half that size around their mean, which is that of bootstrap the sets
+    The interval is the spread of samples of half that size around their mean, which is that of sampling the sets
     themselves; subsamples as large as a set would all be that set. For a share it is never narrower than the exact
     interval of a share of `size`: 18 of 18 does not prove 1.
     """
