@@ -8,9 +8,9 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file, digest_of, write_json, writing_folder
 from meddiff_core.data.dataset import Dataset
-from meddiff_core.evidence.audit import Audit, InternalFindings, judge, measured_by, run_audit
+from meddiff_core.evidence.audit import Audit, InternalFindings, with_gates, measured_by, run_audit
 from meddiff_core.evidence.features.cache import KeptVolumes
-from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
+from meddiff_core.evidence.inputs import AuditInput, FirstAttempts, ScreenSummary
 from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
 from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.bounds import load_reference
@@ -39,7 +39,7 @@ def audit_cohort(folder: Path, *, key: str) -> dict[str, Any]:
             audit, findings = show(run_audit(gather(workspace, mapper, cohort)))
     else:
         say("audit: measured before; only gates and waivers are applied anew")
-        audit, findings = judge(kept[0], workspace.study.audit), kept[1]
+        audit, findings = with_gates(kept[0], workspace.study.audit), kept[1]
     with writing_folder(workspace.path("audit")) as partial:
         write_json(partial / "audit.json", audit)
         write_json(partial / "findings.json", findings)
@@ -98,7 +98,7 @@ def gather(workspace: Workspace, mapper: Mapper, cohort: pd.DataFrame) -> AuditI
         device=choose_device(workspace.study.runtime.device),
         seed=workspace.study.seed,
         copy_extractors=searched,
-        first_draw=_first_draw(judged, workspace),
+        first_attempts=_first_attempts(judged, workspace),
         first_round=kept_rows(workspace, "first-round", drawn) if replaced else None,
         first_round_ids=list(drawn["sample_id"]) if replaced else (),
         rounds=rounds_of(cohort),
@@ -111,11 +111,11 @@ def kept_rows(workspace: Workspace, name: str, rows: pd.DataFrame) -> KeptVolume
     return kept_cohort(workspace, name, Candidates(workspace.path("candidates"), places), list(rows["sample_id"]))
 
 
-def _first_draw(verdicts: pd.DataFrame, workspace: Workspace) -> FirstDraw:
-    """What was drawn first for each place of the cohort, accepted or not."""
+def _first_attempts(verdicts: pd.DataFrame, workspace: Workspace) -> FirstAttempts:
+    """What was generated first for each place of the cohort, accepted or not."""
     first = verdicts[verdicts["attempt"] == 0]
-    return FirstDraw(
-        volumes=kept_rows(workspace, "first-draw", first),
+    return FirstAttempts(
+        volumes=kept_rows(workspace, "first-attempts", first),
         sample_ids=list(first["sample_id"]),
         accepted=list(first["accepted"]),
         requested=requested_conditions(first),

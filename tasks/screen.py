@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff_core.evidence.voxel_keys import all_keys_of, keys_of
 from meddiff_core.artefacts import digest_file, digest_of, writing_folder
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
 from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed

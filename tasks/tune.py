@@ -6,7 +6,7 @@ from typing import Any
 from meddiff_core.artefacts import write_json
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.latent_judge import open_judge
+from meddiff_core.evidence.sample_scoring import open_scorer
 from meddiff_core.evidence.tuning import Tuning, describe_tuning, open_batches, tune_solver
 from meddiff_core.generation.engine import open_guide
 from meddiff_core.models.conditions import encode_conditions
@@ -29,15 +29,15 @@ def measure_solvers(folder: Path, samples: int, *, key: str) -> dict[str, Any]:
     study, device = workspace.study, choose_device(workspace.study.runtime.device)
     denoiser, scale, contract = load_denoiser(workspace.path("denoiser"), device)
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
-    judge = open_judge(train, validation, scale, study.seed)
-    if judge is None:
+    scorer = open_scorer(train, validation, scale, study.seed)
+    if scorer is None:
         found = f"are {len(train)} and {len(validation)}"
         raise ConfigurationError(f"train and validation must have 2 volumes or more to compare samples with, {found}")
     conditions = encode_conditions(Dataset.open(folder).conditions("validation"), contract.conditions)
     shape = tuple(validation.mean.shape[1:])
     guide = open_guide(workspace.path("denoiser"), denoiser, study.sampling)
     batches = open_batches(denoiser, conditions, study.sampling, shape, samples, study.seed, device, guide)
-    tuning = show(tune_solver(batches, judge, study.sampling, study.seed))
+    tuning = show(tune_solver(batches, scorer, study.sampling, study.seed))
     write_json(folder / TUNING, tuning)
     log_file(folder / TUNING)
     draw_tuning(folder, tuning)

@@ -7,17 +7,19 @@ that a release may carry, and `InternalFindings` that name rows of the training 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+from meddiff_core.evidence.quality.distinct import distinct_metric
+from meddiff_core.evidence.metrics import Metric, metric_of
 from meddiff_core.contract import Frozen
 from meddiff_core.data.split.limits import FEWEST_AUDITED
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract
-from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, gates_in_force, metric_of, unused_waivers
+from meddiff_core.evidence.gates import GateResult, apply_gates, gates_in_force, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, from_count
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
-from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
+from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
 from meddiff_core.evidence.privacy.copy_views import Known
 from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
@@ -27,7 +29,7 @@ from meddiff_core.evidence.quality.comparison import Sides, feature_metrics, sim
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
 from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
-from meddiff_core.evidence.screening.expected import expected_rejections
+from meddiff_core.evidence.screening.expected import screening_evidence
 from meddiff_core.evidence.section import Curve, Section, Table
 from meddiff_core.evidence.utility.arms import effort_of
 from meddiff_core.evidence.utility.usefulness import utility
@@ -58,7 +60,7 @@ PARTS: tuple[Part, ...] = (
     fidelity_of_labels,
     subgroups_and_drift,
     utility,
-    expected_rejections,
+    screening_evidence,
 )
 """What is measured beside features, copies and diversity, in the order of the report."""
 
@@ -78,8 +80,6 @@ class Audit(Frozen):
     """A sentence for each."""
     flagged: tuple[str, ...]
     """Ids of synthetic volumes that are suspected copies: to be dropped."""
-    power_by_disguise: dict[str, float]
-    """Share of planted copies caught."""
     histograms: tuple[Histogram, ...]
     tables: tuple[Table, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -90,18 +90,9 @@ class Audit(Frozen):
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All that a reader is told in words."""
+        """Everything that the audit says in words."""
         return (*self.unused_waivers, *self.statements)
 
-    @property
-    def passed(self) -> bool:
-        """Whether every gate passed."""
-        return all(gate.passed for gate in self.gates)
-
-    @property
-    def may_leave(self) -> bool:
-        """Whether every gate passed, or a person answers for it."""
-        return not any(gate.holds_back for gate in self.gates)
 
 
 class SuspectedCopy(Frozen):
@@ -117,9 +108,7 @@ class InternalFindings(Frozen):
 
     suspected: tuple[SuspectedCopy, ...]
     threshold: float
-    synthetic_scores: tuple[float, ...]
-    holdout_scores: tuple[float, ...]
-    planted_scores: tuple[float, ...]
+    """Of the scores, below which a volume is suspected."""
 
 
 def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, InternalFindings]]:
@@ -134,7 +123,6 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     features = yield from _compare_features(audit, train, holdout, bootstrap)
     evidence = yield from find_copies(audit, _known_to_search(audit, features.known), bootstrap)
     diversity = yield from _diversity(audit, train, holdout, bootstrap)
-    screened = from_count(audit.screen.accepted, audit.screen.candidates, bootstrap.confidence)
     distinct = distinct_metric(
         audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, bootstrap
     )
@@ -142,7 +130,7 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     sections = [Section([distinct, *features.metrics, *diversity]), evidence.section, rounds]
     for part in PARTS:
         sections.append((yield from part(audit, bootstrap)))
-    whole = Section.merge([*sections, Section([_accepted_metric(screened)])])
+    whole = Section.merge(sections)
     result = Audit(
         preset=audit.config.preset,
         confidence=bootstrap.confidence,
@@ -150,7 +138,6 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
         metrics=tuple(whole.metrics),
         flagged=tuple(audit.sample_ids[row] for row in evidence.flagged),
-        power_by_disguise=evidence.power_by_disguise,
         histograms=tuple(whole.histograms),
         tables=tuple(whole.tables),
         curves=tuple(whole.curves),
@@ -158,10 +145,10 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         screen=audit.screen,
         caveats=CAVEATS,
     )
-    return judge(result, audit.config), _internal(evidence, audit.ids_as_drawn)
+    return with_gates(result, audit.config), _internal(evidence, audit.ids_as_generated)
 
 
-def judge(audit: Audit, config: AuditConfig) -> Audit:
+def with_gates(audit: Audit, config: AuditConfig) -> Audit:
     """The same measurements under the gates and waivers of a study. They must be what `measured_by` of it gives."""
     gates = apply_gates(audit.metrics, config, audit.sizes)
     given = {"preset": config.preset, "gates": gates, "unused_waivers": tuple(unused_waivers(gates, config))}
@@ -199,13 +186,6 @@ def _known_to_search(audit: AuditInput, known: Known) -> Known:
         digest: {"final" if name == "synthetic" else name: features for name, features in sets.items()}
         for digest, sets in known.items()
     }
-
-
-def _accepted_metric(share: Estimate) -> Metric:
-    return metric_of(
-        "accepted_share", share, "higher is better",
-        "Share of generated volumes that screening accepted; the rest was left out, which shifts the distribution.",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -247,10 +227,4 @@ def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFind
         )
         for row in evidence.result.flagged
     )
-    return InternalFindings(
-        suspected=suspected,
-        threshold=evidence.result.threshold,
-        synthetic_scores=tuple(map(float, evidence.synthetic)),
-        holdout_scores=tuple(map(float, evidence.holdout)),
-        planted_scores=tuple(map(float, evidence.planted)),
-    )
+    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold)

@@ -63,6 +63,3 @@ def resample_weights(n: int, repeats: int, seed: int) -> Matrix:
     """(repeats, n): how often each of n items is in each bootstrap sample."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
     return counts.astype(np.float64)
-
-
-from_draws = from_resamples

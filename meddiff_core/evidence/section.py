@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 
 from pydantic import model_validator
 
+from meddiff_core.evidence.metrics import Metric, Part
 from meddiff_core.contract import Frozen
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import Metric
 
 Cell = str | int | float | None
 
@@ -19,8 +19,8 @@ Cell = str | int | float | None
 class Table(Frozen):
     """Figures that belong together, ready to be printed."""
 
-    part: str
-    """Section of the report that it stands in: `quality`, `anatomy`, `fidelity`, `utility`, `privacy`, `screening`."""
+    part: Part
+    """Section of the report that it stands in."""
     title: str
     caption: str
     """What it shows and how it is read, in one or two plain sentences."""
@@ -54,8 +54,7 @@ class Line(Frozen):
 class Curve(Frozen):
     """A figure of one or more lines."""
 
-    part: str
-    """As in `Table`."""
+    part: Part
     title: str
     caption: str
     x: str

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff_core.evidence.metrics import Metric
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.choice import ChoiceRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
 from meddiff_core.evidence import section
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.gates import GateResult
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.types import Volumes
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meddiff_core.evidence.metrics import Metric
 from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.choice import ChoiceRecord, describe_choice
 from meddiff_core.evidence import section
-from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.gates import GateResult
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
 from meddiff_core.release.evidence import PartView, gate_rows, part_views, verdict, waived

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from meddiff_core.evidence.metrics import Part
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract, spacing_text
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
@@ -30,7 +31,7 @@ BEFORE, AFTER = ("Gates", "Findings", "Volumes"), ("Distributions", "Conditions"
 """Sections before and after the parts of the evidence."""
 OPTIONAL = {"Findings": "statements", "Distributions": "histograms", "Conditions": "scatters"}
 """Sections that need what a release may lack."""
-ALWAYS = ("privacy", "screening")
+ALWAYS: tuple[Part, ...] = ("privacy", "screening")
 """Parts that a page has even if nothing was measured: they say what the tests show, and what was rejected."""
 ML_PER_MM3 = 1e-3
 
@@ -133,7 +134,7 @@ def count_bars(content: ReleaseContent) -> list[dict[str, Any]]:
     """Candidates, accepted, and each reason of rejection, as shares of the candidates."""
     counts = content.counts
     reasons = sorted(counts.rejected.items(), key=lambda item: (-item[1], item[0]))
-    rows = [("drawn", counts.candidates, True), ("accepted", counts.accepted, True)]
+    rows = [("generated", counts.candidates, True), ("accepted", counts.accepted, True)]
     rows += [(f"rejected: {spoken(reason)}", count, False) for reason, count in reasons]
     most = max(1, *(count for _, count, _ in rows))
     return [{"name": name, "count": count, "share": count / most, "main": main} for name, count, main in rows]
@@ -157,7 +158,8 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
 def _acceptance(content: ReleaseContent) -> str:
     counts = content.counts
     share = counts.accepted / counts.candidates if counts.candidates else 0.0
-    text = f"{number(counts.candidates)} volumes were drawn and {number(counts.accepted)} accepted ({percent(share)})."
+    generated, accepted = number(counts.candidates), number(counts.accepted)
+    text = f"{generated} volumes were generated and {accepted} accepted ({percent(share)})."
     if counts.flagged:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."

@@ -1,4 +1,4 @@
-"""A denoiser that learns a dozen scans by heart must be blocked for copying: the known answer on real data.
+"""A denoiser that memorises a dozen scans must be blocked for copying: the known answer on real data.
 
     python tests/benchmarks/overtrained.py STUDY_FOLDER [--volumes 12] [--steps 4000] [--samples 60]
 
@@ -106,7 +106,7 @@ def main() -> None:
     print(
         f"{options.steps} steps to a loss of {loss:.4f}: {trained - started:.0f} s; sampling: {drawn - trained:.0f} s"
     )
-    for name, volumes in (("learnt by heart", cohort), ("control: the study's own cohort", honest)):
+    for name, volumes in (("memorised", cohort), ("control: the study's own cohort", honest)):
         report(name, audit_copies(options.study, few, volumes))
     print(f"copy audits: {time.perf_counter() - drawn:.0f} s")
 
@@ -168,7 +168,7 @@ def report(name: str, evidence: CopyEvidence) -> None:
     config, named = AuditConfig(), set(evidence.rows[evidence.result.flagged].tolist())
     print(f"\n{name}: {len(evidence.result.flagged)} of {len(evidence.synthetic)} flagged, of {len(named)} subjects")
     for metric in evidence.section.metrics:
-        if not metric.name.startswith("oracle"):
+        if not metric.name.startswith("negative_control"):
             print(f"  {metric.name:28} {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]")
     for gate in apply_gates(evidence.section.metrics, config):
         if gate.value is not None:

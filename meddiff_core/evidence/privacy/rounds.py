@@ -1,4 +1,4 @@
-"""Rounds of the search for copies: what is flagged is dropped, drawn again, and what was drawn is searched in turn.
+"""Rounds of the search for copies: what is flagged is dropped and replaced, and the replacements are searched in turn.
 
 Left out without a replacement, every suspected copy makes the cohort smaller than was asked for. Replaced without a
 second look, the replacement is a volume that no copy test has seen. A volume is flagged by its own score, whatever
@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from meddiff_core.evidence.gates import metric_of
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.inputs import AuditInput, Round
 from meddiff_core.evidence.intervals import from_count
 from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
@@ -20,6 +20,10 @@ from meddiff_core.evidence.rejections import AUDITED, REJECTIONS, Rejection, rej
 from meddiff_core.evidence.section import Section, Table
 from meddiff_core.types import Progress
 
+COPIES_LEFT = MetricSpec(
+    name="copies_left", part="privacy", privacy=True, better="lower", reference="a cohort without suspected copies"
+)
+METRICS = (COPIES_LEFT,)
 SEARCHED = "searched"
 """Column of a cohort's table: the round in which a volume was searched for copies, 0 for one that never was."""
 DROPPED = "dropped"
@@ -83,7 +87,7 @@ def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequenc
 
 
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
-    """The volumes that screening accepted before any was dropped: what the model draws, untouched by the audit."""
+    """The volumes that screening accepted before any was dropped: what the model generates, untouched by the audit."""
     return cohort[cohort[SEARCHED] == 1]
 
 
@@ -103,11 +107,11 @@ def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence:
     """What the rounds did, and how many of the final cohort's `size` volumes are flagged all the same."""
     if not rounds:
         return Section()
-    left = metric_of(
-        "copies_left", from_count(flagged, size, confidence), "lower is better", floor=0.0,
-        explanation="Share of the final cohort, after suspected copies were dropped, that is flagged and so not "
-        "released. It says nothing of the model.",
-    )  # fmt: skip
+    words = (
+        "Share of the final cohort, after suspected copies were dropped, that is flagged and so not released. It says "
+        "nothing of the model."
+    )
+    left = metric_of(COPIES_LEFT, from_count(flagged, size, confidence), words, reference=0.0)
     table = Table(
         part="privacy",
         title="Rounds of the search for copies",
@@ -125,17 +129,18 @@ def describe_rounds(rounds: Sequence[Round], flagged: int = 0) -> str:
         return ""
     if dropped := sum(one.dropped for one in rounds):
         copies = "1 suspected copy was" if dropped == 1 else f"{dropped} suspected copies were"
-        drawn = "others were drawn in their place and searched in turn" if len(rounds) > 1 else "no others were drawn"
+        replaced = "others were generated in their place and searched in turn"
+        then = replaced if len(rounds) > 1 else "no others were generated"
         return (
-            f"The search for copies took {_counted(len(rounds), 'round')}: {copies} dropped; {drawn}. Each round asks "
+            f"The search for copies took {_counted(len(rounds), 'round')}: {copies} dropped; {then}. Each round asks "
             "the same held-out scans and keeps what looks less like training, so the final cohort is a selected set, "
-            "less like training than what the model draws. Quality, fidelity and utility are measured on this set; "
-            "whether the model copies is measured, and gated, on the cohort as first drawn."
+            "less like training than what the model generates. Quality, fidelity and utility are measured on this set; "
+            "whether the model copies is measured, and gated, on the cohort as first generated."
         )
     if flagged:
         return (
             f"The search for copies took 1 round: {flagged} of {rounds[0].searched} volumes were flagged, more than "
-            f"{MOST_DROPPED:.0%}, and none was drawn again: such a model copies, and picking would hide it."
+            f"{MOST_DROPPED:.0%}, and none was replaced: such a model copies, and picking would hide it."
         )
     return f"The search for copies took 1 round and dropped none of {_counted(rounds[0].searched, 'volume')}."
 

@@ -11,10 +11,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
 from meddiff_core.evidence.disclosure import FEWEST
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME, measure
@@ -36,7 +36,28 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import Progress, Volumes
 
-PART = "anatomy"
+PART: Part = "anatomy"
+
+
+def _shift(name: str, part: Part = PART, detail: str = "") -> MetricSpec:
+    return MetricSpec(name=name, part=part, better="lower", reference="that of the holdout", detail=detail)
+
+
+EFFECT = _shift("effect", "quality", "measurement")
+EXCESS_NOISE = EFFECT.model_copy(update={"name": "effect:excess_noise", "better": "nearer", "detail": ""})
+SYMMETRY_EFFECT, ASYMMETRY_EFFECT = _shift("symmetry_effect"), _shift("symmetry_effect:intensity")
+VOLUME_EFFECT, SURFACE_EFFECT = _shift("volume_effect", detail="structure"), _shift("surface_effect", detail="structure")
+COMPONENTS_EFFECT = _shift("components_effect", detail="structure")
+VOLUME_DISTANCE = MetricSpec(
+    name="volume_distance", part=PART, better="lower", reference="that of the training volumes", detail="structure"
+)
+STRUCTURE_CORRELATION = MetricSpec(
+    name="structure_correlation", part=PART, better="lower", reference="that of the training volumes"
+)
+METRICS = (
+    EFFECT, EXCESS_NOISE, SYMMETRY_EFFECT, ASYMMETRY_EFFECT, VOLUME_EFFECT, SURFACE_EFFECT, COMPONENTS_EFFECT,
+    VOLUME_DISTANCE, STRUCTURE_CORRELATION,
+)  # fmt: skip
 APPEARANCE = ("mean", "std", "foreground_share", "p50", "sharpness", "noise")
 """Measurements of intensity whose shift is reported."""
 OFFSET = "offset_mm:"
@@ -44,7 +65,7 @@ OFFSET = "offset_mm:"
 MOST_PAIRS = 40
 """Rows of the table of correlations."""
 UNLABELLED = "Anatomy was not measured: it needs label maps (data.labels)."
-FEW_PEOPLE = f"Anatomy is not shown: it needs at least {FEWEST} training and {FEWEST} held-out subjects."
+FEW_SUBJECTS = f"Anatomy is not shown: it needs at least {FEWEST} training and {FEWEST} held-out subjects."
 
 Found = dict[str, Comparison]
 """By name of the figure."""
@@ -77,9 +98,9 @@ Three = tuple[Measured, Measured, Measured]
 def appearance_and_anatomy(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Intensities, structures, their correlations and symmetry, beside train and holdout."""
     sets = yield from _measure_sets(audit)
-    people = [len(np.unique(one.subjects)) for one in sets[1:]]
-    if min(people) < FEWEST:
-        return Section(statements=(FEW_PEOPLE,))
+    subjects = [len(np.unique(one.subjects)) for one in sets[1:]]
+    if min(subjects) < FEWEST:
+        return Section(statements=(FEW_SUBJECTS,))
     found = {name: _compare(name, sets, bootstrap) for name in _names(audit.contract)}
     metrics = [*appearance_metrics(sets, found, bootstrap), *_symmetry_metrics(found)]
     tables = [_symmetry_table(found)]
@@ -113,8 +134,8 @@ def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Three]:
         for group in contract.labels
         for axis in AXES
     }
-    synthetic, real, held = (_with_offsets(one, contract, where) for one in (accepted, train, holdout))
-    return synthetic, real, held
+    synthetic, real, fresh = (_with_offsets(one, contract, where) for one in (accepted, train, holdout))
+    return synthetic, real, fresh
 
 
 def measure_set(
@@ -163,38 +184,33 @@ def _names(contract: Contract) -> list[str]:
 
 
 NOISE = (
-    "Shift of the mean noise level from the training set's, in pooled deviations: above 0 is noisier than real "
-    "volumes, below 0 lacks their noise or fine texture; the floor is that of the holdout."
+    "Shift of the mean noise level from the training set's, in pooled standard deviations: above 0 is noisier than "
+    "real volumes, below 0 lacks their noise or fine texture."
 )
 
 
 def appearance_metrics(sets: Three, found: Found, bootstrap: Bootstrap) -> list[Metric]:
     """Shifts of intensities, sharpness and noise, which feature distances can miss in a blurred cohort."""
     noise = found["noise"]
-    signed = metric_of(
-        "effect:excess_noise", noise.effect, "0 is as real; a gate looks for more", NOISE,
-        floor=noise.effect_floor.value,
-    )  # fmt: skip
-    return [*(effect_metric(f"effect:{name}", name, found[name]) for name in APPEARANCE), signed]
+    signed = metric_of(EXCESS_NOISE, noise.effect, NOISE, reference=noise.effect_reference.value)
+    return [*(effect_metric(EFFECT, name, found[name], name) for name in APPEARANCE), signed]
 
 
 def _symmetry_metrics(found: Found) -> list[Metric]:
     names = {
-        "symmetry": ("symmetry_effect", "Dice of the label map with its mirror image"),
-        "asymmetry": ("symmetry_effect:intensity", "intensity asymmetry"),
+        "symmetry": (SYMMETRY_EFFECT, "Dice of the label map with its mirror image"),
+        "asymmetry": (ASYMMETRY_EFFECT, "intensity asymmetry"),
     }
     return [effect_metric(*words, found[name]) for name, words in names.items() if name in found]
 
 
 def _structure_metrics(group: str, found: Found) -> Iterator[Metric]:
     volume = found[f"{MEASURED_VOLUME}{group}"]
-    yield metric_of(
-        f"volume_distance:{group}", volume.distance, "lower is better", floor=volume.distance_floor.value,
-        explanation=f"Wasserstein distance of the volumes of {group} to the holdout's, in training deviations.",
-    )  # fmt: skip
-    yield effect_metric(f"volume_effect:{group}", f"volume of {group}", volume)
-    yield effect_metric(f"surface_effect:{group}", f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"])
-    yield effect_metric(f"components_effect:{group}", f"number of components of {group}", found[f"pieces:{group}"])
+    words = f"Wasserstein distance of the volumes of {group} to the holdout's, in standard deviations of training."
+    yield metric_of(VOLUME_DISTANCE, volume.distance, words, group, volume.distance_reference.value)
+    yield effect_metric(VOLUME_EFFECT, f"volume of {group}", volume, group)
+    yield effect_metric(SURFACE_EFFECT, f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"], group)
+    yield effect_metric(COMPONENTS_EFFECT, f"number of components of {group}", found[f"pieces:{group}"], group)
 
 
 def _structure_table(groups: Sequence[str], found: Found) -> Table:
@@ -218,9 +234,9 @@ def _correlation_metric(volumes: Sequence[Matrix], bootstrap: Bootstrap) -> Metr
     """How the correlations between structures differ from the holdout's, at equal sizes."""
     synthetic, train, holdout = volumes
     size = min(*(len(one) // 2 for one in volumes), LARGEST_SAMPLE)
-    found, floor = (estimate(correlation_difference, query, holdout, size, bootstrap) for query in (synthetic, train))
+    found, real = (estimate(correlation_difference, query, holdout, size, bootstrap) for query in (synthetic, train))
     words = "Root mean square difference to the holdout of the correlations between volumes of structures."
-    return metric_of("structure_correlation", found, "lower is better, down to the floor", words, floor=floor.value)
+    return metric_of(STRUCTURE_CORRELATION, found, words, reference=real.value)
 
 
 def correlation_difference(query: Matrix, reference: Matrix) -> float:
@@ -233,9 +249,9 @@ def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     """(pairs,) correlation of each pair of columns of (n, d), in the order of `combinations`; 0 for a constant."""
     # np.corrcoef takes no weights, and warns of a constant
     covariance = np.atleast_2d(np.cov(rows, rowvar=False, ddof=0, aweights=weights))
-    deviation = np.sqrt(np.diag(covariance))
-    constant = deviation <= 1e-9 * np.abs(rows).max(0)
-    unit = np.where(constant, np.inf, deviation)
+    std = np.sqrt(np.diag(covariance))
+    constant = std <= 1e-9 * np.abs(rows).max(0)
+    unit = np.where(constant, np.inf, std)
     first, second = np.triu_indices(rows.shape[1], 1)
     return np.asarray((covariance / unit[:, None] / unit)[first, second])
 
@@ -249,22 +265,23 @@ def _correlation_table(groups: Sequence[str], sets: Three, bootstrap: Bootstrap)
     rows: list[tuple[Cell, ...]] = []
     for pair in order.tolist():
         values, samples = [one[pair] for one in whole], [one[:, pair] for one in resampled]
-        shift, floor = (
+        shift, real = (
             from_resamples(
                 values[one] - values[1], samples[one] - samples[1], bootstrap.confidence, len(sets[one].subjects)
             )
             for one in (0, 2)
         )
         figures = [short(value) for value in values]
-        differences = (short(shift.value), span(shift), short(floor.value), span(floor))
+        differences = (short(shift.value), span(shift), short(real.value), span(real))
         rows.append((" and ".join(pairs[pair]), *figures, *differences))
-    caption = "Correlation of the volumes of two structures. Difference: synthetic minus training; its floor is that "
+    caption = "Correlation of the volumes of two structures. Difference: synthetic minus training; its reference is "
     return Table(
         part=PART,
         title="Structures together",
-        caption=f"{caption}of the holdout. Largest differences first{_cut(len(pairs))}.",
+        caption=f"{caption}that of the holdout. Largest differences first{_cut(len(pairs))}.",
         columns=(
-            "Pair", "Synthetic", "Training", "Holdout", "Difference", "Interval", "Floor of difference", "Its interval"
+            "Pair", "Synthetic", "Training", "Holdout", "Difference", "Interval", "Reference of difference",
+            "Its interval",
         ),
         rows=tuple(rows),
     )  # fmt: skip
@@ -276,8 +293,8 @@ def _cut(pairs: int) -> str:
 
 def _resampled_correlations(measured: Measured, groups: Sequence[str], bootstrap: Bootstrap, number: int) -> Matrix:
     """(repeats, pairs), of bootstrap samples of the subjects."""
-    people = int(measured.subjects.max()) + 1
-    weights = resample_weights(people, bootstrap.repeats, bootstrap.seed + number)[:, measured.subjects]
+    subjects = int(measured.subjects.max()) + 1
+    weights = resample_weights(subjects, bootstrap.repeats, bootstrap.seed + number)[:, measured.subjects]
     rows = measured.volumes(groups)
     return np.stack([correlations(rows, one) for one in weights])
 

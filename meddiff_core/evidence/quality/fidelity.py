@@ -6,12 +6,13 @@ conditions do nothing would otherwise release a covariate table that describes n
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
 from meddiff_core.contract import Condition, ContinuousCondition
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
@@ -19,9 +20,20 @@ from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.types import Progress
 
-PART = "fidelity"
-LABELS = "labels"
-"""The source that needs no further model: label maps that were generated with the images."""
+PART: Part = "fidelity"
+Source = Literal["labels", "segmentation"]
+"""What measures a volume: the label map that was generated with the image, or a segmentation of the image."""
+_R = MetricSpec(name="fidelity_r", part=PART, better="higher", limited_by="synthetic", detail="condition")
+FIDELITY: dict[Source, MetricSpec] = {
+    "labels": _R,
+    "segmentation": _R.model_copy(
+        update={
+            "name": "fidelity_r_segmentation",
+            "reference": "that of segmentations and label maps of the holdout",
+        }
+    ),
+}
+METRICS = tuple(FIDELITY.values())
 COLUMNS = (
     "Condition", "Volumes", "r", "Interval of r", "Slope", "Interval of slope",
     "Mean error", "Interval of mean error", "RMSE", "Interval of RMSE",
@@ -96,19 +108,23 @@ def fidelity_of_labels(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Pro
         spec.name: np.array([one.get(f"{MEASURED_VOLUME}{spec.group}", np.nan) for one in audit.measured], np.float64)
         for spec in measurable
     }
-    section = fidelity_section(audit.requested, columns, LABELS, bootstrap)
+    section = fidelity_section(audit.requested, columns, "labels", bootstrap)
     yield Progress("fidelity", 1, 1)
     others = [spec.name for spec in audit.contract.conditions if spec not in measurable]
-    said = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
-    return Section(section.metrics, section.tables, statements=(said,) if others else ())
+    unmeasured = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
+    return Section(section.metrics, section.tables, statements=(unmeasured,) if others else ())
 
 
 def fidelity_section(
-    requested: Sequence[Condition], measured: Mapping[str, ArrayLike], source: str, bootstrap: Bootstrap
+    requested: Sequence[Condition],
+    measured: Mapping[str, ArrayLike],
+    source: Source,
+    bootstrap: Bootstrap,
+    references: Mapping[str, float] | None = None,
 ) -> Section:
     """Agreement per condition; `measured` holds a figure per volume, not a number where there is none.
 
-    `source` says what measured: `labels`, or another way such as `segmentation`, whose metrics carry its name.
+    `references` are the correlations that real volumes show, where the metric of the source has any.
     """
     found = {name: _agreement(requested, name, values, bootstrap) for name, values in measured.items()}
     if not found:
@@ -120,7 +136,8 @@ def fidelity_section(
         columns=COLUMNS,
         rows=tuple(_row(name, one) for name, one in found.items()),
     )
-    return Section([_metric(name, source, one) for name, one in found.items()], [table])
+    real = references or {}
+    return Section([_metric(name, source, one, real.get(name)) for name, one in found.items()], [table])
 
 
 def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, bootstrap: Bootstrap) -> Fidelity:
@@ -131,12 +148,11 @@ def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, b
     return fidelity(wanted[known], figures[known], bootstrap)
 
 
-def _metric(name: str, source: str, found: Fidelity) -> Metric:
-    figure = "fidelity_r" if source == LABELS else f"fidelity_r_{source}"
+def _metric(name: str, source: Source, found: Fidelity, reference: float | None) -> Metric:
     line = "" if found.slope is None else f", slope {found.slope.value:.2f}"
     error = "" if found.mean_error is None else f", mean error {found.mean_error.value:.4g}"
     words = f"Correlation of requested and measured {name} by {source}{line}{error}."
-    return metric_of(f"{figure}:{name}", found.r, "higher is better, up to 1", words)
+    return metric_of(FIDELITY[source], found.r, words, name, reference)
 
 
 def _row(name: str, found: Fidelity) -> tuple[Cell, ...]:

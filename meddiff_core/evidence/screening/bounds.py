@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from meddiff_core.evidence.duplicates import smallest_distance
 from meddiff_core.artefacts import write_bytes, write_json
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
@@ -184,14 +185,6 @@ def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: 
     if reconstructed is not None:
         bound = max(bound, np.quantile(_mahalanobis(reconstructed.values, *_whitening(train)), 1 - config.tail))
     return float(bound * (1 + config.margin))
-
-
-def smallest_distance(keys: FloatArray, centre: FloatArray, subjects: Sequence[str] | None = None) -> float:
-    """Between keys (m, p) of different subjects; each key is its own subject if none are named."""
-    if len(keys if subjects is None else set(subjects)) < 3:
-        return 0.0
-    found = nearest_voxels(keys[:, None], keys, centre, exclude_self=True, block=256, subjects=subjects)
-    return float(found.distance.min())
 
 
 def screen_volume(

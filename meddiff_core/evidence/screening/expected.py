@@ -5,6 +5,7 @@ A filter that rejects one real scan in three says more of its own bounds than of
 
 from collections.abc import Generator, Sequence
 
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, from_count
@@ -13,9 +14,20 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.types import Progress
 
 
-def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
-    """The share of real validation volumes that each bound, and all together, reject, beside that of candidates."""
+ACCEPTED_SHARE = MetricSpec(name="accepted_share", part="screening", better="higher", limited_by="generated")
+METRICS = (ACCEPTED_SHARE,)
+
+
+def screening_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
+    """What screening accepted, and what it would do to real validation volumes."""
     yield Progress("expected rejections", 0, 1)
+    share = from_count(audit.screen.accepted, audit.screen.candidates, bootstrap.confidence)
+    words = "Share of generated volumes that screening accepted; the rest was left out, which shifts the distribution."
+    return Section.merge([Section([metric_of(ACCEPTED_SHARE, share, words)]), expected_rejections(audit, bootstrap)])
+
+
+def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Section:
+    """The share of real validation volumes that each bound, and all together, reject, beside that of candidates."""
     real = audit.screen.real
     if real is None or real.volumes < FEWEST:
         found = 0 if real is None else real.volumes
@@ -32,10 +44,7 @@ def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Pr
 
 
 def _row(text: str, real: int, volumes: int, found: int, candidates: int, bootstrap: Bootstrap) -> tuple[Cell, ...]:
-    share, sampled = (
-        from_count(real, volumes, bootstrap.confidence),
-        from_count(found, candidates, bootstrap.confidence),
-    )
+    share, sampled = (from_count(k, n, bootstrap.confidence) for k, n in ((real, volumes), (found, candidates)))
     return text, *(round(figure, 4) for figure in (share.value, share.low, share.high)), round(sampled.value, 4)
 
 

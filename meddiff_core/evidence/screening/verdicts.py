@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff_core.evidence.duplicates import near_duplicates
+from meddiff_core.evidence.voxel_keys import keys_of, voxel_keys
 from meddiff_core.contract import Condition, Contract
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
 from meddiff_core.evidence.rejections import DUPLICATE, REJECTIONS, Rejection, reject, stored
 from meddiff_core.evidence.screening.bounds import load_reference, screen_volume
-from meddiff_core.evidence.screening.duplicates import near_duplicates
 from meddiff_core.evidence.screening.outlier import Models, open_probe
 from meddiff_core.generation.region import is_extrapolated
 from meddiff_core.generation.schedule import Shard

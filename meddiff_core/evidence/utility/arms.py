@@ -95,7 +95,7 @@ def missing_volumes(design: Design, config: AuditConfig, synthetic: int) -> list
     ]
 
 
-def draw_synthetic(arm: Arm, available: int, seed: int) -> list[int]:
+def choose_synthetic(arm: Arm, available: int, seed: int) -> list[int]:
     """Which synthetic volumes an arm sees under a seed; a larger arm sees those of a smaller one and more."""
     order = torch.randperm(available, generator=generator_for(seed, "utility", "synthetic"))
     return [int(row) for row in order[: arm.synthetic]]

@@ -18,7 +18,7 @@ from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import mean_by_subject
-from meddiff_core.evidence.utility.arms import Arm, Design, draw_synthetic
+from meddiff_core.evidence.utility.arms import Arm, Design, choose_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import (
     Outcome,
@@ -154,7 +154,7 @@ def _features(audit: AuditInput, design: Design, number: int) -> Generator[Progr
     """Of the real training volumes, the synthetic ones that any arm sees under a seed in their order, the holdout."""
     seed = derive_seed(audit.seed, "utility", number)
     extractor = RandomConvFeatures(audit.contract.model_copy(update={"labels": {}}), seed, device=audit.device)
-    rows = draw_synthetic(design.added[-1], len(audit.accepted), seed)
+    rows = choose_synthetic(design.added[-1], len(audit.accepted), seed)
     sets: dict[str, tuple[Volumes, Sequence[Condition]]] = {
         "real": (audit.dataset.volumes("train"), audit.dataset.conditions("train")),
         "synthetic": (Selection.of(audit.accepted, rows), [audit.requested[row] for row in rows]),
@@ -183,9 +183,9 @@ def fit_ridge(features: Matrix, targets: Matrix, tested: Matrix, balanced: bool)
     """Predictions (n, m) for tested features (n, d) by ridge regression; `balanced`: every class weighs the same."""
     from sklearn.linear_model import RidgeCV
 
-    mean, deviation = features.mean(0), features.std(0)
+    mean, std = features.mean(0), features.std(0)
     # StandardScaler would blow up what varies by the rounding of single precision alone
-    scale = np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, np.inf)
+    scale = np.where(std > 1e-6 * (1 + np.abs(mean)), std, np.inf)
     weights = None
     if balanced:
         weights = (targets > 0) @ (1 / np.maximum(1, (targets > 0).sum(0)))

@@ -1,6 +1,6 @@
 """What a segmentation network that knows only real pairs sees in the synthetic images.
 
-A generator can draw a label map that follows its condition perfectly beside an image that does not: measured on
+A model can generate a label map that follows its condition perfectly beside an image that does not: measured on
 its own label maps, fidelity would never show it. Here the structures are measured on the images.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.contract import Condition, ContinuousCondition
 from meddiff_core.evidence.disclosure import FEWEST
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
 from meddiff_core.evidence.quality.fidelity import fidelity, fidelity_section
@@ -27,7 +27,10 @@ from meddiff_core.types import LabelArray, Progress, Volumes
 
 MOST_SEGMENTED = 500
 """Synthetic volumes; more makes it slower, not clearer."""
-FLOOR = "The floor is how {} by the segmentation goes with that by the label maps of the holdout."
+PAIR_AGREEMENT = MetricSpec(
+    name="pair_agreement", part="fidelity", better="higher", reference="that of the holdout", limited_by="synthetic"
+)
+METRICS = (PAIR_AGREEMENT,)
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,11 @@ def _followed(
         if isinstance(spec, ContinuousCondition) and spec.group is not None
     }
     measured = {name: synthetic.seen_mm3[:, column] for name, column in columns.items()}
-    section = fidelity_section(requested, measured, "segmentation", bootstrap)
-    metrics = []
-    for metric, (name, column) in zip(section.metrics, columns.items(), strict=True):
-        floor = fidelity(real.own_mm3[:, column], real.seen_mm3[:, column], bootstrap).r.value
-        explanation = f"{metric.explanation} {FLOOR.format(name)}"
-        metrics.append(metric.model_copy(update={"floor": float(f"{floor:.6g}"), "explanation": explanation}))
-    return Section(metrics=metrics, tables=section.tables)
+    references = {
+        name: fidelity(real.own_mm3[:, column], real.seen_mm3[:, column], bootstrap).r.value
+        for name, column in columns.items()
+    }
+    return fidelity_section(requested, measured, "segmentation", bootstrap, references)
 
 
 def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], bootstrap: Bootstrap) -> Section:
@@ -104,8 +105,7 @@ def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], bootstrap
         return Section(statements=["No label group is common enough to tell whether image and label map agree."])
     columns = {"mean": kept} | {groups[column]: [column] for column in kept}
     found = {name: _both(synthetic[:, chosen], real[:, chosen], bootstrap) for name, chosen in columns.items()}
-    mean, floor = found["mean"]
-    return Section(metrics=[_agreement_metric(mean, floor)], tables=[_agreement_table(found)])
+    return Section(metrics=[_agreement_metric(*found["mean"])], tables=[_agreement_table(found)])
 
 
 def _both(synthetic: Matrix, real: Matrix, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
@@ -114,12 +114,12 @@ def _both(synthetic: Matrix, real: Matrix, bootstrap: Bootstrap) -> tuple[Estima
     return first, second
 
 
-def _agreement_metric(mean: Estimate, floor: Estimate) -> Metric:
-    return metric_of(
-        "pair_agreement", mean, "higher is better, up to the floor", floor=floor.value,
-        explanation="Dice of a generated label map with what a segmentation network that was trained on real pairs "
-        "sees in the image beside it; the floor is that of the holdout.",
-    )  # fmt: skip
+def _agreement_metric(mean: Estimate, real: Estimate) -> Metric:
+    words = (
+        "Dice of a generated label map with what a segmentation network that was trained on real pairs sees in the "
+        "image beside it."
+    )
+    return metric_of(PAIR_AGREEMENT, mean, words, reference=real.value)
 
 
 def _agreement_table(found: Mapping[str, tuple[Estimate, Estimate]]) -> Table:

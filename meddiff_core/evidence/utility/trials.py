@@ -15,7 +15,7 @@ from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import mean_by_subject
-from meddiff_core.evidence.utility.arms import Arm, Design, draw_synthetic
+from meddiff_core.evidence.utility.arms import Arm, Design, choose_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import Outcome, Trials, mean_score, outcome
 from meddiff_core.evidence.utility.segmentation import (
@@ -72,7 +72,7 @@ def segmentation_trials(
 def pairs_of(arm: Arm, real: Volumes, synthetic: Volumes, seed: int) -> Selection:
     """The training set of an arm under a seed."""
     rows = [(real, row) for row in range(arm.real)]
-    return Selection([*rows, *((synthetic, row) for row in draw_synthetic(arm, len(synthetic), seed))])
+    return Selection([*rows, *((synthetic, row) for row in choose_synthetic(arm, len(synthetic), seed))])
 
 
 def score_segmentation(segment: Callable[[StoredArray], LabelArray], volumes: Volumes, groups: int) -> Matrix:

@@ -232,7 +232,7 @@ def test_the_gates_on_copies_read_the_first_round(
     assert list(after.flagged) == []
     assert metrics(after) == metrics(before)
     assert metrics(after)["copies_excess"].value > 0.2
-    assert excess_of(0, len(final.accepted), 19, ALPHA, 0.95, 0).value < 0
+    assert excess_of(0, len(final.accepted), 19, ALPHA, BOOTSTRAP).value < 0
     sides = [finish(authenticity_evidence(one, BOOTSTRAP)).metrics for one in (sampled, final)]
     assert sides[0] == sides[1]
 

@@ -10,7 +10,7 @@ from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.quality.anatomy import (
-    FEW_PEOPLE,
+    FEW_SUBJECTS,
     UNLABELLED,
     appearance_and_anatomy,
     correlation_difference,
@@ -107,8 +107,8 @@ def test_anatomy_of_fresh_draws_is_within_what_real_sets_show(found):
     metrics = by_name(found["fresh"][1])
     for name in ("surface_effect:core", "components_effect:core", "volume_effect:shell", "symmetry_effect"):
         assert metrics[name].low < 0.3, name
-        assert metrics[name].floor is not None
-    assert metrics["structure_correlation"].low <= metrics["structure_correlation"].floor
+        assert metrics[name].reference is not None
+    assert metrics["structure_correlation"].low <= metrics["structure_correlation"].reference
 
 
 def test_every_structure_has_its_row_for_every_figure(found):
@@ -150,6 +150,6 @@ def test_without_label_maps_only_intensities_are_measured(real, make_heads, inpu
 def test_scans_of_fewer_than_five_people_are_not_described(real, make_heads, input_of, contract, finish):
     case = input_of(make_heads(8, 2), contract, real[0], real[1], scans=4)
     section = finish(appearance_and_anatomy(case, Bootstrap(10, 0.95, 0)))
-    assert section.statements == (FEW_PEOPLE,)
+    assert section.statements == (FEW_SUBJECTS,)
     assert not section.tables
     assert not section.histograms

@@ -87,8 +87,8 @@ def test_more_synthetic_volumes_do_not_make_the_estimate_better():
     assert plain[1] < 0.6 * plain[0]
     found = [estimate(frechet_distance, s, holdout, 20, Bootstrap(200, 0.95, 0)).value for s in (few, many)]
     assert found[1] == pytest.approx(found[0], rel=0.1)
-    floor = estimate(frechet_distance, train, holdout, 20, Bootstrap(200, 0.95, 0))
-    assert floor.low < found[1] < floor.high
+    real = estimate(frechet_distance, train, holdout, 20, Bootstrap(200, 0.95, 0))
+    assert real.low < found[1] < real.high
 
 
 def test_ratio_to_real_is_one_for_fresh_samples_and_far_above_for_others():

@@ -7,7 +7,7 @@ import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.inputs import FirstDraw
+from meddiff_core.evidence.inputs import FirstAttempts
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.drift import (
     acceptance_section,
@@ -43,13 +43,13 @@ class Unread:
         raise AssertionError
 
 
-def first_draw(volumes, accepted, requested=None):
+def first_attempts(volumes, accepted, requested=None):
     ids = [f"syn-{row:06d}-0" for row in range(len(accepted))]
-    return FirstDraw(volumes, ids, accepted, requested or conditions(len(accepted)), [{}] * len(accepted))
+    return FirstAttempts(volumes, ids, accepted, requested or conditions(len(accepted)), [{}] * len(accepted))
 
 
 def rows_and_sides(n, rejected, shift, seed=0):
-    """n first draws, of which some are replaced; rejected ones lie `shift` away."""
+    """n first attempts, of which some are replaced; rejected ones lie `shift` away."""
     rows = np.random.default_rng(seed).standard_normal((n + rejected, 5))
     rows[:rejected] += shift
     number = np.arange(n + rejected)
@@ -98,7 +98,7 @@ def test_permutations_find_a_screen_that_looks_at_a_condition_and_no_other():
 
 def acceptance(accepted, requested):
     groups = subgroups_of(SPECS, requested, 18)
-    return acceptance_section(first_draw(Unread(), accepted, requested), groups, BOOTSTRAP)
+    return acceptance_section(first_attempts(Unread(), accepted, requested), groups, BOOTSTRAP)
 
 
 def test_acceptance_ratio_is_that_of_the_cell_where_it_is_lowest():
@@ -141,7 +141,7 @@ def case(make_heads, audit_of, contract):
         requested=[requested[int(one.split("-")[1])] for one in ids],
         sample_ids=ids,
         extractors=[RandomConvFeatures(with_conditions, width=4)],
-        first_draw=first_draw(drawn.take(slice(20)), accepted, requested),
+        first_attempts=first_attempts(drawn.take(slice(20)), accepted, requested),
     )
 
 
@@ -165,8 +165,8 @@ def test_no_volume_is_looked_at_twice(case, finish):
     assert seen == [20, 24, 20, 4]
 
 
-def test_without_first_draws_the_section_says_what_is_not_known(case, finish):
-    bare = replace(case, first_draw=None)
+def test_without_first_attemptss_the_section_says_what_is_not_known(case, finish):
+    bare = replace(case, first_attempts=None)
     section = finish(subgroups_and_drift(bare, Bootstrap(5, 0.95, 0)))
-    assert any("first draws" in said for said in section.statements)
+    assert any("first attempts" in said for said in section.statements)
     assert not any(metric.name.startswith("screening") for metric in section.metrics)

@@ -59,7 +59,7 @@ def test_where_nothing_varies_a_shift_is_large_and_finite():
     found = compare(sample(np.full(10, 0.99)), sample(np.ones(10)), sample(np.ones(10)), BOOTSTRAP)
     assert found.effect.value == pytest.approx(-10)
     assert found.distance.value == pytest.approx(10)
-    assert found.distance_floor.value == 0
+    assert found.distance_reference.value == 0
 
 
 def test_one_torn_structure_among_many_whole_ones_is_a_small_distance():

@@ -52,8 +52,8 @@ def test_every_source_has_its_own_metric_and_what_is_not_known_is_left_out():
     requested = [{"size": float(one)} for one in range(20)] + [{"size": None}, {"size": 3.0}]
     measured = {"size": np.array([2.0 * one for one in range(20)] + [5.0, np.nan])}
     sections = {
-        source: fidelity_section(requested, measured, source, Bootstrap(50, 0.95, 0))
-        for source in ("labels", "segmentation")
+        source: fidelity_section(requested, measured, source, Bootstrap(50, 0.95, 0), references)
+        for source, references in (("labels", None), ("segmentation", {"size": 0.9}))
     }
     assert sections["labels"].metrics[0].name == "fidelity_r:size"
     assert sections["segmentation"].metrics[0].name == "fidelity_r_segmentation:size"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from meddiff_core.evidence.voxel_keys import all_keys_of
 from meddiff_core.contract import Contract
 from meddiff_core.data.store import create_store, create_volumes
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.privacy.copies import all_keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.study import ScreenConfig

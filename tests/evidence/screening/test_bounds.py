@@ -5,17 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from meddiff_core.evidence.duplicates import near_duplicates, smallest_distance
+from meddiff_core.evidence.voxel_keys import voxel_key
 from meddiff_core.errors import IntegrityError
-from meddiff_core.evidence.privacy.copies import voxel_key
 from meddiff_core.evidence.rejections import CONTRAST, COPY_SCORE, FINITE, FINITE_FEATURES, Rejection
-from meddiff_core.evidence.screening.bounds import (
-    fit_reference,
-    load_reference,
-    save_reference,
-    screen_volume,
-    smallest_distance,
-)
-from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.screening.bounds import fit_reference, load_reference, save_reference, screen_volume
 from meddiff_core.study import ScreenConfig
 
 

@@ -28,13 +28,13 @@ ELEMENTS = 30 * 24**3
 
 
 class Spread:
-    """Volumes whose latents are noise of a deviation each: the toy network below knows deviation 1."""
+    """Volumes whose latents are noise of one standard deviation each: the toy network below knows 1."""
 
-    def __init__(self, *deviations: float) -> None:
-        self.deviations = deviations
+    def __init__(self, *stds: float) -> None:
+        self.stds = stds
 
     def __len__(self) -> int:
-        return len(self.deviations)
+        return len(self.stds)
 
     def image(self, index: int) -> Any:
         return np.full((24, 24, 24), index, np.uint8)
@@ -52,20 +52,20 @@ def probe_of(volumes: Spread, contract: Contract, elements: int = ELEMENTS) -> P
     def encode(images: torch.Tensor) -> torch.Tensor:
         index = round(float((images[0, 0, 0, 0, 0] + 1) / 2 * 255))
         generator = torch.Generator().manual_seed(1000 + index)
-        return torch.randn(1, 1, 1, 1, elements, generator=generator) * volumes.deviations[index]
+        return torch.randn(1, 1, 1, 1, elements, generator=generator) * volumes.stds[index]
 
     return Probe(encode, gaussian, contract)
 
 
-def expected(deviation: float, sigma: float) -> float:
-    """Mean squared error of `gaussian` on noise of a deviation."""
-    return (deviation**2 * sigma**4 + sigma**2) / (1 + sigma**2) ** 2
+def expected(std: float, sigma: float) -> float:
+    """Mean squared error of `gaussian` on noise of a standard deviation."""
+    return (std**2 * sigma**4 + sigma**2) / (1 + sigma**2) ** 2
 
 
-@pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
-def test_the_error_is_that_of_the_formula(deviation: float, contract: Contract) -> None:
-    found = probe_of(Spread(deviation), contract)(Spread(deviation), 0, seed=7)
-    np.testing.assert_allclose(np.exp(found), [expected(deviation, sigma) for sigma in SIGMAS], rtol=0.01)
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_the_error_is_that_of_the_formula(std: float, contract: Contract) -> None:
+    found = probe_of(Spread(std), contract)(Spread(std), 0, seed=7)
+    np.testing.assert_allclose(np.exp(found), [expected(std, sigma) for sigma in SIGMAS], rtol=0.01)
 
 
 def test_noise_is_that_of_the_seed_alone(contract: Contract) -> None:
@@ -75,8 +75,8 @@ def test_noise_is_that_of_the_seed_alone(contract: Contract) -> None:
     assert not (probe(Spread(1.0), 0, seed=8) == first).any()
 
 
-def test_a_score_is_the_mean_number_of_deviations() -> None:
-    bound = OutlierBound(mean=(0.0, 1.0), deviation=(1.0, 2.0), largest=1.0)
+def test_a_score_is_the_mean_number_of_standard_deviations() -> None:
+    bound = OutlierBound(mean=(0.0, 1.0), std=(1.0, 2.0), largest=1.0)
     np.testing.assert_allclose(bound.score(np.array([[1.0, 5.0], [0.0, 1.0]])), [1.5, 0.0])
 
 
