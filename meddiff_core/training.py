@@ -14,7 +14,7 @@ import torch
 from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
-from meddiff_core.evidence.latent_judge import open_judge
+from meddiff_core.evidence.sample_scoring import open_scorer
 from meddiff_core.models.autoencoder import save_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
@@ -128,7 +128,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         study.seed,
         device,
         augmented=AugmentedLatents.open(latents),
-        scorer=open_judge(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
+        scorer=open_scorer(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
         ranks=ranks,
         initial=start,
     )

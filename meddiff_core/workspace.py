@@ -248,12 +248,21 @@ class Workspace:
 
     @classmethod
     def open(cls, study: Path | str) -> "Workspace":
-        """From the path of a study.yaml or of its folder."""
+        """From the path of a study.yaml or of its folder.
+
+        Raises:
+            ConfigurationError: a fault of the study, or a gate or waiver that names no metric.
+        """
         path = Path(study)
         path = path / STUDY_FILE if path.is_dir() else path
         if path.name != STUDY_FILE:
             raise ConfigurationError(f"study must be a file {STUDY_FILE} or its folder, is {path.name}")
-        return cls(load_study(path), path.parent.resolve())
+        opened = load_study(path)
+        if opened.audit.gates or opened.audit.waivers:
+            from meddiff_core.evidence.registry import check_gates  # slow to import, and few studies have any
+
+            check_gates(opened.audit)
+        return cls(opened, path.parent.resolve())
 
     def path(self, name: str) -> Path:
         """Where an artefact lies."""

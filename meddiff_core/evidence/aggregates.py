@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from meddiff_core.contract import Contract, Frozen
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.measurements import FOREGROUND
 from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import StoredArray
 
-FEWEST = 5
-"""Real subjects that every published bin holds at least."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 INTENSITY_BINS = 20
 
@@ -49,10 +48,10 @@ def histogram(
 
     `subjects` names the subject of each real volume where some have several.
     """
-    people, known = numbered(subjects, len(real)), np.isfinite(real)
+    numbers, known = numbered(subjects, len(real)), np.isfinite(real)
     edges = _round_edges(real[known])
     bins = [_bins(values[np.isfinite(values)], edges) for values in (real, synthetic)]
-    return _publish(name, unit, edges, bins, people[known], digits=2)
+    return _publish(name, unit, edges, bins, numbers[known], digits=2)
 
 
 def _round_edges(values: Matrix, bins: int = 10) -> list[float]:
@@ -77,26 +76,26 @@ def _publish(
     unit: str,
     edges: Sequence[float],
     sets: Sequence[Matrix],
-    people: NDArray[np.intp],
+    subjects: NDArray[np.intp],
     digits: int,
 ) -> Histogram:
-    """The mean over volumes of what each has in each bin, with bins that few people are in merged.
+    """The mean over volumes of what each has in each bin, with bins that few subjects are in merged.
 
-    `sets` are the real and the synthetic volumes, each (n, bins); `people` go with the real ones.
+    `sets` are the real and the synthetic volumes, each (n, bins); `subjects` number those of the real ones.
     """
-    kept = _merge(sets[0] > 0, people)
+    kept = _merge(sets[0] > 0, subjects)
     means = [rows.sum(0) / max(1, len(rows)) for rows in sets]
     shares = [tuple(np.add.reduceat(mean, [0, *kept]).round(digits).tolist()) for mean in means]
     chosen = tuple(edges[cut - 1] for cut in kept)
     return Histogram(name=name, unit=unit, edges=chosen, real=shares[0], synthetic=shares[1])
 
 
-def _merge(occupied: NDArray[np.bool_], people: NDArray[np.intp]) -> list[int]:
-    """Keep a cut between bins (n, bins) only if FEWEST people are between it and the last one, and above it."""
+def _merge(occupied: NDArray[np.bool_], subjects: NDArray[np.intp]) -> list[int]:
+    """Keep a cut between bins (n, bins) only if FEWEST subjects are between it and the last one, and above it."""
     kept: list[int] = []
     for cut in range(1, occupied.shape[1]):
         sides = occupied[:, kept[-1] if kept else 0 : cut], occupied[:, cut:]
-        if all(len(np.unique(people[side.any(1)])) >= FEWEST for side in sides):
+        if all(len(np.unique(subjects[side.any(1)])) >= FEWEST for side in sides):
             kept.append(cut)
     return kept
 
@@ -114,5 +113,5 @@ def intensity_histogram(real: Matrix, synthetic: Matrix, subjects: Sequence[str]
     Bins that fewer than FEWEST real subjects have voxels in are merged with the next.
     """
     edges = np.linspace(0, 1, INTENSITY_BINS + 1)[1:-1].round(3).tolist()
-    people = numbered(subjects, len(real))
-    return _publish("intensity", "share of range", edges, (real, synthetic), people, digits=3)
+    numbers = numbered(subjects, len(real))
+    return _publish("intensity", "share of range", edges, (real, synthetic), numbers, digits=3)

@@ -13,21 +13,23 @@ from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.features.records import Features, extract
-from meddiff_core.evidence.gates import GateResult, Metric, apply_gates, gates_in_force, metric_of, unused_waivers
+from meddiff_core.evidence.gates import GateResult, apply_gates, gates_in_force, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
-from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.metrics import Metric
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
-from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, distinct_metric, find_copies
+from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
 from meddiff_core.evidence.privacy.copy_views import Known
 from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
 from meddiff_core.evidence.privacy.rounds import rounds_section
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
-from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.comparison import Sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.distinct import distinct_metric
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
 from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
-from meddiff_core.evidence.screening.expected import expected_rejections
+from meddiff_core.evidence.screening.expected import screening_evidence
 from meddiff_core.evidence.section import Curve, Section, Table
 from meddiff_core.evidence.utility.arms import effort_of
 from meddiff_core.evidence.utility.usefulness import utility
@@ -49,7 +51,7 @@ CAVEATS = (
 """What no figure of an audit shows; the card says it in these words."""
 
 
-Part = Callable[[AuditInput, Drawing], Generator[Progress, None, Section]]
+Part = Callable[[AuditInput, Bootstrap], Generator[Progress, None, Section]]
 PARTS: tuple[Part, ...] = (
     authenticity_evidence,
     membership_inference,
@@ -58,7 +60,7 @@ PARTS: tuple[Part, ...] = (
     fidelity_of_labels,
     subgroups_and_drift,
     utility,
-    expected_rejections,
+    screening_evidence,
 )
 """What is measured beside features, copies and diversity, in the order of the report."""
 
@@ -78,8 +80,6 @@ class Audit(Frozen):
     """A sentence for each."""
     flagged: tuple[str, ...]
     """Ids of synthetic volumes that are suspected copies: to be dropped."""
-    power_by_disguise: dict[str, float]
-    """Share of planted copies caught."""
     histograms: tuple[Histogram, ...]
     tables: tuple[Table, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -90,18 +90,8 @@ class Audit(Frozen):
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All that a reader is told in words."""
+        """Everything that the audit says in words."""
         return (*self.unused_waivers, *self.statements)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate passed."""
-        return all(gate.passed for gate in self.gates)
-
-    @property
-    def may_leave(self) -> bool:
-        """Whether every gate passed, or a person answers for it."""
-        return not any(gate.holds_back for gate in self.gates)
 
 
 class SuspectedCopy(Frozen):
@@ -117,9 +107,7 @@ class InternalFindings(Frozen):
 
     suspected: tuple[SuspectedCopy, ...]
     threshold: float
-    synthetic_scores: tuple[float, ...]
-    holdout_scores: tuple[float, ...]
-    planted_scores: tuple[float, ...]
+    """Of the scores, below which a volume is suspected."""
 
 
 def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, InternalFindings]]:
@@ -130,39 +118,36 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     """
     sizes = require_volumes(audit)
     train, holdout = audit.dataset.volumes("train"), audit.dataset.volumes("holdout")
-    drawing = Drawing(audit.config.repeats, audit.config.confidence, audit.seed)
-    features = yield from _compare_features(audit, train, holdout, drawing)
-    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), drawing)
-    diversity = yield from _diversity(audit, train, holdout, drawing)
-    screened = from_count(audit.screen.accepted, audit.screen.candidates, drawing.confidence)
-    distinct = distinct_metric(audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, drawing)
-    rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), drawing.confidence)
-    sections = [evidence.section, rounds]
+    bootstrap = Bootstrap(audit.config.repeats, audit.config.confidence, audit.seed)
+    features = yield from _compare_features(audit, train, holdout, bootstrap)
+    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), bootstrap)
+    diversity = yield from _diversity(audit, train, holdout, bootstrap)
+    distinct = distinct_metric(
+        audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, bootstrap
+    )
+    rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), bootstrap.confidence)
+    sections = [Section([distinct, *features.metrics, *diversity]), evidence.section, rounds]
     for part in PARTS:
-        sections.append((yield from part(audit, drawing)))
-    metrics = (
-        distinct, *features.metrics, *diversity,
-        *(metric for section in sections for metric in section.metrics), _accepted_metric(screened),
-    )  # fmt: skip
+        sections.append((yield from part(audit, bootstrap)))
+    whole = Section.merge(sections)
     result = Audit(
         preset=audit.config.preset,
-        confidence=drawing.confidence,
+        confidence=bootstrap.confidence,
         sizes=sizes,
         extractors={extractor.name: extractor.digest for extractor in audit.extractors},
-        metrics=metrics,
+        metrics=tuple(whole.metrics),
         flagged=tuple(audit.sample_ids[row] for row in evidence.flagged),
-        power_by_disguise=evidence.power_by_disguise,
-        histograms=tuple(found for section in sections for found in section.histograms),
-        tables=tuple(table for section in sections for table in section.tables),
-        curves=tuple(curve for section in sections for curve in section.curves),
-        statements=tuple(said for section in sections for said in section.statements),
+        histograms=tuple(whole.histograms),
+        tables=tuple(whole.tables),
+        curves=tuple(whole.curves),
+        statements=tuple(whole.statements),
         screen=audit.screen,
         caveats=CAVEATS,
     )
-    return judge(result, audit.config), _internal(evidence, audit.ids_as_drawn)
+    return with_gates(result, audit.config), _internal(evidence, audit.ids_as_generated)
 
 
-def judge(audit: Audit, config: AuditConfig) -> Audit:
+def with_gates(audit: Audit, config: AuditConfig) -> Audit:
     """The same measurements under the gates and waivers of a study. They must be what `measured_by` of it gives."""
     gates = apply_gates(audit.metrics, config, audit.sizes)
     given = {"preset": config.preset, "gates": gates, "unused_waivers": tuple(unused_waivers(gates, config))}
@@ -206,13 +191,6 @@ def _known_to_search(audit: AuditInput, known: Known) -> Known:
     }
 
 
-def _accepted_metric(share: Estimate) -> Metric:
-    return metric_of(
-        "accepted_share", share, "higher is better",
-        "Share of generated volumes that screening accepted; the rest was left out, which shifts the distribution.",
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _FeatureEvidence:
     metrics: list[Metric]
@@ -221,7 +199,7 @@ class _FeatureEvidence:
 
 
 def _compare_features(
-    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
+    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
 ) -> Generator[Progress, None, _FeatureEvidence]:
     metrics: list[Metric] = []
     known = {}
@@ -231,18 +209,18 @@ def _compare_features(
             train=(yield from extract(extractor, train)),
             holdout=(yield from extract(extractor, holdout)),
         )
-        metrics += feature_metrics(sides, drawing)
+        metrics += feature_metrics(sides, bootstrap)
         known[extractor.digest] = {"synthetic": sides.synthetic, "train": sides.train, "holdout": sides.holdout}
     return _FeatureEvidence(metrics, known)
 
 
 def _diversity(
-    audit: AuditInput, train: Volumes, holdout: Volumes, drawing: Drawing
+    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
 ) -> Generator[Progress, None, list[Metric]]:
     pairs = []
     for volumes in (audit.accepted, train, holdout):
         pairs.append((yield from ms_ssim_pairs(volumes, MOST_PAIRS, audit.seed, audit.contract)))
-    return similarity_metrics(pairs[0], pairs[1], pairs[2], drawing)
+    return similarity_metrics(pairs[0], pairs[1], pairs[2], bootstrap)
 
 
 def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFindings:
@@ -252,10 +230,4 @@ def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFind
         )
         for row in evidence.result.flagged
     )
-    return InternalFindings(
-        suspected=suspected,
-        threshold=evidence.result.threshold,
-        synthetic_scores=tuple(map(float, evidence.synthetic)),
-        holdout_scores=tuple(map(float, evidence.holdout)),
-        planted_scores=tuple(map(float, evidence.planted)),
-    )
+    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold)

@@ -7,14 +7,13 @@ and says so. A person may answer for a failed gate by name; the release then sho
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from scipy import stats
 
 from meddiff_core.contract import Frozen
-from meddiff_core.evidence.intervals import Estimate
-from meddiff_core.evidence.parts import waits_for
+from meddiff_core.evidence.metrics import EVERY, Metric, six_digits
+from meddiff_core.evidence.presets import OPTIONAL, PRESETS
 from meddiff_core.study import AuditConfig, GateConfig, WaiverConfig
 
 Verdict = Literal["pass", "quarantine", "block"]
@@ -23,23 +22,22 @@ ENDLESS = 1000.0
 """Times as many volumes, beyond which no number is named."""
 
 
-class Metric(Frozen):
-    """One measured figure, with everything that a reader needs to judge it."""
+class Advice(Frozen):
+    """How many volumes would narrow an interval enough for its gate to decide."""
 
-    name: str
-    value: float
-    low: float
-    high: float
-    """Confidence interval."""
-    n: int
-    """Volumes behind it; for comparisons at equal sizes, volumes on each side."""
-    floor: float | None = None
-    """The same figure between real and real, where it exists."""
-    direction: str
-    """Which way is good, in words."""
-    unit: str = ""
-    explanation: str
-    """One plain sentence."""
+    volumes: str
+    """Of which set; empty where it is not known."""
+    available: int
+    needed: int | None
+    """None where the value is so near to the threshold that hardly any number would do."""
+
+    @property
+    def text(self) -> str:
+        """For a person who has to decide how to go on."""
+        if self.needed is None:
+            return "too few to decide, and the value is so near to the threshold that hardly any number would do"
+        volumes = f"{self.volumes} volumes".strip()
+        return f"too few to decide: about {self.needed} {volumes} would be needed, there are {self.available}"
 
 
 class GateResult(Frozen):
@@ -49,14 +47,19 @@ class GateResult(Frozen):
     value: float | None
     bound: float | None
     """The confidence bound that was compared; None where the metric is missing."""
+    n: int | None = None
+    """Volumes behind it."""
     threshold: float
     direction: Direction
     passed: bool
     verdict: Verdict
     """`quarantine`: the value would pass, but its bound does not; more volumes may decide. `block`: the value fails."""
-    message: str
     confidence: float | None = None
     """Of the bound."""
+    failure: str = ""
+    """What it means that this gate failed, where the name of its metric does not say so."""
+    advice: Advice | None = None
+    """What would decide a quarantine."""
     preset_threshold: float | None = None
     """What the preset asks, where the study asks something else."""
     waiver: WaiverConfig | None = None
@@ -72,114 +75,20 @@ class GateResult(Frozen):
         """How far the bound is beyond the threshold; None for a gate that passed or had nothing to look at."""
         return None if self.passed or self.bound is None else abs(self.bound - self.threshold)
 
+    @property
+    def message(self) -> str:
+        """All of it in one sentence."""
+        return "; ".join([f"{self.metric}: {self._finding}", *([self.advice.text] if self.advice else [])])
 
-def metric_of(
-    name: str, estimate: Estimate, direction: str, explanation: str, unit: str = "", floor: float | None = None
-) -> Metric:
-    """A metric from an estimate, to six digits: what lies beyond differs between machines."""
-    value, low, high = (_six_digits(figure) for figure in (estimate.value, estimate.low, estimate.high))
-    return Metric(
-        name=name,
-        value=value,
-        low=low,
-        high=high,
-        n=estimate.n,
-        floor=None if floor is None else _six_digits(floor),
-        direction=direction,
-        unit=unit,
-        explanation=explanation,
-    )
+    @property
+    def _finding(self) -> str:
+        return ": ".join(filter(None, ["was not measured" if self.bound is None else self._compared, self.failure]))
 
-
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-_SHAPE = ("random-conv", "latents")
-"""Features that see anatomy. Radiomics see texture, in which the softness of a small autoencoder sets any synthetic
-volume apart from any real one: `strict` asks for that too, `research` shows it in the report."""
-
-PRESETS: dict[str, tuple[GateConfig, ...]] = {
-    # For a cohort that methods are developed on: what a small study can show.
-    "research": (
-        # copies: more suspected copies than fresh real volumes would give
-        GateConfig(metric="copies_excess", max=0.10),
-        # blindness: copies planted on purpose must be found, or the gate above says nothing
-        GateConfig(metric="copy_power", min=0.90),
-        # memory: training volumes attract synthetic ones more than held-out volumes do
-        GateConfig(metric="closer_to_train:voxels", max=0.90),
-        # memory: most of the cohort lies on the side of the training set, at equal sizes
-        *(GateConfig(metric=f"closer_share:{view}", max=0.90) for view in ("voxels", *_SHAPE)),
-        # memory: the weights tell training subjects from others; 18 held-out ones can show this little, and no less
-        GateConfig(metric="membership_auc:*", max=0.75),
-        # memory: the table of conditions says more of training subjects than of others
-        GateConfig(metric="covariates_risk:*", max=0.50),
-        # a training subject's own row among the conditions
-        GateConfig(metric="exact_rows", max=0),
-        # collapse: the same volume over and over
-        GateConfig(metric="distinct_share", min=0.80),
-        # collapse: real volumes that nothing synthetic resembles
-        *(GateConfig(metric=f"recall:{view}", min=0.20) for view in _SHAPE),
-        # collapse: kinds of real volumes with none synthetic nearby, however far single ones reach; with 18 held-out
-        # volumes the interval is half a unit wide
-        *(GateConfig(metric=f"coverage:{view}", min=0.10) for view in _SHAPE),
-        # blur: the mean synthetic volume is less sharp than nearly every real one; blur by half a voxel is refused,
-        # the softness of a small autoencoder is not, though the report shows it
-        GateConfig(metric="effect:sharpness", max=2.0),
-        # noise: the mean synthetic volume is noisier than nearly every real one; less noise than real is no fault here
-        GateConfig(metric="effect:excess_noise", max=2.0),
-        # collapse or noise: synthetic volumes that are more, or less, alike than real ones
-        GateConfig(metric="ms_ssim_gap", max=0.10),
-        # another distribution: blur, noise, wrong contrast
-        *(GateConfig(metric=f"frechet_ratio:{view}", max=10.0) for view in _SHAPE),
-        # a screen that makes the cohort: what it lets through is no longer what the model draws
-        GateConfig(metric="accepted_share", min=0.20),
-        # conditions that the volumes do not follow
-        GateConfig(metric="fidelity_r:*", min=0.30),
-    ),
-    # The same with tighter limits, for a cohort that leaves the house of those who know it. Privacy gates of this
-    # preset cannot be waived.
-    "strict": (
-        GateConfig(metric="copies_excess", max=0.05),
-        GateConfig(metric="copy_power", min=0.95),
-        GateConfig(metric="closer_to_train:voxels", max=0.70),
-        GateConfig(metric="closer_share:*", max=0.75),
-        GateConfig(metric="membership_auc:*", max=0.60),
-        GateConfig(metric="membership_tpr:*", max=0.10),
-        GateConfig(metric="covariates_risk:*", max=0.20),
-        GateConfig(metric="exact_rows", max=0),
-        GateConfig(metric="distinct_share", min=0.90),
-        GateConfig(metric="recall:*", min=0.50),
-        GateConfig(metric="coverage:*", min=0.50),
-        # a large effect in Cohen's words: what an eye that knows real scans may notice
-        GateConfig(metric="effect:sharpness", max=0.8),
-        GateConfig(metric="effect:excess_noise", max=0.8),
-        GateConfig(metric="ms_ssim_gap", max=0.05),
-        GateConfig(metric="frechet_ratio:*", max=4.0),
-        GateConfig(metric="accepted_share", min=0.50),
-        GateConfig(metric="fidelity_r:*", min=0.70),
-    ),
-    # A dozen held-out volumes and minutes of training: copies are still looked for with full power, but the
-    # intervals of everything else are too wide to say much. Not for scans of patients.
-    "trial": (
-        GateConfig(metric="copies_excess", max=0.40),
-        GateConfig(metric="copy_power", min=0.80),
-        GateConfig(metric="exact_rows", max=0),
-        GateConfig(metric="distinct_share", min=0.50),
-        GateConfig(metric="accepted_share", min=0.05),
-    ),
-}
-"""Gates to start from, each with the fault that it is there for. A name that ends in `:*` stands for every metric that
-begins so."""
-
-CONSEQUENCES = {
-    "copy_power": "an audit that may miss the copies planted in it cannot say that a cohort holds none",
-    "copies_excess": "more volumes resemble training volumes than chance explains, or too few were looked at to tell",
-}
-"""What it means that a gate failed, where its name does not say so."""
-
-ONLY_IF_MEASURED = ("fidelity_r:*", "covariates_risk:*", "exact_rows")
-"""Preset gates that a study without label maps or conditions does without."""
+    @property
+    def _compared(self) -> str:
+        end, limit = ("upper", "most") if self.direction == "max" else ("lower", "least")
+        found = f"{end} confidence bound {self.bound:.4g} (value {self.value:.4g}, n {self.n})"
+        return f"{found} must be at {limit} {self.threshold:.4g}"
 
 
 def apply_gates(
@@ -191,16 +100,14 @@ def apply_gates(
     """
     known = {metric.name: metric for metric in metrics}
     waivers = {waiver.metric: waiver for waiver in audit.waivers}
-    judge = _Judge(audit, sizes or {})
-    return tuple(
-        judge(gate, known.get(gate.metric), waivers.get(gate.metric)) for gate in gates_in_force(list(known), audit)
-    )
+    gates = gates_in_force(list(known), audit)
+    return tuple(_apply(gate, known.get(gate.metric), audit, sizes or {}, waivers.get(gate.metric)) for gate in gates)
 
 
 def passes_gate(metric: Metric, audit: AuditConfig) -> bool:
     """What the gate on one metric, which is in force, says of it."""
     gate = next(gate for gate in gates_in_force([metric.name], audit) if gate.metric == metric.name)
-    return _Judge(audit, {})(gate, metric, None).passed
+    return _apply(gate, metric, audit, {}, None).passed
 
 
 def unused_waivers(gates: Sequence[GateResult], audit: AuditConfig) -> list[str]:
@@ -217,74 +124,80 @@ def unused_waivers(gates: Sequence[GateResult], audit: AuditConfig) -> list[str]
 
 def gates_in_force(names: Sequence[str], audit: AuditConfig) -> list[GateConfig]:
     """Those of the preset, as changed by the study's own, where metrics of these names were measured."""
+    given = {gate.metric for gate in audit.gates}
     preset = [
-        gate for gate in PRESETS[audit.preset] if gate.metric not in ONLY_IF_MEASURED or _is_measured(gate, names)
+        gate
+        for gate in PRESETS[audit.preset]
+        if gate.metric not in given and (gate.metric not in OPTIONAL or _members(gate, names))
     ]
-    given = {gate.metric: gate for gate in audit.gates}
-    preset = [gate for gate in preset if gate.metric not in given]
     chosen = {concrete.metric: concrete for gate in [*preset, *audit.gates] for concrete in _expand(gate, names)}
-    chosen |= {gate.metric: gate for gate in audit.gates if not gate.metric.endswith(":*")}
+    chosen |= {gate.metric: gate for gate in audit.gates if not _is_family(gate)}
     return list(chosen.values())
 
 
-def _matching(gate: GateConfig, names: Sequence[str]) -> list[str]:
-    return [name for name in names if fnmatchcase(name, gate.metric)] if gate.metric.endswith(":*") else [gate.metric]
+def _is_family(gate: GateConfig) -> bool:
+    return gate.metric.endswith(f":{EVERY}")
 
 
-def _is_measured(gate: GateConfig, names: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, gate.metric) for name in names)
+def _stands_for(gate: GateConfig, name: str) -> bool:
+    return name.startswith(gate.metric.removesuffix(EVERY)) if _is_family(gate) else name == gate.metric
+
+
+def _members(gate: GateConfig, names: Sequence[str]) -> list[str]:
+    return [name for name in names if _stands_for(gate, name)]
 
 
 def _expand(gate: GateConfig, names: Sequence[str]) -> list[GateConfig]:
     """One gate per metric that it stands for; itself where there is none, so that it fails."""
-    return [gate.model_copy(update={"metric": name}) for name in _matching(gate, names)] or [gate]
+    return [gate.model_copy(update={"metric": name}) for name in _members(gate, names)] or [gate]
 
 
-class _Judge:
-    """Holds metrics against gates."""
+def _apply(
+    gate: GateConfig,
+    metric: Metric | None,
+    audit: AuditConfig,
+    sizes: Mapping[str, int],
+    waiver: WaiverConfig | None,
+) -> GateResult:
+    direction, threshold = _limit(gate)
+    confidence = gate.confidence or audit.confidence
+    bound = None if metric is None else _bound(metric, direction, _shrinkage(confidence, audit.confidence))
+    verdict = _verdict(direction, threshold, bound, metric)
+    return GateResult(
+        metric=gate.metric,
+        value=None if metric is None else metric.value,
+        bound=bound,
+        n=None if metric is None else metric.n,
+        threshold=threshold,
+        direction=direction,
+        passed=verdict == "pass",
+        verdict=verdict,
+        confidence=confidence,
+        failure="" if metric is None or verdict == "pass" else metric.spec.failure,
+        advice=_advise(metric, bound, threshold, sizes)
+        if verdict == "quarantine" and metric and bound is not None
+        else None,
+        preset_threshold=_changed_from(PRESETS[audit.preset], gate.metric, direction, threshold),
+        waiver=None if verdict == "pass" else waiver,
+    )
 
-    def __init__(self, audit: AuditConfig, sizes: Mapping[str, int]) -> None:
-        self._preset, self._drawn_at, self._sizes = PRESETS[audit.preset], audit.confidence, sizes
 
-    def __call__(self, gate: GateConfig, metric: Metric | None, waiver: WaiverConfig | None) -> GateResult:
-        direction, threshold = _limit(gate)
-        confidence = gate.confidence or self._drawn_at
-        bound = None if metric is None else _bound(metric, direction, _shrinkage(confidence, self._drawn_at))
-        verdict = _verdict(direction, threshold, bound, metric)
-        text = "was not measured" if metric is None or bound is None else _describe(direction, threshold, bound, metric)
-        if verdict != "pass" and gate.metric in CONSEQUENCES:
-            text += f": {CONSEQUENCES[gate.metric]}"
-        if metric is not None and bound is not None and verdict == "quarantine":
-            text += f"; {self._needed(metric, bound, threshold)}"
-        return GateResult(
-            metric=gate.metric,
-            value=None if metric is None else metric.value,
-            bound=bound,
-            threshold=threshold,
-            direction=direction,
-            passed=verdict == "pass",
-            verdict=verdict,
-            message=f"{gate.metric}: {text}",
-            confidence=confidence,
-            preset_threshold=self._changed_from(gate.metric, direction, threshold),
-            waiver=None if verdict == "pass" else waiver,
-        )
+def _changed_from(preset: Sequence[GateConfig], name: str, direction: Direction, threshold: float) -> float | None:
+    """The preset's threshold for a metric, if it is another one."""
+    own = [_limit(gate) for gate in preset if _stands_for(gate, name)]
+    return next((limit for side, limit in own if side == direction and limit != threshold), None)
 
-    def _changed_from(self, name: str, direction: Direction, threshold: float) -> float | None:
-        """The preset's threshold for a metric, if it is another one."""
-        own = [_limit(gate) for gate in self._preset if fnmatchcase(name, gate.metric)]
-        return next((limit for side, limit in own if side == direction and limit != threshold), None)
 
-    def _needed(self, metric: Metric, bound: float, threshold: float) -> str:
-        """How many volumes would narrow the interval enough, if the value stays: widths fall as 1 / sqrt(n)."""
-        room, width = abs(threshold - metric.value), abs(bound - metric.value)
-        factor = (width / room) ** 2 if room > 0 else math.inf
-        if factor > ENDLESS:
-            return "too few to decide, and the value is so near to the threshold that hardly any number would do"
-        limiting = waits_for(metric.name, self._sizes)
-        count = self._sizes.get(limiting, metric.n)
-        volumes = f"{limiting} volumes".strip()
-        return f"too few to decide: about {_rounded_up(count * factor)} {volumes} would be needed, there are {count}"
+def _advise(metric: Metric, bound: float, threshold: float, sizes: Mapping[str, int]) -> Advice:
+    """How many volumes would narrow the interval enough, if the value stays: widths fall as 1 / sqrt(n)."""
+    room, width = abs(threshold - metric.value), abs(bound - metric.value)
+    factor = (width / room) ** 2 if room > 0 else math.inf
+    limiting: str = metric.spec.limited_by
+    if limiting == "compared":
+        limiting = min(sizes, key=lambda name: (sizes[name], name), default="")
+    count = sizes.get(limiting, metric.n)
+    needed = None if factor > ENDLESS else _rounded_up(count * factor)
+    return Advice(volumes=limiting, available=count, needed=needed)
 
 
 def _limit(gate: GateConfig) -> tuple[Direction, float]:
@@ -295,17 +208,17 @@ def _limit(gate: GateConfig) -> tuple[Direction, float]:
     raise ValueError(f"gate {gate.metric} needs max or min, has neither")
 
 
-def _shrinkage(confidence: float, drawn_at: float) -> float:
+def _shrinkage(confidence: float, of_intervals: float) -> float:
     """Of the width of an interval, from one confidence to a lower one, as if it were normal.
 
     Intervals of shares have longer tails: theirs would shrink more, so this errs towards refusing.
     """
-    return float(stats.norm.ppf((1 + confidence) / 2) / stats.norm.ppf((1 + drawn_at) / 2))
+    return float(stats.norm.ppf((1 + confidence) / 2) / stats.norm.ppf((1 + of_intervals) / 2))
 
 
 def _bound(metric: Metric, direction: Direction, shrinkage: float) -> float:
     end = metric.high if direction == "max" else metric.low
-    return end if shrinkage == 1 else _six_digits(metric.value + (end - metric.value) * shrinkage)
+    return end if shrinkage == 1 else six_digits(metric.value + (end - metric.value) * shrinkage)
 
 
 def _verdict(direction: Direction, threshold: float, bound: float | None, metric: Metric | None) -> Verdict:
@@ -318,12 +231,6 @@ def _verdict(direction: Direction, threshold: float, bound: float | None, metric
 
 def _holds(direction: Direction, threshold: float, figure: float) -> bool:
     return figure <= threshold if direction == "max" else figure >= threshold
-
-
-def _describe(direction: Direction, threshold: float, bound: float, metric: Metric) -> str:
-    end, limit = ("upper", "most") if direction == "max" else ("lower", "least")
-    found = f"{end} confidence bound {bound:.4g} (value {metric.value:.4g}, n {metric.n})"
-    return f"{found} must be at {limit} {threshold:.4g}"
 
 
 def _rounded_up(count: float) -> int:

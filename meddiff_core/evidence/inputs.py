@@ -1,4 +1,4 @@
-"""What is audited: the cohort, the real sides, the models, and how it is to be judged."""
+"""What is audited: the cohort, the real sides, the models, and how it is to be evaluated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from meddiff_core.contract import Condition, Contract, Frozen
 from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.features.records import Extractor
-from meddiff_core.evidence.screening.reasons import RealRejections
+from meddiff_core.evidence.rejections import RealRejections, RejectionCount
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Volumes
 
@@ -32,14 +32,14 @@ class ScreenSummary(Frozen):
 
     candidates: int
     accepted: int
-    reasons: dict[str, int]
-    """Rejected candidates per kind of reason."""
+    rejections: tuple[RejectionCount, ...]
+    """Rejected candidates by kind of reason."""
     real: RealRejections | None = None
     """What the same bounds do to validation volumes; None where that is not kept."""
 
 
 @dataclass(frozen=True)
-class FirstDraw:
+class FirstAttempts:
     """The first attempt at each volume of the cohort: what it would be without a screen."""
 
     volumes: Volumes
@@ -73,7 +73,7 @@ class AuditInput:
     """What distances between sets are taken with."""
     screen: ScreenSummary
     config: AuditConfig
-    first_draw: FirstDraw | None = None
+    first_attempts: FirstAttempts | None = None
     """What screening saw first; None where it is not kept."""
     models: Path | None = None
     """Folder of the checkpoints `autoencoder` and `denoiser`; None where only volumes are at hand."""
@@ -82,20 +82,20 @@ class AuditInput:
     copy_extractors: Sequence[Extractor] | None = None
     """What copies are looked for with, beside voxels; None for `extractors`."""
     first_round: Volumes | None = None
-    """The cohort before suspected copies were dropped and drawn again; None where that is `accepted` itself."""
+    """The cohort before suspected copies were dropped and replaced; None where that is `accepted` itself."""
     first_round_ids: Sequence[str] = ()
     """One entry per volume of it, in its order."""
     rounds: Sequence[Round] = ()
     """What each round of that did; none where there were no rounds."""
 
     @property
-    def as_drawn(self) -> Volumes:
-        """What the model draws and screening accepts. Whether a model copies can be read from this alone: in a cohort
-        whose suspects were replaced until none is left, a share of suspects says nothing.
+    def as_generated(self) -> Volumes:
+        """What the model generates and screening accepts. Whether a model copies can be read from this alone: in a
+        cohort whose suspects were replaced until none is left, a share of suspects says nothing.
         """
         return self.accepted if self.first_round is None else self.first_round
 
     @property
-    def ids_as_drawn(self) -> Sequence[str]:
+    def ids_as_generated(self) -> Sequence[str]:
         """Of them."""
         return self.sample_ids if self.first_round is None else self.first_round_ids

@@ -23,9 +23,20 @@ class Estimate:
     n: int
 
 
-def from_draws(value: float, draws: Matrix, confidence: float, n: int) -> Estimate:
-    """An estimate whose interval is the central `confidence` share of `draws`."""
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are resampled."""
+
+    repeats: int
+    """Resamples of each figure."""
+    confidence: float
+    """Of every interval, also of those that are exact."""
+    seed: int
+
+
+def from_resamples(value: float, resamples: Matrix, confidence: float, n: int) -> Estimate:
+    """An estimate whose interval is the central `confidence` share of what its resamples give."""
+    low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(value), float(low), float(high), n)
 
 
@@ -49,6 +60,6 @@ def magnitude(signed: Estimate) -> Estimate:
 
 
 def resample_weights(n: int, repeats: int, seed: int) -> Matrix:
-    """(repeats, n): how often each of n items is drawn in each bootstrap sample."""
+    """(repeats, n): how often each of n items is in each bootstrap sample."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
     return counts.astype(np.float64)

@@ -75,14 +75,14 @@ def nearest(
     counted in subjects, or else a second scan of the copied person would hide the copy. `exclude_self` when query
     and reference are the same rows in the same order: no row is compared with its own subject.
     """
-    people = numbered(subjects, len(reference))
-    blocks = _distances(query, reference, people if exclude_self else None, block)
-    return join([closest(distances, people, own) for distances, own in blocks])
+    owners = numbered(subjects, len(reference))
+    blocks = _distances(query, reference, owners if exclude_self else None, block)
+    return join([closest(distances, owners, own) for distances, own in blocks])
 
 
-def rank_rows(query: Matrix, pool: Matrix, people: Rows, own: Rows | None = None, block: int = 1024) -> Ranking:
+def rank_rows(query: Matrix, pool: Matrix, owners: Rows, own: Rows | None = None, block: int = 1024) -> Ranking:
     """The nearest rows of the pool (m, d) to each query (n, d), by Euclidean distance; `own` as in `rank`."""
-    return join([rank(distances, people, mine) for distances, mine in _distances(query, pool, own, block)])
+    return join([rank(distances, owners, mine) for distances, mine in _distances(query, pool, own, block)])
 
 
 def _distances(query: Matrix, reference: Matrix, own: Rows | None, block: int) -> Iterator[tuple[Matrix, Rows | None]]:
@@ -94,34 +94,34 @@ def _distances(query: Matrix, reference: Matrix, own: Rows | None, block: int) -
         yield euclidean_distances(query[rows], reference), None if own is None else own[rows]
 
 
-def closest(distances: Matrix, people: Rows, own: Rows | None = None) -> Neighbours:
-    """Of distances (n, m): `people` (m,) says whose each column is, `own` (n,) whom each row must not meet."""
-    distances = _without_own(distances, people, own)
-    by_person = _nearest_of_each(distances, people)
-    available = by_person.shape[1] - (own is not None)
+def closest(distances: Matrix, owners: Rows, own: Rows | None = None) -> Neighbours:
+    """Of distances (n, m): `owners` (m,) numbers the subject of each column, `own` (n,) whom each row must not meet."""
+    distances = _without_own(distances, owners, own)
+    by_subject = _nearest_of_each(distances, owners)
+    available = by_subject.shape[1] - (own is not None)
     if available < 2:
         raise ValueError(f"neighbours need volumes of at least 2 reference subjects, got {available}")
     kept = min(NEIGHBOURHOOD + 1, available)
-    ranked = np.sort(np.partition(by_person, kept - 1, axis=1)[:, :kept], axis=1)
+    ranked = np.sort(np.partition(by_subject, kept - 1, axis=1)[:, :kept], axis=1)
     return Neighbours(ranked[:, 0], distances.argmin(1), ranked[:, 1:].mean(1))
 
 
-def _without_own(distances: Matrix, people: Rows, own: Rows | None) -> Matrix:
-    return distances if own is None else np.where(own[:, None] == people, np.inf, distances)
+def _without_own(distances: Matrix, owners: Rows, own: Rows | None) -> Matrix:
+    return distances if own is None else np.where(own[:, None] == owners, np.inf, distances)
 
 
-def _nearest_of_each(distances: Matrix, people: Rows) -> Matrix:
-    """(n, people) the smallest distance to any volume of each person."""
-    order = np.argsort(people, kind="stable")
-    starts = np.flatnonzero(np.diff(people[order], prepend=-1))
-    if len(starts) == len(people):
+def _nearest_of_each(distances: Matrix, owners: Rows) -> Matrix:
+    """(n, subjects) the smallest distance to any volume of each subject."""
+    order = np.argsort(owners, kind="stable")
+    starts = np.flatnonzero(np.diff(owners[order], prepend=-1))
+    if len(starts) == len(owners):
         return distances
     return np.asarray(np.minimum.reduceat(distances[:, order], starts, axis=1))
 
 
-def rank(distances: Matrix, people: Rows, own: Rows | None = None) -> Ranking:
+def rank(distances: Matrix, owners: Rows, own: Rows | None = None) -> Ranking:
     """The `KEPT` nearest of distances (n, m), in order; `own` (n,) is whom each query must not meet."""
-    distances = _without_own(distances, people, own)
+    distances = _without_own(distances, owners, own)
     kept = min(KEPT, distances.shape[1])
     index = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
     order = np.take_along_axis(distances, index, 1).argsort(1, kind="stable")
@@ -139,15 +139,15 @@ def nearest_voxels(
 ) -> Neighbours:
     """Nearest reference keys (m, p) of query keys (n, variants, p), by 1 - the best correlation of any variant.
 
-    Keys are compared as deviations from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
+    Keys are compared as differences from `centre` (p,), the mean training key: whole heads all correlate by 0.99,
     what sets one apart from the mean does not. `subjects` and `exclude_self` are those of `nearest`.
     """
-    anchors, people = to_length_one(reference - centre).T, numbered(subjects, len(reference))
+    anchors, owners = to_length_one(reference - centre).T, numbered(subjects, len(reference))
     parts = []
     for start in range(0, len(query), block):
         views = to_length_one(query[start : start + block] - centre)
-        own = people[start : start + block] if exclude_self else None
-        parts.append(closest(1 - best_correlation(views, anchors), people, own))
+        own = owners[start : start + block] if exclude_self else None
+        parts.append(closest(1 - best_correlation(views, anchors), owners, own))
     return join(parts)
 
 

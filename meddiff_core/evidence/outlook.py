@@ -1,10 +1,11 @@
 """Which gates so many subjects can decide at all: the audit's own arithmetic, asked before anything is trained.
 
 A gate reads the bound that hurts, so that too few subjects do not let a bad cohort pass but hold a good one back.
-How often they do follows from the sizes alone for some gates, and is told here by the audit's own intervals and
+How often they do follows from the sizes alone for some gates, and is computed here with the audit's own intervals and
 gates; for the others it depends on the data, and they are left out.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
@@ -12,16 +13,29 @@ from math import ceil, sqrt
 import numpy as np
 from scipy import stats
 
-from meddiff_core.evidence.gates import ONLY_IF_MEASURED, gates_in_force, metric_of, passes_gate
-from meddiff_core.evidence.intervals import Estimate, from_count
-from meddiff_core.evidence.privacy.copies import ALPHA, expected_share
-from meddiff_core.evidence.privacy.copy_evidence import MOST_PLANTED
-from meddiff_core.evidence.privacy.membership import FALSE_POSITIVES, MOST, TRAIN_PER_HOLDOUT, auc_interval
-from meddiff_core.evidence.privacy.oracle import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
-from meddiff_core.evidence.privacy.planting import DISGUISES
+from meddiff_core.evidence.gates import gates_in_force, passes_gate
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, from_count
+from meddiff_core.evidence.metrics import Metric, metric_of
+from meddiff_core.evidence.presets import OPTIONAL
+from meddiff_core.evidence.privacy.canaries import COPY_POWER, TRANSFORMATIONS
+from meddiff_core.evidence.privacy.copies import ALPHA, COPIES_EXCESS, expected_share
+from meddiff_core.evidence.privacy.copy_evidence import MOST_CANARIES
+from meddiff_core.evidence.privacy.covariates import EXACT_ROWS
+from meddiff_core.evidence.privacy.membership import (
+    FALSE_POSITIVES,
+    MEMBERSHIP_AUC,
+    MEMBERSHIP_TPR,
+    MOST,
+    TRAIN_PER_HOLDOUT,
+    auc_interval,
+)
+from meddiff_core.evidence.privacy.negative_control import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
 from meddiff_core.evidence.privacy.power import copy_gate
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
+from meddiff_core.evidence.quality.comparison import COVERAGE, LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distinct import DISTINCT_SHARE
+from meddiff_core.evidence.quality.fidelity import FIDELITY
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size
+from meddiff_core.evidence.registry import spec_of
 from meddiff_core.study import AuditConfig
 
 BEYOND = 2.0
@@ -90,9 +104,7 @@ def decidable_gates(sizes: Mapping[str, int], audit: AuditConfig, cohort_size: i
     `sizes` are subjects on the sides `train` and `holdout`; several scans of a subject make no difference here.
     """
     counts = Sizes(sizes["train"], sizes["holdout"], cohort_size)
-    known = [
-        (gate.metric, _RULES.get(gate.metric.partition(":")[0])) for gate in gates_in_force(ONLY_IF_MEASURED, audit)
-    ]
+    known = [(gate.metric, _RULES.get(gate.metric.partition(":")[0])) for gate in gates_in_force(OPTIONAL, audit)]
     return tuple(_outlook(metric, rule, counts, audit) for metric, rule in known if rule is not None)
 
 
@@ -106,7 +118,7 @@ def describe_outlook(outlooks: Sequence[GateOutlook], gates_left_out: Sequence[s
 
 def gates_left_out(audit: AuditConfig) -> list[str]:
     """Gates in force of which sizes alone do not tell, by the names of their metrics without the features."""
-    names = [gate.metric.partition(":")[0] for gate in gates_in_force(ONLY_IF_MEASURED, audit)]
+    names = [gate.metric.partition(":")[0] for gate in gates_in_force(OPTIONAL, audit)]
     return list(dict.fromkeys(name for name in names if name not in _RULES))
 
 
@@ -154,27 +166,33 @@ def _decides(chances: Chances) -> bool:
 def _needed(name: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> int | None:
     """Of the set that a gate waits for, so many that it holds back one good cohort in 20, by halving."""
     if rule.expect is _copies_excess:  # its threshold is met exactly at some numbers alone
-        return holdout_needed(sizes.synthetic, audit, _drawing(audit))
+        return holdout_needed(sizes.synthetic, audit, _bootstrap(audit))
 
     def suffices(count: int) -> bool:
         return rule.expect(name, sizes.scaled(rule.waits_for, count), audit).false_alarm <= TOLERATED
 
-    low, high = int(getattr(sizes, rule.waits_for)), MOST_SUBJECTS
-    if low >= high or not suffices(high):
+    low = int(getattr(sizes, rule.waits_for))
+    if low >= MOST_SUBJECTS or not suffices(MOST_SUBJECTS):
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high
+    counts = range(low + 1, MOST_SUBJECTS)
+    return low + 1 + bisect_left(counts, True, key=suffices)
 
 
-def _drawing(audit: AuditConfig) -> Drawing:
-    return Drawing(audit.repeats, audit.confidence, seed=0)
+def _bootstrap(audit: AuditConfig) -> Bootstrap:
+    return Bootstrap(audit.repeats, audit.confidence, seed=0)
 
 
 def _passes(name: str, found: Estimate, audit: AuditConfig) -> bool:
     """What the gate itself says of an estimate."""
-    return passes_gate(metric_of(name, found, "", ""), audit)
+    return passes_gate(metric_named(name, found), audit)
+
+
+def metric_named(name: str, found: Estimate) -> Metric:
+    """The metric that an audit would yield with an estimate."""
+    spec = spec_of(name)
+    assert spec is not None, "gates of a study name metrics"
+    reference = found.value if spec.reference else None
+    return metric_of(spec, found, "", name.removeprefix(spec.name).removeprefix(":"), reference)
 
 
 def _limit(name: str, audit: AuditConfig) -> float:
@@ -185,32 +203,29 @@ def _limit(name: str, audit: AuditConfig) -> float:
 
 def _fewest(name: str, n: int, audit: AuditConfig, passing: bool) -> int:
     """The fewest of n from which on a gate on a share passes, or from which on it fails; n + 1 where never."""
-    low, high = 0, n + 1
-    while low < high:
-        middle = (low + high) // 2
-        if _passes(name, from_count(middle, n, audit.confidence), audit) == passing:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+
+    def decided(count: int) -> bool:
+        return _passes(name, from_count(count, n, audit.confidence), audit) == passing
+
+    return bisect_left(range(n + 1), True, key=decided)
 
 
 def _copies_excess(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
-    """Exactly, as the audit's oracle (evidence/privacy/oracle.py); every copy is taken to be caught."""
+    """Exactly, as the audit's negative control (privacy/negative_control.py); every copy is taken to be caught."""
     flagged = round(sizes.synthetic * expected_share(sizes.holdout, ALPHA))
-    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _drawing(audit))
+    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _bootstrap(audit))
     return Chances(chance_of_blocking(gate, sizes.holdout), gate.blocks(min(1.0, BEYOND * _limit(name, audit)), 1.0))
 
 
 def _copy_power(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
-    """A test that catches every planted copy: the interval counts the subjects that were copied."""
-    people = min(sizes.train, MOST_PLANTED * (len(DISGUISES) + 1) // (len(DISGUISES) + 2))
-    return Chances(0.0 if _passes(name, from_count(people, people, audit.confidence), audit) else 1.0)
+    """A test that catches every canary: the interval counts the subjects that were copied."""
+    subjects = min(sizes.train, MOST_CANARIES * (len(TRANSFORMATIONS) + 1) // (len(TRANSFORMATIONS) + 2))
+    return Chances(0.0 if _passes(name, from_count(subjects, subjects, audit.confidence), audit) else 1.0)
 
 
 def _membership_auc(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
-    """Normal, with the deviation of an area under the null (Mann and Whitney 1947), and that of Hanley and McNeil
-    (1982) at the gate's limit; one attack, since the audit corrects for the choice of the strongest.
+    """Normal, with the standard deviation of an area under the null (Mann and Whitney 1947), and that of Hanley and
+    McNeil (1982) at the gate's limit; one attack, since the audit corrects for the choice of the strongest.
     """
     members, outsiders = _attacked(sizes)
     failing = _first(lambda area: not _passes(name, auc_interval(area, members, outsiders, audit.confidence), audit))
@@ -229,11 +244,7 @@ def _attacked(sizes: Sizes) -> tuple[int, int]:
 
 def _first(holds: Callable[[float], bool]) -> float:
     """The smallest value of the grid from which on something holds; 1 where it never does."""
-    low, high = 0, len(GRID) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(float(GRID[middle])) else (middle + 1, high)
-    return float(GRID[low])
+    return float(GRID[bisect_left(GRID[:-1].tolist(), True, key=holds)])
 
 
 def _membership_tpr(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
@@ -258,18 +269,18 @@ def _coverage(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
 
 
 def _fidelity_r(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
-    """Normal on the scale of Fisher (1915), deviation 1 / sqrt(n - 3)."""
+    """Normal on the scale of Fisher (1915), standard deviation 1 / sqrt(n - 3)."""
     if sizes.synthetic < 4:
         return Chances(1.0)
-    deviation = 1 / sqrt(sizes.synthetic - 3)
-    reach = float(stats.norm.ppf((1 + audit.confidence) / 2)) * deviation
+    std = 1 / sqrt(sizes.synthetic - 3)
+    reach = float(stats.norm.ppf((1 + audit.confidence) / 2)) * std
 
     def interval(r: float) -> Estimate:
         z = np.arctanh(min(r, 0.999999))
         return Estimate(r, float(np.tanh(z - reach)), float(np.tanh(z + reach)), sizes.synthetic)
 
     first = _first(lambda r: _passes(name, interval(r), audit))
-    return Chances(float(stats.norm.cdf((np.arctanh(min(first, 0.999999)) - np.arctanh(FAITHFUL)) / deviation)))
+    return Chances(float(stats.norm.cdf((np.arctanh(min(first, 0.999999)) - np.arctanh(FAITHFUL)) / std)))
 
 
 def _exact_rows(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
@@ -278,15 +289,17 @@ def _exact_rows(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
 
 
 _RULES = {
-    "copies_excess": _Rule(
+    COPIES_EXCESS.name: _Rule(
         _copies_excess, "holdout", "good: no copies; bad: twice as many as it allows, if each of them is caught"
     ),
-    "copy_power": _Rule(_copy_power, "train", "good: a test that catches every planted copy"),
-    "membership_auc": _Rule(_membership_auc, "holdout", "good: weights that betray nobody; bad: just beyond the limit"),
-    "membership_tpr": _Rule(_membership_tpr, "holdout", "good: weights that betray nobody"),
-    "distinct_share": _Rule(_distinct_share, "synthetic", "good: no volume repeats another"),
-    "coverage": _Rule(_coverage, "holdout", "good: of the distribution of the real ones"),
-    "fidelity_r": _Rule(_fidelity_r, "synthetic", f"good: a condition is followed with r = {FAITHFUL:g}"),
-    "exact_rows": _Rule(_exact_rows, "synthetic", "a count, which no number of subjects makes unsure"),
+    COPY_POWER.name: _Rule(_copy_power, "train", "good: a test that catches every canary"),
+    MEMBERSHIP_AUC.name: _Rule(
+        _membership_auc, "holdout", "good: weights that betray nobody; bad: just beyond the limit"
+    ),
+    MEMBERSHIP_TPR.name: _Rule(_membership_tpr, "holdout", "good: weights that betray nobody"),
+    DISTINCT_SHARE.name: _Rule(_distinct_share, "synthetic", "good: no volume repeats another"),
+    COVERAGE.name: _Rule(_coverage, "holdout", "good: of the distribution of the real ones"),
+    FIDELITY["labels"].name: _Rule(_fidelity_r, "synthetic", f"good: a condition is followed with r = {FAITHFUL:g}"),
+    EXACT_ROWS.name: _Rule(_exact_rows, "synthetic", "a count, which no number of subjects makes unsure"),
 }
 """By the name of a metric without its features."""

@@ -4,14 +4,14 @@ Every part speaks this one language, so that the gates see all metrics alike and
 they have never heard of. Everything in a section is an aggregate: a release may carry it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 from pydantic import model_validator
 
 from meddiff_core.contract import Frozen
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import Metric
+from meddiff_core.evidence.metrics import Metric, Part
 
 Cell = str | int | float | None
 
@@ -19,8 +19,8 @@ Cell = str | int | float | None
 class Table(Frozen):
     """Figures that belong together, ready to be printed."""
 
-    part: str
-    """Section of the report that it stands in: `quality`, `anatomy`, `fidelity`, `utility`, `privacy`, `screening`."""
+    part: Part
+    """Section of the report that it stands in."""
     title: str
     caption: str
     """What it shows and how it is read, in one or two plain sentences."""
@@ -54,8 +54,7 @@ class Line(Frozen):
 class Curve(Frozen):
     """A figure of one or more lines."""
 
-    part: str
-    """As in `Table`."""
+    part: Part
     title: str
     caption: str
     x: str
@@ -74,3 +73,11 @@ class Section:
     histograms: Sequence[Histogram] = ()
     statements: Sequence[str] = ()
     """Plain sentences for the reports: what was found, and what could not be measured and why."""
+
+    @staticmethod
+    def merge(sections: Iterable["Section"]) -> "Section":
+        """All that several sections hold, in their order."""
+        parts = list(sections)
+        return Section(
+            **{one.name: [item for part in parts for item in getattr(part, one.name)] for one in fields(Section)}
+        )

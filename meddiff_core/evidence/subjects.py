@@ -1,6 +1,6 @@
 """Whose each volume is: a number per subject, one volume of each, one figure of each.
 
-Two scans of one person are not two people. Whatever counts people, resamples them or asks how many stand behind a
+Two scans of one person are not two subjects. Whatever counts subjects, resamples them or asks how many stand behind a
 figure does it by these, or its interval would be too narrow.
 """
 
@@ -25,13 +25,13 @@ def one_of_each(subjects: Sequence[str] | None, rows: int, seed: int) -> NDArray
     Scans of one person are not exchangeable with scans of others, on which the false alarm rate rests; one scan of
     each person is (Dunn et al. 2022).
     """
-    people = numbered(subjects, rows)
+    numbers = numbered(subjects, rows)
     order = np.random.default_rng([seed, 2]).permutation(rows)
-    return np.sort(order[np.unique(people[order], return_index=True)[1]])
+    return np.sort(order[np.unique(numbers[order], return_index=True)[1]])
 
 
 def first_of_each(conditions: Sequence[Condition], subjects: Sequence[str]) -> list[Condition]:
-    """The first row of each subject: attacks succeed on people, not on visits."""
+    """The first row of each subject: attacks succeed on subjects, not on visits."""
     return list(dict(zip(reversed(subjects), reversed(conditions), strict=True)).values())
 
 

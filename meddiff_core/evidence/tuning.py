@@ -1,4 +1,4 @@
-"""Which solver, at which noise levels, draws from a trained denoiser with the fewest evaluations.
+"""Which solver, at which noise levels, samples from a trained denoiser with the fewest evaluations.
 
 All of them start from the same noise, so their ends can be compared with those of a walk so fine that its error is
 nothing: that is the solver's own error. Whether such an error matters is another question, which the distance to
@@ -19,9 +19,9 @@ from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, DenoisedAt, evaluations
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.quality.distances import kernel_interval
+from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.denoiser import Denoiser
@@ -40,7 +40,7 @@ REPEATS, CONFIDENCE = 400, 0.95
 TOGETHER = 8
 """Samples a batch, whatever the study's: the same measurements for the same denoiser."""
 Batch = tuple[DenoisedAt, Tensor]
-"""A denoiser that knows the conditions of a batch, and the standard normal noise from which to draw it."""
+"""A denoiser that knows the conditions of a batch, and the standard normal noise from which to sample it."""
 
 
 class Distance(Frozen):
@@ -52,7 +52,7 @@ class Distance(Frozen):
 
 
 class Walk(Frozen):
-    """One way to draw, and what came of it."""
+    """One way to sample, and what came of it."""
 
     solver: str
     schedule: Literal["karras", "fitted"]
@@ -61,17 +61,17 @@ class Walk(Frozen):
     """The noise levels above 0."""
     distance: Distance
     error: float
-    """Root mean squared difference of the samples to those of the reference, in deviations of the latents."""
+    """Root mean squared difference of the samples to those of the reference, in standard deviations of the latents."""
 
 
 class Tuning(Frozen):
     """All that was measured, and the choice."""
 
     samples: int
-    floor: Distance
-    """Of training volumes: what a perfect model would be near to."""
+    train: Distance
+    """Of training volumes, the real-to-real reference: what a perfect model would be near to."""
     reference: Distance
-    """Of samples that the fine walk drew."""
+    """Of samples of the fine walk."""
     walks: tuple[Walk, ...]
     chosen: Walk
 
@@ -107,15 +107,15 @@ def open_batches(
     check_sampling(_karras(config, 2), denoiser.clock.sigma_range)
     network = packed(denoiser) if device == "cpu" else denoiser
     weaker = packed(guide) if guide is not None and device == "cpu" else guide
-    told = conditions[torch.arange(samples) % len(conditions)].to(device)
+    repeated = conditions[torch.arange(samples) % len(conditions)].to(device)
     noise = torch.cat([sample_noise(derive_seed(seed, "tune", number), shape) for number in range(samples)]).to(device)
     interval = config.guidance_interval or (0.0, torch.inf)
-    parts = zip(told.split(TOGETHER), noise.split(TOGETHER), strict=True)
+    parts = zip(repeated.split(TOGETHER), noise.split(TOGETHER), strict=True)
     return [(guided(network, own, config.guidance, interval, weaker), start) for own, start in parts]
 
 
 def tune_solver(
-    batches: Sequence[Batch], judge: LatentJudge, config: SamplingConfig, seed: int
+    batches: Sequence[Batch], scorer: LatentScorer, config: SamplingConfig, seed: int
 ) -> Generator[Progress, None, Tuning]:
     """Measure every solver with Karras's and with fitted levels, between `sigma_min` and `sigma_max` of `config`.
 
@@ -129,18 +129,18 @@ def tune_solver(
         trace = trace_flow(*batches[0], *_karras(config, 2).span)
     yield Progress("trace the flow", 1, 1)
     fine = _Plan("heun", "karras", karras_sigmas(_karras(config, REFERENCE)))
-    reference = yield from _draw("reference walk", batches, fine, 0, fine.evaluations)
+    reference = yield from _sample("reference walk", batches, fine, 0, fine.evaluations)
     plans, walks = list(_plans(trace, config)), list[Walk]()
-    nearest = _distance(judge.features(reference), judge, seed)
+    nearest = _distance(scorer.features(reference), scorer, seed)
     done, total = 0, sum(plan.evaluations for plan in plans)
     for plan in plans:
-        samples = yield from _draw("walks", batches, plan, done, total)
+        samples = yield from _sample("walks", batches, plan, done, total)
         if samples.isfinite().all():
-            walks.append(_walk(plan, samples, reference, judge, seed))
+            walks.append(_walk(plan, samples, reference, scorer, seed))
         done += plan.evaluations
     return Tuning(
         samples=len(reference),
-        floor=_distance(judge.train, judge, seed),
+        train=_distance(scorer.train, scorer, seed),
         reference=nearest,
         walks=tuple(walks),
         chosen=knee(walks, nearest.high),
@@ -168,14 +168,14 @@ def describe_tuning(tuning: Tuning) -> str:
         mark = "  <- chosen" if walk == tuning.chosen else ""
         figures = f"{walk.evaluations:>11}  {walk.distance.value:>9.4f}  {walk.error:>9.4f}{mark}"
         rows.append(f"{walk.solver:<10} {walk.schedule:<8} {figures}")
-    named = {"reference": tuning.reference, "train": tuning.floor}
-    said = [f"{name:<10} {_range(distance)}" for name, distance in named.items()]
-    compared = ["", "kernel distance to validation volumes", *said]
+    named = {"reference": tuning.reference, "train": tuning.train}
+    lines = [f"{name:<10} {_range(distance)}" for name, distance in named.items()]
+    compared = ["", "kernel distance to validation volumes", *lines]
     return "\n".join([*rows, *compared, "", "# for study.yaml", study_lines(tuning.chosen)])
 
 
 def study_lines(walk: Walk) -> str:
-    """The section of a study.yaml that draws so."""
+    """The section of a study.yaml that samples so."""
     settings: dict[str, object] = {"solver": walk.solver}
     if walk.schedule == "karras":
         settings |= {"steps": len(walk.sigmas), "sigmas": None}
@@ -203,7 +203,7 @@ def _plans(trace: Trace, config: SamplingConfig) -> Iterator[_Plan]:
             yield _Plan(solver, "fitted", noise_levels(fitted))
 
 
-def _draw(
+def _sample(
     label: str, batches: Sequence[Batch], plan: _Plan, done: int, total: int
 ) -> Generator[Progress, None, Tensor]:
     """The ends of all batches; `done` and `total` are evaluations of a single one."""
@@ -215,17 +215,17 @@ def _draw(
     return torch.cat(ends)
 
 
-def _walk(plan: _Plan, samples: Latents, reference: Latents, judge: LatentJudge, seed: int) -> Walk:
+def _walk(plan: _Plan, samples: Latents, reference: Latents, scorer: LatentScorer, seed: int) -> Walk:
     return Walk(
         solver=plan.solver,
         schedule=plan.schedule,
         evaluations=plan.evaluations,
         sigmas=tuple(plan.sigmas[:-1].tolist()),
-        distance=_distance(judge.features(samples), judge, seed),
+        distance=_distance(scorer.features(samples), scorer, seed),
         error=float((samples - reference).double().square().mean().sqrt()),
     )
 
 
-def _distance(features: Matrix, judge: LatentJudge, seed: int) -> Distance:
-    found: Estimate = kernel_interval(features, judge.validation, REPEATS, CONFIDENCE, derive_seed(seed, "tune"))
+def _distance(features: Matrix, scorer: LatentScorer, seed: int) -> Distance:
+    found = kernel_interval(features, scorer.validation, Bootstrap(REPEATS, CONFIDENCE, derive_seed(seed, "tune")))
     return Distance(value=found.value, low=found.low, high=found.high)

@@ -16,7 +16,8 @@ from meddiff_core.diffusion.checkpoint_selection import SelectionRecord
 from meddiff_core.errors import ConfigurationError, GatesFailed, IntegrityError
 from meddiff_core.evidence import section
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.metrics import Metric
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.types import Volumes
 

@@ -1,14 +1,14 @@
 """The evidence of an audit, ready to be printed: gates, waivers, and each part with its metrics, tables and curves.
 
 Page, card and internal report fill their templates from here, so that they cannot tell a gate or a waiver
-differently. A part, table or metric that this module has never heard of is printed all the same.
+differently. Every metric, table and curve knows its part, and each part has its heading and its reading here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meddiff_core.evidence.gates import GateResult, Metric
-from meddiff_core.evidence.parts import OTHER, PARTS, part_of
+from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.metrics import Better, Metric, Part
 from meddiff_core.evidence.section import Cell, Curve, Table
 from meddiff_core.release import figures
 from meddiff_core.release.interval_glyphs import interval_glyph
@@ -21,7 +21,7 @@ MARKS = {"pass": "✓", "quarantine": "?", "block": "✗"}
 WAIVED = "waived"
 LONG = 12
 """Rows from which a table is folded."""
-READING = {
+READING: dict[Part, str] = {
     "privacy": "How near synthetic volumes come to training scans, beside how near scans of people come that no model "
     "ever saw.",
     "quality": "How the cohort differs from real scans as a whole: kinds, range and variety of volumes.",
@@ -30,7 +30,13 @@ READING = {
     "utility": "What a network learns from synthetic volumes, tested on real scans that nothing here was trained on.",
     "screening": "What was rejected, and what that did to the cohort.",
 }
-HEADINGS = {**PARTS, OTHER: "Further measurements"}
+"""What each part shows, in the order of the report."""
+GOOD: dict[Better | None, str] = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "nearer": "nearer to the reference is better",
+    None: "",
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,13 @@ class Row:
 
     name: str
     explanation: str
-    unit: str
     value: float | None
     low: float | None
     high: float | None
     mark: str
     n: int | None = None
-    floor: float | None = None
+    reference: float | None = None
+    """The same figure between real and real."""
     limit: float | None = None
     sign: str = ""
     asked: float | None = None
@@ -103,21 +109,22 @@ class Waived:
 
 
 def part_views(
-    metrics: Sequence[Metric], tables: Sequence[Table] = (), curves: Sequence[Curve] = (), always: Sequence[str] = ()
+    metrics: Sequence[Metric], tables: Sequence[Table] = (), curves: Sequence[Curve] = (), always: Sequence[Part] = ()
 ) -> list[PartView]:
-    """Every part that has something to show, and those in `always`, in the order of the report; unknown ones last."""
-    given = [*(table.part for table in tables), *(curve.part for curve in curves)]
-    found = [*always, *(part_of(metric.name) for metric in metrics), *given]
+    """Every part that has something to show, and those in `always`, in the order of the report."""
+    measured, drawn = [metric.spec.part for metric in metrics], [curve.part for curve in curves]
+    found = {*always, *measured, *drawn, *(table.part for table in tables)}
     return [
         PartView(
             anchor=part,
-            heading=HEADINGS.get(part, _headed(part)),
-            reading=READING.get(part, ""),
-            metrics=[metric_row(metric) for metric in metrics if part_of(metric.name) == part],
+            heading=_headed(part),
+            reading=reading,
+            metrics=[metric_row(metric) for metric in metrics if metric.spec.part == part],
             sheets=[_sheet(table) for table in tables if table.part == part],
             curves=[_drawn(curve) for curve in curves if curve.part == part],
         )
-        for part in dict.fromkeys([*(part for part in HEADINGS if part in found), *found])
+        for part, reading in READING.items()
+        if part in found
     ]
 
 
@@ -132,8 +139,7 @@ def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
     low, high = (metric.low, metric.high) if metric else (gate.bound, gate.bound)
     return Row(
         name=_headed(gate.metric),
-        explanation=metric.explanation if metric else "Not measured.",
-        unit=humanise(metric.unit) if metric else "",
+        explanation=_explained(metric) if metric else "Not measured.",
         value=gate.value,
         low=low,
         high=high,
@@ -144,29 +150,28 @@ def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
         verdict=VERDICTS[gate.verdict] + (f", {WAIVED}" if gate.waiver else ""),
         tone="warn" if gate.waiver else TONES[gate.verdict],
         tick=MARKS[gate.verdict],
-        note=_why(gate),
+        note=f"{_capitalised(gate.advice.text)}." if gate.advice else "",
     )
 
 
-def _why(gate: GateResult) -> str:
-    """What a quarantine needs, from its message."""
-    needed = gate.message.rpartition("; ")[2]
-    return f"{needed[:1].upper()}{needed[1:]}." if gate.verdict == "quarantine" else ""
+def _explained(metric: Metric) -> str:
+    """What a metric is, and what the real-to-real value beside it is."""
+    reference = f" The reference is {metric.spec.reference}." if metric.spec.reference else ""
+    return f"{metric.explanation}{reference}"
 
 
 def metric_row(metric: Metric) -> Row:
-    """A measurement with its floor."""
+    """A measurement with its real-to-real reference."""
     return Row(
         name=_headed(metric.name),
-        explanation=metric.explanation,
-        unit=humanise(metric.unit),
+        explanation=_explained(metric),
         value=metric.value,
         low=metric.low,
         high=metric.high,
-        mark=interval_glyph(metric.value, metric.low, metric.high, floor=metric.floor),
+        mark=interval_glyph(metric.value, metric.low, metric.high, reference=metric.reference),
         n=metric.n,
-        floor=metric.floor,
-        good=metric.direction,
+        reference=metric.reference,
+        good=GOOD[metric.spec.better],
     )
 
 
@@ -200,14 +205,14 @@ def privacy_summary(gates: Sequence[GateResult], metrics: Sequence[Metric]) -> l
     return [
         _in_words(known[gate.metric])
         for gate in gates
-        if part_of(gate.metric) == "privacy" and gate.metric in known
+        if gate.metric in known and known[gate.metric].spec.privacy
     ]  # fmt: skip
 
 
 def _in_words(metric: Metric) -> str:
-    floor = "" if metric.floor is None else f"; real scans: {number(metric.floor)}"
+    real = "" if metric.reference is None else f"; real scans: {number(metric.reference)}"
     interval = f"{number(metric.low)} to {number(metric.high)}"
-    return f"{_headed(metric.name)}: {number(metric.value)} ({interval}{floor}). {metric.explanation}"
+    return f"{_headed(metric.name)}: {number(metric.value)} ({interval}{real}). {metric.explanation}"
 
 
 def _sheet(table: Table) -> Sheet:
@@ -237,5 +242,8 @@ def _drawn(curve: Curve) -> dict[str, str]:
 
 
 def _headed(name: str) -> str:
-    words = humanise(name)
-    return words[:1].upper() + words[1:]
+    return _capitalised(humanise(name))
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

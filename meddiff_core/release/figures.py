@@ -241,7 +241,7 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
     """
     figure, (distances, errors) = _figures(4.6, 4.6, 2)
     distances.axhspan(measured.reference.low, measured.reference.high, color=REAL, alpha=0.25, linewidth=0)
-    distances.axhline(measured.floor.value, color=REAL, linewidth=1, dashes=(4, 3), label="train")
+    distances.axhline(measured.train.value, color=REAL, linewidth=1, dashes=(4, 3), label="train")
     for colour, solver in zip(SERIES, dict.fromkeys(walk.solver for walk in measured.walks), strict=False):
         walks = [walk for walk in measured.walks if walk.solver == solver]
         _plot_solver(distances, errors, walks, colour)

@@ -13,7 +13,8 @@ from meddiff_core.artefacts import write_text
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.evidence import section
-from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.metrics import Metric
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
 from meddiff_core.release.evidence import PartView, gate_rows, part_views, verdict, waived

@@ -1,4 +1,4 @@
-"""Interval glyphs: value, confidence interval, threshold and real-to-real reference on one small line.
+"""A number drawn in its row: value, confidence interval, threshold and real-to-real reference on one small line.
 
 A table of figures says whether a gate passed; the glyph beside it shows by how much.
 """
@@ -16,16 +16,16 @@ def interval_glyph(
     low: float | None,
     high: float | None,
     limit: float | None = None,
-    floor: float | None = None,
+    reference: float | None = None,
     passed: bool = True,
 ) -> str:
-    """An inline SVG: bar for the interval, dot for the value, tall line for the threshold, ring for the reference.
+    """An inline SVG. The bar is the interval, the dot the value, the tall line the threshold, the ring the reference.
 
     Empty for a figure that was not measured.
     """
     if value is None:
         return ""
-    known = [number for number in (value, low, high, limit, floor) if number is not None]
+    known = [number for number in (value, low, high, limit, reference) if number is not None]
     place = _Scale(known)
     colour = SYNTHETIC if passed else FAILED
     middle = HEIGHT / 2
@@ -34,9 +34,9 @@ def interval_glyph(
         parts.append(_line(place(low), middle, place(high), middle, colour, 5, opacity=0.35))
     if limit is not None:
         parts.append(_line(place(limit), 3, place(limit), HEIGHT - 3, INK, 1.6))
-    if floor is not None:
+    if reference is not None:
         parts.append(
-            f'<circle cx="{place(floor):.1f}" cy="{middle}" r="4" fill="none" stroke="{INK}" stroke-width="1.2"/>'
+            f'<circle cx="{place(reference):.1f}" cy="{middle}" r="4" fill="none" stroke="{INK}" stroke-width="1.2"/>'
         )
     parts.append(f'<circle cx="{place(value):.1f}" cy="{middle}" r="3.4" fill="{colour}"/>')
     return f'<svg class="mark" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" aria-hidden="true">{"".join(parts)}</svg>'

@@ -12,7 +12,8 @@ import pandas as pd
 
 from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract, spacing_text
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.screening.judging import EXTRAPOLATED
+from meddiff_core.evidence.metrics import Part
+from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent
@@ -30,7 +31,7 @@ BEFORE, AFTER = ("Gates", "Findings", "Volumes"), ("Distributions", "Conditions"
 """Sections before and after the parts of the evidence."""
 OPTIONAL = {"Findings": "statements", "Distributions": "histograms", "Conditions": "scatters"}
 """Sections that need what a release may lack."""
-ALWAYS = ("privacy", "screening")
+ALWAYS: tuple[Part, ...] = ("privacy", "screening")
 """Parts that a page has even if nothing was measured: they say what the tests show, and what was rejected."""
 ML_PER_MM3 = 1e-3
 
@@ -158,9 +159,8 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
 def _acceptance(content: ReleaseContent) -> str:
     counts = content.counts
     share = counts.accepted / counts.candidates if counts.candidates else 0.0
-    text = (
-        f"{number(counts.candidates)} volumes were generated and {number(counts.accepted)} accepted ({percent(share)})."
-    )
+    generated, accepted = number(counts.candidates), number(counts.accepted)
+    text = f"{generated} volumes were generated and {accepted} accepted ({percent(share)})."
     if counts.flagged:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."

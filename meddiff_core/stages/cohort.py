@@ -8,6 +8,7 @@ from meddiff_core.artefacts import digest_file
 from meddiff_core.evidence.audit import require_volumes
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.privacy.rounds import DROPPED, fill_in_rounds, rounds_of, suspected_copies, unsearched
+from meddiff_core.evidence.rejections import Rejection
 from meddiff_core.parquet import write_parquet
 from meddiff_core.stages.evidence_input import gather, kept_rows
 from meddiff_core.stages.making import Made, Resources
@@ -39,11 +40,12 @@ def fill_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
     return Made(digest_file(workspace.path("cohort")), summary)
 
 
-def _search(workspace: Workspace, audit: AuditInput, rows: pd.DataFrame) -> Work[set[str]]:
-    """Ids of suspected copies among the accepted volumes of a table; features of the first round are kept."""
+def _search(workspace: Workspace, audit: AuditInput, rows: pd.DataFrame) -> Work[dict[str, Rejection]]:
+    """Suspected copies among the accepted volumes of a table, by id; features of the first round are kept."""
     ids = list(rows["sample_id"])
     if ids != list(audit.sample_ids):
         audit = replace(audit, accepted=kept_rows(workspace, "replacements", rows), sample_ids=ids)
-    found = {ids[row] for row in (yield from suspected_copies(audit))}
+    suspected = yield from suspected_copies(audit)
+    found = {ids[row]: rejection for row, rejection in suspected.items()}
     yield Message(f"search for copies: {len(found)} of {len(ids)} volumes are suspected")
     return found

@@ -5,10 +5,11 @@ import pandas as pd
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.audit import Audit, InternalFindings
 from meddiff_core.evidence.features.cache import KeptVolumes
-from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
+from meddiff_core.evidence.inputs import AuditInput, FirstAttempts, ScreenSummary
 from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
+from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.bounds import load_reference
-from meddiff_core.evidence.screening.judging import MEASURED, columns_of, count_reasons, requested_conditions
+from meddiff_core.evidence.screening.verdicts import MEASURED, columns_of, requested_conditions
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.stages.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
 from meddiff_core.stages.making import Resources
@@ -34,7 +35,7 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         screen=ScreenSummary(
             candidates=len(judged),
             accepted=int(judged["accepted"].sum()),
-            reasons=count_reasons(judged),
+            rejections=count_rejections(judged),
             real=load_reference(workspace.path("reference"))[0].real,
         ),
         config=workspace.study.audit,
@@ -42,7 +43,7 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         device=resources.device,
         seed=workspace.study.seed,
         copy_extractors=searched,
-        first_draw=_first_draw(judged, workspace),
+        first_attempts=_first_attempts(judged, workspace),
         first_round=kept_rows(workspace, "first-round", drawn) if replaced else None,
         first_round_ids=list(drawn["sample_id"]) if replaced else (),
         rounds=rounds_of(cohort),
@@ -55,11 +56,11 @@ def kept_rows(workspace: Workspace, name: str, rows: pd.DataFrame) -> KeptVolume
     return kept_cohort(workspace, name, Candidates(workspace.path("candidates"), places), list(rows["sample_id"]))
 
 
-def _first_draw(verdicts: pd.DataFrame, workspace: Workspace) -> FirstDraw:
-    """What was drawn first for each place of the cohort, accepted or not."""
+def _first_attempts(verdicts: pd.DataFrame, workspace: Workspace) -> FirstAttempts:
+    """What was generated first for each place of the cohort, accepted or not."""
     first = verdicts[verdicts["attempt"] == 0]
-    return FirstDraw(
-        volumes=kept_rows(workspace, "first-draw", first),
+    return FirstAttempts(
+        volumes=kept_rows(workspace, "first-attempts", first),
         sample_ids=list(first["sample_id"]),
         accepted=list(first["accepted"]),
         requested=requested_conditions(first),

@@ -58,7 +58,7 @@ def split_subjects(workspace: Workspace, resources: Resources) -> Work[Made]:
         yield from _show_decisions(workspace, resources, training_part(fingerprint, split))
         raise
     write_json(workspace.replaced("split"), split)
-    return Made(split.digest(), {**split.sizes(list(subjects))})
+    return Made(split.digest(), {str(side): count for side, count in split.sizes(list(subjects)).items()})
 
 
 def _previous_split(workspace: Workspace) -> Split | None:

@@ -15,7 +15,8 @@ from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
 from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, rounds_of, screened
-from meddiff_core.evidence.screening.judging import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes, count_reasons
+from meddiff_core.evidence.rejections import count_rejections
+from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.models.plan import load_plan
 from meddiff_core.release.build import build_release
@@ -117,7 +118,7 @@ def _counts(cohort: pd.DataFrame, audit: Audit) -> Counts:
     return Counts(
         candidates=len(judged),
         accepted=int(judged["accepted"].sum()),
-        rejected=count_reasons(judged),
+        rejected={one.summary: one.count for one in count_rejections(judged)},
         flagged=int(cohort[DROPPED].sum()) + len(audit.flagged),
         rounds=describe_rounds(rounds_of(cohort), len(audit.flagged)),
     )

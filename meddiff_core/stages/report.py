@@ -11,7 +11,8 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import InternalFindings
 from meddiff_core.evidence.privacy.rounds import SEARCHED
-from meddiff_core.evidence.screening.judging import accepted_volumes
+from meddiff_core.evidence.rejections import AUDITED, IN_WORDS, REJECTIONS, rejections_of
+from meddiff_core.evidence.screening.verdicts import accepted_volumes
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.images import to_stored
@@ -82,7 +83,7 @@ def _flagged(workspace: Workspace, dataset: Dataset, cohort: pd.DataFrame, findi
     return [
         Suspect(
             found.sample_id,
-            [str(by_id[found.sample_id]["reasons"]) or "suspected copy (audit)"],
+            _reasons(by_id[found.sample_id]) or [IN_WORDS[AUDITED]],
             _volume(workspace, by_id[found.sample_id]),
             cases[found.train_row],
             train.image(found.train_row),
@@ -95,7 +96,11 @@ def _flagged(workspace: Workspace, dataset: Dataset, cohort: pd.DataFrame, findi
 def _rejected(workspace: Workspace, cohort: pd.DataFrame) -> list[Suspect]:
     rejected = ~cohort["accepted"] & (cohort[SEARCHED] != 1)
     rows = cohort[rejected].head(SHOWN).to_dict("records")
-    return [Suspect(row["sample_id"], row["reasons"].split("; "), _volume(workspace, row)) for row in rows]
+    return [Suspect(row["sample_id"], _reasons(row), _volume(workspace, row)) for row in rows]
+
+
+def _reasons(row: Mapping[Any, Any]) -> list[str]:
+    return [one.text for one in rejections_of(row[REJECTIONS])]
 
 
 def _volume(workspace: Workspace, row: Mapping[Any, Any]) -> StoredArray:

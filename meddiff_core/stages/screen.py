@@ -9,11 +9,11 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure_all
-from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference, save_reference
-from meddiff_core.evidence.screening.judging import judge_shards, next_attempt, open_slots, reject_duplicates
 from meddiff_core.evidence.screening.outlier import MOST_FITTED, DenoisingErrors, Models, open_probe
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
+from meddiff_core.evidence.screening.verdicts import next_attempt, open_slots, reject_duplicates, screen_shards
+from meddiff_core.evidence.voxel_keys import all_keys_of, keys_of
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.parquet import write_parquet
@@ -121,7 +121,7 @@ def tell_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> Work[N
 def _judge(workspace: Workspace, resources: Resources, shards: list[Shard]) -> Work[pd.DataFrame]:
     contract, models = Dataset.open(workspace.folder).contract, _models(workspace, resources.device)
     candidates, reference = workspace.path("candidates"), workspace.path("reference")
-    return (yield from judge_shards(shards, candidates, reference, contract, resources.mapper, models))
+    return (yield from screen_shards(shards, candidates, reference, contract, resources.mapper, models))
 
 
 MAKERS: dict[str, Maker] = {"reference": fit_screen, "verdicts": screen_candidates}

@@ -5,7 +5,7 @@ from pathlib import Path
 from meddiff_core.artefacts import digest_file, write_json
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.evidence.latent_judge import open_judge
+from meddiff_core.evidence.sample_scoring import open_scorer
 from meddiff_core.evidence.tuning import Tuning, describe_tuning, open_batches, tune_solver
 from meddiff_core.generation.engine import open_guide
 from meddiff_core.models.conditions import encode_conditions
@@ -24,15 +24,15 @@ def measure_solvers(workspace: Workspace, resources: Resources, samples: int) ->
     study, device, path = workspace.study, resources.device, workspace.folder / TUNING
     denoiser, scale, contract = load_denoiser(workspace.path("denoiser"), device)
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
-    judge = open_judge(train, validation, scale, study.seed)
-    if judge is None:
+    scorer = open_scorer(train, validation, scale, study.seed)
+    if scorer is None:
         found = f"are {len(train)} and {len(validation)}"
         raise ConfigurationError(f"train and validation must have 2 volumes or more to compare samples with, {found}")
     conditions = encode_conditions(Dataset.open(workspace.folder).conditions("validation"), contract.conditions)
     shape = tuple(validation.mean.shape[1:])
     guide = open_guide(workspace.path("denoiser"), denoiser, study.sampling)
     batches = open_batches(denoiser, conditions, study.sampling, shape, samples, study.seed, device, guide)
-    tuning = yield from tune_solver(batches, judge, study.sampling, study.seed)
+    tuning = yield from tune_solver(batches, scorer, study.sampling, study.seed)
     write_json(path, tuning)
     chosen = tuning.chosen.model_dump(mode="json", include={"solver", "schedule", "evaluations"})
     return Made(digest_file(path), chosen, (path, *draw_tuning(workspace, tuning)))

@@ -16,7 +16,7 @@ import torch
 
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
-from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.latents import AugmentedLatents, LatentSet
@@ -119,8 +119,8 @@ def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, fl
         steps,
         8,
         0,
-        augmented=AugmentedLatents.open(folder / "latents.zarr"),
-        scorer=LatentJudge(train[0], validation[0], train[0].scale(), 0),
+        moved=AugmentedLatents.open(folder / "latents.zarr"),
+        judge=LatentScorer(train[0], validation[0], train[0].scale(), 0),
     )
     for step in range(steps):
         training.step(step)

@@ -33,8 +33,8 @@ from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Section
 from meddiff_core.study import AuditConfig, UtilityConfig
 from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray
@@ -185,8 +185,8 @@ def finish(work: Generator[Progress, None, Result], bill: Bill) -> Result:
 
 
 def under_its_name(part: Part) -> Part:
-    def run(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
-        work = part(audit, drawing)
+    def run(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
+        work = part(audit, bootstrap)
         while True:
             try:
                 next(work)

@@ -3,8 +3,8 @@
     python tests/benchmarks/evaluations.py STUDY_FOLDER [--samples 96]
 
 DDIM without added noise is Euler's method over the noise levels of its steps, which `tests/models/test_imported.py`
-shows with MONAI's own scheduler. So both sample here from the study's denoiser, started alike, and are held to
-validation volumes by the kernel distance of the latents, with a bootstrap interval. `floor` is of training volumes,
+shows with MONAI's own scheduler. So both draw here from the study's denoiser, started alike, and are held to
+validation volumes by the kernel distance of the latents, with a bootstrap interval. `train` is of training volumes,
 `fitted` are noise levels as `meddiff tune-solver` finds them for the denoiser, instead of Karras'.
 """
 
@@ -18,8 +18,9 @@ from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.fitting import fit_levels, trace_flow
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, evaluations
-from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.distances import kernel_interval
+from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.evidence.tuning import Batch, open_batches
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
@@ -40,21 +41,21 @@ def main() -> None:
     workspace = Workspace.open(options.study)
     denoiser, scale, contract = load_denoiser(workspace.path("denoiser"))
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
-    judge = LatentJudge(train, validation, scale, 0)
+    scorer = LatentScorer(train, validation, scale, 0)
     conditions = encode_conditions(Dataset.open(options.study).conditions("validation"), contract.conditions)
     config = SamplingConfig()
     batches = open_batches(denoiser, conditions, config, tuple(validation.mean.shape[1:]), options.samples, 0)
     print(f"{options.samples} samples; kernel distance to {len(validation)} validation volumes, 95% interval")
-    report("floor", 0, judge, judge.train)
-    report("MONAI's DDIM", DDIM_STEPS, judge, judge.features(sample(batches, "euler", ddim_levels())))
+    report("train", 0, scorer, scorer.train)
+    report("MONAI's DDIM", DDIM_STEPS, scorer, scorer.features(sample(batches, "euler", ddim_levels())))
     with torch.inference_mode(), one_thread():
         trace = trace_flow(*batches[0], *config.span)
     for count in COUNTS:
         fitted = fit_levels(trace, config.solver, count)
         for name, changes in (("", {"steps": count}), (", fitted", {"sigmas": fitted})):
             levels = noise_levels(config.model_copy(update=changes))
-            sampled = sample(batches, config.solver, levels)
-            report(config.solver + name, evaluations(config.solver, count), judge, judge.features(sampled))
+            drawn = sample(batches, config.solver, levels)
+            report(config.solver + name, evaluations(config.solver, count), scorer, scorer.features(drawn))
 
 
 def ddim_levels() -> torch.Tensor:
@@ -73,8 +74,8 @@ def sample(batches: list[Batch], solver: str, sigmas: torch.Tensor) -> Latents:
     return torch.cat(ends)
 
 
-def report(name: str, count: int, judge: LatentJudge, features: object) -> None:
-    found = kernel_interval(features, judge.validation, 400, 0.95, 0)  # type: ignore[arg-type]
+def report(name: str, count: int, scorer: LatentScorer, features: object) -> None:
+    found = kernel_interval(features, scorer.validation, Bootstrap(400, 0.95, 0))  # type: ignore[arg-type]
     print(f"{name:<14} {count:>3} evaluations  {found.value:7.4f} [{found.low:.4f}, {found.high:.4f}]", flush=True)
 
 

@@ -26,9 +26,9 @@ from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.judging import accepted_volumes
+from meddiff_core.evidence.screening.verdicts import accepted_volumes
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
@@ -151,7 +151,7 @@ def audit_copies(study: Path, few: FewOf, cohort: Volumes) -> CopyEvidence:
         screen=ScreenSummary(candidates=len(cohort), accepted=len(cohort), reasons={}),
         config=AuditConfig(),
     )
-    return finish(find_copies(audit, {}, Drawing(200, 0.95, 0)))
+    return finish(find_copies(audit, {}, Bootstrap(200, 0.95, 0)))
 
 
 def finish(work: Generator[Any, None, CopyEvidence]) -> CopyEvidence:
@@ -168,7 +168,7 @@ def report(name: str, evidence: CopyEvidence) -> None:
     config, named = AuditConfig(), set(evidence.rows[evidence.result.flagged].tolist())
     print(f"\n{name}: {len(evidence.result.flagged)} of {len(evidence.synthetic)} flagged, of {len(named)} subjects")
     for metric in evidence.section.metrics:
-        if not metric.name.startswith("oracle"):
+        if not metric.name.startswith("negative_control"):
             print(f"  {metric.name:28} {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]")
     for gate in apply_gates(evidence.section.metrics, config):
         if gate.value is not None:

@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meddiff_core.evidence.aggregates import (
-    FEWEST,
-    INTENSITY_BINS,
-    Histogram,
-    histogram,
-    intensity_histogram,
-    intensity_shares,
-)
+from meddiff_core.evidence.aggregates import INTENSITY_BINS, Histogram, histogram, intensity_histogram, intensity_shares
+from meddiff_core.evidence.disclosure import FEWEST
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,23 +1,27 @@
 """Gates look at the bound that hurts."""
 
-import re
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from meddiff_core.evidence.gates import PRESETS, Metric, apply_gates, unused_waivers
-from meddiff_core.evidence.parts import PARTS, part_of
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.evidence.gates import apply_gates, unused_waivers
+from meddiff_core.evidence.metrics import Metric, MetricSpec
+from meddiff_core.evidence.presets import PRESETS
+from meddiff_core.evidence.registry import check_gates, spec_of
 from meddiff_core.study import AuditConfig, GateConfig, WaiverConfig
+from meddiff_core.workspace import Workspace
 
 SIZES = {"train": 108, "holdout": 18, "synthetic": 200}
 
 
 def metric(name, value, low, high):
-    return Metric(
-        name=name, value=value, low=low, high=high, n=50, direction="lower is better", explanation="A figure."
-    )
+    family, _, detail = name.partition(":")
+    declared = MetricSpec(name=family, part="quality", better="lower", detail="detail" if detail else "")
+    spec = (spec_of(name) or declared).model_copy(update={"reference": ""})
+    detail = detail if spec.detail else ""
+    return Metric(spec=spec, detail=detail, value=value, low=low, high=high, n=50, explanation="A figure.")
 
 
 def all_metrics():
@@ -100,14 +104,15 @@ def test_a_value_that_fails_blocks_however_wide_its_interval(value, low, high):
     result = only([metric("m", value, low, high)], GateConfig(metric="m", max=0.1))
     assert result.verdict == "block"
     assert result.holds_back
-    assert "needed" not in result.message
+    assert result.advice is None
 
 
 def needed(metrics, gate):
-    """(how many, of which set) the message asks for."""
+    """(how many, of which set) the advice asks for."""
     (result,) = (one for one in apply_gates(metrics, AuditConfig(gates=[gate]), SIZES) if one.metric == gate.metric)
-    found = re.search(r"about (\d+) (\w*) ?volumes would be needed, there are (\d+)", result.message)
-    return result.verdict, int(found[1]), found[2], int(found[3])
+    assert result.advice.text in result.message
+    assert str(result.advice.needed) in result.advice.text
+    return result.verdict, result.advice.needed, result.advice.volumes, result.advice.available
 
 
 def test_quarantine_says_how_many_volumes_of_which_set_are_needed():
@@ -137,6 +142,7 @@ def test_so_many_volumes_do_decide():
 def test_no_number_is_named_for_a_value_on_the_threshold():
     result = only([metric("m", 0.1, 0.0, 0.2)], GateConfig(metric="m", max=0.1))
     assert result.verdict == "quarantine"
+    assert result.advice.needed is None
     assert "hardly any number" in result.message
 
 
@@ -203,11 +209,12 @@ def test_a_waiver_has_a_name_and_a_reason(change):
     ],
 )
 def test_privacy_gates_of_strict_and_the_proof_of_power_are_never_waived(preset, name, refused):
+    audit = AuditConfig(preset=preset, waivers=[waiver(name)])
     if not refused:
-        assert AuditConfig(preset=preset, waivers=[waiver(name)]).waivers
+        check_gates(audit)
         return
-    with pytest.raises(ValidationError, match="cannot be waived"):
-        AuditConfig(preset=preset, waivers=[waiver(name)])
+    with pytest.raises(ConfigurationError, match=f"audit.waivers: must not name {name}: .* cannot be waived"):
+        check_gates(audit)
 
 
 def test_a_gate_is_waived_once():
@@ -224,6 +231,30 @@ def test_a_gate_that_the_study_loosened_keeps_the_threshold_of_the_preset():
     assert results["copies_excess"].preset_threshold is None
 
 
-def test_every_gate_of_a_preset_has_a_part_of_the_report():
-    names = {gate.metric for gates in PRESETS.values() for gate in gates}
-    assert {part_of(name) for name in names} <= set(PARTS)
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("copies_exces", "did you mean copies_excess?"),
+        ("recal:latents", "did you mean recall?"),
+        ("recall", "it needs the feature space, or `recall:*` for every one"),
+        ("ms_ssim_gap:*", "did you mean ms_ssim_gap?"),
+    ],
+)
+def test_a_gate_or_waiver_that_names_no_metric_is_refused_with_what_was_meant(name, advice):
+    for audit in (AuditConfig(gates=[GateConfig(metric=name, max=1)]), AuditConfig(waivers=[waiver(name)])):
+        key = "gates" if audit.gates else "waivers"
+        with pytest.raises(ConfigurationError) as caught:
+            check_gates(audit)
+        assert str(caught.value) == f"audit.{key}: no metric is called {name}; {advice}"
+
+
+def test_a_study_with_such_a_gate_is_refused_when_it_is_opened(tmp_path):
+    text = "name: heads\ndata: {images: scans}\naudit: {gates: [{metric: copies_exces, max: 1}]}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match="no metric is called copies_exces"):
+        Workspace.open(tmp_path)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_gates_of_every_preset_may_be_written_into_a_study(preset):
+    check_gates(AuditConfig(gates=list(PRESETS[preset])))

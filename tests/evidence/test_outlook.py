@@ -5,14 +5,13 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.gates import PRESETS, apply_gates, metric_of
-from meddiff_core.evidence.intervals import from_count
-from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
+from meddiff_core.evidence.gates import apply_gates
+from meddiff_core.evidence.intervals import Bootstrap, from_count
+from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out, metric_named
+from meddiff_core.evidence.presets import PRESETS
 from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
 from meddiff_core.evidence.privacy.membership import area, auc_interval
-from meddiff_core.evidence.privacy.oracle import TOLERATED, Oracle, oracle_findings
-from meddiff_core.evidence.privacy.power import excess_metric
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.privacy.negative_control import TOLERATED, NegativeControl, control_section
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size, neighbourhoods
 from meddiff_core.study import AuditConfig, GateConfig
 
@@ -25,22 +24,22 @@ def outlook(train: int = 60, holdout: int = 18, cohort: int = 32, audit: AuditCo
 
 
 def blocked(name, estimate, audit: AuditConfig = AUDIT):
-    metric = metric_of(name, estimate, "", "")
-    return not next(gate.passed for gate in apply_gates([metric], audit) if gate.metric == name)
+    results = apply_gates([metric_named(name, estimate)], audit)
+    return not next(gate.passed for gate in results if gate.metric == name)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_gate_of_a_preset_is_foreseen_or_named_as_left_out(preset: str) -> None:
     audit = AuditConfig(preset=preset)
-    told, left = outlook(audit=audit), gates_left_out(audit)
-    assert all(gate.metric in told or gate.metric.partition(":")[0] in left for gate in PRESETS[preset])
-    assert not {name.partition(":")[0] for name in told} & set(left)
+    foreseen, left = outlook(audit=audit), gates_left_out(audit)
+    assert all(gate.metric in foreseen or gate.metric.partition(":")[0] in left for gate in PRESETS[preset])
+    assert not {name.partition(":")[0] for name in foreseen} & set(left)
 
 
 def test_false_alarms_of_the_copy_gate_are_those_that_the_audit_reports() -> None:
-    rng, drawing = np.random.default_rng(0), Drawing(AUDIT.repeats, AUDIT.confidence, 0)
-    oracle = Oracle(rng.random(18), rng.random(5))
-    assert outlook()["copies_excess"].false_alarm == pytest.approx(oracle_findings(oracle, 32, AUDIT, drawing).metric.floor, abs=1e-5)  # fmt: skip  # noqa: E501
+    rng, bootstrap = np.random.default_rng(0), Bootstrap(AUDIT.repeats, AUDIT.confidence, 0)
+    (metric,) = control_section(NegativeControl(rng.random(18), rng.random(5)), 32, AUDIT, bootstrap).metrics
+    assert outlook()["copies_excess"].false_alarm == pytest.approx(metric.reference, abs=1e-5)
 
 
 def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> None:
@@ -49,11 +48,7 @@ def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> N
     assert found.false_alarm < 0.1
     assert found.power > 0.99
     flagged = round(200 * (2 * 0.10 + 0.8 * ALPHA))
-    assert blocked("copies_excess", metric_estimate(excess_metric(excess_of(flagged, 200, 90, ALPHA, 0.95, 0))))
-
-
-def metric_estimate(metric):
-    return type(from_count(1, 2, 0.95))(metric.value, metric.low, metric.high, metric.n)
+    assert blocked("copies_excess", excess_of(flagged, 200, 90, ALPHA, Bootstrap(1, 0.95, 0)))
 
 
 def test_false_alarms_of_the_membership_gate_are_those_of_scores_that_tell_nothing() -> None:

@@ -12,14 +12,14 @@ from meddiff_core.evidence.features.pooling import cell_sides, pooled_image
 from meddiff_core.evidence.features.radiomics import RadiomicsFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
-from meddiff_core.evidence.latent_judge import _views
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import key_grid, keys_of, voxel_keys
 from meddiff_core.evidence.privacy.voxel_search import fit_search
 from meddiff_core.evidence.quality.shapes import shape
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
+from meddiff_core.evidence.sample_scoring import _views
 from meddiff_core.evidence.surfaces import direction_shares, surface_areas
 from meddiff_core.evidence.utility.segmentation import Recipe, build_network, train_segmenter
+from meddiff_core.evidence.voxel_keys import key_grid, keys_of, voxel_keys
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from tests.evidence.conftest import ArrayVolumes
 
@@ -76,7 +76,7 @@ def test_a_segmentation_network_learns_and_answers_on_their_grid(scans: tuple[Ar
     assert segmenter(volumes.image(0)).shape == own.size
 
 
-def test_a_judge_of_latents_takes_short_axes() -> None:
+def test_scores_of_latents_take_short_axes() -> None:
     features, keys = _views(torch.randn(2, 3, 12, 12, 4))
     assert np.isfinite(features).all()
     assert np.isfinite(keys).all()

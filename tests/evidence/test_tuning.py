@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from meddiff_core.evidence import tuning
-from meddiff_core.evidence.latent_judge import LatentJudge
+from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.evidence.tuning import Distance, Tuning, Walk, describe_tuning, knee, study_lines, tune_solver
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.release import figures
@@ -80,16 +80,16 @@ def volumes(count: int, seed: int) -> Latents:
 
 
 @pytest.fixture(scope="module")
-def judge() -> LatentJudge:
+def scorer() -> LatentScorer:
     train, validation = (LatentSet(mean, torch.zeros_like(mean)) for mean in (volumes(48, 1), volumes(24, 2)))
     scale = train.scale().model_copy(update={"mean": (0.0,) * 2, "std": (1.0,) * 2})
-    return LatentJudge(train, validation, scale, seed=0)
+    return LatentScorer(train, validation, scale, seed=0)
 
 
 @pytest.fixture(scope="module")
-def tuned(judge: LatentJudge, finish: Callable[..., Any]) -> Tuning:
+def tuned(scorer: LatentScorer, finish: Callable[..., Any]) -> Tuning:
     noise = torch.randn((16, *SHAPE), generator=torch.Generator().manual_seed(3))
-    found: Tuning = finish(tune_solver([(gaussian, part) for part in noise.split(4)], judge, CONFIG, seed=0))
+    found: Tuning = finish(tune_solver([(gaussian, part) for part in noise.split(4)], scorer, CONFIG, seed=0))
     return found
 
 
@@ -110,7 +110,7 @@ def test_the_distance_of_a_perfect_denoiser_comes_down_to_the_noise(tuned: Tunin
     best = [one for one in tuned.walks if one.solver == "adams" and one.evaluations == 30]
     assert all(one.distance.value <= tuned.reference.high for one in best)
     assert tuned.reference.low < tuned.reference.value < tuned.reference.high
-    assert tuned.floor.low < tuned.floor.value < tuned.floor.high
+    assert tuned.train.low < tuned.train.value < tuned.train.high
 
 
 def test_the_choice_is_among_the_walks_and_no_finer_one_is_needed(tuned: Tuning) -> None:
@@ -126,13 +126,13 @@ def test_the_error_of_each_line_falls_to_nearly_nothing(tuned: Tuning) -> None:
 
 
 def test_tuning_gives_the_same_each_time_and_reports_each_batch(
-    judge: LatentJudge, monkeypatch: pytest.MonkeyPatch
+    scorer: LatentScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "COUNTS", (6, 8))
     noise = torch.randn((6, *SHAPE), generator=torch.Generator().manual_seed(3))
     records, results = [], []
     for _ in range(2):
-        work = tune_solver([(gaussian, part) for part in noise.split(4)], judge, CONFIG, seed=0)
+        work = tune_solver([(gaussian, part) for part in noise.split(4)], scorer, CONFIG, seed=0)
         try:
             while True:
                 records.append(next(work))

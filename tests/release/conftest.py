@@ -11,7 +11,10 @@ from scipy import ndimage
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.gates import GateResult, Metric
+from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.intervals import Estimate
+from meddiff_core.evidence.metrics import Metric, metric_of
+from meddiff_core.evidence.registry import spec_of
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 
@@ -83,17 +86,14 @@ def table_of(count: int, labelled: bool = True) -> pd.DataFrame:
     return table
 
 
-def metric(
-    name: str, value: float, width: float, floor: float | None, explanation: str, direction: str = "lower is better"
-) -> Metric:
-    low, high = value - width, value + width
-    return Metric(
-        name=name, value=value, low=low, high=high, n=120, floor=floor, direction=direction, explanation=explanation
-    )
+def metric(name: str, value: float, width: float, reference: float | None, explanation: str) -> Metric:
+    spec = spec_of(name)
+    assert spec is not None
+    estimate = Estimate(value, value - width, value + width, 120)
+    return metric_of(spec, estimate, explanation, name.removeprefix(spec.name).removeprefix(":"), reference)
 
 
 def metrics() -> tuple[Metric, ...]:
-    more = "higher is better"
     return (
         metric(
             "copies_excess",
@@ -103,10 +103,10 @@ def metrics() -> tuple[Metric, ...]:
             "Share of volumes nearer to a training scan than all but 1% of held-out scans are.",
         ),
         metric(
-            "membership_auc",
+            "membership_auc:denoiser",
             0.514,
             0.031,
-            None,
+            0.5,
             "How well an attacker with the weights tells training scans from unseen ones; 0.5 is chance.",
         ),
         metric(
@@ -115,35 +115,38 @@ def metrics() -> tuple[Metric, ...]:
             0.021,
             None,
             "Share of altered copies, planted on purpose, that the detector found.",
-            more,
         ),
         metric(
-            "classifier_auc",
+            "ms_ssim",
             0.71,
             0.05,
             0.503,
-            "How well a classifier tells real from synthetic features; 0.5 is chance.",
+            "Mean similarity of two synthetic volumes.",
         ),
-        metric("coverage", 0.81, 0.06, 0.97, "Share of real scans with a synthetic neighbour.", more),
+        metric("coverage:latents", 0.81, 0.06, 0.97, "Share of real scans with a synthetic neighbour."),
         metric(
-            "segmentation_dice",
+            "tstr:segmentation",
             0.842,
             0.018,
             0.871,
             "Dice on held-out real scans of a network trained on synthetic volumes only.",
-            more,
         ),
     )
 
 
 def gates(**limits: float) -> tuple[GateResult, ...]:
-    chosen = {"copies_excess": 0.05, "membership_auc": 0.6, "copy_power": 0.9, "coverage": 0.6} | limits
+    chosen = {
+        "copies_excess": 0.05,
+        "membership_auc:denoiser": 0.6,
+        "copy_power": 0.9,
+        "coverage:latents": 0.6,
+    } | limits
     known = {metric.name: metric for metric in metrics()}
     return tuple(gate(known[name], limit) for name, limit in chosen.items())
 
 
 def gate(metric: Metric, limit: float) -> GateResult:
-    upper = metric.direction == "lower is better"
+    upper = metric.spec.better == "lower"
     bound = metric.high if upper else metric.low
     passed = bound <= limit if upper else bound >= limit
     return GateResult(
@@ -154,7 +157,7 @@ def gate(metric: Metric, limit: float) -> GateResult:
         direction="max" if upper else "min",
         passed=passed,
         verdict="pass" if passed else "block",
-        message=f"{metric.name}: bound {bound:.3g}, threshold {limit}",
+        n=metric.n,
     )
 
 

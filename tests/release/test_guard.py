@@ -24,7 +24,7 @@ CURVE = Curve(
 )  # fmt: skip
 WAIVED = GateResult(
     metric="coverage", value=0.5, bound=0.4, threshold=0.6, direction="min", passed=False, verdict="block",
-    message="coverage", waiver=WaiverConfig(metric="coverage", name="A. Person", reason=f"{SUBJECT} is an outlier."),
+    waiver=WaiverConfig(metric="coverage", name="A. Person", reason=f"{SUBJECT} is an outlier."),
 )  # fmt: skip
 
 

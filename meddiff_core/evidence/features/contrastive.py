@@ -1,8 +1,8 @@
 """Features of a small 3D encoder that has learnt, on the training volumes alone, which views show one volume.
 
 Distances in voxels lose a copy that was flipped, shifted or brightened; this encoder is trained to give a volume
-and its disguises one direction, and other volumes others (NT-Xent, Chen et al. 2020, eq. 1). It knows the training
-volumes by heart, so it may say what a volume is a copy of, and never how far two sets are apart.
+and its augmentations one direction, and other volumes others (NT-Xent, Chen et al. 2020, eq. 1). It has memorised the
+training volumes, so it may say what a volume is a copy of, and never how far two sets are apart.
 """
 
 import hashlib
@@ -124,7 +124,7 @@ def _untrained(seed: int) -> Encoder:
 def _two_views(images: Tensor, random: torch.Generator) -> Tensor:
     """(2 b, 1, i, j, k): one view of each of b random images, then another of each in the same order."""
     batch = images[torch.randperm(len(images), generator=random)[:BATCH]].float() / 255
-    return disguised(torch.cat([batch, batch]), random)
+    return augmented(torch.cat([batch, batch]), random)
 
 
 def _load(volumes: Volumes, contract: Contract) -> Generator[Progress, None, Tensor]:
@@ -145,16 +145,16 @@ def nt_xent(first: Tensor, second: Tensor) -> Tensor:
     return functional.cross_entropy(likeness, other)
 
 
-def disguised(images: Tensor, random: torch.Generator) -> Tensor:
-    """One random view of each image (b, 1, i, j, k) in [0, 1]: moved, then blurred, brightened and noisy."""
-    return _recoloured(_blurred(_moved(images, random), random), random)
+def augmented(images: Tensor, random: torch.Generator) -> Tensor:
+    """One random view of each image (b, 1, i, j, k) in [0, 1]: warped, then blurred, brightened and noisy."""
+    return _brightened(_blurred(_warped(images, random), random), random)
 
 
 def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
     return torch.rand(count, generator=random) * (high - low) + low
 
 
-def _moved(images: Tensor, random: torch.Generator) -> Tensor:
+def _warped(images: Tensor, random: torch.Generator) -> Tensor:
     """Shifted by up to 1.5 voxels along each axis (3 of a grid of 48), and scaled, turned and sheared by up to 4%."""
     count, sides = len(images), torch.tensor(images.shape[:1:-1])  # grids are addressed (k, j, i)
     matrix = torch.eye(3).repeat(count, 1, 1) + 0.04 * (2 * torch.rand(count, 3, 3, generator=random) - 1)
@@ -171,7 +171,7 @@ def _blurred(images: Tensor, random: torch.Generator) -> Tensor:
     return torch.lerp(images, smooth, share[:, None, None, None, None])
 
 
-def _recoloured(images: Tensor, random: torch.Generator) -> Tensor:
+def _brightened(images: Tensor, random: torch.Generator) -> Tensor:
     """Gain of 0.8 to 1.25, gamma of 0.8 to 1.25, noise of up to 0.08 in the foreground."""
     exponents = (_uniform(len(images), -0.22, 0.22, random).exp() for _ in range(2))
     gain, gamma = (value[:, None, None, None, None] for value in exponents)

@@ -26,7 +26,7 @@ from meddiff_core.study import OwnNetwork
 from meddiff_core.types import FloatArray, Volumes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation per channel that networks of photographs expect, and RadImageNet's too."""
+"""Mean and standard deviation per channel that networks of photographs expect, and RadImageNet's too."""
 _HEADS = re.compile(r"(module\.)?(fc|conv_seg|classifier)\.")
 _PARTS = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
 """What RadImageNet's files call `backbone.N`, by its name in the network."""
@@ -138,7 +138,7 @@ _DECLARED = {
 
 
 def _whole(network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
-    """(b, d) of volumes (b, i, j, k) in [0, 1], which a 3D network sees with about mean 0 and deviation 1."""
+    """(b, d) of volumes (b, i, j, k) in [0, 1], which a 3D network sees with about mean 0 and standard deviation 1."""
     found: Tensor = network(((images - 0.5) / 0.25)[:, None])
     return found
 

@@ -17,7 +17,7 @@ from meddiff_core.types import FloatArray, Volumes
 
 
 class RandomConvFeatures:
-    """Mean and deviation over space of every layer of a fixed, random, strided 3D CNN.
+    """Mean and standard deviation over space of every layer of a fixed, random, strided 3D CNN.
 
     There is no normalisation per volume: it would hide a shift of intensity.
     """
@@ -36,7 +36,7 @@ class RandomConvFeatures:
 
     @torch.no_grad()
     def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:
-        """(n, 30 width): mean and deviation per channel, layer after layer."""
+        """(n, 30 width): mean and standard deviation per channel, layer after layer."""
         hidden = load_images(volumes, indices, self.contract).to(self.weights[0].device)
         pooled = []
         for weight in self.weights:

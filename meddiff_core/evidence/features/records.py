@@ -79,13 +79,6 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
-    @property
-    def record(self) -> FeatureRecord:
-        """What they were made with, to be kept beside every figure that rests on them."""
-        return FeatureRecord(
-            extractor=self.extractor, digest=self.digest, preprocessing=self.preprocessing, n=len(self)
-        )
-
     def take(self, rows: Any) -> "Features":
         """Some of the rows, by whatever numpy takes as an index."""
         return replace(self, values=self.values[rows])

@@ -1,4 +1,4 @@
-"""What the models say of a volume that would tell its place in the training set: one score per volume and attack.
+"""What the models say of a volume that would give away its place in the training set: one score per volume and attack.
 
 Scores rise with likeness to a member, and are logarithms, so that difficulty can be subtracted. All volumes meet the
 same noises: with fresh ones for each, chance would hide what is looked for.
@@ -18,7 +18,7 @@ from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
 
 Denoise = Callable[[Latents, Sigma, ConditionVectors], Latents]
-"""As `Denoiser` does it: standardised latents, with noise of deviation sigma, to their expectation without it."""
+"""As `Denoiser` does it: standardised latents with noise of standard deviation sigma to their expectation without."""
 Scores = dict[str, Matrix]
 """(n,) per attack."""
 
@@ -37,42 +37,42 @@ def denoiser_scores(
 ) -> Generator[Progress, None, Scores]:
     """Attacks on a denoiser, on standardised latents: 14 evaluations per volume."""
     parts: list[dict[str, Tensor]] = []
-    for clean, told in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
-        parts.append(_asked(denoise, clean.to(device), told.to(device), seed))
+    for clean, own in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
+        parts.append(_asked(denoise, clean.to(device), own.to(device), seed))
         yield Progress("attack denoiser", sum(len(part["PIA"]) for part in parts), len(latents))
     return _scores(parts)
 
 
 @torch.inference_mode()
-def _asked(denoise: Denoise, clean: Latents, told: ConditionVectors, seed: int) -> dict[str, Tensor]:
+def _asked(denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed: int) -> dict[str, Tensor]:
     """Errors and norms of one batch, all smaller for members."""
-    hidden = torch.full_like(told, torch.nan)
-    quiet = {sigma: _predicted_noise(denoise, clean, sigma, told) for sigma in QUIET_SIGMAS}
+    dropped = torch.full_like(conditions, torch.nan)
+    quiet = {sigma: _predicted_noise(denoise, clean, sigma, conditions) for sigma in QUIET_SIGMAS}
     return {
-        **{f"loss, sigma {sigma:g}": _loss(denoise, clean, sigma, told, seed) for sigma in LOSS_SIGMAS},
-        "loss, sigma 0.3, conditions hidden": _loss(denoise, clean, 0.3, hidden, seed),
+        **{f"loss, sigma {sigma:g}": _loss(denoise, clean, sigma, conditions, seed) for sigma in LOSS_SIGMAS},
+        "loss, sigma 0.3, conditions dropped": _loss(denoise, clean, 0.3, dropped, seed),
         **{f"predicted noise, sigma {sigma:g}": _norm(noise) for sigma, noise in quiet.items()},
-        "predicted noise, sigma 0.1, conditions hidden": _norm(_predicted_noise(denoise, clean, 0.1, hidden)),
-        "PIA": _norm(quiet[0.1] - _predicted_noise(denoise, clean + 0.3 * quiet[0.1], 0.3, told)),
+        "predicted noise, sigma 0.1, conditions dropped": _norm(_predicted_noise(denoise, clean, 0.1, dropped)),
+        "PIA": _norm(quiet[0.1] - _predicted_noise(denoise, clean + 0.3 * quiet[0.1], 0.3, conditions)),
     }
 
 
-def _loss(denoise: Denoise, clean: Latents, sigma: float, told: ConditionVectors, seed: int) -> Tensor:
+def _loss(denoise: Denoise, clean: Latents, sigma: float, conditions: ConditionVectors, seed: int) -> Tensor:
     """(b,) squared error of the denoised latents, over one noise and its opposite, the same for all volumes."""
     noise = torch.randn(clean.shape[1:], generator=generator_for(seed, "membership", sigma)).to(clean.device)
-    errors = [_denoised(denoise, clean + sign * sigma * noise, sigma, told) - clean for sign in (1, -1)]
+    errors = [_denoised(denoise, clean + sign * sigma * noise, sigma, conditions) - clean for sign in (1, -1)]
     return torch.stack([error.square().flatten(1).mean(1) for error in errors]).mean(0)
 
 
-def _predicted_noise(denoise: Denoise, noisy: Latents, sigma: float, told: ConditionVectors) -> Latents:
+def _predicted_noise(denoise: Denoise, noisy: Latents, sigma: float, conditions: ConditionVectors) -> Latents:
     """`(noisy - denoised) / sigma`: near 0 for a clean member, of which the network takes nothing away (SimA, Rao
     et al. 2025, arXiv 2509.25003)."""
-    predicted: Latents = (noisy - _denoised(denoise, noisy, sigma, told)) / sigma
+    predicted: Latents = (noisy - _denoised(denoise, noisy, sigma, conditions)) / sigma
     return predicted
 
 
-def _denoised(denoise: Denoise, noisy: Latents, sigma: float, told: ConditionVectors) -> Latents:
-    denoised: Latents = denoise(noisy, torch.full((len(noisy),), sigma, device=noisy.device), told).float()
+def _denoised(denoise: Denoise, noisy: Latents, sigma: float, conditions: ConditionVectors) -> Latents:
+    denoised: Latents = denoise(noisy, torch.full((len(noisy),), sigma, device=noisy.device), conditions).float()
     return denoised
 
 

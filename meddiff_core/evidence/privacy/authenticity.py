@@ -5,26 +5,43 @@ the share that is closer to train than to holdout. Each stands beside what fresh
 an authenticity near a half, not 1, and rows of two sets that are mixed up give pure copies 0.96.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from meddiff_core.evidence.aggregates import FEWEST
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.features.records import Extractor, extract
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.neighbours import Ranking, Rows, best_correlation, join, rank, rank_rows, to_length_one
-from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import numbered
+from meddiff_core.evidence.voxel_keys import keys_of, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
 
+AUTHENTICITY = MetricSpec(
+    name="authenticity",
+    part="privacy",
+    privacy=True,
+    better="higher",
+    reference="that of the holdout",
+    detail="feature space",
+)
+NNDR = AUTHENTICITY.model_copy(update={"name": "nndr"})
+CLOSER_SHARE = MetricSpec(
+    name="closer_share",
+    part="privacy",
+    privacy=True,
+    better="nearer",
+    reference="no difference",
+    detail="feature space",
+)
+METRICS = (AUTHENTICITY, NNDR, CLOSER_SHARE)
 BATCH = 16
 """Volumes whose keys are held at a time."""
 MOST_SIDED = 1000
@@ -37,7 +54,7 @@ PERMUTATIONS = 999
 class RealVolumes:
     """Train and holdout together: whose each volume is, and which are of the train side."""
 
-    people: Rows
+    subjects: Rows
     """(m,) the same number for volumes of one subject."""
     train: int
     """How many, from the first on, are training volumes."""
@@ -45,7 +62,7 @@ class RealVolumes:
     @property
     def is_train(self) -> NDArray[np.bool_]:
         """(m,)."""
-        return np.arange(len(self.people)) < self.train
+        return np.arange(len(self.subjects)) < self.train
 
 
 @dataclass(frozen=True)
@@ -58,8 +75,8 @@ class RankedView:
     holdout: Ranking
 
 
-def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
-    """Authenticity, neighbour ratios, and the side on which the cohort as drawn lies, by voxels and by each extractor.
+def authenticity_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
+    """Authenticity, neighbour ratios, and the side of the cohort as generated, by voxels and by each extractor.
 
     Without suspected copies any cohort lies less on the side of training.
     """
@@ -68,11 +85,9 @@ def authenticity_evidence(audit: AuditInput, drawing: Drawing) -> Generator[Prog
     views = [(yield from _voxels(audit, real))]
     for extractor in audit.extractors:
         views.append((yield from _features(extractor, audit, real)))
-    found = [_judge(view, real, drawing) for view in views]
-    return Section(
-        metrics=[metric for one in found for metric in one.metrics],
-        tables=[_table(found)],
-        statements=[one.statement for one in found],
+    found = [_evaluate(view, real, bootstrap) for view in views]
+    return Section.merge(
+        [*(section for section, _ in found), Section(tables=[_table(row for _, rows in found for row in rows)])]
     )
 
 
@@ -91,30 +106,30 @@ def _voxels(audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, R
         for start in range(0, len(volumes), BATCH):
             rows = range(start, min(start + BATCH, len(volumes)))
             views = np.stack([voxel_keys(volumes.image(row), audit.contract) for row in rows])
-            parts.append(rank(distances(views), real.people, None if own is None else own[rows.start : rows.stop]))
+            parts.append(rank(distances(views), real.subjects, None if own is None else own[rows.start : rows.stop]))
             yield Progress("rank real volumes", rows.stop, len(volumes))
         return join(parts)
 
     split = real.train
     return RankedView(
         name="voxels",
-        synthetic=(yield from ranked(audit.as_drawn, None)),
-        train=(yield from ranked(train, real.people[:split])),
-        holdout=(yield from ranked(holdout, real.people[split:])),
+        synthetic=(yield from ranked(audit.as_generated, None)),
+        train=(yield from ranked(train, real.subjects[:split])),
+        holdout=(yield from ranked(holdout, real.subjects[split:])),
     )
 
 
 def _features(extractor: Extractor, audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, RankedView]:
-    """By features, standardised by the training set's deviations."""
+    """By features, standardised by the training set's standard deviations."""
     train = yield from extract(extractor, audit.dataset.volumes("train"))
     holdout = yield from extract(extractor, audit.dataset.volumes("holdout"))
-    synthetic = yield from extract(extractor, audit.as_drawn)
+    synthetic = yield from extract(extractor, audit.as_generated)
     scale = fit_projection(train, 1).standardise
     sides, split = [scale(features) for features in (synthetic, train, holdout)], real.train
     pool = np.concatenate(sides[1:])
-    own = (None, real.people[:split], real.people[split:])
+    own = (None, real.subjects[:split], real.subjects[split:])
     return RankedView(
-        extractor.name, *(rank_rows(rows, pool, real.people, mine) for rows, mine in zip(sides, own, strict=True))
+        extractor.name, *(rank_rows(rows, pool, real.subjects, mine) for rows, mine in zip(sides, own, strict=True))
     )
 
 
@@ -140,7 +155,7 @@ def _pick(ranking: Ranking, wanted: NDArray[np.bool_]) -> tuple[Rows, Matrix]:
 def neighbour_ratios(query: Ranking, real: RealVolumes) -> Matrix:
     """(n,) distance to the nearest training subject over that to the second nearest: 0 for a copy."""
     nearest, distance = _first_of_train(query, real)
-    others = real.is_train[query.index] & (real.people[query.index] != real.people[nearest][:, None])
+    others = real.is_train[query.index] & (real.subjects[query.index] != real.subjects[nearest][:, None])
     return np.asarray(distance / np.maximum(_pick(query, others)[1], 1e-12))
 
 
@@ -186,54 +201,50 @@ def _log_choose(n: NDArray[np.int64] | int, k: int) -> Matrix:
 def closer_by_chance(query: Ranking, real: RealVolumes, seed: int) -> Matrix:
     """(PERMUTATIONS,) `closer_share` when subjects are of either side at random: exact without assumptions."""
     rng = np.random.default_rng([seed, 9])
-    side = np.zeros(real.people.max() + 1, dtype=bool)
-    side[real.people[: real.train]] = True
-    return _closer(np.stack([rng.permutation(side)[real.people] for _ in range(PERMUTATIONS)]), query.index)
+    side = np.zeros(real.subjects.max() + 1, dtype=bool)
+    side[real.subjects[: real.train]] = True
+    return _closer(np.stack([rng.permutation(side)[real.subjects] for _ in range(PERMUTATIONS)]), query.index)
 
 
-def closer_interval(query: Ranking, real: RealVolumes, drawing: Drawing) -> Estimate:
-    """`closer_share` with its spread over random halves of the subjects, which is that of drawing all anew."""
-    rng, value = np.random.default_rng([drawing.seed, 10]), closer_share(query, real)
-    kept = np.stack([_half(real, rng) for _ in range(drawing.repeats)])
-    draws = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)
-    spread = draws - draws.mean() + value
-    smaller = min(real.train, len(real.people) - real.train)
-    found = from_draws(value, np.clip(spread, 0, 1), drawing.confidence, smaller)
+def closer_interval(query: Ranking, real: RealVolumes, bootstrap: Bootstrap) -> Estimate:
+    """`closer_share` with its spread over random halves of the subjects, which is that of sampling all anew."""
+    rng, value = np.random.default_rng([bootstrap.seed, 10]), closer_share(query, real)
+    kept = np.stack([_half(real, rng) for _ in range(bootstrap.repeats)])
+    resamples = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)
+    spread = resamples - resamples.mean() + value
+    smaller = min(real.train, len(real.subjects) - real.train)
+    found = from_resamples(value, np.clip(spread, 0, 1), bootstrap.confidence, smaller)
     return Estimate(value, min(value, found.low), max(value, found.high), smaller)
 
 
 def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(m,) the volumes of half of the subjects of each side."""
-    kept = np.zeros(len(real.people), dtype=bool)
-    for people in (np.unique(real.people[: real.train]), np.unique(real.people[real.train :])):
-        chosen = rng.choice(people, max(1, len(people) // 2), replace=False)
-        kept |= np.isin(real.people, chosen)
+    kept = np.zeros(len(real.subjects), dtype=bool)
+    for subjects in (np.unique(real.subjects[: real.train]), np.unique(real.subjects[real.train :])):
+        chosen = rng.choice(subjects, max(1, len(subjects) // 2), replace=False)
+        kept |= np.isin(real.subjects, chosen)
     return kept
 
 
-@dataclass(frozen=True)
-class _Findings:
-    metrics: list[Metric]
-    rows: list[tuple[Cell, ...]]
-    statement: str
-
-
-def _judge(view: RankedView, real: RealVolumes, drawing: Drawing) -> _Findings:
+def _evaluate(view: RankedView, real: RealVolumes, bootstrap: Bootstrap) -> tuple[Section, list[tuple[Cell, ...]]]:
+    """What one view finds, and its rows of the table."""
     sets = {"synthetic": view.synthetic, "holdout": view.holdout}
-    shares = {name: _share(authentic(one, view.train, real), drawing) for name, one in sets.items()}
+    shares = {name: _share(authentic(one, view.train, real), bootstrap) for name, one in sets.items()}
     ratios = {name: neighbour_ratios(one, real) for name, one in sets.items()}
     sided = _thinned(view.synthetic)
-    closer = closer_interval(sided, real, drawing)
-    p = (1 + int((closer_by_chance(sided, real, drawing.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
-    return _Findings(
-        metrics=[
-            _authenticity_metric(view.name, shares), _ratio_metric(view.name, ratios, drawing),
-            _closer_metric(view.name, closer),
-        ],
-        rows=[_row(view.name, name, shares[name], ratios[name]) for name in sets],
-        statement=f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
-        f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g}).",
-    )  # fmt: skip
+    closer = closer_interval(sided, real, bootstrap)
+    p = (1 + int((closer_by_chance(sided, real, bootstrap.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
+    metrics = [
+        _authenticity_metric(view.name, shares),
+        _ratio_metric(view.name, ratios, bootstrap),
+        _closer_metric(view.name, closer),
+    ]
+    statement = (
+        f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
+        f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g})."
+    )
+    rows = [_row(view.name, name, shares[name], ratios[name]) for name in sets]
+    return Section(metrics, statements=[statement]), rows
 
 
 def _thinned(ranking: Ranking) -> Ranking:
@@ -241,53 +252,47 @@ def _thinned(ranking: Ranking) -> Ranking:
     return Ranking(ranking.distance[::step], ranking.index[::step])
 
 
-def _share(found: NDArray[np.bool_], drawing: Drawing) -> Estimate:
-    return from_count(int(found.sum()), len(found), drawing.confidence)
+def _share(found: NDArray[np.bool_], bootstrap: Bootstrap) -> Estimate:
+    return from_count(int(found.sum()), len(found), bootstrap.confidence)
 
 
 def _authenticity_metric(view: str, shares: Mapping[str, Estimate]) -> Metric:
-    return metric_of(
-        f"authenticity:{view}", shares["synthetic"], "higher is better, up to the floor",
-        floor=shares["holdout"].value,
-        explanation="Share of synthetic volumes whose nearest training volume has another training subject still "
-        "nearer to it; fresh real volumes show the floor.",
-    )  # fmt: skip
+    words = "Share of synthetic volumes whose nearest training volume has another training subject still nearer to it."
+    return metric_of(AUTHENTICITY, shares["synthetic"], words, view, shares["holdout"].value)
 
 
-def _ratio_metric(view: str, ratios: Mapping[str, Matrix], drawing: Drawing) -> Metric:
+def _ratio_metric(view: str, ratios: Mapping[str, Matrix], bootstrap: Bootstrap) -> Metric:
     rows = ratios["synthetic"]
-    draws = np.array([np.median(np.repeat(rows, counts.astype(int)))
-                      for counts in resample_weights(len(rows), drawing.repeats, drawing.seed)])  # fmt: skip
-    found = from_draws(float(np.median(rows)), draws, drawing.confidence, len(rows))
+    weights = resample_weights(len(rows), bootstrap.repeats, bootstrap.seed).astype(int)
+    medians = np.array([np.median(np.repeat(rows, counts)) for counts in weights])
+    found = from_resamples(float(np.median(rows)), medians, bootstrap.confidence, len(rows))
     value = found.value
-    return metric_of(
-        f"nndr:{view}", Estimate(value, min(value, found.low), max(value, found.high), found.n),
-        "higher is better, up to the floor", floor=float(np.median(ratios["holdout"])),
-        explanation="Median distance to the nearest training subject over that to the second: 0 for copies.",
-    )  # fmt: skip
+    words = "Median distance to the nearest training subject over that to the second: 0 for copies."
+    around = Estimate(value, min(value, found.low), max(value, found.high), found.n)
+    return metric_of(NNDR, around, words, view, float(np.median(ratios["holdout"])))
 
 
 def _closer_metric(view: str, share: Estimate) -> Metric:
-    return metric_of(
-        f"closer_share:{view}", share, "0.5 is best", floor=0.5,
-        explanation="Share of synthetic volumes that are closer to the training set than to the holdout, at equal "
-        "sizes over all subsets.",
-    )  # fmt: skip
+    words = (
+        "Share of synthetic volumes that are closer to the training set than to the holdout, at equal sizes over all "
+        "subsets."
+    )
+    return metric_of(CLOSER_SHARE, share, words, view, reference=0.5)
 
 
 def _row(view: str, name: str, share: Estimate, ratios: Matrix) -> tuple[Cell, ...]:
-    """The lowest ratios of fewer than `FEWEST` volumes would be single people's: they are left out."""
+    """The lowest ratios of fewer than `FEWEST` volumes would be single subjects': they are left out."""
     lowest = float(np.quantile(ratios, 0.05)) if 0.05 * len(ratios) >= FEWEST else None
     figures = share.value, share.low, share.high, lowest, float(np.median(ratios))
     return view, name, share.n, *(None if figure is None else round(figure, 3) for figure in figures)
 
 
-def _table(found: Sequence[_Findings]) -> Table:
+def _table(rows: Iterable[tuple[Cell, ...]]) -> Table:
     return Table(
         part="privacy",
         title="Authenticity and distances to training subjects",
         caption="Of synthetic volumes beside fresh real ones: the share whose nearest training volume has another "
         "subject nearer to it, and the distance to the nearest subject over that to the second. Copies have 0 of both.",
         columns=("view", "volumes", "n", "authentic", "low", "high", "ratio, lowest 5%", "ratio, median"),
-        rows=tuple(row for one in found for row in one.rows),
+        rows=tuple(rows),
     )

@@ -1,71 +1,47 @@
 """Everything that the audit says of copies, from every way of looking at once.
 
-Each view gives nearest real volumes for the synthetic, the real and the planted volumes; one combined score per
-volume decides, so that the false alarm rate stays exact. Then the test itself is tested: on copies that were
+Each view gives nearest real volumes for the synthetic volumes, the real ones and the canaries; one combined score per
+volume decides, so that the false alarm rate stays exact. Then the test itself is tested: on canaries that were
 planted for this audit, and on real volumes in place of synthetic ones.
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.contract import Contract
 from meddiff_core.data.split.limits import FEWEST_COMPARED
 from meddiff_core.errors import DataRefused
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.metrics import Metric, metric_of
+from meddiff_core.evidence.privacy.canaries import Canaries, SearchedCanaries, copy_power, plant_canaries
 from meddiff_core.evidence.privacy.copies import (
     ALPHA,
+    CLOSER_TO_TRAIN,
+    COPIES_SHARE,
+    COPY_FALSE_ALARMS,
     CopyResult,
     closer_to_train,
     combined_score,
     copy_test,
+    excess_metric,
     expected_share,
     false_alarms,
-    keys_of,
 )
 from meddiff_core.evidence.privacy.copy_views import CopySets, Known, Query, View, copy_sets, copy_views
-from meddiff_core.evidence.privacy.oracle import Oracle, oracle_findings
-from meddiff_core.evidence.privacy.planting import PlantedCopies, caught_by_disguise, plant_copies
-from meddiff_core.evidence.privacy.power import (
-    Planted,
-    copy_gate,
-    disguise_table,
-    excess_metric,
-    power_curve,
-    power_metrics,
-    power_table,
-)
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.bounds import smallest_distance
-from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.privacy.negative_control import NegativeControl, control_section
+from meddiff_core.evidence.privacy.power import copy_gate, power_section
 from meddiff_core.evidence.section import Section
 from meddiff_core.evidence.subjects import numbered, one_of_each
 from meddiff_core.study import AuditConfig
-from meddiff_core.types import Progress, Volumes
+from meddiff_core.types import Progress
 
 Scores = dict[Query, Matrix]
 Rows = dict[Query, NDArray[np.int64]]
-MOST_PLANTED = 180
-"""Planted copies, 20 of each disguise; of 100 subjects, all of them caught puts the lower bound at 0.96."""
-
-
-def distinct_metric(
-    accepted: Volumes, train: Volumes, holdout: Volumes, subjects: Sequence[str], contract: Contract, drawing: Drawing
-) -> Metric:
-    """Share of volumes that no earlier one is nearer to than two training subjects ever are."""
-    keys = keys_of(train, contract)
-    centre = keys.mean(0)
-    threshold = smallest_distance(keys, centre, subjects)
-    repeated = [len(near_duplicates(keys_of(side, contract), centre, threshold)) for side in (accepted, holdout)]
-    share = from_count(len(accepted) - repeated[0], len(accepted), drawing.confidence)
-    return metric_of(
-        "distinct_share", share, "higher is better, up to the floor", floor=1 - repeated[1] / len(holdout),
-        explanation="Share of synthetic volumes that do not repeat another one.",
-    )  # fmt: skip
+MOST_CANARIES = 180
+"""20 of each transformation; of 100 subjects, all of them caught puts the lower bound at 0.96."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +50,25 @@ class CopyEvidence:
 
     section: Section
     result: CopyResult
-    """Of the cohort as drawn."""
+    """Of the cohort as generated."""
     flagged: NDArray[np.int64]
     """Rows of the final cohort below the same threshold."""
     synthetic: Matrix
     rows: NDArray[np.int64]
     """The training volume that each synthetic one resembles most."""
-    holdout: Matrix
-    planted: Matrix
-    power_by_disguise: dict[str, float]
-    """Share of planted copies caught."""
 
 
-def find_copies(audit: AuditInput, known: Known, drawing: Drawing) -> Generator[Progress, None, CopyEvidence]:
-    """Plant copies, look for them and for real ones in every way there is, and judge; `known` saves extracting."""
+def find_copies(audit: AuditInput, known: Known, bootstrap: Bootstrap) -> Generator[Progress, None, CopyEvidence]:
+    """Plant canaries, look for them and for real copies in every way there is, and test; `known` saves extracting."""
     train = audit.dataset.volumes("train")
-    planted = plant_copies(train, MOST_PLANTED, audit.contract, audit.seed, audit.as_drawn)
-    sets = copy_sets(audit, planted)
+    canaries = plant_canaries(train, MOST_CANARIES, audit.contract, audit.seed, audit.as_generated)
+    sets = copy_sets(audit, canaries)
     views = yield from copy_views(audit, sets, known)
-    return copy_evidence(views, sets, planted, audit.config, drawing)
+    return copy_evidence(views, sets, canaries, audit.config, bootstrap)
 
 
 def copy_evidence(
-    views: Sequence[View], sets: CopySets, planted: PlantedCopies, config: AuditConfig, drawing: Drawing
+    views: Sequence[View], sets: CopySets, canaries: Canaries, config: AuditConfig, bootstrap: Bootstrap
 ) -> CopyEvidence:
     """The copy test, its power and its false alarms, and on which side the cohort lies.
 
@@ -104,22 +76,24 @@ def copy_evidence(
         DataRefused: the holdout has fewer than 2 subjects.
     """
     scores, rows = copy_scores(views, sets)
-    oracle = Oracle(null_scores(scores, sets, drawing.seed), _one_score_each("validation", scores, sets, drawing.seed))
-    result = copy_test(scores["synthetic"], oracle.holdout, ALPHA, drawing.confidence, drawing.seed)
-    final = scores.get("final", scores["synthetic"])
-    caught = scores["planted"] < result.threshold
-    subjects = [sets.subjects[row] for row in planted.rows]
-    section = _section(result, Planted(caught, planted.disguises, subjects), oracle, config, drawing)
-    sides = [found for view in views if (found := _side_metric(view, sets, drawing)) is not None]
+    null = null_scores(scores, sets, bootstrap.seed)
+    control = NegativeControl(null, _one_score_each("validation", scores, sets, bootstrap.seed))
+    result = copy_test(scores["synthetic"], null, ALPHA, bootstrap)
+    subjects = [sets.subjects[row] for row in canaries.rows]
+    searched = SearchedCanaries(scores["canaries"] < result.threshold, canaries.transformations, subjects)
+    gate = copy_gate(result.share.n, len(result.flagged), len(null), config, bootstrap)
+    sections = [
+        Section(_copy_metrics(result, searched.share(bootstrap.confidence), false_alarms(null, ALPHA, bootstrap))),
+        power_section(gate, searched, bootstrap.confidence),
+        control_section(control, result.share.n, config, bootstrap),
+        Section([found for view in views if (found := _side_metric(view, sets, bootstrap)) is not None]),
+    ]
     return CopyEvidence(
-        section=replace(section, metrics=[*section.metrics, *sides]),
+        section=Section.merge(sections),
         result=result,
-        flagged=np.flatnonzero(final < result.threshold),
+        flagged=np.flatnonzero(scores.get("final", scores["synthetic"]) < result.threshold),
         synthetic=scores["synthetic"],
         rows=rows["synthetic"],
-        holdout=scores["holdout"],
-        planted=scores["planted"],
-        power_by_disguise=caught_by_disguise(planted, caught),
     )
 
 
@@ -152,52 +126,25 @@ def _one_score_each(name: Query, scores: Scores, sets: CopySets, seed: int) -> M
     return scores[name][one_of_each(sets.subjects_of[name], len(scores[name]), seed)]
 
 
-def _section(result: CopyResult, planted: Planted, oracle: Oracle, config: AuditConfig, drawing: Drawing) -> Section:
-    """The verdict on the cohort, and the verdict on the test."""
-    size, null_size = result.share.n, len(oracle.holdout)
-    gate = copy_gate(size, len(result.flagged), null_size, config, drawing)
-    caught = planted.share(drawing.confidence)
-    honest = oracle_findings(oracle, size, config, drawing)
-    alarms = false_alarms(oracle.holdout, ALPHA, drawing.repeats, drawing.confidence, drawing.seed)
-    return Section(
-        metrics=[*_copy_metrics(result, caught, alarms), *power_metrics(gate, caught), honest.metric],
-        tables=[
-            power_table(gate, caught), disguise_table(gate, planted, drawing.confidence), honest.table,
-        ],
-        curves=[power_curve(gate, caught)],
-        statements=honest.statements,
-    )  # fmt: skip
-
-
 def _copy_metrics(result: CopyResult, caught: Estimate, alarms: Estimate) -> list[Metric]:
-    lower = "lower is better"
+    flagged = "Share of synthetic volumes flagged as suspected copies."
+    halves = "Flagged share when one half of the holdout is tested against the other half."
     return [
-        metric_of(
-            "copies_share", result.share, lower, floor=result.expected,
-            explanation="Share of synthetic volumes flagged as suspected copies; fresh real volumes show the floor.",
-        ),
+        metric_of(COPIES_SHARE, result.share, flagged, reference=result.expected),
         excess_metric(result.excess),
-        metric_of(
-            "copy_power", caught, "higher is better, up to 1",
-            "Share of disguised copies, planted for this audit, that the copy test catches.",
-        ),
-        metric_of(
-            "copy_false_alarms", alarms, lower, floor=expected_share(alarms.n // 2, ALPHA),
-            explanation="Flagged share when one half of the holdout is judged by the other half.",
-        ),
-    ]  # fmt: skip
+        copy_power(caught),
+        metric_of(COPY_FALSE_ALARMS, alarms, halves, reference=expected_share(alarms.n // 2, ALPHA)),
+    ]
 
 
-def _side_metric(view: View, sets: CopySets, drawing: Drawing) -> Metric | None:
+def _side_metric(view: View, sets: CopySets, bootstrap: Bootstrap) -> Metric | None:
     if view.to_holdout is None:
         return None
-    share = closer_to_train(
-        view.found["synthetic"], view.to_holdout,
-        numbered(sets.subjects, len(sets.train)), numbered(sets.subjects_of["holdout"], len(sets.queries["holdout"])),
-        drawing.confidence, drawing.repeats, drawing.seed,
-    )  # fmt: skip
-    return metric_of(
-        f"closer_to_train:{view.name}", share, "0.5 is best", floor=0.5,
-        explanation="How much more a training volume attracts synthetic ones than a holdout volume does: 0.5 is equal, "
-        "1 means that none is nearest to the holdout.",
-    )  # fmt: skip
+    train = numbered(sets.subjects, len(sets.train))
+    holdout = numbered(sets.subjects_of["holdout"], len(sets.queries["holdout"]))
+    share = closer_to_train(view.found["synthetic"], view.to_holdout, train, holdout, bootstrap)
+    words = (
+        "How much more a training volume attracts synthetic ones than a holdout volume does: 0.5 is equal, 1 means "
+        "that none is nearest to the holdout."
+    )
+    return metric_of(CLOSER_TO_TRAIN, share, words, view.name, reference=0.5)

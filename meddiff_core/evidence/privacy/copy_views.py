@@ -13,14 +13,14 @@ from meddiff_core.data.split.sides import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.neighbours import Neighbours, nearest
-from meddiff_core.evidence.privacy.copies import keys_of, smoothed_keys_of
-from meddiff_core.evidence.privacy.planting import PlantedCopies
+from meddiff_core.evidence.privacy.canaries import Canaries
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.voxel_keys import keys_of, smoothed_keys_of
 from meddiff_core.types import FloatArray, Progress, Volumes
 
-Query = Literal["synthetic", "final", "holdout", "planted", "validation"]
-"""Sets that are searched for copies of training volumes. `synthetic` is the cohort as drawn; `final` is that after
+Query = Literal["synthetic", "final", "holdout", "canaries", "validation"]
+"""Sets that are searched for copies of training volumes. `synthetic` is the cohort as generated; `final` is that after
 suspected copies were replaced, and is left out where none was. So are others that are empty."""
 Known = Mapping[str, Mapping[str, Features]]
 """Features that were extracted before, by digest of the extractor and by set."""
@@ -49,18 +49,18 @@ class View:
     train: Neighbours
     """Of each training volume among those of other subjects."""
     to_holdout: Neighbours | None = None
-    """Of each volume of the cohort as drawn; None for a view that cannot tell on which side a cohort lies, as that of
-    an encoder which has learnt to set training volumes apart."""
+    """Of each volume of the cohort as generated; None for a view that cannot tell on which side a cohort lies, as that
+    of an encoder which has learnt to set training volumes apart."""
 
 
-def copy_sets(audit: AuditInput, planted: PlantedCopies | None = None) -> CopySets:
-    """The sets of an audit; without planted copies, those alone that say which volumes are flagged."""
+def copy_sets(audit: AuditInput, canaries: Canaries | None = None) -> CopySets:
+    """The sets of an audit; without canaries, those alone that say which volumes are flagged."""
     real = audit.dataset
-    queries: dict[Query, Volumes] = {"synthetic": audit.as_drawn, "holdout": real.volumes("holdout")}
+    queries: dict[Query, Volumes] = {"synthetic": audit.as_generated, "holdout": real.volumes("holdout")}
     if audit.first_round is not None:
         queries["final"] = audit.accepted
-    if planted is not None:
-        queries["planted"] = planted
+    if canaries is not None:
+        queries["canaries"] = canaries
         if len(validation := real.volumes("validation")):
             queries["validation"] = validation
     subjects_of: dict[str, list[str]] = {side: real.subjects(side) for side in SIDES if side in queries}
@@ -80,11 +80,11 @@ def copy_views(audit: AuditInput, sets: CopySets, known: Known) -> Generator[Pro
 def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None, list[View]]:
     """By keys of voxels, whole and by halves, through flips, shifts and smoothing."""
     keys = keys_of(sets.train, contract)
-    held = keys_of(sets.queries["holdout"], contract)
+    of_holdout = keys_of(sets.queries["holdout"], contract)
     search = fit_search(keys, contract, sets.subjects, smoothed_keys_of(sets.train, contract))
 
     def both(query: FloatArray) -> dict[str, Neighbours]:
-        return search(query) | {TO_HOLDOUT: search.among_others(query, held)}
+        return search(query) | {TO_HOLDOUT: search.among_others(query, of_holdout)}
 
     found: dict[Query, dict[str, Neighbours]] = {}
     for name, volumes in sets.queries.items():
@@ -100,7 +100,7 @@ def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None,
 def feature_view(
     extractor: Extractor, sets: CopySets, known: Mapping[str, Features]
 ) -> Generator[Progress, None, View]:
-    """By features, standardised by the training set's deviations."""
+    """By features, standardised by the training set's standard deviations."""
     rows = dict(known)
     for name, volumes in (("train", sets.train), *sets.queries.items()):
         if name not in rows:

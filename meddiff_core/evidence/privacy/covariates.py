@@ -1,7 +1,7 @@
-"""What the table of requested conditions gives away about the people it was learned from.
+"""What the table of requested conditions gives away about the subjects it was learned from.
 
 Singling out, linkability and inference (Giomi et al. 2023), each tried on training subjects, on the holdout and by
-guessing. What works on the holdout as well is knowledge about people in general; only the surplus is a leak. Without
+guessing. What works on the holdout as well is knowledge about subjects in general; only the surplus is a leak. Without
 that control every faithful table counts as one.
 """
 
@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ContinuousCondition
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import first_of_each
 from meddiff_core.types import Progress
 
+COVARIATES_RISK = MetricSpec(
+    name="covariates_risk", part="privacy", privacy=True, better="lower", reference="no leak", detail="attack"
+)
+EXACT_ROWS = MetricSpec(
+    name="exact_rows",
+    part="privacy",
+    privacy=True,
+    better="lower",
+    reference="how many would equal one of as many fresh subjects'",
+)
+METRICS = (COVARIATES_RISK, EXACT_ROWS)
 TOLERANCE = 0.05
 """How near to a number a guess must be, as a share of the condition's range."""
 COMBINATIONS = 500
@@ -63,7 +73,7 @@ class Risk:
     """(main - control) / (1 - control)."""
 
 
-def covariate_attacks(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def covariate_attacks(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """The three attacks on the requested conditions, and a count of exact training rows among them."""
     specs = audit.contract.conditions
     if not specs:
@@ -72,7 +82,7 @@ def covariate_attacks(audit: AuditInput, drawing: Drawing) -> Generator[Progress
     risks: dict[str, list[Risk]] = {}
     attacks = (singling_out, linkability, inference) if len(specs) > 1 else (singling_out,)
     for done, attack in enumerate(attacks, start=1):
-        risks[attack.__name__] = attack(tables, drawing)
+        risks[attack.__name__] = attack(tables, bootstrap)
         yield Progress("attack conditions", done, len(attacks))
     exact = _exact_metrics(audit)
     return Section(
@@ -101,14 +111,14 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
     return float(spec.categories.index(str(value))) if isinstance(spec, CategoricalCondition) else float(value)
 
 
-def singling_out(tables: Tables, drawing: Drawing) -> list[Risk]:
+def singling_out(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Predicates made from synthetic rows that hold for exactly one real person: on one column, on several, on any.
 
-    Both sides lie in one pool, so that the holdout's people are exactly as hard to isolate, however many there are.
+    Both sides lie in one pool, so that the holdout's subjects are exactly as hard to isolate, however many there are.
     """
-    made = [_single_column(tables.synthetic, tables), _several_columns(tables.synthetic, tables, drawing.seed)]
-    blind = _random_rows(tables, drawing.seed)
-    guessed = [_single_column(blind, tables), _several_columns(blind, tables, drawing.seed)]
+    made = [_single_column(tables.synthetic, tables), _several_columns(tables.synthetic, tables, bootstrap.seed)]
+    blind = _random_rows(tables, bootstrap.seed)
+    guessed = [_single_column(blind, tables), _several_columns(blind, tables, bootstrap.seed)]
     names = "singling out, one column", "singling out, several columns", "singling out"
     found = []
     for name, predicates, guesses in zip(names, [*made, _joined(made)], [*guessed, _joined(guessed)], strict=True):
@@ -116,7 +126,7 @@ def singling_out(tables: Tables, drawing: Drawing) -> list[Risk]:
         alone, by_chance = _isolated(pool, predicates), _isolated(pool, guesses)
         split = len(tables.train)
         baseline = float(by_chance[:split].mean())
-        found.append(_risk(name, alone[:split], alone[split:], baseline, drawing.confidence))
+        found.append(_risk(name, alone[:split], alone[split:], baseline, bootstrap.confidence))
     return found
 
 
@@ -142,8 +152,8 @@ def _isolated(pool: Matrix, predicates: Predicates) -> Mask:
         low, high = (ends[start : start + BLOCK] for ends in (predicates.low, predicates.high))
         holds = np.ones((len(low), len(pool)), dtype=bool)
         for column in range(pool.shape[1]):
-            values, floor, ceiling = pool[:, column], low[:, column, None], high[:, column, None]
-            holds &= ((values >= floor) & (values <= ceiling)) | (np.isinf(floor) & np.isinf(ceiling))
+            values, least, most = pool[:, column], low[:, column, None], high[:, column, None]
+            holds &= ((values >= least) & (values <= most)) | (np.isinf(least) & np.isinf(most))
         alone |= holds[holds.sum(1) == 1].any(0)
     return alone
 
@@ -157,8 +167,8 @@ def _single_column(rows: Matrix, tables: Tables) -> Predicates:
         if width > 0 and len(values):
             boxes += [(column, -np.inf, values[0]), (column, values[-1], np.inf)]
     low, high = np.full((len(boxes), rows.shape[1]), -np.inf), np.full((len(boxes), rows.shape[1]), np.inf)
-    for position, (column, floor, ceiling) in enumerate(boxes):
-        low[position, column], high[position, column] = floor, ceiling
+    for position, (column, least, most) in enumerate(boxes):
+        low[position, column], high[position, column] = least, most
     return Predicates(low, high)
 
 
@@ -190,7 +200,7 @@ def _boxes(rows: Matrix, tables: Tables) -> Predicates:
 
 
 def _random_rows(tables: Tables, seed: int) -> Matrix:
-    """As many rows as the synthetic table has, drawn evenly from what the conditions may be."""
+    """As many rows as the synthetic table has, chosen evenly from what the conditions may be."""
     rng, count = np.random.default_rng([seed, 3]), len(tables.synthetic)
     columns = [
         rng.uniform(spec.low, spec.high, count)
@@ -201,22 +211,22 @@ def _random_rows(tables: Tables, seed: int) -> Matrix:
     return np.stack(columns, axis=1)
 
 
-def linkability(tables: Tables, drawing: Drawing) -> list[Risk]:
+def linkability(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Whether both halves of a person's columns have the same synthetic row as their nearest."""
     order = np.argsort(tables.width == 0, kind="stable")  # numbers first, so that both halves have some
     halves = order[0::2], order[1::2]
 
-    def linked(people: Matrix) -> Matrix:
-        rows = [_nearest(people, tables, half, [drawing.seed, 4 + turn]) for turn, half in enumerate(halves)]
+    def linked(subjects: Matrix) -> Matrix:
+        rows = [_nearest(subjects, tables, half, [bootstrap.seed, 4 + turn]) for turn, half in enumerate(halves)]
         return np.asarray(rows[0] == rows[1], dtype=np.float64)
 
     chance = 1 / len(tables.synthetic)
-    return [_risk("linkability", linked(tables.train), linked(tables.holdout), chance, drawing.confidence)]
+    return [_risk("linkability", linked(tables.train), linked(tables.holdout), chance, bootstrap.confidence)]
 
 
-def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
+def inference(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Each column guessed from the synthetic row that is nearest in all others; the last is the mean over columns."""
-    sides = [_guessed_right(people, tables, drawing.seed) for people in (tables.train, tables.holdout)]
+    sides = [_guessed_right(subjects, tables, bootstrap.seed) for subjects in (tables.train, tables.holdout)]
     chances = _chances(tables)
     found = [
         _risk(
@@ -224,7 +234,7 @@ def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
             _known(sides[0][:, column]),
             _known(sides[1][:, column]),
             chance,
-            drawing.confidence,
+            bootstrap.confidence,
         )
         for column, (spec, chance) in enumerate(zip(tables.specs, chances, strict=True))
         if all(len(_known(side[:, column])) for side in sides)
@@ -232,16 +242,16 @@ def inference(tables: Tables, drawing: Drawing) -> list[Risk]:
     if not found:
         return []
     means = [_known(_mean_of_known(side)) for side in sides]
-    return [*found, _risk("inference", means[0], means[1], float(np.mean(chances)), drawing.confidence)]
+    return [*found, _risk("inference", means[0], means[1], float(np.mean(chances)), bootstrap.confidence)]
 
 
-def _guessed_right(people: Matrix, tables: Tables, seed: int) -> Matrix:
+def _guessed_right(subjects: Matrix, tables: Tables, seed: int) -> Matrix:
     """(n, d) 1 where the guess is right, 0 where wrong, NaN where there is no secret."""
-    columns = np.arange(people.shape[1])
-    right = np.empty(people.shape)
+    columns = np.arange(subjects.shape[1])
+    right = np.empty(subjects.shape)
     for secret in range(len(columns)):
-        rows = _nearest(people, tables, columns[columns != secret], [seed, 6 + secret], needs=secret)
-        right[:, secret] = _agrees(people[:, secret], tables.synthetic[rows, secret], tables.width[secret])
+        rows = _nearest(subjects, tables, columns[columns != secret], [seed, 6 + secret], needs=secret)
+        right[:, secret] = _agrees(subjects[:, secret], tables.synthetic[rows, secret], tables.width[secret])
     return right
 
 
@@ -274,7 +284,7 @@ def _mean_of_known(rows: Matrix) -> Matrix:
 
 
 def _nearest(
-    people: Matrix, tables: Tables, columns: NDArray[np.int64], seed: Sequence[int], needs: int | None = None
+    subjects: Matrix, tables: Tables, columns: NDArray[np.int64], seed: Sequence[int], needs: int | None = None
 ) -> NDArray[np.int64]:
     """(n,) nearest synthetic row by Gower's distance over some columns; ties are broken at random.
 
@@ -283,8 +293,8 @@ def _nearest(
     rng, rows = np.random.default_rng(seed), tables.synthetic
     barred = np.isnan(rows[:, needs]) if needs is not None else np.zeros(len(rows), dtype=bool)
     found = []
-    for start in range(0, len(people), BLOCK):
-        distance = gower(people[start : start + BLOCK, columns], rows[:, columns], tables.width[columns])
+    for start in range(0, len(subjects), BLOCK):
+        distance = gower(subjects[start : start + BLOCK, columns], rows[:, columns], tables.width[columns])
         distance[:, barred] += len(columns)
         found.append((distance + 1e-9 * rng.random(distance.shape)).argmin(1))
     return np.concatenate(found)
@@ -323,7 +333,7 @@ def wilson(rate: float, n: int, confidence: float) -> Estimate:
 def surplus(main: Estimate, control: Estimate) -> Estimate:
     """(main - control) / (1 - control), the share of training subjects that only training gives away.
 
-    Giomi et al. 2023, eq. 1. The bounds of both rates are squared and added (Newcombe 1998), so that 18 people of
+    Giomi et al. 2023, eq. 1. The bounds of both rates are squared and added (Newcombe 1998), so that 18 subjects of
     control give a wide interval and not a false certainty. Below 0 the holdout is attacked with more success.
     """
 
@@ -338,27 +348,23 @@ def surplus(main: Estimate, control: Estimate) -> Estimate:
 
 
 def _exact_metrics(audit: AuditInput) -> list[Metric]:
-    """How many requested rows are a training row; the floor is how many would be one of as many fresh people's."""
+    """How many requested rows are a training row; the reference is how many would be one of as many fresh subjects."""
     specs = audit.contract.conditions
     requested = [row for row in audit.requested if _numbers(row, specs)]
     if not requested:
         return []
     train, holdout = (audit.dataset.conditions(side) for side in ("train", "holdout"))
     count = float(exact_rows(requested, train, specs))
-    floor = exact_rows(requested, holdout, specs) * len(train) / max(len(holdout), 1)
-    return [
-        metric_of(
-            "exact_rows", Estimate(count, count, count, len(requested)), "must be 0", floor=floor,
-            explanation="Requested rows that equal a training subject's in every number; fresh people show the floor.",
-        )
-    ]  # fmt: skip
+    fresh = exact_rows(requested, holdout, specs) * len(train) / max(len(holdout), 1)
+    words = "Requested rows that equal a training subject's in every number: must be 0."
+    return [metric_of(EXACT_ROWS, Estimate(count, count, count, len(requested)), words, reference=fresh)]
 
 
 def exact_rows(requested: Sequence[Condition], real: Sequence[Condition], specs: Sequence[ConditionSpec]) -> int:
     """Requested rows with at least one number that equal a real row in all their numbers.
 
     Two or more numbers agree if they do as stored, to four digits. A single number, such as an age, is met by chance:
-    it must agree exactly, and every category with it. Categories alone are many people's.
+    it must agree exactly, and every category with it. Categories alone are many subjects'.
     """
     known = {_key(row, specs) for row in real}
     return sum(bool(_numbers(row, specs)) and _key(row, specs) in known for row in requested)
@@ -383,10 +389,8 @@ def _risk_metric(attack: str, risk: Risk) -> Metric:
         "linkability": "have two halves of their record linked by the table",
         "inference": "have a condition guessed from the others by the table",
     }[attack]
-    return metric_of(
-        f"covariates_risk:{attack}", risk.leak, "lower is better, about 0", floor=0.0,
-        explanation=f"Share of training subjects who {what}, beyond the share of holdout subjects.",
-    )  # fmt: skip
+    words = f"Share of training subjects who {what}, beyond the share of holdout subjects: about 0 without a leak."
+    return metric_of(COVARIATES_RISK, risk.leak, words, attack, reference=0.0)
 
 
 def _table(risks: Sequence[Risk]) -> Table:
@@ -409,9 +413,9 @@ def _table(risks: Sequence[Risk]) -> Table:
 
 
 def _statements(specs: Sequence[ConditionSpec], counted: bool) -> tuple[str, ...]:
-    said = []
+    statements = []
     if len(specs) < 2:
-        said.append("Linkability and inference need at least two conditions; there is one.")
+        statements.append("Linkability and inference need at least two conditions; there is one.")
     if not counted:
-        said.append("No requested condition is a number: categories alone cannot be a single person's row.")
-    return tuple(said)
+        statements.append("No requested condition is a number: categories alone cannot be a single person's row.")
+    return tuple(statements)

@@ -1,7 +1,7 @@
 """Whether the models betray who was trained on (Shokri et al. 2017), attacked with all that their owner has: weights.
 
 A subject is the unit: scores are averaged over its volumes, made comparable by subtracting how difficult its volumes
-are, and training is told from holdout. Without the difficulty a blurred scan passes for a member; without a
+are, and training is set apart from holdout. Without the difficulty a blurred scan passes for a member; without a
 correction for the choice, the best of many attacks finds a leak in noise.
 """
 
@@ -14,12 +14,11 @@ from scipy import optimize, stats
 
 from meddiff_core.contract import Contract
 from meddiff_core.data.split.sides import Side
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count
 from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
@@ -28,6 +27,16 @@ from meddiff_core.models.denoiser import load_denoiser
 from meddiff_core.models.inference.packed import packed
 from meddiff_core.types import Progress, Volumes
 
+MEMBERSHIP_AUC = MetricSpec(
+    name="membership_auc",
+    part="privacy",
+    privacy=True,
+    better="lower",
+    reference="that of weights that betray nobody",
+    detail="model",
+)
+MEMBERSHIP_TPR = MEMBERSHIP_AUC.model_copy(update={"name": "membership_tpr"})
+METRICS = (MEMBERSHIP_AUC, MEMBERSHIP_TPR)
 MOST = 200
 """Volumes of a side that are attacked."""
 TRAIN_PER_HOLDOUT = 2
@@ -67,7 +76,7 @@ class Outcome:
     """Share of training subjects above all but 1% of the holdout."""
 
 
-def membership_inference(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def membership_inference(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Attacks on the autoencoder and the denoiser."""
     folder = audit.models
     if folder is None or not all((folder / name).is_dir() for name in MODELS):
@@ -77,12 +86,8 @@ def membership_inference(audit: AuditInput, drawing: Drawing) -> Generator[Progr
         ))  # fmt: skip
     train = yield from _attack(audit, "train", _train_rows(audit))
     holdout = yield from _attack(audit, "holdout", _at_most(len(audit.dataset.subjects("holdout")), MOST, audit.seed))
-    sections = [judge(name, train, holdout, drawing) for name in MODELS]
-    return Section(
-        metrics=[metric for section in sections for metric in section.metrics],
-        tables=[table for section in sections for table in section.tables],
-        statements=[*(said for section in sections for said in section.statements), _resolution(holdout)],
-    )
+    sections = [evaluate_attacks(name, train, holdout, bootstrap) for name in MODELS]
+    return Section.merge([*sections, Section(statements=[_resolution(holdout)])])
 
 
 def _train_rows(audit: AuditInput) -> list[int]:
@@ -106,8 +111,8 @@ def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Pro
         autoencoder, denoiser = packed(autoencoder), packed(denoiser)
     latents, errors = yield from autoencoder_scores(autoencoder, volumes, rows, audit.contract, device)
     given = audit.dataset.conditions(side)
-    told = encode_conditions([given[row] for row in rows], audit.contract.conditions)
-    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), told, audit.seed, device)
+    conditions = encode_conditions([given[row] for row in rows], audit.contract.conditions)
+    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device)
     subjects = audit.dataset.subjects(side)
     return Attacked(
         [subjects[row] for row in rows], difficulty_of(volumes, rows, audit.contract),
@@ -121,7 +126,7 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
     return np.log(np.maximum([[one[name] for name in DIFFICULTY] for one in figures], 1e-6))
 
 
-def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> Section:
+def evaluate_attacks(model: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Section:
     """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
     names = list(train.scores[model])
     sides = (train, holdout)
@@ -131,11 +136,11 @@ def judge(model: str, train: Attacked, holdout: Attacked, drawing: Drawing) -> S
     members = np.arange(len(difficulty)) < len(plain[0])
     scores = without_difficulty(np.concatenate(plain), difficulty)
     outcomes = [
-        _outcome(name, column, before, members, drawing.confidence)
+        _outcome(name, column, before, members, bootstrap.confidence)
         for name, column, before in zip(names, scores.T, np.concatenate(plain).T, strict=True)
     ]
     best = max(outcomes, key=lambda outcome: outcome.auc.value)
-    chance = best_by_chance(scores, members, drawing.seed)
+    chance = best_by_chance(scores, members, bootstrap.seed)
     p = (1 + int((chance >= best.auc.value - 1e-12).sum())) / (1 + len(chance))
     return Section(
         metrics=_metrics(model, best, float(chance.mean())),
@@ -209,18 +214,18 @@ def beyond_chance(auc: Estimate, chance: float) -> Estimate:
 
 def _metrics(model: str, best: Outcome, chance: float) -> list[Metric]:
     outsiders = best.auc.n
+    strongest = (
+        f"Area under the ROC curve of the strongest attack on the weights of the {model}, corrected for the choice of "
+        "the strongest: 0.5 is no leak."
+    )
+    found = (
+        f"Share of training subjects that the strongest attack on the {model} finds at {_least_rate(outsiders)} false "
+        f"positives, the fewest that {outsiders} holdout subjects can show."
+    )
     return [
-        metric_of(
-            f"membership_auc:{model}", beyond_chance(best.auc, chance), "lower is better, 0.5 is no leak", floor=0.5,
-            explanation=f"Area under the ROC curve of the strongest attack on the weights of the {model}, corrected "
-            "for the choice of the strongest.",
-        ),
-        metric_of(
-            f"membership_tpr:{model}", best.found, "lower is better", floor=_share_by_chance(outsiders),
-            explanation=f"Share of training subjects that the strongest attack on the {model} finds at "
-            f"{_least_rate(outsiders)} false positives, the fewest that {outsiders} holdout subjects can show.",
-        ),
-    ]  # fmt: skip
+        metric_of(MEMBERSHIP_AUC, beyond_chance(best.auc, chance), strongest, model, reference=0.5),
+        metric_of(MEMBERSHIP_TPR, best.found, found, model, _share_by_chance(outsiders)),
+    ]
 
 
 def _share_by_chance(outsiders: int) -> float:
@@ -260,11 +265,11 @@ def _statement(model: str, best: Outcome, count: int, chance: float, p: float) -
 
 
 def _resolution(holdout: Attacked) -> str:
-    people = len(set(holdout.subjects))
+    subjects = len(set(holdout.subjects))
     needed = round(1 / FALSE_POSITIVES) - 1
-    if people >= needed:
-        return f"True positives are given at 1% false positives, set on {people} holdout subjects."
+    if subjects >= needed:
+        return f"True positives are given at 1% false positives, set on {subjects} holdout subjects."
     return (
-        f"{people} holdout subjects cannot show a rate of 1% false positives: the fewest that can be set is 1 in "
-        f"{people + 1}. At least {needed} are needed, and 300 to be sure of it."
+        f"{subjects} holdout subjects cannot show a rate of 1% false positives: the fewest that can be set is 1 in "
+        f"{subjects + 1}. At least {needed} are needed, and 300 to be sure of it."
     )

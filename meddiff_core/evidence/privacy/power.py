@@ -1,11 +1,12 @@
-"""What the copy test would do if a given share of this cohort were disguised copies of this training set.
+"""What the copy test would do if a given share of this cohort were transformed copies of this training set.
 
-Each planted copy was searched for once; every mixture of planted and synthetic volumes follows from those scores,
-so the probabilities here are exact, and hold for the whole test as it stands, gate included. A test that cannot
-show its power on the data at hand clears nothing.
+Each canary was searched for once; every mixture of canaries and synthetic volumes follows from those scores, so the
+probabilities here are exact, and hold for the whole test as it stands, gate included. A test that cannot show its
+power on the data at hand clears nothing.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,19 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from meddiff_core.evidence.aggregates import FEWEST
-from meddiff_core.evidence.gates import Metric, metric_of, passes_gate
-from meddiff_core.evidence.intervals import Estimate, from_count
-from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
-from meddiff_core.evidence.privacy.planting import MIXTURE
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.section import Cell, Curve, Line, Table
+from meddiff_core.evidence.disclosure import FEWEST
+from meddiff_core.evidence.gates import passes_gate
+from meddiff_core.evidence.intervals import Bootstrap, Estimate
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
+from meddiff_core.evidence.privacy.canaries import MIXTURE, SearchedCanaries
+from meddiff_core.evidence.privacy.copies import ALPHA, excess_metric, excess_of
+from meddiff_core.evidence.section import Cell, Curve, Line, Section, Table
 from meddiff_core.study import AuditConfig
 
+POWER = MetricSpec(
+    name="power",
+    part="privacy",
+    privacy=True,
+    proof=True,
+    better="higher",
+    limited_by="canary",
+    detail="share of copies",
+)
+METRICS = (POWER,)
 LEVELS = (0.01, 0.05, 0.20)
-"""Shares of planted copies that have their metric."""
+"""Shares of copies that have their metric."""
 CURVE = (0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.50)
-"""Shares at which the curve is drawn."""
+"""Shares of the points of the curve."""
 STOPPED = "Chance that each copy among that share of the cohort is flagged, and so dropped, or that the gate blocks."
 
 
@@ -40,23 +51,23 @@ class CopyGate:
     fewest_blocked: int
     """Flagged volumes from which on the gate blocks; more than there are where it never does."""
 
-    def planted(self, share: float) -> int:
+    def copies(self, share: float) -> int:
         """Volumes that are such a share of the cohort, at least one."""
         return min(self.size, max(1, round(share * self.size)))
 
     def every_copy_flagged(self, share: float, caught: float) -> float:
-        """Chance that none of the planted copies goes unflagged, where each is caught with probability `caught`."""
-        return float(caught ** self.planted(share))
+        """Chance that none of the copies goes unflagged, where each is caught with probability `caught`."""
+        return float(caught ** self.copies(share))
 
     def blocks(self, share: float, caught: float) -> float:
         """Chance that the gate blocks the mixture."""
-        copies = self.planted(share)
+        copies = self.copies(share)
         chance = stats.binom.sf(self.fewest_blocked - self._others_flagged - 1, copies, caught)
         return float(np.clip(self._chance_of_others(copies) @ chance, 0, 1))
 
     def stopped(self, share: float, caught: float) -> float:
         """Chance that every copy is flagged, or the gate blocks, or both."""
-        copies = self.planted(share)
+        copies = self.copies(share)
         let_through = self._others_flagged + copies < self.fewest_blocked
         dropped = self.every_copy_flagged(share, caught) * (self._chance_of_others(copies) @ let_through)
         return float(np.clip(self.blocks(share, caught) + dropped, 0, 1))
@@ -70,73 +81,24 @@ class CopyGate:
         return np.asarray(stats.hypergeom.pmf(self._others_flagged, self.size, self.flagged, self.size - copies))
 
 
-def copy_gate(size: int, flagged: int, null_size: int, config: AuditConfig, drawing: Drawing) -> CopyGate:
-    """The gate that is in force, for a cohort of some size against a null of some size."""
-    return CopyGate(size, flagged, fewest_blocked(size, null_size, config, drawing))
+def copy_gate(size: int, flagged: int, null_size: int, config: AuditConfig, bootstrap: Bootstrap) -> CopyGate:
+    """The gate that is in force, for a cohort of some size against a null of some size, by asking the gate itself."""
+
+    def is_blocked(count: int) -> bool:
+        return not passes_gate(excess_metric(excess_of(count, size, null_size, ALPHA, bootstrap)), config)
+
+    return CopyGate(size, flagged, bisect_left(range(size + 1), True, key=is_blocked))
 
 
-def fewest_blocked(size: int, null_size: int, config: AuditConfig, drawing: Drawing) -> int:
-    """Flagged volumes of `size` from which on `copies_excess` fails, by asking the gate itself."""
-    low, high = 0, size + 1
-    while low < high:
-        middle = (low + high) // 2
-        if _gate_blocks(middle, size, null_size, config, drawing):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _gate_blocks(count: int, size: int, null_size: int, config: AuditConfig, drawing: Drawing) -> bool:
-    if count > size:
-        return True
-    metric = excess_metric(excess_of(count, size, null_size, ALPHA, drawing.confidence, drawing.seed))
-    return not passes_gate(metric, config)
-
-
-def excess_metric(excess: Estimate) -> Metric:
-    """The metric that the gate reads."""
-    return metric_of(
-        "copies_excess", excess, "lower is better", floor=0.0,
-        explanation="Flagged share beyond that of fresh real volumes, which the holdout stands for.",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Copies that were planted, and which of them were caught."""
-
-    caught: NDArray[np.bool_]
-    """(n,)."""
-    disguises: Sequence[str]
-    subjects: Sequence[str]
-    """Of each copy: its disguise, and whose volume it is."""
-
-    def share(self, confidence: float, disguise: str | None = None) -> Estimate:
-        """Share caught, of one disguise, or of all that the test promises to see through.
-
-        The interval counts the subjects that were copied, not the copies.
-        """
-        rows = self._rows(disguise)
-        people = self.people(disguise)
-        return from_count(float(self.caught[rows].mean()) * people, people, confidence)
-
-    def people(self, disguise: str | None = None) -> int:
-        """Subjects whose volumes were copied in a disguise."""
-        return len({self.subjects[row] for row in self._rows(disguise)})
-
-    def _rows(self, disguise: str | None) -> list[int]:
-        return [
-            row for row, name in enumerate(self.disguises) if name == disguise or (not disguise and name != MIXTURE)
-        ]
-
-
-def power_metrics(gate: CopyGate, caught: Estimate) -> list[Metric]:
-    """`power:0.01` and so on: how surely that share of copies in the cohort would be stopped."""
-    return [
-        metric_of(f"power:{share:g}", _over(caught, partial(gate.stopped, share)), "higher is better, up to 1", STOPPED)
-        for share in LEVELS
-    ]
+def power_section(gate: CopyGate, canaries: SearchedCanaries, confidence: float) -> Section:
+    """How surely each share of copies would be stopped: `power:0.01` and so on, tables and a curve."""
+    caught = canaries.share(confidence)
+    stopped = {share: _over(caught, partial(gate.stopped, share)) for share in LEVELS}
+    return Section(
+        metrics=[metric_of(POWER, found, STOPPED, f"{share:g}") for share, found in stopped.items()],
+        tables=[_by_share(gate, caught, stopped), _by_transformation(gate, canaries, confidence)],
+        curves=[_curve(gate, caught)],
+    )
 
 
 def _over(caught: Estimate, chance: Callable[[float], float]) -> Estimate:
@@ -144,18 +106,16 @@ def _over(caught: Estimate, chance: Callable[[float], float]) -> Estimate:
     return Estimate(chance(caught.value), chance(caught.low), chance(caught.high), caught.n)
 
 
-def power_table(gate: CopyGate, caught: Estimate) -> Table:
-    """Per share of copies: what becomes of them."""
+def _by_share(gate: CopyGate, caught: Estimate, stopped: Mapping[float, Estimate]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for share in LEVELS:
-        stopped = _over(caught, partial(gate.stopped, share))
+    for share, found in stopped.items():
         chances = gate.every_copy_flagged(share, caught.value), gate.blocks(share, caught.value)
-        figures = (*chances, stopped.value, stopped.low, stopped.high)
-        rows.append((f"{share:.0%}", gate.planted(share), *map(_rounded, figures)))
+        figures = (*chances, found.value, found.low, found.high)
+        rows.append((f"{share:.0%}", gate.copies(share), *map(_rounded, figures)))
     return Table(
         part="privacy",
         title="Power of the copy test",
-        caption="If this share of the cohort were disguised copies of this study's own training volumes: the chance "
+        caption="If this share of the cohort were transformed copies of this study's own training volumes: the chance "
         "that each of them is flagged, and so dropped; that the gate on copies_excess blocks the cohort; and that one "
         "or the other happens.",
         columns=("share of copies", "copies", "every copy flagged", "gate blocks", "stopped", "low", "high"),
@@ -163,14 +123,34 @@ def power_table(gate: CopyGate, caught: Estimate) -> Table:
     )
 
 
-def power_curve(gate: CopyGate, caught: Estimate) -> Curve:
-    """The same over more shares."""
+def _by_transformation(gate: CopyGate, canaries: SearchedCanaries, confidence: float) -> Table:
+    names = list(dict.fromkeys(sorted(canaries.transformations, key=lambda name: name == MIXTURE)))
+    return Table(
+        part="privacy",
+        title="Canaries by transformation",
+        caption="Copies of training volumes that were planted for this audit, and the share of them that the copy "
+        "test flagged. A mixture, the mean of two volumes, is shown for what goes unseen; it does not count as power.",
+        columns=("transformation", "planted", "caught", "low", "high", "1% of the cohort stopped"),
+        rows=tuple(_transformation_row(gate, canaries, name, confidence) for name in names),
+    )
+
+
+def _transformation_row(gate: CopyGate, canaries: SearchedCanaries, name: str, confidence: float) -> tuple[Cell, ...]:
+    """Figures only where copies of enough subjects stand behind them."""
+    count = list(canaries.transformations).count(name)
+    if canaries.subjects_of(name) < FEWEST:
+        return name, count, None, None, None, None
+    found = canaries.share(confidence, name)
+    return name, count, *map(_rounded, (found.value, found.low, found.high, gate.stopped(LEVELS[0], found.value)))
+
+
+def _curve(gate: CopyGate, caught: Estimate) -> Curve:
     chances = {"every copy flagged": gate.every_copy_flagged, "gate blocks": gate.blocks, "stopped": gate.stopped}
     return Curve(
         part="privacy",
         title="Power of the copy test",
-        caption="Chance that disguised copies of training volumes are stopped, by the share of the cohort that they "
-        "are. Bands: from how many of the planted copies were caught.",
+        caption="Chance that transformed copies of training volumes are stopped, by the share of the cohort that they "
+        "are. Bands: from how many of the canaries were caught.",
         x="copies in the cohort (%)",
         y="probability",
         lines=tuple(_line(name, chance, caught) for name, chance in chances.items()),
@@ -178,33 +158,9 @@ def power_curve(gate: CopyGate, caught: Estimate) -> Curve:
 
 
 def _line(name: str, chance: Callable[[float, float], float], caught: Estimate) -> Line:
-    y, low, high = (
-        tuple(_rounded(chance(share, figure)) for share in CURVE) for figure in (caught.value, caught.low, caught.high)
-    )
+    ends = (caught.value, caught.low, caught.high)
+    y, low, high = (tuple(_rounded(chance(share, end)) for share in CURVE) for end in ends)
     return Line(name=name, x=tuple(100 * share for share in CURVE), y=y, low=low, high=high)
-
-
-def disguise_table(gate: CopyGate, planted: Planted, confidence: float) -> Table:
-    """Per disguise: how many copies were caught, and what becomes of 1% of the cohort."""
-    names = list(dict.fromkeys(sorted(planted.disguises, key=lambda name: name == MIXTURE)))
-    return Table(
-        part="privacy",
-        title="Planted copies by disguise",
-        caption="Copies of training volumes that were planted for this audit, and the share of them that the copy "
-        "test flagged. A mixture, the mean of two volumes, is shown for what goes unseen; it does not count as power.",
-        columns=("disguise", "planted", "caught", "low", "high", "1% of the cohort stopped"),
-        rows=tuple(_disguise_row(gate, planted, name, confidence) for name in names),
-    )
-
-
-def _disguise_row(gate: CopyGate, planted: Planted, name: str, confidence: float) -> tuple[Cell, ...]:
-    """Figures only where copies of enough subjects stand behind them."""
-    count = list(planted.disguises).count(name)
-    if planted.people(name) < FEWEST:
-        return name, count, None, None, None, None
-    found = planted.share(confidence, name)
-    figures = (found.value, found.low, found.high, gate.stopped(LEVELS[0], found.value))
-    return name, count, *map(_rounded, figures)
 
 
 def _rounded(figure: float) -> float:

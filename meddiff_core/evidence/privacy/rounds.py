@@ -1,24 +1,29 @@
-"""Rounds of the search for copies: what is flagged is dropped, drawn again, and what was drawn is searched in turn.
+"""Rounds of the search for copies: what is flagged is dropped and replaced, and the replacements are searched in turn.
 
 Left out without a replacement, every suspected copy makes the cohort smaller than was asked for. Replaced without a
 second look, the replacement is a volume that no copy test has seen. A volume is flagged by its own score, whatever
 the others are, so that each is searched once and the final cohort is known to hold no flagged one.
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from meddiff_core.evidence.gates import metric_of
 from meddiff_core.evidence.inputs import AuditInput, Round
 from meddiff_core.evidence.intervals import from_count
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
 from meddiff_core.evidence.privacy.copy_evidence import copy_scores, null_scores
 from meddiff_core.evidence.privacy.copy_views import copy_sets, copy_views
+from meddiff_core.evidence.rejections import AUDITED, REJECTIONS, Rejection, reject
 from meddiff_core.evidence.section import Section, Table
 from meddiff_core.types import Progress, Work
 
+COPIES_LEFT = MetricSpec(
+    name="copies_left", part="privacy", privacy=True, better="lower", reference="a cohort without suspected copies"
+)
+METRICS = (COPIES_LEFT,)
 SEARCHED = "searched"
 """Column of a cohort's table: the round in which a volume was searched for copies, 0 for one that never was."""
 DROPPED = "dropped"
@@ -26,14 +31,14 @@ DROPPED = "dropped"
 MOST_DROPPED = 0.5
 """Share of the first round beyond which nothing is dropped: such a model copies, no preset's gate lets its cohort pass,
 and volumes picked from it until the test is silent would hide that."""
-Search = Callable[[pd.DataFrame], Work[Collection[str]]]
-"""Rows of a table to the ids of those that are suspected copies."""
+Search = Callable[[pd.DataFrame], Work[Mapping[str, Rejection]]]
+"""Rows of a table to the suspected copies among them, by id."""
 Refill = Callable[[pd.DataFrame], Work[pd.DataFrame]]
 """A table to the same one with further rows, in place of volumes that are not accepted."""
 
 
-def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
-    """Rows of the accepted volumes that the copy test flags.
+def suspected_copies(audit: AuditInput) -> Generator[Progress, None, dict[int, Rejection]]:
+    """Accepted volumes that the copy test flags, by row.
 
     Raises:
         DataRefused: the holdout has fewer than 2 subjects.
@@ -42,7 +47,11 @@ def suspected_copies(audit: AuditInput) -> Generator[Progress, None, list[int]]:
     views = yield from copy_views(audit, sets, {})
     scores, _ = copy_scores(views, sets)
     threshold = copy_threshold(null_scores(scores, sets, audit.seed), ALPHA)
-    return [int(row) for row in np.flatnonzero(scores["synthetic"] < threshold)]
+    flagged = np.flatnonzero(scores["synthetic"] < threshold).tolist()
+    return {
+        row: Rejection(measurement=AUDITED, value=float(scores["synthetic"][row]), bound=threshold, side="below")
+        for row in flagged
+    }
 
 
 def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Refill) -> Work[pd.DataFrame]:
@@ -53,12 +62,12 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
     table, searched, dropped = verdicts, dict[str, int](), set[str]()
     for number in range(1, most + 1):
         new = table[table["accepted"] & ~table["sample_id"].isin(searched)]
-        flagged = set((yield from search(new))) if len(new) else set()
+        flagged = (yield from search(new)) if len(new) else {}
         searched |= dict.fromkeys(new["sample_id"], number)
         if number == 1 and len(flagged) > MOST_DROPPED * len(new):
             break
-        dropped |= flagged
-        table = _without(table, flagged, number)
+        dropped |= flagged.keys()
+        table = reject(table, {index: flagged[name] for index, name in new["sample_id"].items() if name in flagged})
         if not flagged or number == most:
             break
         table = yield from refill(table)
@@ -77,16 +86,8 @@ def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequenc
     return table
 
 
-def _without(table: pd.DataFrame, flagged: Collection[str], number: int) -> pd.DataFrame:
-    """The same table with these volumes rejected, for a reason that names the round."""
-    rows, table = table["sample_id"].isin(flagged), table.copy()
-    table.loc[rows, "accepted"] = False
-    table.loc[rows, "reasons"] = f"suspected copy (audit round {number})"
-    return table
-
-
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
-    """The volumes that screening accepted before any was dropped: what the model draws, untouched by the audit."""
+    """The volumes that screening accepted before any was dropped: what the model generates, untouched by the audit."""
     return cohort[cohort[SEARCHED] == 1]
 
 
@@ -98,21 +99,19 @@ def rounds_of(cohort: pd.DataFrame) -> tuple[Round, ...]:
 
 def screened(cohort: pd.DataFrame) -> pd.DataFrame:
     """The same table as screening alone left it: what the audit dropped counts as accepted."""
-    table = cohort.copy()
-    table["accepted"] |= table[DROPPED]
-    table.loc[table[DROPPED], "reasons"] = ""
-    return table
+    kept = [[] if dropped else cell for dropped, cell in zip(cohort[DROPPED], cohort[REJECTIONS], strict=True)]
+    return cohort.assign(accepted=cohort["accepted"] | cohort[DROPPED], **{REJECTIONS: kept})
 
 
 def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence: float) -> Section:
     """What the rounds did, and how many of the final cohort's `size` volumes are flagged all the same."""
     if not rounds:
         return Section()
-    left = metric_of(
-        "copies_left", from_count(flagged, size, confidence), "lower is better", floor=0.0,
-        explanation="Share of the final cohort, after suspected copies were dropped, that is flagged and so not "
-        "released. It says nothing of the model.",
-    )  # fmt: skip
+    words = (
+        "Share of the final cohort, after suspected copies were dropped, that is flagged and so not released. It says "
+        "nothing of the model."
+    )
+    left = metric_of(COPIES_LEFT, from_count(flagged, size, confidence), words, reference=0.0)
     table = Table(
         part="privacy",
         title="Rounds of the search for copies",
@@ -130,17 +129,18 @@ def describe_rounds(rounds: Sequence[Round], flagged: int = 0) -> str:
         return ""
     if dropped := sum(one.dropped for one in rounds):
         copies = "1 suspected copy was" if dropped == 1 else f"{dropped} suspected copies were"
-        drawn = "others were drawn in their place and searched in turn" if len(rounds) > 1 else "no others were drawn"
+        replaced = "others were generated in their place and searched in turn"
+        then = replaced if len(rounds) > 1 else "no others were generated"
         return (
-            f"The search for copies took {_counted(len(rounds), 'round')}: {copies} dropped; {drawn}. Each round asks "
+            f"The search for copies took {_counted(len(rounds), 'round')}: {copies} dropped; {then}. Each round asks "
             "the same held-out scans and keeps what looks less like training, so the final cohort is a selected set, "
-            "less like training than what the model draws. Quality, fidelity and utility are measured on this set; "
-            "whether the model copies is measured, and gated, on the cohort as first drawn."
+            "less like training than what the model generates. Quality, fidelity and utility are measured on this set; "
+            "whether the model copies is measured, and gated, on the cohort as first generated."
         )
     if flagged:
         return (
             f"The search for copies took 1 round: {flagged} of {rounds[0].searched} volumes were flagged, more than "
-            f"{MOST_DROPPED:.0%}, and none was drawn again: such a model copies, and picking would hide it."
+            f"{MOST_DROPPED:.0%}, and none was replaced: such a model copies, and picking would hide it."
         )
     return f"The search for copies took 1 round and dropped none of {_counted(rounds[0].searched, 'volume')}."
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.neighbours import Neighbours, best_correlation, closest, join, to_length_one
-from meddiff_core.evidence.privacy.copies import key_grid, voxel_keys
 from meddiff_core.evidence.subjects import numbered
+from meddiff_core.evidence.voxel_keys import key_grid, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 WHOLE = "voxels"
@@ -44,13 +44,13 @@ class KeySpace:
     """(p,) of length 1: where smoothing moves that mean, and so all keys alike; zeros if that is not known."""
 
     def apart(self, keys: FloatArray) -> FloatArray:
-        """(..., p) of length 1, from whole keys: the deviation from the mean, without that along `smoothing`.
+        """(..., p) of length 1, from whole keys: the difference from the mean, without that along `smoothing`.
 
         An autoencoder smooths whatever it gives back. Where heads differ little, that moves a copy farther than
         another head is away, though it says nothing of whose head it is.
         """
-        deviation: FloatArray = _standardised(keys[..., self.cells]) - self.centre
-        return to_length_one(np.asarray(deviation - (deviation @ self.smoothing)[..., None] * self.smoothing))
+        difference: FloatArray = _standardised(keys[..., self.cells]) - self.centre
+        return to_length_one(np.asarray(difference - (difference @ self.smoothing)[..., None] * self.smoothing))
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class VoxelSearch:
     octants: tuple[KeySpace, ...]
     anchors: tuple[FloatArray, ...]
     """(p, m) of the training volumes, whole and then per octant."""
-    people: NDArray[np.int64]
+    subjects: NDArray[np.int64]
     """(m,) whose each training volume is."""
 
     def __call__(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> dict[str, Neighbours]:
         """Neighbours of keys (n, variants, p), whole and per half; `own` (n,) is whom each must not meet."""
         correlations = {WHOLE: best_correlation(self.whole.apart(keys), self.anchors[0]), **self._halves(keys)}
-        return {name: closest(1 - found, self.people, own) for name, found in correlations.items()}
+        return {name: closest(1 - found, self.subjects, own) for name, found in correlations.items()}
 
     def _halves(self, keys: FloatArray) -> dict[str, Matrix]:
         """(n, m) per half: the best mean correlation of its octants that any variant of the query shows."""
@@ -90,7 +90,7 @@ class VoxelSearch:
     def among_themselves(self, keys: FloatArray, block: int = 64) -> dict[str, Neighbours]:
         """Of each training key (m, p) among those of other subjects, as it is."""
         starts = range(0, len(keys), block)
-        parts = [self(keys[at : at + block, None], self.people[at : at + block]) for at in starts]
+        parts = [self(keys[at : at + block, None], self.subjects[at : at + block]) for at in starts]
         return _joined(parts)
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
-from meddiff_core.evidence.aggregates import FEWEST, Histogram, histogram, intensity_histogram, intensity_shares
-from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.aggregates import Histogram, histogram, intensity_histogram, intensity_shares
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME, measure
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
-from meddiff_core.evidence.quality.distances import estimate, real_floor
+from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distances import estimate
 from meddiff_core.evidence.quality.effects import (
     COLUMNS,
     READING,
@@ -35,7 +36,31 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import numbered
 from meddiff_core.types import Progress, Volumes
 
-PART = "anatomy"
+PART: Part = "anatomy"
+
+
+def _shift(name: str, part: Part = PART, detail: str = "") -> MetricSpec:
+    return MetricSpec(name=name, part=part, better="lower", reference="that of the holdout", detail=detail)
+
+
+EFFECT = _shift("effect", "quality", "measurement")
+EXCESS_NOISE = EFFECT.model_copy(update={"name": "effect:excess_noise", "better": "nearer", "detail": ""})
+SYMMETRY_EFFECT, ASYMMETRY_EFFECT = _shift("symmetry_effect"), _shift("symmetry_effect:intensity")
+VOLUME_EFFECT, SURFACE_EFFECT = (
+    _shift("volume_effect", detail="structure"),
+    _shift("surface_effect", detail="structure"),
+)
+COMPONENTS_EFFECT = _shift("components_effect", detail="structure")
+VOLUME_DISTANCE = MetricSpec(
+    name="volume_distance", part=PART, better="lower", reference="that of the training volumes", detail="structure"
+)
+STRUCTURE_CORRELATION = MetricSpec(
+    name="structure_correlation", part=PART, better="lower", reference="that of the training volumes"
+)
+METRICS = (
+    EFFECT, EXCESS_NOISE, SYMMETRY_EFFECT, ASYMMETRY_EFFECT, VOLUME_EFFECT, SURFACE_EFFECT, COMPONENTS_EFFECT,
+    VOLUME_DISTANCE, STRUCTURE_CORRELATION,
+)  # fmt: skip
 APPEARANCE = ("mean", "std", "foreground_share", "p50", "sharpness", "noise")
 """Measurements of intensity whose shift is reported."""
 OFFSET = "offset_mm:"
@@ -43,7 +68,7 @@ OFFSET = "offset_mm:"
 MOST_PAIRS = 40
 """Rows of the table of correlations."""
 UNLABELLED = "Anatomy was not measured: it needs label maps (data.labels)."
-FEW_PEOPLE = f"Anatomy is not shown: it needs at least {FEWEST} training and {FEWEST} held-out subjects."
+FEW_SUBJECTS = f"Anatomy is not shown: it needs at least {FEWEST} training and {FEWEST} held-out subjects."
 
 Found = dict[str, Comparison]
 """By name of the figure."""
@@ -73,22 +98,22 @@ Three = tuple[Measured, Measured, Measured]
 """Synthetic, train, holdout."""
 
 
-def appearance_and_anatomy(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def appearance_and_anatomy(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Intensities, structures, their correlations and symmetry, beside train and holdout."""
     sets = yield from _measure_sets(audit)
-    people = [len(np.unique(one.subjects)) for one in sets[1:]]
-    if min(people) < FEWEST:
-        return Section(statements=(FEW_PEOPLE,))
-    found = {name: _compare(name, sets, drawing) for name in _names(audit.contract)}
-    metrics = [*appearance_metrics(sets, found, drawing), *_symmetry_metrics(found)]
+    subjects = [len(np.unique(one.subjects)) for one in sets[1:]]
+    if min(subjects) < FEWEST:
+        return Section(statements=(FEW_SUBJECTS,))
+    found = {name: _compare(name, sets, bootstrap) for name in _names(audit.contract)}
+    metrics = [*appearance_metrics(sets, found, bootstrap), *_symmetry_metrics(found)]
     tables = [_symmetry_table(found)]
     groups = list(audit.contract.labels)
     if groups:
         metrics += [metric for group in groups for metric in _structure_metrics(group, found)]
         tables.append(_structure_table(groups, found))
     if len(groups) > 1:
-        metrics.append(_correlation_metric([one.volumes(groups) for one in sets], drawing))
-        tables.append(_correlation_table(groups, sets, drawing))
+        metrics.append(_correlation_metric([one.volumes(groups) for one in sets], bootstrap))
+        tables.append(_correlation_table(groups, sets, bootstrap))
     return Section(
         metrics=metrics,
         tables=tables,
@@ -97,9 +122,9 @@ def appearance_and_anatomy(audit: AuditInput, drawing: Drawing) -> Generator[Pro
     )
 
 
-def _compare(name: str, sets: Three, drawing: Drawing) -> Comparison:
+def _compare(name: str, sets: Three, bootstrap: Bootstrap) -> Comparison:
     synthetic, train, holdout = (one.sample(name) for one in sets)
-    return compare(synthetic, train, holdout, drawing)
+    return compare(synthetic, train, holdout, bootstrap)
 
 
 def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Three]:
@@ -112,8 +137,8 @@ def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Three]:
         for group in contract.labels
         for axis in AXES
     }
-    synthetic, real, held = (_with_offsets(one, contract, where) for one in (accepted, train, holdout))
-    return synthetic, real, held
+    synthetic, real, fresh = (_with_offsets(one, contract, where) for one in (accepted, train, holdout))
+    return synthetic, real, fresh
 
 
 def measure_set(
@@ -162,38 +187,33 @@ def _names(contract: Contract) -> list[str]:
 
 
 NOISE = (
-    "Shift of the mean noise level from the training set's, in pooled deviations: above 0 is noisier than real "
-    "volumes, below 0 lacks their noise or fine texture; the floor is that of the holdout."
+    "Shift of the mean noise level from the training set's, in pooled standard deviations: above 0 is noisier than "
+    "real volumes, below 0 lacks their noise or fine texture."
 )
 
 
-def appearance_metrics(sets: Three, found: Found, drawing: Drawing) -> list[Metric]:
+def appearance_metrics(sets: Three, found: Found, bootstrap: Bootstrap) -> list[Metric]:
     """Shifts of intensities, sharpness and noise, which feature distances can miss in a blurred cohort."""
     noise = found["noise"]
-    signed = metric_of(
-        "effect:excess_noise", noise.effect, "0 is as real; a gate looks for more", NOISE,
-        floor=noise.effect_floor.value,
-    )  # fmt: skip
-    return [*(effect_metric(f"effect:{name}", name, found[name]) for name in APPEARANCE), signed]
+    signed = metric_of(EXCESS_NOISE, noise.effect, NOISE, reference=noise.effect_reference.value)
+    return [*(effect_metric(EFFECT, name, found[name], name) for name in APPEARANCE), signed]
 
 
 def _symmetry_metrics(found: Found) -> list[Metric]:
     names = {
-        "symmetry": ("symmetry_effect", "Dice of the label map with its mirror image"),
-        "asymmetry": ("symmetry_effect:intensity", "intensity asymmetry"),
+        "symmetry": (SYMMETRY_EFFECT, "Dice of the label map with its mirror image"),
+        "asymmetry": (ASYMMETRY_EFFECT, "intensity asymmetry"),
     }
     return [effect_metric(*words, found[name]) for name, words in names.items() if name in found]
 
 
 def _structure_metrics(group: str, found: Found) -> Iterator[Metric]:
     volume = found[f"{MEASURED_VOLUME}{group}"]
-    yield metric_of(
-        f"volume_distance:{group}", volume.distance, "lower is better", floor=volume.distance_floor.value,
-        explanation=f"Wasserstein distance of the volumes of {group} to the holdout's, in training deviations.",
-    )  # fmt: skip
-    yield effect_metric(f"volume_effect:{group}", f"volume of {group}", volume)
-    yield effect_metric(f"surface_effect:{group}", f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"])
-    yield effect_metric(f"components_effect:{group}", f"number of components of {group}", found[f"pieces:{group}"])
+    words = f"Wasserstein distance of the volumes of {group} to the holdout's, in standard deviations of training."
+    yield metric_of(VOLUME_DISTANCE, volume.distance, words, group, volume.distance_reference.value)
+    yield effect_metric(VOLUME_EFFECT, f"volume of {group}", volume, group)
+    yield effect_metric(SURFACE_EFFECT, f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"], group)
+    yield effect_metric(COMPONENTS_EFFECT, f"number of components of {group}", found[f"pieces:{group}"], group)
 
 
 def _structure_table(groups: Sequence[str], found: Found) -> Table:
@@ -213,15 +233,13 @@ def _symmetry_table(found: Found) -> Table:
     return Table(part=PART, title="Symmetry", caption=caption, columns=("Figure", *COLUMNS), rows=tuple(rows))
 
 
-def _correlation_metric(volumes: Sequence[Matrix], drawing: Drawing) -> Metric:
+def _correlation_metric(volumes: Sequence[Matrix], bootstrap: Bootstrap) -> Metric:
     """How the correlations between structures differ from the holdout's, at equal sizes."""
     synthetic, train, holdout = volumes
     size = min(*(len(one) // 2 for one in volumes), LARGEST_SAMPLE)
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found = estimate(correlation_difference, synthetic, holdout, *how)
-    floor = real_floor(correlation_difference, train, holdout, *how)
+    found, real = (estimate(correlation_difference, query, holdout, size, bootstrap) for query in (synthetic, train))
     words = "Root mean square difference to the holdout of the correlations between volumes of structures."
-    return metric_of("structure_correlation", found, "lower is better, down to the floor", words, floor=floor.value)
+    return metric_of(STRUCTURE_CORRELATION, found, words, reference=real.value)
 
 
 def correlation_difference(query: Matrix, reference: Matrix) -> float:
@@ -234,36 +252,39 @@ def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     """(pairs,) correlation of each pair of columns of (n, d), in the order of `combinations`; 0 for a constant."""
     # np.corrcoef takes no weights, and warns of a constant
     covariance = np.atleast_2d(np.cov(rows, rowvar=False, ddof=0, aweights=weights))
-    deviation = np.sqrt(np.diag(covariance))
-    constant = deviation <= 1e-9 * np.abs(rows).max(0)
-    unit = np.where(constant, np.inf, deviation)
+    std = np.sqrt(np.diag(covariance))
+    constant = std <= 1e-9 * np.abs(rows).max(0)
+    unit = np.where(constant, np.inf, std)
     first, second = np.triu_indices(rows.shape[1], 1)
     return np.asarray((covariance / unit[:, None] / unit)[first, second])
 
 
-def _correlation_table(groups: Sequence[str], sets: Three, drawing: Drawing) -> Table:
+def _correlation_table(groups: Sequence[str], sets: Three, bootstrap: Bootstrap) -> Table:
     """Per pair of structures, largest difference first."""
     whole = [correlations(one.volumes(groups)) for one in sets]
-    drawn = [_drawn_correlations(one, groups, drawing, number) for number, one in enumerate(sets)]
+    resampled = [_resampled_correlations(one, groups, bootstrap, number) for number, one in enumerate(sets)]
     pairs = list(combinations(groups, 2))
     order = np.argsort(-np.abs(whole[0] - whole[1]), kind="stable")[:MOST_PAIRS]
     rows: list[tuple[Cell, ...]] = []
     for pair in order.tolist():
-        values, draws = [one[pair] for one in whole], [one[:, pair] for one in drawn]
-        shift, floor = (
-            from_draws(values[one] - values[1], draws[one] - draws[1], drawing.confidence, len(sets[one].subjects))
+        values, samples = [one[pair] for one in whole], [one[:, pair] for one in resampled]
+        shift, real = (
+            from_resamples(
+                values[one] - values[1], samples[one] - samples[1], bootstrap.confidence, len(sets[one].subjects)
+            )
             for one in (0, 2)
         )
         figures = [short(value) for value in values]
-        differences = (short(shift.value), span(shift), short(floor.value), span(floor))
+        differences = (short(shift.value), span(shift), short(real.value), span(real))
         rows.append((" and ".join(pairs[pair]), *figures, *differences))
-    caption = "Correlation of the volumes of two structures. Difference: synthetic minus training; its floor is that "
+    caption = "Correlation of the volumes of two structures. Difference: synthetic minus training; its reference is "
     return Table(
         part=PART,
         title="Structures together",
-        caption=f"{caption}of the holdout. Largest differences first{_cut(len(pairs))}.",
+        caption=f"{caption}that of the holdout. Largest differences first{_cut(len(pairs))}.",
         columns=(
-            "Pair", "Synthetic", "Training", "Holdout", "Difference", "Interval", "Floor of difference", "Its interval"
+            "Pair", "Synthetic", "Training", "Holdout", "Difference", "Interval", "Reference of difference",
+            "Its interval",
         ),
         rows=tuple(rows),
     )  # fmt: skip
@@ -273,10 +294,10 @@ def _cut(pairs: int) -> str:
     return f", {MOST_PAIRS} of {pairs}" if pairs > MOST_PAIRS else ""
 
 
-def _drawn_correlations(measured: Measured, groups: Sequence[str], drawing: Drawing, number: int) -> Matrix:
-    """(repeats, pairs), subjects drawn again."""
-    people = int(measured.subjects.max()) + 1
-    weights = resample_weights(people, drawing.repeats, drawing.seed + number)[:, measured.subjects]
+def _resampled_correlations(measured: Measured, groups: Sequence[str], bootstrap: Bootstrap, number: int) -> Matrix:
+    """(repeats, pairs), of bootstrap samples of the subjects."""
+    subjects = int(measured.subjects.max()) + 1
+    weights = resample_weights(subjects, bootstrap.repeats, bootstrap.seed + number)[:, measured.subjects]
     rows = measured.volumes(groups)
     return np.stack([correlations(rows, one) for one in weights])
 

@@ -1,6 +1,6 @@
 """Metrics of the audit that compare whole sets of volumes: features and diversity.
 
-Each takes what was extracted before and gives finished metrics, with the real-against-real floor at the same
+Each takes what was extracted before and gives finished metrics, with the real-to-real reference at the same
 sizes; nothing here reads a volume.
 """
 
@@ -8,22 +8,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meddiff_core.evidence.features.records import Features
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Matrix, magnitude
+from meddiff_core.evidence.intervals import Bootstrap, Matrix, magnitude
+from meddiff_core.evidence.metrics import Better, Metric, MetricSpec, metric_of
 from meddiff_core.evidence.quality.distances import (
     Statistic,
     estimate,
     fit_projection,
     frechet_distance,
     kernel_distance,
-    ratio_to_floor,
-    real_floor,
+    ratio_to_real,
 )
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates, neighbourhood_size
 from meddiff_core.evidence.quality.similarity import PairSimilarity, mean_similarity, similarity_gap
 
 LARGEST_SAMPLE = 500
 """Volumes per side of one comparison; more makes it slower, not clearer."""
+
+
+def _to_holdout(name: str, better: Better) -> MetricSpec:
+    reference = "that of the training volumes"
+    return MetricSpec(name=name, part="quality", better=better, reference=reference, detail="feature space")
+
+
+FRECHET, KERNEL = _to_holdout("frechet", "lower"), _to_holdout("kernel", "lower")
+FRECHET_RATIO = _to_holdout("frechet_ratio", "nearer")
+PRECISION, RECALL = _to_holdout("precision", "higher"), _to_holdout("recall", "higher")
+DENSITY, COVERAGE = _to_holdout("density", "higher"), _to_holdout("coverage", "higher")
+MS_SSIM = MetricSpec(name="ms_ssim", part="quality", better="nearer", reference="that of two real volumes")
+MS_SSIM_GAP = MetricSpec(
+    name="ms_ssim_gap", part="quality", better="lower", reference="how far that of two held-out volumes is"
+)
+METRICS = (FRECHET, FRECHET_RATIO, KERNEL, PRECISION, RECALL, DENSITY, COVERAGE, MS_SSIM, MS_SSIM_GAP)
+EXPLANATIONS = {
+    KERNEL: "Unbiased kernel distance of synthetic volumes to the holdout: about 0 for equal distributions.",
+    FRECHET: "Fréchet distance of synthetic volumes to the holdout, to be read beside that of the training volumes.",
+    FRECHET_RATIO: "Fréchet distance to the holdout, in units of what training volumes show: 1 is as near as reality, "
+    "far below 1 hints at copies.",
+    PRECISION: "Share of synthetic volumes that lie among real ones.",
+    RECALL: "Share of real volumes that lie among synthetic ones.",
+    DENSITY: "How densely real volumes surround the synthetic ones; outliers count little.",
+    COVERAGE: "Share of real volumes with a synthetic one nearby.",
+}
 
 
 @dataclass(frozen=True)
@@ -40,16 +65,7 @@ class Sides:
         return min(len(self.synthetic), len(self.train), len(self.holdout))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How intervals are drawn."""
-
-    repeats: int
-    confidence: float
-    seed: int
-
-
-def feature_metrics(sides: Sides, drawing: Drawing) -> list[Metric]:
+def feature_metrics(sides: Sides, bootstrap: Bootstrap) -> list[Metric]:
     """Fréchet and kernel distance, precision, recall, density and coverage, to the holdout at equal sizes."""
     half = min(sides.smallest // 2, LARGEST_SAMPLE)
     whole = min(sides.smallest, LARGEST_SAMPLE)
@@ -58,81 +74,61 @@ def feature_metrics(sides: Sides, drawing: Drawing) -> list[Metric]:
     standardised = [projection.standardise(side) for side in (sides.synthetic, sides.train, sides.holdout)]
     name = sides.train.extractor
     return [
-        *_frechet_metrics(name, coordinates, half, drawing),
-        _against_floor(f"kernel:{name}", kernel_distance, standardised, half, drawing, "lower is better", KERNEL),
-        *_neighbourhood_metrics(name, coordinates, whole, drawing),
+        *_frechet_metrics(name, coordinates, half, bootstrap),
+        _beside_reference(KERNEL, kernel_distance, name, standardised, half, bootstrap),
+        *_neighbourhood_metrics(name, coordinates, whole, bootstrap),
     ]
 
 
-KERNEL = "Unbiased kernel distance of synthetic volumes to the holdout: about 0 for equal distributions."
-FRECHET = "Fréchet distance of synthetic volumes to the holdout, to be read beside that of the training volumes."
-RATIO = "Fréchet distance to the holdout, in units of what training volumes show: 1 is as near as reality."
-NEIGHBOURHOODS = {
-    "precision": "Share of synthetic volumes that lie among real ones.",
-    "recall": "Share of real volumes that lie among synthetic ones.",
-    "density": "How densely real volumes surround the synthetic ones; outliers count little.",
-    "coverage": "Share of real volumes with a synthetic one nearby.",
-}
-
-
-def _against_floor(
-    name: str,
+def _beside_reference(
+    spec: MetricSpec,
     statistic: Statistic,
+    extractor: str,
     sets: Sequence[Matrix],
     size: int,
-    drawing: Drawing,
-    direction: str,
-    explanation: str,
+    bootstrap: Bootstrap,
 ) -> Metric:
+    """A distance to the holdout, beside that of the training volumes."""
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    floor = real_floor(statistic, train, holdout, *how)
-    found = estimate(statistic, synthetic, holdout, *how)
-    return metric_of(name, found, direction, explanation, floor=floor.value)
+    found, real = (estimate(statistic, query, holdout, size, bootstrap) for query in (synthetic, train))
+    return metric_of(spec, found, EXPLANATIONS[spec], extractor, real.value)
 
 
-def _frechet_metrics(name: str, sets: Sequence[Matrix], size: int, drawing: Drawing) -> list[Metric]:
+def _frechet_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    ratio = ratio_to_floor(frechet_distance, synthetic, train, holdout, *how)
+    ratio = ratio_to_real(frechet_distance, synthetic, train, holdout, size, bootstrap)
     return [
-        _against_floor(f"frechet:{name}", frechet_distance, sets, size, drawing, "lower is better", FRECHET),
-        metric_of(
-            f"frechet_ratio:{name}", ratio, "1 is as good as real; far below 1 hints at copies", RATIO, floor=1.0
-        ),
+        _beside_reference(FRECHET, frechet_distance, name, sets, size, bootstrap),
+        metric_of(FRECHET_RATIO, ratio, EXPLANATIONS[FRECHET_RATIO], name, reference=1.0),
     ]
 
 
-def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, drawing: Drawing) -> list[Metric]:
+def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
     synthetic, train, holdout = sets
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found, floor = (neighbourhood_estimates(query, holdout, *how) for query in (synthetic, train))
+    found, real = (neighbourhood_estimates(query, holdout, size, bootstrap) for query in (synthetic, train))
     k = neighbourhood_size(size)
     return [
-        metric_of(
-            f"{figure}:{name}", found[figure], "higher is better, up to the floor", f"{explanation} (k = {k})",
-            floor=floor[figure].value,
-        )
-        for figure, explanation in NEIGHBOURHOODS.items()
-    ]  # fmt: skip
+        metric_of(spec, found[spec.name], f"{EXPLANATIONS[spec]} (k = {k})", name, real[spec.name].value)
+        for spec in (PRECISION, RECALL, DENSITY, COVERAGE)
+    ]
 
 
 def similarity_metrics(
-    synthetic: PairSimilarity, train: PairSimilarity, holdout: PairSimilarity, drawing: Drawing
+    synthetic: PairSimilarity, train: PairSimilarity, holdout: PairSimilarity, bootstrap: Bootstrap
 ) -> list[Metric]:
     """Mean MS-SSIM of synthetic pairs, and its distance from that of real pairs."""
-    how = (drawing.confidence, drawing.repeats, drawing.seed)
-    real_gap = magnitude(similarity_gap(holdout, train, *how))
+    real_gap = magnitude(similarity_gap(holdout, train, bootstrap))
     return [
         metric_of(
-            "ms_ssim", mean_similarity(synthetic, *how), "as near to the floor as can be",
-            "Mean similarity of two synthetic volumes; the floor is that of two real ones.",
-            floor=float(train.values.mean()),
+            MS_SSIM,
+            mean_similarity(synthetic, bootstrap),
+            "Mean similarity of two synthetic volumes.",
+            reference=float(train.values.mean()),
         ),
         metric_of(
-            "ms_ssim_gap", magnitude(similarity_gap(synthetic, train, *how)), "lower is better",
-            "How far the similarity of two synthetic volumes is from that of two training ones; the floor is how far "
-            "that of two held-out ones is.",
-            floor=real_gap.value,
+            MS_SSIM_GAP,
+            magnitude(similarity_gap(synthetic, train, bootstrap)),
+            "How far the similarity of two synthetic volumes is from that of two training ones.",
+            reference=real_gap.value,
         ),
-    ]  # fmt: skip
+    ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddiff_core.evidence.features.records import Features, require_same_extractor, require_same_origin
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]
 """A figure of (query rows, reference rows)."""
@@ -19,7 +19,7 @@ Statistic = Callable[[Matrix, Matrix], float]
 
 @dataclass(frozen=True)
 class Projection:
-    """Standardisation by the deviations of the sets that it was fitted on, and their principal axes."""
+    """Standardisation by the standard deviations of the sets that it was fitted on, and their principal axes."""
 
     extractor: str
     digest: str
@@ -33,7 +33,7 @@ class Projection:
     """(d, k), orthonormal."""
 
     def standardise(self, features: Features) -> Matrix:
-        """(n, d) in deviations."""
+        """(n, d) in standard deviations."""
         own = (self.extractor, self.digest, self.preprocessing)
         require_same_origin(own, (features.extractor, features.digest, features.preprocessing))
         return np.asarray((features.values.astype(np.float64) - self.centre) / self.scale)
@@ -57,8 +57,8 @@ def fit_projection(train: Features, components: int, beside: Features | None = N
         size = min(len(train), len(beside))
         sets = [_spread(values, size) for values in (sets[0], beside.values.astype(np.float64))]
     centre = np.mean([values.mean(0) for values in sets], axis=0)
-    deviation = np.sqrt(np.mean([values.var(0) for values in sets], axis=0))
-    scale = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), deviation, np.inf)
+    std = np.sqrt(np.mean([values.var(0) for values in sets], axis=0))
+    scale = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)
     _, _, axes = np.linalg.svd((np.concatenate(sets) - centre) / scale, full_matrices=False)
     kept = max(1, min(components, len(train) - 1))
     return Projection(train.extractor, train.digest, train.preprocessing, centre, scale, axes[:kept].T)
@@ -100,13 +100,13 @@ def kernel_distance(query: Matrix, reference: Matrix) -> float:
     return float(first + second - 2 * cubic_kernel(query, reference).mean())
 
 
-def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: float, seed: int) -> Estimate:
+def kernel_interval(query: Matrix, reference: Matrix, bootstrap: Bootstrap) -> Estimate:
     """`kernel_distance` with the interval over bootstrap samples of the query; the reference stays as it is.
 
     No row is ever paired with itself, so that the duplicates of a bootstrap sample do not bias its distance.
     """
     value, n = kernel_distance(query, reference), len(query)
-    weights = resample_weights(n, repeats, seed)
+    weights = resample_weights(n, bootstrap.repeats, bootstrap.seed)
     pairs, cross = cubic_kernel(query, query), cubic_kernel(query, reference).mean(1)
     np.fill_diagonal(pairs, 0)
 
@@ -115,8 +115,8 @@ def kernel_interval(query: Matrix, reference: Matrix, repeats: int, confidence: 
         within = ((weights @ pairs) * weights).sum(1) / (n**2 - np.square(weights).sum(1))
         return np.asarray(within - 2 * weights @ cross / n)
 
-    draws = value + varying(weights) - varying(np.ones((1, n)))
-    return from_draws(value, draws, confidence, n)
+    resamples = value + varying(weights) - varying(np.ones((1, n)))
+    return from_resamples(value, resamples, bootstrap.confidence, n)
 
 
 def cubic_kernel(a: Matrix, b: Matrix) -> Matrix:
@@ -124,62 +124,46 @@ def cubic_kernel(a: Matrix, b: Matrix) -> Matrix:
     return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
 
-def subsample(statistic: Statistic, query: Matrix, reference: Matrix, size: int, repeats: int, seed: int) -> Matrix:
-    """(repeats,) values of `statistic` between `size` rows of each, drawn without replacement.
+def subsample(statistic: Statistic, query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap) -> Matrix:
+    """(repeats,) values of `statistic` between `size` rows of each, chosen without replacement.
 
-    The same seed draws the same reference rows, whatever the query: two queries are compared in pairs.
+    The same seed chooses the same reference rows, whatever the query: two queries are compared in pairs.
     """
-    pairs = subsampled_rows(query, reference, size, repeats, seed)
+    pairs = subsampled_rows(query, reference, size, bootstrap)
     return np.array([statistic(few, others) for few, others in pairs], dtype=np.float64)
 
 
 def subsampled_rows(
-    query: Matrix, reference: Matrix, size: int, repeats: int, seed: int
+    query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap
 ) -> Iterator[tuple[Matrix, Matrix]]:
     """The rows that `subsample` compares, (size, d) of each, `repeats` times."""
     if size > min(len(query), len(reference)):
         raise ValueError(f"size must be at most {min(len(query), len(reference))} rows, is {size}")
-    query_rng, reference_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-    for _ in range(repeats):
+    query_rng, reference_rng = (np.random.default_rng([bootstrap.seed, side]) for side in (1, 2))
+    for _ in range(bootstrap.repeats):
         chosen = query_rng.choice(len(query), size, replace=False)
         yield query[chosen], reference[reference_rng.choice(len(reference), size, replace=False)]
 
 
-def estimate(
-    statistic: Statistic, query: Matrix, reference: Matrix, size: int, repeats: int, confidence: float, seed: int
-) -> Estimate:
+def estimate(statistic: Statistic, query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap) -> Estimate:
     """Mean of `statistic` over equal-size subsamples, with the range that `confidence` of them fall into.
 
     With `size` half of the smaller set, the spread of the subsamples is that of sampling the set itself (half
     sampling); it is wider than need be for a larger set. Duplicates, as a bootstrap makes them, would bias
     distances and neighbourhoods.
     """
-    draws = subsample(statistic, query, reference, size, repeats, seed)
-    return from_draws(draws.mean(), draws, confidence, size)
+    values = subsample(statistic, query, reference, size, bootstrap)
+    return from_resamples(values.mean(), values, bootstrap.confidence, size)
 
 
-def real_floor(
-    statistic: Statistic, train: Matrix, holdout: Matrix, size: int, repeats: int, confidence: float, seed: int
-) -> Estimate:
-    """The same statistic between real and real, at the same size: what a perfect generator would reach."""
-    return estimate(statistic, train, holdout, size, repeats, confidence, seed)
-
-
-def ratio_to_floor(
-    statistic: Statistic,
-    synthetic: Matrix,
-    train: Matrix,
-    holdout: Matrix,
-    size: int,
-    repeats: int,
-    confidence: float,
-    seed: int,
+def ratio_to_real(
+    statistic: Statistic, synthetic: Matrix, train: Matrix, holdout: Matrix, size: int, bootstrap: Bootstrap
 ) -> Estimate:
     """Synthetic-to-holdout over train-to-holdout at equal sizes: 1 is as near as real volumes are.
 
     For statistics that are positive also between two real sets, as the Fréchet distance is at any finite size.
     Far below 1 is no success but a sign of copies. The interval is that of single subsample pairs.
     """
-    above = subsample(statistic, synthetic, holdout, size, repeats, seed) + 1e-12
-    below = subsample(statistic, train, holdout, size, repeats, seed) + 1e-12
-    return from_draws(above.mean() / below.mean(), above / below, confidence, size)
+    above = subsample(statistic, synthetic, holdout, size, bootstrap) + 1e-12
+    below = subsample(statistic, train, holdout, size, bootstrap) + 1e-12
+    return from_resamples(above.mean() / below.mean(), above / below, bootstrap.confidence, size)

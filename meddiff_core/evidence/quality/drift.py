@@ -1,7 +1,7 @@
 """What screening did to the cohort: its distance to reality before and after, and whom it let through.
 
 A screen that rejects what is rare makes every figure of the accepted volumes better and the cohort worse. So the
-first draw, everything that was generated once for each place of the cohort, is measured beside what was accepted.
+first attempts, everything that was generated once for each place of the cohort, are measured beside what was accepted.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -15,10 +15,10 @@ from scipy import stats
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.evidence.features.records import Extractor, Features, extract
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.inputs import AuditInput, FirstDraw
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws, resample_weights
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
+from meddiff_core.evidence.inputs import AuditInput, FirstAttempts
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
+from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
 from meddiff_core.evidence.quality.distances import (
     Projection,
     Statistic,
@@ -29,7 +29,7 @@ from meddiff_core.evidence.quality.distances import (
     kernel_distance,
 )
 from meddiff_core.evidence.quality.effects import short, span
-from meddiff_core.evidence.quality.subgroups import Subgroup, people_of, subgroup_section, subgroups_of
+from meddiff_core.evidence.quality.subgroups import Subgroup, subgroup_section, subgroups_of, subject_tables_of
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.types import Progress
@@ -37,21 +37,31 @@ from meddiff_core.types import Progress
 Values = NDArray[Any]
 """(n,) numbers or names."""
 Shift = Callable[[Values, Values], float]
-PART = "screening"
+PART: Part = "screening"
+REFERENCE = "training (reference)"
+SCREENING_DRIFT = MetricSpec(
+    name="screening_drift",
+    part=PART,
+    better="lower",
+    reference="that of training volumes to the holdout",
+    detail="feature space",
+)
+ACCEPTANCE_RATIO = MetricSpec(name="acceptance_ratio", part=PART, better="higher", limited_by="generated")
+METRICS = (SCREENING_DRIFT, ACCEPTANCE_RATIO)
 LARGEST_UNION = 2000
-"""Volumes of first draw and cohort together of which every pair is compared."""
-FEWEST_DRAWN = 8
-"""First draws of a cell below which its rate says nothing."""
-UNKNOWN = "What screening changed was not measured: the first draws of the cohort are not known."
+"""Volumes of first attempts and cohort together of which every pair is compared."""
+FEWEST_ATTEMPTS = 8
+"""First attempts of a cell below which its rate says nothing."""
+UNKNOWN = "What screening changed was not measured: the first attempts of the cohort are not known."
 SHIFT = (
-    "Difference between the accepted cohort and the first draw in what was requested: largest difference of the "
+    "Difference between the accepted cohort and the first attempts in what was requested: largest difference of the "
     "distribution functions (Kolmogorov-Smirnov) for numbers, total variation for categories; 0 is none. p: chance of "
-    "as large a difference between rejected and accepted first draws if screening did not look at the condition "
+    "as large a difference between rejected and accepted first attempts if screening did not look at the condition "
     "(permutations)."
 )
 
 
-def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def subgroups_and_drift(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Subgroups, and the cohort before and after screening, by the first extractor."""
     extractor, data = audit.extractors[0], audit.dataset
     sides = Sides(
@@ -62,106 +72,104 @@ def subgroups_and_drift(audit: AuditInput, drawing: Drawing) -> Generator[Progre
     groups = subgroups_of(
         audit.contract.conditions, data.conditions("train"), min(len(sides.train), len(sides.holdout))
     )
-    sections = [subgroup_section(sides, people_of(audit), groups, drawing)]
-    if audit.first_draw is None:
+    sections = [subgroup_section(sides, subject_tables_of(audit), groups, bootstrap)]
+    if audit.first_attempts is None:
         sections.append(Section(statements=(UNKNOWN,)))
     else:
-        union = yield from _union(audit, audit.first_draw, sides.synthetic, extractor)
+        union = yield from _union(audit, audit.first_attempts, sides.synthetic, extractor)
         sections += [
-            _distance_section(union, sides, drawing),
-            _condition_section(audit.first_draw, audit.requested, audit.contract.conditions, drawing),
-            acceptance_section(audit.first_draw, groups, drawing),
+            _distance_section(union, sides, bootstrap),
+            _condition_section(audit.first_attempts, audit.requested, audit.contract.conditions, bootstrap),
+            acceptance_section(audit.first_attempts, groups, bootstrap),
         ]
-    return Section(
-        metrics=[metric for one in sections for metric in one.metrics],
-        tables=[table for one in sections for table in one.tables],
-        statements=[said for one in sections for said in one.statements],
-    )
+    return Section.merge(sections)
 
 
 @dataclass(frozen=True)
 class Union:
-    """Every volume that is in the first draw, in the cohort, or in both, once."""
+    """Every volume that is in the first attempts, in the cohort, or in both, once."""
 
     features: Features
     first: NDArray[np.bool_]
-    """(n,) whether it is in the first draw."""
+    """(n,) whether it is in the first attempts."""
     accepted: NDArray[np.bool_]
     """(n,) whether it is in the cohort."""
 
 
 def _union(
-    audit: AuditInput, first: FirstDraw, accepted: Features, extractor: Extractor
+    audit: AuditInput, first: FirstAttempts, accepted: Features, extractor: Extractor
 ) -> Generator[Progress, None, Union]:
-    """The cohort, and the first draws that are not in it: only of these are features new."""
-    drawn, kept = set(first.sample_ids), set(audit.sample_ids)
+    """The cohort, and the first attempts that are not in it: only of these are features new."""
+    attempted, kept = set(first.sample_ids), set(audit.sample_ids)
     rejected = [row for row, one in enumerate(first.sample_ids) if one not in kept]
     values = accepted.values
     if rejected:
         new = yield from extract(extractor, Selection.of(first.volumes, rejected))
         values = np.concatenate([values, new.values])
-    in_first = [one in drawn for one in audit.sample_ids] + [True] * len(rejected)
+    in_first = [one in attempted for one in audit.sample_ids] + [True] * len(rejected)
     in_cohort = [True] * len(accepted) + [False] * len(rejected)
     return Union(replace(accepted, values=values), np.array(in_first), np.array(in_cohort))
 
 
-def _distance_section(union: Union, sides: Sides, drawing: Drawing) -> Section:
-    """First draw and cohort beside the holdout, and beside each other."""
+def _distance_section(union: Union, sides: Sides, bootstrap: Bootstrap) -> Section:
+    """First attempts and cohort beside the holdout, and beside each other."""
     first = union.features.take(union.first)
     size = min(len(first) // 2, sides.smallest // 2, LARGEST_SAMPLE)
     if size < 2:
-        return Section(statements=("What screening changed was not measured: it needs at least 4 first draws.",))
+        return Section(statements=("What screening changed was not measured: it needs at least 4 first attempts.",))
     projection = fit_projection(sides.train, min(16, max(1, size // 2)), beside=union.features)
-    sets = {"first draw": first, "accepted": sides.synthetic, "training (floor)": sides.train}
-    found = {name: _to_holdout(one, sides.holdout, projection, size, drawing) for name, one in sets.items()}
-    drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, drawing)
+    sets = {"first attempts": first, "accepted": sides.synthetic, REFERENCE: sides.train}
+    found = {name: _to_holdout(one, sides.holdout, projection, size, bootstrap) for name, one in sets.items()}
+    drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, bootstrap)
     rows = tuple(
         (name, size, *(cell for one in pair for cell in (short(one.value), span(one)))) for name, pair in found.items()
     )
     table = Table(
         part=PART,
         title="Distance to the holdout before and after screening",
-        caption=f"At equal sizes, by {sides.train.extractor}. The first draw is the cohort as it would be without "
+        caption=f"At equal sizes, by {sides.train.extractor}. The first attempts are the cohort as it would be without "
         "a screen, and without rounds of the search for copies.",
         columns=("Volumes", "Per side", "Kernel distance", "Interval", "Fréchet distance", "Its interval"),
         rows=rows,
     )
-    return Section([_drift_metric(sides.train.extractor, drift, found["training (floor)"][0])], [table])
+    return Section([_drift_metric(sides.train.extractor, drift, found[REFERENCE][0])], [table])
 
 
 def _to_holdout(
-    query: Features, holdout: Features, projection: Projection, size: int, drawing: Drawing
+    query: Features, holdout: Features, projection: Projection, size: int, bootstrap: Bootstrap
 ) -> tuple[Estimate, Estimate]:
     """Kernel and Fréchet distance."""
 
     def distance(statistic: Statistic, coordinates: Callable[[Features], Matrix]) -> Estimate:
         rows = coordinates(query), coordinates(holdout)
-        return estimate(statistic, *rows, size, drawing.repeats, drawing.confidence, drawing.seed)
+        return estimate(statistic, *rows, size, bootstrap)
 
     return distance(kernel_distance, projection.standardise), distance(frechet_distance, projection)
 
 
-def _drift_metric(extractor: str, drift: Estimate, floor: Estimate) -> Metric:
+def _drift_metric(extractor: str, drift: Estimate, real: Estimate) -> Metric:
     words = (
-        "Unbiased kernel distance between what was drawn first and what was accepted, no volume compared with itself; "
-        "the floor is that of training volumes to the holdout."
+        "Unbiased kernel distance between the first attempts and what was accepted, no volume compared with itself: "
+        "about 0 without drift."
     )
-    return metric_of(f"screening_drift:{extractor}", drift, "about 0 is no drift", words, floor=floor.value)
+    return metric_of(SCREENING_DRIFT, drift, words, extractor, real.value)
 
 
-def screening_drift(rows: Matrix, first: NDArray[np.bool_], accepted: NDArray[np.bool_], drawing: Drawing) -> Estimate:
+def screening_drift(
+    rows: Matrix, first: NDArray[np.bool_], accepted: NDArray[np.bool_], bootstrap: Bootstrap
+) -> Estimate:
     """Kernel distance between two sets that share volumes, of rows (n, d) that are in either or both.
 
     Gretton et al. 2012, eq. 3, without the pairs of a volume with itself between the sets too: they would make the
     distance negative. The interval resamples volumes, in both sets at once. Sets without a difference give 0.
     """
-    kept = _at_most(len(rows), LARGEST_UNION, drawing.seed)
+    kept = _at_most(len(rows), LARGEST_UNION, bootstrap.seed)
     pairs = cubic_kernel(rows[kept], rows[kept])
     np.fill_diagonal(pairs, 0)
     sides = first[kept].astype(np.float64), accepted[kept].astype(np.float64)
-    weights = resample_weights(len(kept), drawing.repeats, drawing.seed)
-    value, draws = (_shared_distance(pairs, *sides, one) for one in (np.ones((1, len(kept))), weights))
-    return from_draws(float(value[0]), draws, drawing.confidence, int(min(side.sum() for side in sides)))
+    weights = resample_weights(len(kept), bootstrap.repeats, bootstrap.seed)
+    value, resamples = (_shared_distance(pairs, *sides, one) for one in (np.ones((1, len(kept))), weights))
+    return from_resamples(float(value[0]), resamples, bootstrap.confidence, int(min(side.sum() for side in sides)))
 
 
 def _at_most(n: int, most: int, seed: int) -> NDArray[np.int64]:
@@ -181,16 +189,16 @@ def _shared_distance(pairs: Matrix, first: Matrix, accepted: Matrix, weights: Ma
 
 
 def _condition_section(
-    first: FirstDraw, requested: Sequence[Condition], specs: Sequence[ConditionSpec], drawing: Drawing
+    first: FirstAttempts, requested: Sequence[Condition], specs: Sequence[ConditionSpec], bootstrap: Bootstrap
 ) -> Section:
     accepted = np.array(first.accepted, dtype=np.bool_)
     rows: list[tuple[Cell, ...]] = []
     for spec in specs:
-        drawn, cohort = (_values([one.get(spec.name) for one in side]) for side in (first.requested, requested))
+        attempted, cohort = (_values([one.get(spec.name) for one in side]) for side in (first.requested, requested))
         measure = total_variation if isinstance(spec, CategoricalCondition) else kolmogorov_smirnov
-        if len(drawn) == len(accepted) and len(cohort):
-            p = permutation_p(measure, drawn, accepted, drawing)
-            rows.append((spec.name, short(measure(drawn, cohort)), None if p is None else short(p)))
+        if len(attempted) == len(accepted) and len(cohort):
+            p = permutation_p(measure, attempted, accepted, bootstrap)
+            rows.append((spec.name, short(measure(attempted, cohort)), None if p is None else short(p)))
     if not rows:
         return Section()
     columns = ("Condition", "Shift", "p")
@@ -216,34 +224,36 @@ def total_variation(query: Values, reference: Values) -> float:
     return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
 
-def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], drawing: Drawing) -> float | None:
+def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], bootstrap: Bootstrap) -> float | None:
     """Share of relabellings with as large a shift between accepted and rejected values (n,); None if all are alike."""
     if accepted.all() or not accepted.any():
         return None
     found = stats.permutation_test(
-        (values[accepted], values[~accepted]), shift, n_resamples=drawing.repeats, alternative="greater",
-        vectorized=False, rng=np.random.default_rng(drawing.seed),
+        (values[accepted], values[~accepted]), shift, n_resamples=bootstrap.repeats, alternative="greater",
+        vectorized=False, rng=np.random.default_rng(bootstrap.seed),
     )  # fmt: skip
     return float(found.pvalue)
 
 
-def acceptance_section(first: FirstDraw, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
-    """Acceptance of first draws per cell of a category and a band, and how the lowest compares with all."""
+def acceptance_section(first: FirstAttempts, groups: Sequence[Subgroup], bootstrap: Bootstrap) -> Section:
+    """Acceptance of first attempts per cell of a category and a band, and how the lowest compares with all."""
     accepted = np.array(first.accepted, dtype=np.bool_)
     cells = {name: mask for name, mask in _cells(groups, first.requested).items() if mask.any()}
-    rates = {name: _rate(accepted[mask], drawing.confidence) for name, mask in cells.items()}
-    overall = _rate(accepted, drawing.confidence)
+    rates = {name: _rate(accepted[mask], bootstrap.confidence) for name, mask in cells.items()}
+    overall = _rate(accepted, bootstrap.confidence)
     rows = tuple((name, one.n, round(one.value * one.n), short(one.value), span(one)) for name, one in rates.items())
     table = Table(
         part=PART,
-        title="Acceptance of first draws",
-        caption="Share of the volumes drawn first that screening accepted, per cell of what was requested, with exact "
+        title="Acceptance of first attempts",
+        caption="Share of the first attempts that screening accepted, per cell of what was requested, with exact "
         "intervals.",
-        columns=("Cell", "Drawn", "Accepted", "Share", "Interval"),
+        columns=("Cell", "Attempts", "Accepted", "Share", "Interval"),
         rows=(*rows, ("all", overall.n, int(accepted.sum()), short(overall.value), span(overall))),
     )
-    masks = [mask for mask in cells.values() if mask.sum() >= FEWEST_DRAWN]
-    metrics = [_ratio_metric([accepted[mask] for mask in masks], overall, drawing)] if masks and accepted.any() else []
+    masks = [mask for mask in cells.values() if mask.sum() >= FEWEST_ATTEMPTS]
+    metrics = (
+        [_ratio_metric([accepted[mask] for mask in masks], overall, bootstrap)] if masks and accepted.any() else []
+    )
     return Section(metrics, [table])
 
 
@@ -261,15 +271,15 @@ def _rate(accepted: NDArray[np.bool_], confidence: float) -> Estimate:
     return from_count(int(accepted.sum()), len(accepted), confidence)
 
 
-def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, drawing: Drawing) -> Metric:
+def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, bootstrap: Bootstrap) -> Metric:
     """Intervals of the cells hold together (Bonferroni), since the lowest of many is low by chance."""
-    together = 1 - (1 - drawing.confidence) / len(cells)
+    together = 1 - (1 - bootstrap.confidence) / len(cells)
     rates = [_rate(cell, together) for cell in cells]
     lowest = min(range(len(rates)), key=lambda index: rates[index].value)
     value, low, high = (min(getattr(rate, end) for rate in rates) / overall.value for end in ("value", "low", "high"))
     found = Estimate(value, low, max(value, high), rates[lowest].n)
     words = (
-        f"Acceptance of first draws in the cell where it is lowest, over that of all; of {len(rates)} cells with at "
-        f"least {FEWEST_DRAWN} first draws."
+        f"Acceptance of first attempts in the cell where it is lowest, over that of all; of {len(rates)} cells with at "
+        f"least {FEWEST_ATTEMPTS} first attempts. 1 is even; lower is a kind of volume that screening keeps out."
     )
-    return metric_of("acceptance_ratio", found, "1 is even; lower is a kind of volume that screening keeps out", words)
+    return metric_of(ACCEPTANCE_RATIO, found, words)

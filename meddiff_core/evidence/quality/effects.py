@@ -1,7 +1,7 @@
 """How far one figure of synthetic volumes is from that of real ones: effect size and Wasserstein distance.
 
-An effect is in deviations between volumes, so that a shift of the ventricles and one of the sharpness read alike.
-Real volumes are resampled by subject: two scans of one person are not two people.
+An effect is in standard deviations between volumes, so that a shift of the ventricles and one of the sharpness read
+alike. Real volumes are resampled by subject: two scans of one person are not two subjects.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, magnitude, resample_weights
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing
-from meddiff_core.evidence.quality.distances import Statistic, estimate, real_floor
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, magnitude, resample_weights
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distances import Statistic, estimate
 from meddiff_core.evidence.section import Cell
 
 RESOLUTION = 1e-3
-"""Share of the mean that counts as a deviation at least: where nothing varies, any shift would be endless."""
+"""Share of the mean that a standard deviation is at least: where nothing varies, any shift would be endless."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +38,27 @@ class Comparison:
     """Mean over the training volumes."""
     synthetic: float
     effect: Estimate
-    """Synthetic minus training mean, in pooled deviations (Cohen's d)."""
-    effect_floor: Estimate
+    """Synthetic minus training mean, in pooled standard deviations (Cohen's d)."""
+    effect_reference: Estimate
     """The same of the holdout."""
     distance: Estimate
-    """Wasserstein distance to the holdout at equal sizes, in training deviations."""
-    distance_floor: Estimate
+    """Wasserstein distance to the holdout at equal sizes, in standard deviations of the training set."""
+    distance_reference: Estimate
     """The same of the training volumes."""
 
 
-def compare(synthetic: Sample, train: Sample, holdout: Sample, drawing: Drawing) -> Comparison:
+def compare(synthetic: Sample, train: Sample, holdout: Sample, bootstrap: Bootstrap) -> Comparison:
     """Everything of one figure."""
     sets = [sample.values[:, None] for sample in (synthetic, train, holdout)]
     size = min(*(len(values) // 2 for values in sets), LARGEST_SAMPLE)
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
     statistic = wasserstein(_unit(synthetic.values, train.values))
     return Comparison(
         real=float(train.values.mean()),
         synthetic=float(synthetic.values.mean()),
-        effect=effect(synthetic, train, drawing),
-        effect_floor=effect(holdout, train, drawing),
-        distance=estimate(statistic, sets[0], sets[2], *how),
-        distance_floor=real_floor(statistic, sets[1], sets[2], *how),
+        effect=effect(synthetic, train, bootstrap),
+        effect_reference=effect(holdout, train, bootstrap),
+        distance=estimate(statistic, sets[0], sets[2], size, bootstrap),
+        distance_reference=estimate(statistic, sets[1], sets[2], size, bootstrap),
     )
 
 
@@ -73,32 +72,33 @@ def wasserstein(unit: float) -> Statistic:
 
 
 def _unit(synthetic: Matrix, train: Matrix) -> float:
-    """The training deviation; where there is none, the pooled one: a count of 1, 1, 1 beside 1, 1, 2."""
-    deviation = float(train.std())
-    if deviation <= RESOLUTION * abs(float(train.mean())):
-        deviation = float(np.sqrt((synthetic.var() + train.var()) / 2))
-    return _at_least(deviation, train)
+    """The standard deviation of training; where it is 0, the pooled one: a count of 1, 1, 1 beside 1, 1, 2."""
+    std = float(train.std())
+    if std <= RESOLUTION * abs(float(train.mean())):
+        std = float(np.sqrt((synthetic.var() + train.var()) / 2))
+    return _at_least(std, train)
 
 
-def _at_least(deviation: float, values: Matrix) -> float:
-    return max(deviation, RESOLUTION * abs(float(values.mean())), 1e-12)
+def _at_least(std: float, values: Matrix) -> float:
+    return max(std, RESOLUTION * abs(float(values.mean())), 1e-12)
 
 
-def effect(query: Sample, reference: Sample, drawing: Drawing) -> Estimate:
-    """Difference of means over the pooled deviation; both are drawn again for the interval.
+def effect(query: Sample, reference: Sample, bootstrap: Bootstrap) -> Estimate:
+    """Difference of means over the pooled standard deviation, with a bootstrap interval over both sets.
 
-    Deviations of drawn sets scatter, which moves draws away from 0: they are put back around the value.
+    Standard deviations of resampled sets scatter, which moves resamples away from 0: they are put back around the
+    value.
     """
-    sides = ((query, drawing.seed), (reference, drawing.seed + 1))
-    first, second = (_moments(one, resample_weights(_people(one), drawing.repeats, seed)) for one, seed in sides)
-    draws = _cohens_d(first, second, reference.values)
-    first, second = (_moments(one, np.ones((1, _people(one)))) for one, _ in sides)
+    sides = ((query, bootstrap.seed), (reference, bootstrap.seed + 1))
+    first, second = (_moments(one, resample_weights(_subjects(one), bootstrap.repeats, seed)) for one, seed in sides)
+    resamples = _cohens_d(first, second, reference.values)
+    first, second = (_moments(one, np.ones((1, _subjects(one)))) for one, _ in sides)
     value = _cohens_d(first, second, reference.values)
-    around = value[0] + draws - np.median(draws)
-    return from_draws(float(value[0]), around, drawing.confidence, min(_people(query), _people(reference)))
+    around = value[0] + resamples - np.median(resamples)
+    return from_resamples(float(value[0]), around, bootstrap.confidence, min(_subjects(query), _subjects(reference)))
 
 
-def _people(sample: Sample) -> int:
+def _subjects(sample: Sample) -> int:
     return int(sample.subjects.max()) + 1
 
 
@@ -116,24 +116,21 @@ def _cohens_d(query: tuple[Matrix, Matrix], reference: tuple[Matrix, Matrix], va
     return (query[0] - reference[0]) / np.maximum(pooled, _at_least(0.0, values))
 
 
-def effect_metric(name: str, what: str, found: Comparison) -> Metric:
+def effect_metric(spec: MetricSpec, what: str, found: Comparison, detail: str = "") -> Metric:
     """Size of the effect, whichever way it goes."""
-    return metric_of(
-        name, magnitude(found.effect), "lower is better", floor=magnitude(found.effect_floor).value,
-        explanation=f"Shift of the mean {what} from the training set's, in pooled deviations (Cohen's d); the floor is "
-        "that of the holdout.",
-    )  # fmt: skip
+    words = f"Shift of the mean {what} from the training set's, in pooled standard deviations (Cohen's d)."
+    return metric_of(spec, magnitude(found.effect), words, detail, magnitude(found.effect_reference).value)
 
 
 COLUMNS = (
-    "Real mean", "Synthetic mean", "Effect", "Interval", "Floor of effect", "Its interval",
-    "Wasserstein", "Interval of it", "Floor of it",
+    "Real mean", "Synthetic mean", "Effect", "Interval", "Reference of effect", "Its interval",
+    "Wasserstein", "Interval of it", "Reference of it",
 )  # fmt: skip
 """Headings of `cells`."""
 READING = (
-    "Effect: synthetic minus training mean in pooled deviations (Cohen's d); its floor is that of the holdout. "
-    "Wasserstein: distance to the holdout at equal sizes, in training deviations; its floor is that of the training "
-    "volumes."
+    "Effect: synthetic minus training mean in pooled standard deviations (Cohen's d); its reference is that of the "
+    "holdout. Wasserstein: distance to the holdout at equal sizes, in standard deviations of training; its reference "
+    "is that of the training volumes."
 )
 
 
@@ -141,8 +138,9 @@ def cells(found: Comparison) -> tuple[Cell, ...]:
     """A comparison as cells of a table."""
     return (
         short(found.real), short(found.synthetic),
-        short(found.effect.value), span(found.effect), short(found.effect_floor.value), span(found.effect_floor),
-        short(found.distance.value), span(found.distance), short(found.distance_floor.value),
+        short(found.effect.value), span(found.effect),
+        short(found.effect_reference.value), span(found.effect_reference),
+        short(found.distance.value), span(found.distance), short(found.distance_reference.value),
     )  # fmt: skip
 
 

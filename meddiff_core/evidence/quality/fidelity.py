@@ -6,23 +6,34 @@ conditions do nothing would otherwise release a covariate table that describes n
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from meddiff_core.contract import Condition, ContinuousCondition
-from meddiff_core.evidence.gates import Metric, metric_of
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.types import Progress
 
-PART = "fidelity"
-LABELS = "labels"
-"""The source that needs no further model: label maps that were generated with the images."""
+PART: Part = "fidelity"
+Source = Literal["labels", "segmentation"]
+"""What measures a volume: the label map that was generated with the image, or a segmentation of the image."""
+_R = MetricSpec(name="fidelity_r", part=PART, better="higher", limited_by="synthetic", detail="condition")
+FIDELITY: dict[Source, MetricSpec] = {
+    "labels": _R,
+    "segmentation": _R.model_copy(
+        update={
+            "name": "fidelity_r_segmentation",
+            "reference": "that of segmentations and label maps of the holdout",
+        }
+    ),
+}
+METRICS = tuple(FIDELITY.values())
 COLUMNS = (
     "Condition", "Volumes", "r", "Interval of r", "Slope", "Interval of slope",
     "Mean error", "Interval of mean error", "RMSE", "Interval of RMSE",
@@ -47,9 +58,7 @@ class Fidelity:
     """Root mean square of the same."""
 
 
-def fidelity(
-    requested: ArrayLike, measured: ArrayLike, confidence: float = 0.95, repeats: int = 200, seed: int = 0
-) -> Fidelity:
+def fidelity(requested: ArrayLike, measured: ArrayLike, bootstrap: Bootstrap) -> Fidelity:
     """Agreement with bootstrap intervals over volumes.
 
     Fewer than 3 volumes, or a side that does not vary, are no evidence: r is 0 and its interval [-1, 1].
@@ -60,18 +69,19 @@ def fidelity(
     nothing = Estimate(0.0, -1.0, 1.0, len(x))
     if len(x) < 3:
         return Fidelity(nothing, None, None, None)
-    whole, weights = np.full((1, len(x)), 1 / len(x)), resample_weights(len(x), repeats, seed) / len(x)
+    whole = np.full((1, len(x)), 1 / len(x))
+    weights = resample_weights(len(x), bootstrap.repeats, bootstrap.seed) / len(x)
 
-    def estimated(statistic: NDArray[np.float64], draws: Matrix) -> Estimate:
-        return from_draws(float(statistic[0]), draws, confidence, len(x))
+    def estimated(statistic: Matrix, resamples: Matrix) -> Estimate:
+        return from_resamples(float(statistic[0]), resamples, bootstrap.confidence, len(x))
 
     error = y - x
     mean_error = estimated(whole @ error, weights @ error)
     rmse = estimated(np.sqrt(whole @ error**2), np.sqrt(weights @ error**2))
     if not _varies(x) or not _varies(y):
         return Fidelity(nothing, None, mean_error, rmse)
-    found, drawn = _line(x, y, whole), _line(x, y, weights)
-    return Fidelity(estimated(found[0], drawn[0]), estimated(found[1], drawn[1]), mean_error, rmse)
+    found, resampled = _line(x, y, whole), _line(x, y, weights)
+    return Fidelity(estimated(found[0], resampled[0]), estimated(found[1], resampled[1]), mean_error, rmse)
 
 
 def _varies(values: Matrix) -> bool:
@@ -79,9 +89,9 @@ def _varies(values: Matrix) -> bool:
 
 
 def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
-    """(repeats,) weighted correlations and slopes; 0 for a draw in which one side does not vary.
+    """(repeats,) weighted correlations and slopes; 0 for a resample in which one side does not vary.
 
-    All draws at once, under weights: scipy's `linregress` has neither.
+    All resamples at once, under weights: scipy's `linregress` has neither.
     """
     dx, dy = x - (share @ x)[:, None], y - (share @ y)[:, None]
     covariance = (share * dx * dy).sum(1)
@@ -91,28 +101,32 @@ def _line(x: Matrix, y: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
     return r, np.where(size > tiny, covariance / np.maximum(spread_x, 1e-18 * x.var()), 0.0)
 
 
-def fidelity_of_labels(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def fidelity_of_labels(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Every condition that is the volume of a structure, measured on the generated label maps."""
     measurable = [spec for spec in audit.contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
     columns = {
         spec.name: np.array([one.get(f"{MEASURED_VOLUME}{spec.group}", np.nan) for one in audit.measured], np.float64)
         for spec in measurable
     }
-    section = fidelity_section(audit.requested, columns, LABELS, drawing)
+    section = fidelity_section(audit.requested, columns, "labels", bootstrap)
     yield Progress("fidelity", 1, 1)
     others = [spec.name for spec in audit.contract.conditions if spec not in measurable]
-    said = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
-    return Section(section.metrics, section.tables, statements=(said,) if others else ())
+    unmeasured = f"Whether {' and '.join(others)} of a volume are as requested cannot be measured on its label map."
+    return Section(section.metrics, section.tables, statements=(unmeasured,) if others else ())
 
 
 def fidelity_section(
-    requested: Sequence[Condition], measured: Mapping[str, ArrayLike], source: str, drawing: Drawing
+    requested: Sequence[Condition],
+    measured: Mapping[str, ArrayLike],
+    source: Source,
+    bootstrap: Bootstrap,
+    references: Mapping[str, float] | None = None,
 ) -> Section:
     """Agreement per condition; `measured` holds a figure per volume, not a number where there is none.
 
-    `source` says what measured: `labels`, or another way such as `segmentation`, whose metrics carry its name.
+    `references` are the correlations that real volumes show, where the metric of the source has any.
     """
-    found = {name: _agreement(requested, name, values, drawing) for name, values in measured.items()}
+    found = {name: _agreement(requested, name, values, bootstrap) for name, values in measured.items()}
     if not found:
         return Section()
     table = Table(
@@ -122,23 +136,23 @@ def fidelity_section(
         columns=COLUMNS,
         rows=tuple(_row(name, one) for name, one in found.items()),
     )
-    return Section([_metric(name, source, one) for name, one in found.items()], [table])
+    real = references or {}
+    return Section([_metric(name, source, one, real.get(name)) for name, one in found.items()], [table])
 
 
-def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, drawing: Drawing) -> Fidelity:
+def _agreement(requested: Sequence[Condition], name: str, measured: ArrayLike, bootstrap: Bootstrap) -> Fidelity:
     asked = [one.get(name) for one in requested]
     wanted = np.array([value if isinstance(value, int | float) else np.nan for value in asked], np.float64)
     figures = np.asarray(measured, np.float64)
     known = np.isfinite(wanted) & np.isfinite(figures)
-    return fidelity(wanted[known], figures[known], drawing.confidence, drawing.repeats, drawing.seed)
+    return fidelity(wanted[known], figures[known], bootstrap)
 
 
-def _metric(name: str, source: str, found: Fidelity) -> Metric:
-    figure = "fidelity_r" if source == LABELS else f"fidelity_r_{source}"
+def _metric(name: str, source: Source, found: Fidelity, reference: float | None) -> Metric:
     line = "" if found.slope is None else f", slope {found.slope.value:.2f}"
     error = "" if found.mean_error is None else f", mean error {found.mean_error.value:.4g}"
     words = f"Correlation of requested and measured {name} by {source}{line}{error}."
-    return metric_of(f"{figure}:{name}", found.r, "higher is better, up to 1", words)
+    return metric_of(FIDELITY[source], found.r, words, name, reference)
 
 
 def _row(name: str, found: Fidelity) -> tuple[Cell, ...]:

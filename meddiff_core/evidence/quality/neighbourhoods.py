@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_count, from_draws
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples
 from meddiff_core.evidence.quality.distances import subsampled_rows
 
 FIGURES = ("precision", "recall", "density", "coverage")
@@ -52,27 +52,25 @@ def neighbourhood_size(rows: int) -> int:
     return max(1, min(5, (rows - 1) // 3))
 
 
-def neighbourhood_estimates(
-    query: Matrix, reference: Matrix, size: int, repeats: int, confidence: float, seed: int
-) -> dict[str, Estimate]:
+def neighbourhood_estimates(query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Each of the four by name: the mean over subsamples of `size` rows, with its interval.
 
-    The interval is the spread of samples of half that size around their mean, which is that of drawing the sets
+    The interval is the spread of samples of half that size around their mean, which is that of sampling the sets
     themselves; subsamples as large as a set would all be that set. For a share it is never narrower than the exact
     interval of a share of `size`: 18 of 18 does not prove 1.
     """
-    whole, half = (_draws(query, reference, n, repeats, seed) for n in (size, max(2, size // 2)))
+    whole, half = (_subsampled(query, reference, n, bootstrap) for n in (size, max(2, size // 2)))
     estimates = {}
-    for name, value, draws in zip(FIGURES, whole.mean(0), (half - half.mean(0)).T, strict=True):
-        spread = from_draws(value, np.maximum(value + draws, 0), confidence, size)
-        estimates[name] = spread if name == "density" else _at_least_exact(spread, confidence)
+    for name, value, around in zip(FIGURES, whole.mean(0), (half - half.mean(0)).T, strict=True):
+        spread = from_resamples(value, np.maximum(value + around, 0), bootstrap.confidence, size)
+        estimates[name] = spread if name == "density" else _at_least_exact(spread, bootstrap.confidence)
     return estimates
 
 
-def _draws(query: Matrix, reference: Matrix, size: int, repeats: int, seed: int) -> Matrix:
+def _subsampled(query: Matrix, reference: Matrix, size: int, bootstrap: Bootstrap) -> Matrix:
     """(repeats, 4)."""
     k = neighbourhood_size(size)
-    found = [neighbourhoods(few, others, k) for few, others in subsampled_rows(query, reference, size, repeats, seed)]
+    found = [neighbourhoods(few, others, k) for few, others in subsampled_rows(query, reference, size, bootstrap)]
     return np.array([[getattr(one, name) for name in FIGURES] for one in found], dtype=np.float64)
 
 

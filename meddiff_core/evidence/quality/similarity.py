@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.types import Progress, Volumes
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -72,17 +72,18 @@ def _units(volumes: Volumes, indices: NDArray[np.int64], contract: Contract) -> 
     return torch.from_numpy(images)[:, None]
 
 
-def mean_similarity(pairs: PairSimilarity, confidence: float, repeats: int, seed: int) -> Estimate:
+def mean_similarity(pairs: PairSimilarity, bootstrap: Bootstrap) -> Estimate:
     """Mean over pairs; the interval resamples volumes, since pairs that share one are not independent."""
-    return from_draws(pairs.values.mean(), _resampled_means(pairs, repeats, seed), confidence, pairs.n)
+    means = _resampled_means(pairs, bootstrap.repeats, bootstrap.seed)
+    return from_resamples(pairs.values.mean(), means, bootstrap.confidence, pairs.n)
 
 
-def similarity_gap(
-    synthetic: PairSimilarity, real: PairSimilarity, confidence: float, repeats: int, seed: int
-) -> Estimate:
+def similarity_gap(synthetic: PairSimilarity, real: PairSimilarity, bootstrap: Bootstrap) -> Estimate:
     """Mean of the synthetic pairs minus that of the real ones: above 0 is less diverse than reality."""
-    draws = _resampled_means(synthetic, repeats, seed) - _resampled_means(real, repeats, seed + 1)
-    return from_draws(synthetic.values.mean() - real.values.mean(), draws, confidence, min(synthetic.n, real.n))
+    sides = ((synthetic, bootstrap.seed), (real, bootstrap.seed + 1))
+    first, second = (_resampled_means(pairs, bootstrap.repeats, seed) for pairs, seed in sides)
+    value = synthetic.values.mean() - real.values.mean()
+    return from_resamples(value, first - second, bootstrap.confidence, min(synthetic.n, real.n))
 
 
 def _resampled_means(pairs: PairSimilarity, repeats: int, seed: int) -> Matrix:

@@ -13,16 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
-from meddiff_core.evidence.aggregates import FEWEST, STEPS
-from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.aggregates import STEPS
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Drawing, Sides
-from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance, real_floor
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
+from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates
 from meddiff_core.evidence.section import Cell, Section, Table
 
+KERNEL_SUBGROUP = MetricSpec(
+    name="kernel_subgroup",
+    part="quality",
+    better="lower",
+    reference="that of training volumes of the subgroup",
+    detail="feature space and subgroup",
+)
+METRICS = (KERNEL_SUBGROUP,)
 FEWEST_VOLUMES = 8
 """Synthetic, training and held-out volumes that a subgroup needs."""
 FEWEST_NEIGHBOURS = 16
@@ -31,7 +40,7 @@ FEWEST_FOR_THREE = 36
 """Training and held-out volumes from which a number is cut into three bands instead of two."""
 UNGROUPED = "No subgroups were compared: that needs conditions that are known of the real volumes (data.covariates)."
 CAPTION = (
-    "Kernel distance of synthetic to held-out volumes of the same subgroup at equal sizes, and its floor, that of "
+    "Kernel distance of synthetic to held-out volumes of the same subgroup at equal sizes, and its reference, that of "
     "training volumes of the subgroup. Volumes whose condition is not known are in none."
 )
 
@@ -93,8 +102,8 @@ def round_quantiles(values: Matrix, parts: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class People:
-    """Who the volumes are of."""
+class SubjectTables:
+    """Conditions and subjects of the volumes."""
 
     requested: Sequence[Condition]
     """Of the synthetic volumes."""
@@ -104,11 +113,11 @@ class People:
     """The same."""
 
 
-def people_of(audit: AuditInput) -> People:
+def subject_tables_of(audit: AuditInput) -> SubjectTables:
     """Conditions and subjects of everything that is audited."""
     data = audit.dataset
     real = [data.conditions("train"), data.conditions("holdout")]
-    return People(audit.requested, real, [data.subjects("train"), data.subjects("holdout")])
+    return SubjectTables(audit.requested, real, [data.subjects("train"), data.subjects("holdout")])
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class _Rows:
     """Why it cannot be compared; empty if it can."""
 
 
-def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], drawing: Drawing) -> Section:
+def subgroup_section(sides: Sides, tables: SubjectTables, groups: Sequence[Subgroup], bootstrap: Bootstrap) -> Section:
     """Every subgroup that is large enough, and what the others lack."""
     if not groups:
         return Section(statements=(UNGROUPED,))
@@ -134,73 +143,71 @@ def subgroup_section(sides: Sides, people: People, groups: Sequence[Subgroup], d
     metrics: list[Metric] = []
     rows: list[tuple[Cell, ...]] = []
     for group in groups:
-        chosen = _rows_of(group, groups, people)
+        chosen = _rows_of(group, groups, tables)
         if chosen.lacking:
             rows.append((group.name, *[None] * 7, chosen.lacking))
             continue
         masks = (chosen.synthetic, chosen.train, chosen.holdout)
-        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, drawing)
-        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, drawing)
-        metrics.append(_metric(f"kernel_subgroup:{sides.train.extractor}:{group.name}", group.name, *kernel))
+        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, bootstrap)
+        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, bootstrap)
+        metrics.append(_metric(sides.train.extractor, group.name, *kernel))
         figures = [cell for one in kernel for cell in (short(one.value), span(one))]
         rows.append((group.name, chosen.size, *figures, *near, "compared"))
     columns = (
-        "Subgroup", "Volumes per side", "Kernel distance", "Interval", "Floor", "Interval of floor",
-        "Recall (floor)", "Coverage (floor)", "Result",
+        "Subgroup", "Volumes per side", "Kernel distance", "Interval", "Reference", "Interval of reference",
+        "Recall (reference)", "Coverage (reference)", "Result",
     )  # fmt: skip
     table = Table(part="quality", title="Subgroups", caption=CAPTION, columns=columns, rows=tuple(rows))
     return Section(metrics, [table])
 
 
-def _rows_of(group: Subgroup, groups: Sequence[Subgroup], people: People) -> _Rows:
-    masks = [group.holds(one) for one in (people.requested, *people.real)]
+def _rows_of(group: Subgroup, groups: Sequence[Subgroup], tables: SubjectTables) -> _Rows:
+    masks = [group.holds(one) for one in (tables.requested, *tables.real)]
     counts = dict(zip(("synthetic", "training", "held-out"), [int(mask.sum()) for mask in masks], strict=True))
-    persons = [
+    subjects = [
         len({name for name, inside in zip(names, mask, strict=True) if inside})
-        for names, mask in zip(people.subjects, masks[1:], strict=True)
+        for names, mask in zip(tables.subjects, masks[1:], strict=True)
     ]
-    size = min(min(counts.values()), _disclosable(group, groups, people)) // 2
-    return _Rows(masks[0], masks[1], masks[2], min(size, LARGEST_SAMPLE), _lacking(counts, persons, size))
+    size = min(min(counts.values()), _disclosable(group, groups, tables)) // 2
+    return _Rows(masks[0], masks[1], masks[2], min(size, LARGEST_SAMPLE), _lacking(counts, subjects, size))
 
 
-def _disclosable(group: Subgroup, groups: Sequence[Subgroup], people: People) -> int:
+def _disclosable(group: Subgroup, groups: Sequence[Subgroup], tables: SubjectTables) -> int:
     """Volumes that may be named: so many that a difference from all leaves FEWEST, or more than are there."""
     alike = [one for one in groups if one.condition == group.condition]
-    known = [np.any([one.holds(side) for one in alike], axis=0) for side in people.real]
+    known = [np.any([one.holds(side) for one in alike], axis=0) for side in tables.real]
     return max(0, min(int(side.sum()) for side in known) - FEWEST)
 
 
-def _lacking(counts: dict[str, int], persons: Sequence[int], size: int) -> str:
+def _lacking(counts: dict[str, int], subjects: Sequence[int], size: int) -> str:
     short_of = [name for name, count in counts.items() if count < FEWEST_VOLUMES]
     if short_of:
         return f"too small: needs {FEWEST_VOLUMES} {' and '.join(short_of)} volumes"
-    if min(persons) < FEWEST:
+    if min(subjects) < FEWEST:
         return f"too small: needs {FEWEST} training and held-out subjects"
     if size < FEWEST_VOLUMES // 2:
         return f"not shown: the other subgroups need {FEWEST} training and held-out subjects"
     return ""
 
 
-def _kernel(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Estimate, Estimate]:
-    """Distance to the holdout, and its floor."""
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    synthetic, train, holdout = sets
-    return estimate(kernel_distance, synthetic, holdout, *how), real_floor(kernel_distance, train, holdout, *how)
+def _kernel(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
+    """Distance to the holdout, and its real-to-real reference."""
+    found, real = (estimate(kernel_distance, query, sets[2], size, bootstrap) for query in sets[:2])
+    return found, real
 
 
-def _near(sets: Sequence[Matrix], size: int, drawing: Drawing) -> tuple[Cell, Cell]:
-    """Recall and coverage with their floors; nothing for sets that are too small for neighbours."""
+def _near(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Cell, Cell]:
+    """Recall and coverage with their references; nothing for sets that are too small for neighbours."""
     if size < FEWEST_NEIGHBOURS:
         return None, None
-    how = (size, drawing.repeats, drawing.confidence, drawing.seed)
-    found, floor = (neighbourhood_estimates(query, sets[2], *how) for query in sets[:2])
+    found, real = (neighbourhood_estimates(query, sets[2], size, bootstrap) for query in sets[:2])
     recall, coverage = (
-        f"{short(found[name].value)}, {span(found[name])} ({short(floor[name].value)})"
+        f"{short(found[name].value)}, {span(found[name])} ({short(real[name].value)})"
         for name in ("recall", "coverage")
     )
     return recall, coverage
 
 
-def _metric(name: str, group: str, found: Estimate, floor: Estimate) -> Metric:
-    words = f"Kernel distance of synthetic to held-out volumes of {group}; the floor is that of training volumes."
-    return metric_of(name, found, "lower is better", words, floor=floor.value)
+def _metric(extractor: str, group: str, found: Estimate, real: Estimate) -> Metric:
+    words = f"Kernel distance of synthetic to held-out volumes of {group}."
+    return metric_of(KERNEL_SUBGROUP, found, words, f"{extractor}:{group}", real.value)

@@ -1,9 +1,9 @@
-"""One verdict per candidate volume: accepted, or rejected with reasons that a person can read.
+"""One verdict per candidate volume: accepted, or rejected with a record of each bound that it is beyond.
 
 Bounds come from training volumes, measured both as they are and as the autoencoder reconstructs them, since a
 candidate can be no sharper than a reconstruction. The copy bound comes from validation against training.
 The arrays of a reference hold low-resolution data of real patients: they stay in the study and never enter a
-release, nor does any of the reasons, only their counts.
+release, nor does any of the rejections, only their counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,23 @@ from safetensors.numpy import load_file, save
 from meddiff_core.artefacts import write_bytes, write_json
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
+from meddiff_core.evidence.duplicates import smallest_distance
 from meddiff_core.evidence.features.records import Features, require_same_extractor
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.neighbours import nearest_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
+from meddiff_core.evidence.rejections import (
+    CONTRAST,
+    COPY_SCORE,
+    DENOISING,
+    FEATURES,
+    FINITE,
+    FINITE_FEATURES,
+    RealRejections,
+    Rejection,
+    count_real,
+)
 from meddiff_core.evidence.screening.outlier import DenoisingErrors, OutlierBound, fit_outliers
-from meddiff_core.evidence.screening.reasons import RealRejections, count_real
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import FloatArray
 
@@ -35,19 +46,19 @@ LEAST_ROOM = {"components": 0.02, "pieces": 1.0}
 class Bound(Frozen):
     """Accepted range of one measurement."""
 
-    low: float
-    high: float
+    low: float = -np.inf
+    high: float = np.inf
 
 
 class Reference(Frozen):
-    """What a candidate is held against. Holds aggregates of the training set; the rest is in `ReferenceArrays`."""
+    """What a candidate is compared with. Holds aggregates of the training set; the rest is in `ReferenceArrays`."""
 
     extractor: str
     extractor_digest: str
     bounds: dict[str, Bound]
     """Per measurement."""
     largest_mahalanobis: float
-    """Deviations from the training mean, in the space of training features, that are still accepted."""
+    """Standard deviations from the training mean, in the space of training features, that are still accepted."""
     smallest_copy_score: float
     """Lowest copy score of any validation volume; a candidate below it is a suspected copy."""
     duplicate_distance: float
@@ -58,7 +69,7 @@ class Reference(Frozen):
     outliers: OutlierBound | None = None
     """Of the error after denoising; None where `screen.outliers` is off."""
     real: RealRejections | None = None
-    """What the bounds do to validation volumes, in counts."""
+    """What the bounds do to validation volumes."""
     train: int
     validation: int
     """Volumes behind it."""
@@ -71,7 +82,7 @@ class ReferenceArrays:
     centre: Matrix
     """(d,) mean training features."""
     axes: Matrix
-    """(d, k): to uncorrelated coordinates of unit deviation on the training set."""
+    """(d, k): to uncorrelated coordinates of unit standard deviation on the training set."""
     keys: FloatArray
     """(m, p) voxel keys of the training volumes."""
     key_centre: FloatArray
@@ -81,10 +92,13 @@ class ReferenceArrays:
 class Verdict(Frozen):
     """What screening says of one candidate."""
 
-    accepted: bool
-    reasons: tuple[str, ...]
-    """For the study only."""
+    rejections: tuple[Rejection, ...]
     scores: dict[str, float]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.rejections
 
 
 def fit_reference(
@@ -124,14 +138,14 @@ def fit_reference(
     )
     errors: Sequence[Matrix | None] = [None] * len(validation) if denoising is None else list(denoising.validation)
     verdicts = [
-        judge(figures, features, key, reference, arrays, found)
+        screen_volume(figures, features, key, reference, arrays, found)
         for figures, features, key, found in zip(
             validation, validation_features.values, validation_keys, errors, strict=True
         )
     ]
     rejected = sum(not verdict.accepted for verdict in verdicts) / len(verdicts)
     expected = min(1.0, rejected + 1 / (len(verdicts) + 1))
-    real = count_real([verdict.reasons for verdict in verdicts], 2 * len(reference.bounds) + 2 + bool(denoising))
+    real = count_real([verdict.rejections for verdict in verdicts], 2 * len(reference.bounds) + 2 + bool(denoising))
     return reference.model_copy(update={"expected_rejections": expected, "real": real}), arrays
 
 
@@ -147,10 +161,10 @@ def _fit_bounds(train: Sequence[Mapping[str, float]], config: ScreenConfig) -> d
 
 
 def _whitening(features: Features) -> tuple[Matrix, Matrix]:
-    """Mean and (d, k) axes on which the features have mean 0, deviation 1 and no correlation."""
+    """Mean and (d, k) axes on which the features have mean 0, standard deviation 1 and no correlation."""
     projection = fit_projection(features, max(1, min(16, len(features) // 4)))
-    deviation = projection(features).std(0)
-    scaled = projection.axes / projection.scale[:, None] / np.maximum(deviation, 1e-12)
+    std = projection(features).std(0)
+    scaled = projection.axes / projection.scale[:, None] / np.maximum(std, 1e-12)
     return projection.centre, scaled
 
 
@@ -173,15 +187,7 @@ def _mahalanobis_bound(train: Features, reconstructed: Features | None, config: 
     return float(bound * (1 + config.margin))
 
 
-def smallest_distance(keys: FloatArray, centre: FloatArray, subjects: Sequence[str] | None = None) -> float:
-    """Between keys (m, p) of different subjects; each key is its own subject if none are named."""
-    if len(keys if subjects is None else set(subjects)) < 3:
-        return 0.0
-    found = nearest_voxels(keys[:, None], keys, centre, exclude_self=True, block=256, subjects=subjects)
-    return float(found.distance.min())
-
-
-def judge(
+def screen_volume(
     measurements: Mapping[str, float],
     features: FloatArray,
     key: FloatArray,
@@ -189,60 +195,48 @@ def judge(
     arrays: ReferenceArrays,
     errors: Matrix | None = None,
 ) -> Verdict:
-    """Hold one volume against the reference.
+    """Compare one volume with the reference.
 
     `features` is (d,), `key` (variants, p) from `voxel_keys`, `errors` (levels,) from a `Probe`.
     """
     if broken := _broken(measurements, features):
-        return Verdict(accepted=False, reasons=broken, scores={})
+        return Verdict(rejections=broken, scores={})
     mahalanobis = float(_mahalanobis(features, arrays.centre, arrays.axes)[0])
     neighbour = nearest_voxels(key[None], arrays.keys, arrays.key_centre)
     copy_score = float(neighbour.score[0])
-    reasons = _outside(measurements, reference.bounds)
-    if mahalanobis > reference.largest_mahalanobis:
-        reasons.append(f"features {mahalanobis:.4g} are above {reference.largest_mahalanobis:.4g} (training range)")
-    if copy_score < reference.smallest_copy_score:
-        reasons.append(f"copy score {copy_score:.4g} is below {reference.smallest_copy_score:.4g} (suspected copy)")
-    reasons += _unknown(errors, reference.outliers)
     scores = {"mahalanobis": mahalanobis, "copy_score": copy_score, "copy_distance": float(neighbour.distance[0])}
+    rejections = [
+        *(found for name, bound in reference.bounds.items() for found in _beyond(name, measurements.get(name), bound)),
+        *_beyond(FEATURES, mahalanobis, Bound(high=reference.largest_mahalanobis)),
+        *_beyond(COPY_SCORE, copy_score, Bound(low=reference.smallest_copy_score)),
+    ]
     if errors is not None and reference.outliers is not None:
         scores["outlier"] = float(reference.outliers.score(errors)[0])
-    return Verdict(accepted=not reasons, reasons=tuple(reasons), scores=scores)
+        rejections += _beyond(DENOISING, scores["outlier"], Bound(high=reference.outliers.largest))
+    return Verdict(rejections=tuple(rejections), scores=scores)
 
 
-def _unknown(errors: Matrix | None, bound: OutlierBound | None) -> list[str]:
-    """Why the denoiser does not know a volume, if it does not."""
-    if errors is None or bound is None:
-        return []
-    score = float(bound.score(errors)[0])
-    if score <= bound.largest:
-        return []
-    said = "unlike the training volumes after denoising, score"
-    return [f"{said} {score:.4g} is above {bound.largest:.4g} (training range)"]
-
-
-def _broken(measurements: Mapping[str, float], features: FloatArray) -> tuple[str, ...]:
-    """Reasons for which nothing else needs to be looked at."""
-    if measurements.get("finite") != 1:
-        return ("voxels are not all finite",)
-    if not measurements.get("std", 0.0) > 0:
-        return ("all voxels are equal",)
+def _broken(measurements: Mapping[str, float], features: FloatArray) -> tuple[Rejection, ...]:
+    """What makes all else not worth a look."""
+    finite, std = measurements.get("finite"), measurements.get("std", 0.0)
+    if finite != 1:
+        return (Rejection(measurement=FINITE, value=finite, bound=1.0, side="below"),)
+    if not std > 0:
+        return (Rejection(measurement=CONTRAST, value=std, bound=0.0, side="below"),)
     if not np.isfinite(features).all():
-        return ("features are not all finite",)
+        return (Rejection(measurement=FINITE_FEATURES, value=0.0, bound=1.0, side="below"),)
     return ()
 
 
-def _outside(measurements: Mapping[str, float], bounds: Mapping[str, Bound]) -> list[str]:
-    reasons = []
-    for name, bound in bounds.items():
-        value = measurements.get(name)
-        if value is None or not np.isfinite(value):
-            reasons.append(f"{name} was not measured (training range)")
-        elif value < bound.low:
-            reasons.append(f"{name} {value:.4g} is below {bound.low:.4g} (training range)")
-        elif value > bound.high:
-            reasons.append(f"{name} {value:.4g} is above {bound.high:.4g} (training range)")
-    return reasons
+def _beyond(name: str, value: float | None, bound: Bound) -> list[Rejection]:
+    """A record if a measurement is missing or outside its accepted range."""
+    if value is None or not np.isfinite(value):
+        return [Rejection(measurement=name, side="missing")]
+    if value < bound.low:
+        return [Rejection(measurement=name, value=value, bound=bound.low, side="below")]
+    if value > bound.high:
+        return [Rejection(measurement=name, value=value, bound=bound.high, side="above")]
+    return []
 
 
 def save_reference(folder: Path, reference: Reference, arrays: ReferenceArrays) -> None:

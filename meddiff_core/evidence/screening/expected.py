@@ -1,43 +1,50 @@
 """What the screen would do to real volumes that its bounds were not fitted on, beside what it did to candidates.
 
-A filter that rejects one real scan in three tells of its own bounds, not of the candidates.
+A filter that rejects one real scan in three says more of its own bounds than of the candidates.
 """
 
 from collections.abc import Generator, Sequence
 
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import from_count
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.reasons import RealRejections
+from meddiff_core.evidence.intervals import Bootstrap, from_count
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
+from meddiff_core.evidence.rejections import RealRejections
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.types import Progress
 
-FEWEST = 5
-"""Validation volumes from which shares of them are published."""
+ACCEPTED_SHARE = MetricSpec(name="accepted_share", part="screening", better="higher", limited_by="generated")
+METRICS = (ACCEPTED_SHARE,)
 
 
-def expected_rejections(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
-    """The share of real validation volumes that each bound, and all together, reject, beside that of candidates."""
+def screening_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
+    """What screening accepted, and what it would do to real validation volumes."""
     yield Progress("expected rejections", 0, 1)
+    share = from_count(audit.screen.accepted, audit.screen.candidates, bootstrap.confidence)
+    words = "Share of generated volumes that screening accepted; the rest was left out, which shifts the distribution."
+    return Section.merge([Section([metric_of(ACCEPTED_SHARE, share, words)]), expected_rejections(audit, bootstrap)])
+
+
+def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Section:
+    """The share of real validation volumes that each bound, and all together, reject, beside that of candidates."""
     real = audit.screen.real
     if real is None or real.volumes < FEWEST:
         found = 0 if real is None else real.volumes
-        said = f"The screen was not held against real volumes: it needs {FEWEST} validation volumes, has {found}."
-        return Section(statements=(said,))
+        missing = f"The screen was not tried on real volumes: it needs {FEWEST} validation volumes, has {found}."
+        return Section(statements=(missing,))
     candidates = audit.screen.candidates
-    rejected = candidates - audit.screen.accepted
-    rows = [_row("all together", real.rejected, real.volumes, rejected, candidates, drawing)]
-    kinds = sorted({*real.reasons, *audit.screen.reasons}, key=lambda kind: (-audit.screen.reasons.get(kind, 0), kind))
-    rows += [
-        _row(kind, real.reasons.get(kind, 0), real.volumes, audit.screen.reasons.get(kind, 0), candidates, drawing)
-        for kind in kinds
-    ]
+    texts = {one.kind: one.summary for one in (*real.kinds, *audit.screen.rejections)}
+    of_real, of_candidates = ({one.kind: one.count for one in found} for found in (real.kinds, audit.screen.rejections))
+    counts = [("all together", real.rejected, candidates - audit.screen.accepted)]
+    for kind in sorted(texts, key=lambda kind: (-of_candidates.get(kind, 0), texts[kind])):
+        counts.append((texts[kind], of_real.get(kind, 0), of_candidates.get(kind, 0)))
+    rows = [_row(text, count, real.volumes, found, candidates, bootstrap) for text, count, found in counts]
     return Section(tables=(_table(rows, real),))
 
 
-def _row(kind: str, real: int, volumes: int, found: int, candidates: int, drawing: Drawing) -> tuple[Cell, ...]:
-    share, drawn = from_count(real, volumes, drawing.confidence), from_count(found, candidates, drawing.confidence)
-    return kind, *(round(figure, 4) for figure in (share.value, share.low, share.high)), round(drawn.value, 4)
+def _row(text: str, real: int, volumes: int, found: int, candidates: int, bootstrap: Bootstrap) -> tuple[Cell, ...]:
+    share, sampled = (from_count(k, n, bootstrap.confidence) for k, n in ((real, volumes), (found, candidates)))
+    return text, *(round(figure, 4) for figure in (share.value, share.low, share.high)), round(sampled.value, 4)
 
 
 def _table(rows: Sequence[tuple[Cell, ...]], real: RealRejections) -> Table:

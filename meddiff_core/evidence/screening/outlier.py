@@ -27,9 +27,9 @@ from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Images, Latents, Progress, Sigma, Volumes
 
 SIGMAS = (0.3, 1.0, 3.0)
-"""Noise levels, in deviations of the latents: texture, structures, the whole."""
+"""Noise levels, in standard deviations of the latents: texture, structures, the whole."""
 NOISE_LEVEL = 1 << 32
-"""Where the noise lies in the stream of a seed: far from the stretches that a sample is drawn with."""
+"""Where the noise lies in the stream of a seed: far from the stretches that a sample is generated with."""
 MOST_FITTED = 500
 """Volumes of a side that are looked at; more makes fitting slower and a bound no better."""
 
@@ -49,13 +49,13 @@ class OutlierBound(Frozen):
 
     mean: tuple[float, ...]
     """Of the logarithm of the mean squared error, per noise level."""
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     largest: float
     """Highest score that is accepted."""
 
     def score(self, errors: Matrix) -> Matrix:
-        """(n,) mean over noise levels of the deviations from the training mean, of errors (n, levels)."""
-        return np.asarray(((np.atleast_2d(errors) - self.mean) / self.deviation).mean(1))
+        """(n,) mean over noise levels of errors (n, levels), less the training mean and in standard deviations."""
+        return np.asarray(((np.atleast_2d(errors) - self.mean) / self.std).mean(1))
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ class Probe:
 def open_probe(models: Models) -> Probe:
     """The probe over `autoencoder` and `denoiser`; a worker keeps it from shard to shard.
 
-    Conditions are hidden from the denoiser: a volume that does not follow its own is no outlier.
+    Conditions are dropped for the denoiser: a volume that does not follow its own is no outlier.
     """
     keep_freed_memory()
     autoencoder, contract = load_autoencoder(models.folder / "autoencoder", models.device)
     denoiser, scale, _ = load_denoiser(models.folder / "denoiser", models.device)
     alone, (low, high) = models.device == "cpu", denoiser.clock.sigma_range
     encoder, network = (packed(autoencoder), packed(denoiser)) if alone else (autoencoder, denoiser)
-    hidden = encode_conditions([{}], contract.conditions).to(models.device)
+    dropped = encode_conditions([{}], contract.conditions).to(models.device)
     return Probe(
         encode=lambda images: scale.standardise(encoder.encode(images.to(models.device))[0]),
-        denoise=lambda noisy, sigma: network(noisy, sigma, hidden.expand(len(noisy), -1)),
+        denoise=lambda noisy, sigma: network(noisy, sigma, dropped.expand(len(noisy), -1)),
         contract=contract,
         sigmas=[min(max(sigma, low), high) for sigma in SIGMAS],
         alone=alone,
@@ -128,13 +128,13 @@ def open_probe(models: Models) -> Probe:
 
 
 def fit_outliers(errors: DenoisingErrors, config: ScreenConfig) -> OutlierBound:
-    """Mean and deviation of the training volumes, and the declared quantile of their scores and reconstructions'.
+    """Mean and standard deviation of training errors; declared quantile of their scores and of the reconstructions'.
 
     The network has seen the training volumes and errs less on them than on any other. By how much is taken from the
     medians of train and validation, and given to candidates too.
     """
-    mean, deviation = errors.train.mean(0), np.maximum(errors.train.std(0), 1e-6)
-    bound = OutlierBound(mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()), largest=np.inf)
+    mean, std = errors.train.mean(0), np.maximum(errors.train.std(0), 1e-6)
+    bound = OutlierBound(mean=tuple(mean.tolist()), std=tuple(std.tolist()), largest=np.inf)
     scores = [bound.score(errors.train), bound.score(errors.reconstructed)]
     low = min(float(np.quantile(found, config.quantile)) for found in scores)
     high = max(float(np.quantile(found, 1 - config.quantile)) for found in scores)

@@ -16,8 +16,6 @@ SHARES = {"full": (0.5, 1.0, 2.0), "quick": (1.0,)}
 """Synthetic volumes, as multiples of the number of real training volumes."""
 SEEDS = {"full": 3, "quick": 1}
 STEPS_PER_VOLUME, FEWEST_STEPS, MOST_STEPS = 3, 150, 600
-FEWEST_SUBJECTS = 5
-"""In the holdout, below which a figure would be about persons."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def missing_volumes(design: Design, config: AuditConfig, synthetic: int) -> list
     ]
 
 
-def draw_synthetic(arm: Arm, available: int, seed: int) -> list[int]:
+def choose_synthetic(arm: Arm, available: int, seed: int) -> list[int]:
     """Which synthetic volumes an arm sees under a seed; a larger arm sees those of a smaller one and more."""
     order = torch.randperm(available, generator=generator_for(seed, "utility", "synthetic"))
     return [int(row) for row in order[: arm.synthetic]]

@@ -1,18 +1,26 @@
-"""Arms held against training on real volumes: tables, metrics, and sentences that say when synthetic data is no help.
+"""Arms compared with training on real volumes: tables, metrics, and sentences that say when synthetic data is no help.
 
-Every task is reported in the same words, so that a loss is never told more softly than a gain.
+Every task is reported in the same words, so that a loss is never reported more softly than a gain.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from meddiff_core.evidence.gates import Metric, metric_of
-from meddiff_core.evidence.intervals import Estimate
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.utility.arms import Arm, Design
 from meddiff_core.evidence.utility.resampling import Outcome
+
+TSTR = MetricSpec(
+    name="tstr", part="utility", better=None, reference="that of training on the real volumes", detail="task"
+)
+UTILITY_RATIO = MetricSpec(
+    name="utility_ratio", part="utility", better="higher", reference="that of the real volumes", detail="task"
+)
+UTILITY_GAIN = MetricSpec(name="utility_gain", part="utility", better="higher", detail="task")
+METRICS = (TSTR, UTILITY_RATIO, UTILITY_GAIN)
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,16 @@ class Task:
         return self.figure[:1].upper() + self.figure[1:]
 
 
-def compare_arms(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, drawing: Drawing) -> Section:
+def compare_arms(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, bootstrap: Bootstrap) -> Section:
     """Metrics of the arms with as many synthetic volumes as real ones, a table of all, and sentences."""
     alone, added = design.equal
     real = outcomes[design.real]
-    ratio = quality_ratio(task, outcomes[alone], real).estimate(drawing.confidence)
-    gain = improvement(task, outcomes[added], real).estimate(drawing.confidence)
-    figures = [outcomes[arm].estimate(drawing.confidence) for arm in (design.real, alone, added)]
+    ratio = quality_ratio(task, outcomes[alone], real).estimate(bootstrap.confidence)
+    gain = improvement(task, outcomes[added], real).estimate(bootstrap.confidence)
+    figures = [outcomes[arm].estimate(bootstrap.confidence) for arm in (design.real, alone, added)]
     return Section(
         metrics=_metrics(task, design, ratio, gain, figures),
-        tables=[_differences(task, outcomes, design, drawing)],
+        tables=[_differences(task, outcomes, design, bootstrap)],
         statements=[_standing_in(task, alone, ratio, figures), _adding(task, added, gain), *_above_trivial(task, real)],
     )
 
@@ -71,30 +79,27 @@ def _metrics(task: Task, design: Design, ratio: Estimate, gain: Estimate, figure
     real, synthetic, _ = figures
     seeds = f"{design.seeds} trainings each" if design.seeds > 1 else "one training each, whose luck no interval shows"
     better = "higher" if task.higher_is_better else "lower"
+    trained = (
+        f"{task.opening} on the holdout after training on {alone.synthetic} synthetic volumes ({seeds}), beside "
+        f"{design.real.real} real ones; {better} is better. {task.trivial:.3g} needs no image at all."
+    )
+    relative = f"{task.opening} after training on synthetic volumes alone, relative to real ones: 1 is as good."
+    helped = (
+        f"What {added.synthetic} synthetic volumes beside the {added.real} real ones improve in "
+        f"{task.figure}{task.terms}: above 0 they help."
+    )
     return [
-        metric_of(
-            f"tstr:{task.name}", synthetic, f"{better} is better, up to the floor", floor=real.value,
-            explanation=f"{task.opening} on the holdout after training on {alone.synthetic} synthetic "
-            f"volumes ({seeds}); the floor is that of {design.real.real} real ones. "
-            f"{task.trivial:.3g} needs no image at all.",
-        ),
-        metric_of(
-            f"utility_ratio:{task.name}", ratio, "higher is better, 1 is as good as real", floor=1.0,
-            explanation=f"{task.opening} after training on synthetic volumes alone, relative to real ones.",
-        ),
-        metric_of(
-            f"utility_gain:{task.name}", gain, "above 0 synthetic volumes help",
-            explanation=f"What {added.synthetic} synthetic volumes beside the {added.real} real ones improve in "
-            f"{task.figure}{task.terms}.",
-        ),
-    ]  # fmt: skip
+        metric_of(TSTR, synthetic, trained, task.name, real.value),
+        metric_of(UTILITY_RATIO, ratio, relative, task.name, reference=1.0),
+        metric_of(UTILITY_GAIN, gain, helped, task.name),
+    ]
 
 
-def _differences(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, drawing: Drawing) -> Table:
+def _differences(task: Task, outcomes: Mapping[Arm, Outcome], design: Design, bootstrap: Bootstrap) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for arm in [*design.alone, *design.added]:
-        better = improvement(task, outcomes[arm], outcomes[design.real]).estimate(drawing.confidence)
-        ratio = quality_ratio(task, outcomes[arm], outcomes[design.real]).estimate(drawing.confidence)
+        better = improvement(task, outcomes[arm], outcomes[design.real]).estimate(bootstrap.confidence)
+        ratio = quality_ratio(task, outcomes[arm], outcomes[design.real]).estimate(bootstrap.confidence)
         rows.append((arm.name, with_interval(better), with_interval(ratio)))
     return Table(
         part="utility",

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ContinuousCondition
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Matrix
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import mean_by_subject
-from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm, Design, draw_synthetic
+from meddiff_core.evidence.utility.arms import Arm, Design, choose_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import (
     Outcome,
@@ -83,7 +83,7 @@ def encode_targets(values: Sequence[object], spec: ConditionSpec) -> Matrix:
     return np.array(values, dtype=np.float64).reshape(len(values), 1)
 
 
-def covariate_trials(audit: AuditInput, design: Design, drawing: Drawing) -> Generator[Progress, None, Section]:
+def covariate_trials(audit: AuditInput, design: Design, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Every covariate that is no volume of a structure, one task each."""
     usable, statements = _usable(audit)
     if not usable:
@@ -94,15 +94,11 @@ def covariate_trials(audit: AuditInput, design: Design, drawing: Drawing) -> Gen
         for spec in usable:
             for arm in design.arms:
                 predicted.setdefault((spec.name, arm), []).append(_predict(spec, arm, sides))
-    sections = [
-        _report(audit, spec, {arm: predicted[spec.name, arm] for arm in design.arms}, design, drawing)
+    reports = [
+        _report(audit, spec, {arm: predicted[spec.name, arm] for arm in design.arms}, design, bootstrap)
         for spec in usable
     ]
-    return Section(
-        metrics=[metric for section in sections for metric in section.metrics],
-        tables=[table for section in sections for table in section.tables],
-        statements=[*(said for section in sections for said in section.statements), *statements],
-    )
+    return Section.merge([*reports, Section(statements=statements)])
 
 
 def _usable(audit: AuditInput) -> tuple[list[ConditionSpec], list[str]]:
@@ -127,7 +123,7 @@ def _wanting(audit: AuditInput, spec: ConditionSpec) -> str:
         if count < needed:
             return f"{needed} {name} with a known value are needed, there are {count}"
     if isinstance(spec, CategoricalCondition) and len(_tested_classes(tested)) < 2:
-        return f"{FEWEST_SUBJECTS} holdout subjects are needed in each of two categories"
+        return f"{FEWEST} holdout subjects are needed in each of two categories"
     return ""
 
 
@@ -151,14 +147,14 @@ def _tested_rows(audit: AuditInput, spec: ConditionSpec) -> list[int]:
 def _tested_classes(targets: Matrix) -> list[int]:
     """Columns of the categories that enough subjects have."""
     counts = (targets > 0).sum(0) if len(targets) else np.zeros(0)
-    return [column for column, count in enumerate(counts) if count >= FEWEST_SUBJECTS]
+    return [column for column, count in enumerate(counts) if count >= FEWEST]
 
 
 def _features(audit: AuditInput, design: Design, number: int) -> Generator[Progress, None, dict[str, Known]]:
     """Of the real training volumes, the synthetic ones that any arm sees under a seed in their order, the holdout."""
     seed = derive_seed(audit.seed, "utility", number)
     extractor = RandomConvFeatures(audit.contract.model_copy(update={"labels": {}}), seed, device=audit.device)
-    rows = draw_synthetic(design.added[-1], len(audit.accepted), seed)
+    rows = choose_synthetic(design.added[-1], len(audit.accepted), seed)
     sets: dict[str, tuple[Volumes, Sequence[Condition]]] = {
         "real": (audit.dataset.volumes("train"), audit.dataset.conditions("train")),
         "synthetic": (Selection.of(audit.accepted, rows), [audit.requested[row] for row in rows]),
@@ -187,9 +183,9 @@ def fit_ridge(features: Matrix, targets: Matrix, tested: Matrix, balanced: bool)
     """Predictions (n, m) for tested features (n, d) by ridge regression; `balanced`: every class weighs the same."""
     from sklearn.linear_model import RidgeCV
 
-    mean, deviation = features.mean(0), features.std(0)
+    mean, std = features.mean(0), features.std(0)
     # StandardScaler would blow up what varies by the rounding of single precision alone
-    scale = np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, np.inf)
+    scale = np.where(std > 1e-6 * (1 + np.abs(mean)), std, np.inf)
     weights = None
     if balanced:
         weights = (targets > 0) @ (1 / np.maximum(1, (targets > 0).sum(0)))
@@ -199,7 +195,11 @@ def fit_ridge(features: Matrix, targets: Matrix, tested: Matrix, balanced: bool)
 
 
 def _report(
-    audit: AuditInput, spec: ConditionSpec, predicted: Mapping[Arm, Sequence[Matrix]], design: Design, drawing: Drawing
+    audit: AuditInput,
+    spec: ConditionSpec,
+    predicted: Mapping[Arm, Sequence[Matrix]],
+    design: Design,
+    bootstrap: Bootstrap,
 ) -> Section:
     rows, names = _tested_rows(audit, spec), audit.dataset.subjects("holdout")
     subjects, truth = [names[row] for row in rows], _by_subject(audit, spec)
@@ -208,13 +208,13 @@ def _report(
     }
     count = len(truth) if isinstance(spec, ContinuousCondition) else len(_of_tested_classes(truth, truth)[0])
     outcomes = {
-        arm: [outcome(Trials(arm.name, one, count), drawing) for one in zip(*runs, strict=True)]
+        arm: [outcome(Trials(arm.name, one, count), bootstrap) for one in zip(*runs, strict=True)]
         for arm, runs in scores.items()
     }
     task = _task(audit, spec, truth)
-    compared = compare_arms(task, {arm: both[0] for arm, both in outcomes.items()}, design, drawing)
-    table = _table(task, spec, outcomes, count, design, drawing)
-    return Section(metrics=compared.metrics, tables=[table, *compared.tables], statements=compared.statements)
+    compared = compare_arms(task, {arm: both[0] for arm, both in outcomes.items()}, design, bootstrap)
+    table = _table(task, spec, outcomes, count, design, bootstrap)
+    return Section.merge([Section(tables=[table]), compared])
 
 
 def _scores(spec: ConditionSpec, predicted: Matrix, truth: Matrix) -> tuple[Score, Score]:
@@ -247,11 +247,11 @@ def _table(
     outcomes: Mapping[Arm, Sequence[Outcome]],
     count: int,
     design: Design,
-    drawing: Drawing,
+    bootstrap: Bootstrap,
 ) -> Table:
     second = "R2" if isinstance(spec, ContinuousCondition) else "balanced accuracy"
     rows: list[tuple[Cell, ...]] = [
-        (arm.name, arm.real, arm.synthetic, *(with_interval(one.estimate(drawing.confidence)) for one in both))
+        (arm.name, arm.real, arm.synthetic, *(with_interval(one.estimate(bootstrap.confidence)) for one in both))
         for arm, both in outcomes.items()
     ]
     rows.append(("no image", None, None, f"{task.trivial:.3g}", None))
@@ -259,7 +259,7 @@ def _table(
         part="utility",
         title=f"Prediction of {spec.name} from the image",
         caption=f"Ridge regression on features of a random network, tested on {count} holdout subjects; mean of "
-        f"{design.seeds} network(s), with {drawing.confidence:.0%} intervals over both. Volumes whose {spec.name} is "
+        f"{design.seeds} network(s), with {bootstrap.confidence:.0%} intervals over both. Volumes whose {spec.name} is "
         "not known are left out.",
         columns=("trained on", "real volumes", "synthetic volumes", task.figure, second),
         rows=tuple(rows),

@@ -1,6 +1,6 @@
 """What a segmentation network that knows only real pairs sees in the synthetic images.
 
-A generator can draw a label map that follows its condition perfectly beside an image that does not: measured on
+A model can generate a label map that follows its condition perfectly beside an image that does not: measured on
 its own label maps, fidelity would never show it. Here the structures are measured on the images.
 """
 
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from meddiff_core.contract import Condition, ContinuousCondition
-from meddiff_core.evidence.gates import Metric, metric_of
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Estimate, Matrix
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.quality.fidelity import fidelity, fidelity_section
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
-from meddiff_core.evidence.utility.arms import FEWEST_SUBJECTS, Arm
+from meddiff_core.evidence.utility.arms import Arm
 from meddiff_core.evidence.utility.comparing import with_interval
 from meddiff_core.evidence.utility.segmentation import Segmenter, dice_scores
 from meddiff_core.evidence.utility.trials import dice_outcome
@@ -27,7 +27,10 @@ from meddiff_core.types import LabelArray, Progress, Volumes
 
 MOST_SEGMENTED = 500
 """Synthetic volumes; more makes it slower, not clearer."""
-FLOOR = "The floor is how {} by the segmentation goes with that by the label maps of the holdout."
+PAIR_AGREEMENT = MetricSpec(
+    name="pair_agreement", part="fidelity", better="higher", reference="that of the holdout", limited_by="synthetic"
+)
+METRICS = (PAIR_AGREEMENT,)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Segmented:
     """(n, groups) by that label map."""
 
 
-def pair_fidelity(audit: AuditInput, segmenter: Segmenter, drawing: Drawing) -> Generator[Progress, None, Section]:
+def pair_fidelity(audit: AuditInput, segmenter: Segmenter, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Requested against segmented volumes, and how well image and label map of a pair agree."""
     order = torch.randperm(len(audit.accepted), generator=generator_for(audit.seed, "utility", "segmented"))
     rows = sorted(int(row) for row in order[:MOST_SEGMENTED])
@@ -51,14 +54,10 @@ def pair_fidelity(audit: AuditInput, segmenter: Segmenter, drawing: Drawing) -> 
     real = yield from _segment("segment holdout", audit, holdout, range(len(holdout)), segmenter)
     groups = list(audit.contract.labels)
     agreement = _agreement(
-        synthetic.dice, mean_by_subject(real.dice, audit.dataset.subjects("holdout")), groups, drawing
+        synthetic.dice, mean_by_subject(real.dice, audit.dataset.subjects("holdout")), groups, bootstrap
     )
-    followed = _followed(audit, [audit.requested[row] for row in rows], synthetic, real, drawing)
-    return Section(
-        metrics=[*followed.metrics, *agreement.metrics],
-        tables=[*followed.tables, *agreement.tables],
-        statements=[*followed.statements, *agreement.statements],
-    )
+    followed = _followed(audit, [audit.requested[row] for row in rows], synthetic, real, bootstrap)
+    return Section.merge([followed, agreement])
 
 
 def _segment(
@@ -81,7 +80,7 @@ def _counts(labels: LabelArray, groups: int) -> Matrix:
 
 
 def _followed(
-    audit: AuditInput, requested: Sequence[Condition], synthetic: Segmented, real: Segmented, drawing: Drawing
+    audit: AuditInput, requested: Sequence[Condition], synthetic: Segmented, real: Segmented, bootstrap: Bootstrap
 ) -> Section:
     """Per condition that is a structure's volume: requested against what the network measures on the image."""
     groups = list(audit.contract.labels)
@@ -91,39 +90,36 @@ def _followed(
         if isinstance(spec, ContinuousCondition) and spec.group is not None
     }
     measured = {name: synthetic.seen_mm3[:, column] for name, column in columns.items()}
-    section = fidelity_section(requested, measured, "segmentation", drawing)
-    metrics = []
-    for metric, (name, column) in zip(section.metrics, columns.items(), strict=True):
-        floor = fidelity(real.own_mm3[:, column], real.seen_mm3[:, column]).r.value
-        explanation = f"{metric.explanation} {FLOOR.format(name)}"
-        metrics.append(metric.model_copy(update={"floor": float(f"{floor:.6g}"), "explanation": explanation}))
-    return Section(metrics=metrics, tables=section.tables)
+    references = {
+        name: fidelity(real.own_mm3[:, column], real.seen_mm3[:, column], bootstrap).r.value
+        for name, column in columns.items()
+    }
+    return fidelity_section(requested, measured, "segmentation", bootstrap, references)
 
 
-def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], drawing: Drawing) -> Section:
+def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], bootstrap: Bootstrap) -> Section:
     """Dice of segmentation and label map, of synthetic volumes (n, groups) and of holdout subjects (m, groups)."""
-    kept = [column for column in range(len(groups)) if np.isfinite(real[:, column]).sum() >= FEWEST_SUBJECTS]
+    kept = [column for column in range(len(groups)) if np.isfinite(real[:, column]).sum() >= FEWEST]
     kept = [column for column in kept if np.isfinite(synthetic[:, column]).any()]
     if not kept:
         return Section(statements=["No label group is common enough to tell whether image and label map agree."])
     columns = {"mean": kept} | {groups[column]: [column] for column in kept}
-    found = {name: _both(synthetic[:, chosen], real[:, chosen], drawing) for name, chosen in columns.items()}
-    mean, floor = found["mean"]
-    return Section(metrics=[_agreement_metric(mean, floor)], tables=[_agreement_table(found)])
+    found = {name: _both(synthetic[:, chosen], real[:, chosen], bootstrap) for name, chosen in columns.items()}
+    return Section(metrics=[_agreement_metric(*found["mean"])], tables=[_agreement_table(found)])
 
 
-def _both(synthetic: Matrix, real: Matrix, drawing: Drawing) -> tuple[Estimate, Estimate]:
+def _both(synthetic: Matrix, real: Matrix, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
     arms = (Arm("synthetic pairs", 0, len(synthetic)), synthetic), (Arm("real pairs", len(real), 0), real)
-    first, second = (dice_outcome(arm, [scores], drawing).estimate(drawing.confidence) for arm, scores in arms)
+    first, second = (dice_outcome(arm, [scores], bootstrap).estimate(bootstrap.confidence) for arm, scores in arms)
     return first, second
 
 
-def _agreement_metric(mean: Estimate, floor: Estimate) -> Metric:
-    return metric_of(
-        "pair_agreement", mean, "higher is better, up to the floor", floor=floor.value,
-        explanation="Dice of a generated label map with what a segmentation network that was trained on real pairs "
-        "sees in the image beside it; the floor is that of the holdout.",
-    )  # fmt: skip
+def _agreement_metric(mean: Estimate, real: Estimate) -> Metric:
+    words = (
+        "Dice of a generated label map with what a segmentation network that was trained on real pairs sees in the "
+        "image beside it."
+    )
+    return metric_of(PAIR_AGREEMENT, mean, words, reference=real.value)
 
 
 def _agreement_table(found: Mapping[str, tuple[Estimate, Estimate]]) -> Table:

@@ -1,6 +1,6 @@
 """Figures of repeated trainings on the same test subjects, with intervals that hold both sources of chance.
 
-A training with another seed gives another network, and other subjects another test. Each bootstrap draw resamples
+A training with another seed gives another network, and other subjects another test. Each bootstrap sample resamples
 both (crossed, Owen 2007); an interval over the subjects alone would call the luck of one training an improvement.
 """
 
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.evidence.intervals import Estimate, Matrix, from_draws, resample_weights
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 from meddiff_core.models.randomness import derive_seed
 
 Score = Callable[[Matrix], Matrix]
-"""From how often each test subject counts (repeats, n) to a training's figure under each draw (repeats,).
+"""From how often each test subject counts (repeats, n) to a training's figure in each bootstrap sample (repeats,).
 
-scikit-learn has these figures for one draw at a time, which is slow for thousands.
+scikit-learn has these figures for one sample at a time, which is slow for thousands.
 """
 SMALLEST = 1e-9
 """What a figure is divided by at least."""
@@ -81,7 +80,7 @@ def _wins(decision: Matrix, member: NDArray[np.bool_]) -> Matrix:
 
 
 def _quotient(above: Matrix, below: Matrix) -> Matrix:
-    """NaN where a draw holds nobody for whom the figure is defined."""
+    """NaN where a sample holds nobody for whom the figure is defined."""
     return np.where(below > 0, above / np.maximum(below, SMALLEST), np.nan)
 
 
@@ -98,43 +97,43 @@ class Trials:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A figure, and what it is in each bootstrap draw; draws of the same subjects in every arm."""
+    """A figure, and what it is in each bootstrap sample; samples of the same subjects in every arm."""
 
     value: float
-    draws: Matrix
+    resamples: Matrix
     """(repeats,)."""
     subjects: int
 
     def estimate(self, confidence: float) -> Estimate:
-        """With its interval; draws in which it is not defined are left out."""
-        known = self.draws[np.isfinite(self.draws)]
-        return from_draws(self.value, known if known.size else np.full(1, self.value), confidence, self.subjects)
+        """With its interval; samples in which it is not defined are left out."""
+        known = self.resamples[np.isfinite(self.resamples)]
+        return from_resamples(self.value, known if known.size else np.full(1, self.value), confidence, self.subjects)
 
     def minus(self, other: "Outcome") -> "Outcome":
         """The paired difference."""
-        return Outcome(self.value - other.value, self.draws - other.draws, self.subjects)
+        return Outcome(self.value - other.value, self.resamples - other.resamples, self.subjects)
 
     def over(self, other: "Outcome") -> "Outcome":
         """The paired ratio."""
         value = self.value / max(other.value, SMALLEST)
-        return Outcome(value, self.draws / np.maximum(other.draws, SMALLEST), self.subjects)
+        return Outcome(value, self.resamples / np.maximum(other.resamples, SMALLEST), self.subjects)
 
 
-def outcome(trials: Trials, drawing: Drawing) -> Outcome:
-    """The mean over seeds, and its bootstrap draws over subjects and seeds.
+def outcome(trials: Trials, bootstrap: Bootstrap) -> Outcome:
+    """The mean over seeds, and its bootstrap samples over subjects and seeds.
 
-    The same `drawing.seed` draws the same subjects for every arm, so that differences between arms are paired.
+    The same `bootstrap.seed` resamples the same subjects for every arm, so that differences between arms are paired.
     """
-    subjects = resample_weights(trials.subjects, drawing.repeats, drawing.seed)
+    subjects = resample_weights(trials.subjects, bootstrap.repeats, bootstrap.seed)
     whole = np.ones((1, trials.subjects))
     found = np.stack([score(np.concatenate([whole, subjects])) for score in trials.scores], axis=1)
-    seeds = _seed_weights(len(trials.scores), drawing.repeats, derive_seed(drawing.seed, "seeds", trials.arm))
+    seeds = _seed_weights(len(trials.scores), bootstrap.repeats, derive_seed(bootstrap.seed, "seeds", trials.arm))
     return Outcome(float(found[0].mean()), (found[1:] * seeds).sum(1), trials.subjects)
 
 
 def _seed_weights(count: int, repeats: int, seed: int) -> Matrix:
     """(repeats, count) that sum to 1. Plain resampling of K seeds shows only (K - 1) / K of their variance, a third
-    too little for 3: deviations are enlarged for that (Rao and Wu 1988). One seed shows nothing of it."""
+    too little for 3: differences are enlarged for that (Rao and Wu 1988). One seed shows nothing of it."""
     if count == 1:
         return np.ones((repeats, 1))
     shares = resample_weights(count, repeats, seed) / count

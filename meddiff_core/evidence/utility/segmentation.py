@@ -32,7 +32,7 @@ LARGEST_PATCH = 48
 """Voxels along each axis of a training item; larger volumes are cropped at random, so that a step costs no more."""
 WEIGHT_DECAY = 1e-4
 GAMMA, CONTRAST, NOISE = 0.15, 0.1, 0.02
-"""Deviations of the intensity jitter: ln of the exponent, factor, additive noise, for intensities in [0, 1]."""
+"""Standard deviations of the intensity jitter: ln of the exponent, factor, additive noise, intensities in [0, 1]."""
 REPORT_EVERY = 20
 """Steps."""
 

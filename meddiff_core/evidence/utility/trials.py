@@ -9,18 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Matrix
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import mean_by_subject
-from meddiff_core.evidence.utility.arms import (
-    FEWEST_SUBJECTS,
-    Arm,
-    Design,
-    draw_synthetic,
-)
+from meddiff_core.evidence.utility.arms import Arm, Design, choose_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
 from meddiff_core.evidence.utility.resampling import Outcome, Trials, mean_score, outcome
 from meddiff_core.evidence.utility.segmentation import (
@@ -50,7 +45,7 @@ class SegmentationTrials:
 
 
 def segmentation_trials(
-    audit: AuditInput, design: Design, drawing: Drawing
+    audit: AuditInput, design: Design, bootstrap: Bootstrap
 ) -> Generator[Progress, None, SegmentationTrials]:
     """Train every arm under every seed and test it on the holdout."""
     real, synthetic = (Remembered(set_, HELD_BYTES) for set_ in (audit.dataset.volumes("train"), audit.accepted))
@@ -71,13 +66,13 @@ def segmentation_trials(
     assert first is not None, "a design has at least the real arm"
     guess = most_common_labels(real, groups)
     found[TRIVIAL] = [mean_by_subject(score_segmentation(lambda _: guess, holdout, groups), subjects)]
-    return SegmentationTrials(_report(audit, design, found, drawing), first)
+    return SegmentationTrials(_report(audit, design, found, bootstrap), first)
 
 
 def pairs_of(arm: Arm, real: Volumes, synthetic: Volumes, seed: int) -> Selection:
     """The training set of an arm under a seed."""
     rows = [(real, row) for row in range(arm.real)]
-    return Selection([*rows, *((synthetic, row) for row in draw_synthetic(arm, len(synthetic), seed))])
+    return Selection([*rows, *((synthetic, row) for row in choose_synthetic(arm, len(synthetic), seed))])
 
 
 def score_segmentation(segment: Callable[[StoredArray], LabelArray], volumes: Volumes, groups: int) -> Matrix:
@@ -94,34 +89,31 @@ Found = Mapping[Arm, Sequence[Matrix]]
 """Per arm and seed the Dice (subjects, groups)."""
 
 
-def _report(audit: AuditInput, design: Design, found: Found, drawing: Drawing) -> Section:
+def _report(audit: AuditInput, design: Design, found: Found, bootstrap: Bootstrap) -> Section:
     kept, left_out = _groups_of_enough(found[design.real][0], list(audit.contract.labels))
     if not kept:
-        nothing = f"No label group is found in {FEWEST_SUBJECTS} holdout subjects, so segmentation cannot be tested."
+        nothing = f"No label group is found in {FEWEST} holdout subjects, so segmentation cannot be tested."
         return Section(statements=[nothing])
     found = {arm: [scores[:, list(kept.values())] for scores in runs] for arm, runs in found.items()}
-    means = {arm: dice_outcome(arm, runs, drawing) for arm, runs in found.items()}
+    means = {arm: dice_outcome(arm, runs, bootstrap) for arm, runs in found.items()}
     task = Task("segmentation", "segmentation", "mean Dice", True, means[TRIVIAL].value, " at equal steps")
-    compared = compare_arms(task, means, design, drawing)
-    said = [f"Too few holdout subjects have {', '.join(left_out)} for a Dice of it."] if left_out else []
-    return Section(
-        metrics=compared.metrics,
-        tables=[_table(found, means, list(kept), design, drawing), *compared.tables],
-        statements=[*compared.statements, *said],
-    )
+    compared = compare_arms(task, means, design, bootstrap)
+    missing = [f"Too few holdout subjects have {', '.join(left_out)} for a Dice of it."] if left_out else []
+    table = _table(found, means, list(kept), design, bootstrap)
+    return Section.merge([Section(tables=[table]), compared, Section(statements=missing)])
 
 
 def _groups_of_enough(scores: Matrix, groups: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     """Column of each group that enough test subjects have, and the names of the others."""
     counts = dict(zip(groups, np.isfinite(scores).sum(0), strict=True))
-    kept = {group: column for column, group in enumerate(groups) if counts[group] >= FEWEST_SUBJECTS}
+    kept = {group: column for column, group in enumerate(groups) if counts[group] >= FEWEST}
     return kept, [group for group in groups if group not in kept]
 
 
-def dice_outcome(arm: Arm, runs: Sequence[Matrix], drawing: Drawing) -> Outcome:
+def dice_outcome(arm: Arm, runs: Sequence[Matrix], bootstrap: Bootstrap) -> Outcome:
     """The mean of Dice (subjects, groups), first over the groups that a subject has."""
     means = [mean_score(_mean_over_groups(scores)) for scores in runs]
-    return outcome(Trials(arm.name, means, len(runs[0])), drawing)
+    return outcome(Trials(arm.name, means, len(runs[0])), bootstrap)
 
 
 def _mean_over_groups(scores: Matrix) -> Matrix:
@@ -130,20 +122,20 @@ def _mean_over_groups(scores: Matrix) -> Matrix:
 
 
 def _table(
-    found: Found, means: Mapping[Arm, Outcome], groups: Sequence[str], design: Design, drawing: Drawing
+    found: Found, means: Mapping[Arm, Outcome], groups: Sequence[str], design: Design, bootstrap: Bootstrap
 ) -> Table:
     rows = []
     for arm, runs in found.items():
         columns = [
-            dice_outcome(arm, [scores[:, [column]] for scores in runs], drawing) for column in range(len(groups))
+            dice_outcome(arm, [scores[:, [column]] for scores in runs], bootstrap) for column in range(len(groups))
         ]
-        dice = [with_interval(one.estimate(drawing.confidence)) for one in (means[arm], *columns)]
+        dice = [with_interval(one.estimate(bootstrap.confidence)) for one in (means[arm], *columns)]
         rows.append((arm.name, *_volumes(arm), *dice))
     return Table(
         part="utility",
         title="Segmentation of the holdout",
         caption=f"Dice of a small U-Net, {design.steps} steps for every row, mean of {design.seeds} training(s) and of "
-        f"{len(found[design.real][0])} test subjects, with {drawing.confidence:.0%} intervals over both.",
+        f"{len(found[design.real][0])} test subjects, with {bootstrap.confidence:.0%} intervals over both.",
         columns=("trained on", "real volumes", "synthetic volumes", "mean Dice", *groups),
         rows=tuple(rows),
     )

@@ -7,7 +7,7 @@ the structures of synthetic images without their own label maps.
 from collections.abc import Generator
 
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.section import Section
 from meddiff_core.evidence.utility.arms import design_trials, effort_of, missing_volumes
 from meddiff_core.evidence.utility.covariates import covariate_trials
@@ -24,21 +24,16 @@ ONE_SEED = (
 )
 
 
-def utility(audit: AuditInput, drawing: Drawing) -> Generator[Progress, None, Section]:
+def utility(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Segmentation where there are label maps, prediction of covariates where there are any."""
     if effort_of(audit.config) == "none":
         return Section(statements=[NOT_ASKED])
     design = design_trials(audit.config, len(audit.dataset.volumes("train")), len(audit.accepted))
-    sections = []
+    sections: list[Section] = []
     if audit.contract.labels:
-        trials = yield from segmentation_trials(audit, design, drawing)
-        sections += [trials.section, (yield from pair_fidelity(audit, trials.segmenter, drawing))]
-    sections.append((yield from covariate_trials(audit, design, drawing)))
-    statements = [said for section in sections for said in section.statements]
-    tables = [table for section in sections for table in section.tables]
+        trials = yield from segmentation_trials(audit, design, bootstrap)
+        sections += [trials.section, (yield from pair_fidelity(audit, trials.segmenter, bootstrap))]
+    sections.append((yield from covariate_trials(audit, design, bootstrap)))
+    found = Section.merge(sections)
     limits = [*missing_volumes(design, audit.config, len(audit.accepted)), *([ONE_SEED] if design.seeds == 1 else [])]
-    return Section(
-        metrics=[metric for section in sections for metric in section.metrics],
-        tables=tables,
-        statements=[*statements, *(limits if tables else [NO_TASK])],
-    )
+    return Section.merge([found, Section(statements=limits if found.tables else [NO_TASK])])

@@ -12,8 +12,8 @@ from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.features import contrastive
 from meddiff_core.evidence.features.contrastive import (
     TEMPERATURE,
+    augmented,
     contrastive_features,
-    disguised,
     fit_contrastive,
     load_contrastive,
     nt_xent,
@@ -21,7 +21,7 @@ from meddiff_core.evidence.features.contrastive import (
 )
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.neighbours import nearest
-from meddiff_core.evidence.privacy.planting import DISGUISES
+from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def test_loss_of_views_that_agree_and_of_others_at_right_angles():
     assert nt_xent(views, views.roll(1, 0)).item() == pytest.approx(1 / TEMPERATURE, abs=1e-4)
 
 
-def test_disguised_training_volume_is_nearest_to_its_original(fitted, contract):
+def test_transformed_training_volume_is_nearest_to_its_original(fitted, contract):
     heads, features = fitted
     train, rng = features(heads, range(16)).astype(np.float64), np.random.default_rng(0)
     caught = []
-    for disguise in DISGUISES.values():
-        images = [contract.intensity.store(disguise(contract.intensity.unit(image), rng)) for image in heads.images]
+    for transform in TRANSFORMATIONS.values():
+        images = [contract.intensity.store(transform(contract.intensity.unit(image), rng)) for image in heads.images]
         found = nearest(features(type(heads)(np.stack(images)), range(16)).astype(np.float64), train)
         caught.append((found.index == np.arange(16)).mean())
     assert np.mean(caught) > 0.85
@@ -72,7 +72,7 @@ def test_same_volumes_and_seed_give_the_same_weights_and_the_global_seed_none(ma
 def test_views_differ_and_stay_near():
     images = torch.zeros(2, 1, 16, 16, 16)
     images[:, :, 4:12, 4:12, 4:12] = 0.5
-    views = disguised(images, torch.Generator().manual_seed(0))
+    views = augmented(images, torch.Generator().manual_seed(0))
     assert views.shape == images.shape
     assert (views - images).abs().mean() > 0.01
     assert (views[0] - views[1]).abs().mean() > 0.01

@@ -72,14 +72,14 @@ def test_records_that_differ_are_not_compared_and_the_message_says_how(changed, 
 
 
 @pytest.mark.parametrize("changed", [{"spacing_mm": (3.0, 3.0, 3.0)}, {"mask": "brain"}, {"labels": {"core": (2,)}}])
-def test_record_tells_the_preprocessing(contract, make_heads, finish, changed):
+def test_features_name_their_preprocessing(contract, make_heads, finish, changed):
     heads, other = make_heads(2, 0), contract.model_copy(update=changed)
-    record = finish(extract(RandomConvFeatures(contract), heads)).record
-    assert record.n == 2
-    assert record.preprocessing == preprocessing_digest(contract) != preprocessing_digest(other)
+    found = finish(extract(RandomConvFeatures(contract), heads))
+    assert len(found) == 2
+    assert found.preprocessing == preprocessing_digest(contract) != preprocessing_digest(other)
 
 
-def test_record_does_not_depend_on_the_conditions(contract):
+def test_preprocessing_does_not_depend_on_the_conditions(contract):
     assert preprocessing_digest(contract) == preprocessing_digest(contract.model_copy(update={"conditions": ()}))
 
 

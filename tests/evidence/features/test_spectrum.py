@@ -5,7 +5,7 @@ import numpy as np
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
 from meddiff_core.evidence.neighbours import nearest
-from meddiff_core.evidence.privacy.planting import DISGUISES
+from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS
 
 
 def test_flip_shift_and_gain_change_nothing(contract, make_heads):
@@ -18,12 +18,12 @@ def test_flip_shift_and_gain_change_nothing(contract, make_heads):
     assert np.abs(darker - given).mean() < 0.03 < np.abs(given[0] - given[1]).mean()
 
 
-def test_every_disguise_is_nearest_to_its_original(contract, make_heads, finish):
+def test_every_transformation_is_nearest_to_its_original(contract, make_heads, finish):
     heads, extractor = make_heads(24, 0), SpectrumFeatures(contract)
     train = finish(extract(extractor, heads)).values.astype(np.float64)
     rng = np.random.default_rng(0)
-    for name, disguise in DISGUISES.items():
-        images = [contract.intensity.store(disguise(contract.intensity.unit(image), rng)) for image in heads.images]
+    for name, transform in TRANSFORMATIONS.items():
+        images = [contract.intensity.store(transform(contract.intensity.unit(image), rng)) for image in heads.images]
         found = nearest(extractor(type(heads)(np.stack(images)), range(24)).astype(np.float64), train)
         assert (found.index == np.arange(24)).mean() > 0.95, name
 

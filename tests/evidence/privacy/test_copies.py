@@ -1,36 +1,29 @@
-"""The copy test: a copycat is caught, an oracle passes."""
+"""The copy test: a copycat is caught, an honest cohort passes."""
 
 import numpy as np
 import pytest
 
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.neighbours import nearest, nearest_voxels
+from meddiff_core.evidence.privacy.canaries import HALF, MIXTURE, TRANSFORMATIONS, plant_canaries
 from meddiff_core.evidence.privacy.copies import (
+    ALPHA,
     closer_to_train,
     combined_score,
     copy_test,
     copy_threshold,
     expected_share,
     false_alarms,
-    voxel_key,
-    voxel_keys,
-)
-from meddiff_core.evidence.privacy.planting import (
-    DISGUISES,
-    HALF,
-    MIXTURE,
-    caught_by_disguise,
-    plant_copies,
 )
 from meddiff_core.evidence.privacy.voxel_search import WHOLE, fit_search, match_voxels
 from meddiff_core.evidence.subjects import one_of_each
+from meddiff_core.evidence.voxel_keys import keys_of, voxel_key, voxel_keys
+
+BOOTSTRAP = Bootstrap(400, 0.95, 0)
 
 
 def normal(n, seed, d=16):
     return np.random.default_rng(seed).standard_normal((n, d))
-
-
-def keys_of(volumes, contract):
-    return np.stack([voxel_key(volumes.image(i), contract) for i in range(len(volumes))])
 
 
 def test_nearest_is_that_of_explicit_loops():
@@ -60,9 +53,9 @@ def test_first_of_the_keys_is_the_volume_as_it_is(make_heads, contract):
 
 def test_keys_hold_every_flip_and_shift_by_a_voxel(make_heads, contract):
     image = np.pad(make_heads(1, 0).image(0)[2:-2, 2:-2, 2:-2], 2)
-    disguised = np.roll(image[::-1], (1, -1, 1), (0, 1, 2))
-    assert (voxel_keys(disguised, contract) @ voxel_key(image, contract)).max() == pytest.approx(1, abs=1e-5)
-    assert voxel_key(disguised, contract) @ voxel_key(image, contract) < 0.99
+    transformed = np.roll(image[::-1], (1, -1, 1), (0, 1, 2))
+    assert (voxel_keys(transformed, contract) @ voxel_key(image, contract)).max() == pytest.approx(1, abs=1e-5)
+    assert voxel_key(transformed, contract) @ voxel_key(image, contract) < 0.99
 
 
 def test_keys_of_large_volumes_stay_small(contract):
@@ -72,40 +65,43 @@ def test_keys_of_large_volumes_stay_small(contract):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_planted_copies_of_every_disguise_are_caught(make_heads, contract, finish, seed):
+def test_canaries_of_every_transformation_are_caught(make_heads, contract, finish, seed):
     train, holdout = make_heads(42, seed), make_heads(20, 100 + seed)
     search = fit_search(keys_of(train, contract), contract)
     null = finish(match_voxels(holdout, contract, search))[WHOLE]
-    planted = plant_copies(train, 42, contract, seed)
-    found = finish(match_voxels(planted, contract, search))[WHOLE]
+    canaries = plant_canaries(train, 42, contract, seed)
+    found = finish(match_voxels(canaries, contract, search))[WHOLE]
     caught = found.score < copy_threshold(null.score, 0.05)
-    assert caught_by_disguise(planted, caught) == dict.fromkeys(DISGUISES, 1.0)
-    np.testing.assert_array_equal(found.index, planted.rows)
+    assert set(canaries.transformations) == set(TRANSFORMATIONS)
+    assert caught.all()
+    np.testing.assert_array_equal(found.index, canaries.rows)
 
 
-def test_planted_copies_are_the_same_at_every_reading_and_move_their_labels(make_heads, contract):
+def test_canaries_are_the_same_at_every_reading_and_transform_their_labels(make_heads, contract):
     train = make_heads(14, 0)
-    planted = plant_copies(train, 36, contract, 3, make_heads(5, 9))
-    assert {planted.disguise(index) for index in range(36)} == {*DISGUISES, HALF, MIXTURE}
+    canaries = plant_canaries(train, 36, contract, 3, make_heads(5, 9))
+    assert {canaries.transformation(index) for index in range(36)} == {*TRANSFORMATIONS, HALF, MIXTURE}
     for index in range(36):
-        np.testing.assert_array_equal(planted.image(index), planted.image(index))
-        label = planted.label(index)
-        background = planted.image(index)[label == 0]
-        assert (background < 60).mean() > 0.95 or planted.disguise(index) == MIXTURE, planted.disguise(index)
+        np.testing.assert_array_equal(canaries.image(index), canaries.image(index))
+        label = canaries.label(index)
+        background = canaries.image(index)[label == 0]
+        assert (background < 60).mean() > 0.95 or canaries.transformation(index) == MIXTURE, canaries.transformation(
+            index
+        )
 
 
-def test_where_volumes_are_few_each_is_planted_in_every_disguise_once(make_heads, contract):
+def test_where_volumes_are_few_each_is_planted_under_every_transformation_once(make_heads, contract):
     train = make_heads(9, 0)
-    planted = plant_copies(train, 500, contract, 0, make_heads(3, 1))
-    pairs = {(row, planted.disguise(index)) for index, row in enumerate(planted.rows)}
-    assert len(planted) == len(pairs) == 9 * 9
+    canaries = plant_canaries(train, 500, contract, 0, make_heads(3, 1))
+    pairs = {(row, canaries.transformation(index)) for index, row in enumerate(canaries.rows)}
+    assert len(canaries) == len(pairs) == 9 * 9
 
 
 def test_half_of_a_copy_is_exactly_half(make_heads, contract):
     train, partners = make_heads(9, 0), make_heads(1, 1)
-    planted = plant_copies(train, 81, contract, 0, partners)
-    for index in [index for index in range(81) if planted.disguise(index) == HALF]:
-        image, original = planted.image(index), train.image(planted.rows[index])
+    canaries = plant_canaries(train, 81, contract, 0, partners)
+    for index in [index for index in range(81) if canaries.transformation(index) == HALF]:
+        image, original = canaries.image(index), train.image(canaries.rows[index])
         kept = image == original
         assert kept.reshape(-1).mean() >= 0.5
         assert (kept | (image == partners.image(0))).all()
@@ -122,15 +118,15 @@ def test_threshold_flags_its_nominal_share_of_fresh_volumes():
         assert np.mean(shares) == pytest.approx(expected_share(n, 0.05), rel=0.15)
 
 
-def test_oracle_passes_and_mixture_of_a_tenth_of_copies_does_not():
+def test_honest_cohort_passes_and_mixture_of_a_tenth_of_copies_does_not():
     passes, stopped, covered = 0, 0, 0
     for seed in range(30):
         train, holdout, fresh = normal(300, 3 * seed), normal(100, 3 * seed + 1), normal(300, 3 * seed + 2)
         mixture = fresh.copy()
         mixture[:30] = train[:30] + 0.05 * normal(30, 1000 + seed)
         null = nearest(holdout, train).score
-        clean = copy_test(nearest(fresh, train).score, null, seed=seed)
-        dirty = copy_test(nearest(mixture, train).score, null, seed=seed)
+        clean = copy_test(nearest(fresh, train).score, null, ALPHA, Bootstrap(1, 0.95, seed))
+        dirty = copy_test(nearest(mixture, train).score, null, ALPHA, Bootstrap(1, 0.95, seed))
         passes += clean.excess.high <= 0.1
         stopped += dirty.excess.high > 0.1
         covered += clean.excess.low <= 0 <= clean.excess.high
@@ -141,32 +137,32 @@ def test_oracle_passes_and_mixture_of_a_tenth_of_copies_does_not():
 
 
 def test_no_flag_still_leaves_three_in_n_open():
-    result = copy_test(np.full(100, 2.0), np.full(10_000, 1.0))
+    result = copy_test(np.full(100, 2.0), np.full(10_000, 1.0), ALPHA, BOOTSTRAP)
     assert result.share.value == 0
     assert result.share.high == pytest.approx(3.6 / 100, rel=0.05)
 
 
-def test_copycat_is_closer_to_train_and_oracle_is_not_at_unequal_sizes():
+def test_copycat_is_closer_to_train_and_honest_cohort_is_not_at_unequal_sizes():
     values = []
     for seed in range(20):
         train, holdout, fresh = normal(400, 3 * seed), normal(60, 3 * seed + 1), normal(200, 3 * seed + 2)
-        people = np.arange(400), np.arange(60)
-        found = closer_to_train(nearest(fresh, train), nearest(fresh, holdout), *people, 0.95, 200, seed)
+        subjects = np.arange(400), np.arange(60)
+        found = closer_to_train(nearest(fresh, train), nearest(fresh, holdout), *subjects, Bootstrap(200, 0.95, seed))
         values.append(found.value)
     assert np.mean(values) == pytest.approx(0.5, abs=0.05)
     copies = train[:200] + 0.05 * normal(200, 999)
-    found = closer_to_train(nearest(copies, train), nearest(copies, holdout), *people, 0.95, 200, 0)
+    found = closer_to_train(nearest(copies, train), nearest(copies, holdout), *subjects, Bootstrap(200, 0.95, 0))
     assert found.low > 0.95
 
 
 def test_interval_of_side_counts_subjects_and_not_their_scans():
     train, holdout, fresh = normal(100, 0), normal(40, 1), normal(200, 2)
     sides = nearest(fresh, train), nearest(fresh, holdout)
-    alone = closer_to_train(*sides, np.arange(100), np.arange(40), 0.95, 400, 0)
-    families = closer_to_train(*sides, np.arange(100) // 20, np.arange(40) // 8, 0.95, 400, 0)
+    alone = closer_to_train(*sides, np.arange(100), np.arange(40), BOOTSTRAP)
+    families = closer_to_train(*sides, np.arange(100) // 20, np.arange(40) // 8, BOOTSTRAP)
     thrice = [np.repeat(np.arange(len(set_)), 3) for set_ in (train, holdout)]
     scans = nearest(fresh, np.repeat(train, 3, 0)), nearest(fresh, np.repeat(holdout, 3, 0))
-    repeated = closer_to_train(*scans, *thrice, 0.95, 400, 0)
+    repeated = closer_to_train(*scans, *thrice, BOOTSTRAP)
     assert families.value == alone.value == pytest.approx(repeated.value)
     assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high))
 
@@ -222,7 +218,7 @@ def test_combined_score_is_the_worst_view():
 
 def test_false_alarms_are_near_their_nominal_share():
     scores = normal(100, 0, 1)[:, 0]
-    found = false_alarms(scores, 0.05, 400, 0.95, 0)
+    found = false_alarms(scores, 0.05, BOOTSTRAP)
     assert found.value == pytest.approx(expected_share(50, 0.05), rel=0.2)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
-from meddiff_core.evidence.intervals import Estimate
+from meddiff_core.evidence.intervals import Bootstrap, Estimate
 from meddiff_core.evidence.privacy.covariates import (
     Tables,
     covariate_attacks,
@@ -17,7 +17,6 @@ from meddiff_core.evidence.privacy.covariates import (
     surplus,
     wilson,
 )
-from meddiff_core.evidence.quality.comparison import Drawing
 
 SPECS = (
     ContinuousCondition(name="age", low=20, high=80, mean=50, std=15),
@@ -25,7 +24,7 @@ SPECS = (
     ContinuousCondition(name="volume", low=5e3, high=5e4, mean=2e4, std=8e3),
     ContinuousCondition(name="score", low=0, high=30, mean=15, std=5),
 )
-DRAWING = Drawing(50, 0.95, 0)
+BOOTSTRAP = Bootstrap(50, 0.95, 0)
 ATTACKS = (singling_out, linkability, inference)
 
 
@@ -47,7 +46,7 @@ def tables(train, holdout, synthetic):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_fresh_table_has_no_risk_that_chance_does_not_explain(attack):
-    leaks = [attack(tables(people(100, 3 * s), people(40, 3 * s + 1), people(150, 3 * s + 2)), DRAWING)[-1].leak
+    leaks = [attack(tables(people(100, 3 * s), people(40, 3 * s + 1), people(150, 3 * s + 2)), BOOTSTRAP)[-1].leak
              for s in range(12)]  # fmt: skip
     assert sum(leak.low <= 0 <= leak.high for leak in leaks) >= 10
     assert abs(np.mean([leak.value for leak in leaks])) < 0.1
@@ -56,7 +55,7 @@ def test_fresh_table_has_no_risk_that_chance_does_not_explain(attack):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_copied_rows_are_a_risk_and_more_of_them_a_larger_one(attack):
     train, holdout, fresh = people(100, 0), people(60, 1), people(150, 2)
-    some, all_of_it = (attack(tables(train, holdout, [*train[:n], *fresh[n:]]), DRAWING)[-1].leak for n in (45, 100))
+    some, all_of_it = (attack(tables(train, holdout, [*train[:n], *fresh[n:]]), BOOTSTRAP)[-1].leak for n in (45, 100))
     assert some.value > 0.05
     assert all_of_it.low > 0
     assert all_of_it.value > some.value
@@ -65,18 +64,18 @@ def test_copied_rows_are_a_risk_and_more_of_them_a_larger_one(attack):
 def test_copies_are_linked_and_guessed_as_often_as_they_are():
     train, holdout, fresh = people(200, 0), people(60, 1), people(150, 2)
     case = tables(train, holdout, [*train[:60], *fresh])
-    linked = linkability(case, DRAWING)[0]
+    linked = linkability(case, BOOTSTRAP)[0]
     assert linked.main.value == pytest.approx(0.3, abs=0.05)
     assert linked.control.value < 0.1
     assert linked.leak.low > 0.1
-    secrets = {risk.attack: risk for risk in inference(case, DRAWING)}
+    secrets = {risk.attack: risk for risk in inference(case, BOOTSTRAP)}
     assert secrets["inference of score"].leak.low > 0.1
     assert secrets["inference of score"].baseline == pytest.approx(0.1, abs=0.03)
 
 
 def test_singling_out_does_not_depend_on_the_size_of_the_holdout():
     train, synthetic = people(150, 0), people(150, 2)
-    values = [singling_out(tables(train, people(n, 1), synthetic), DRAWING)[-1].leak.value for n in (150, 300, 75)]
+    values = [singling_out(tables(train, people(n, 1), synthetic), BOOTSTRAP)[-1].leak.value for n in (150, 300, 75)]
     assert max(map(abs, values)) < 0.25
 
 
@@ -88,7 +87,7 @@ def test_missing_values_and_unknown_columns_are_attacked_like_any_other():
         for row in rows:
             row["score"] = None
     for attack in ATTACKS:
-        for risk in attack(tables(train, holdout, synthetic), DRAWING):
+        for risk in attack(tables(train, holdout, synthetic), BOOTSTRAP):
             figures = [*vars(risk.leak).values(), risk.main.value, risk.control.value, risk.baseline]
             assert np.isfinite(figures).all(), risk
             assert risk.attack != "inference of score"
@@ -136,9 +135,10 @@ def test_a_single_number_or_categories_alone_are_no_row_of_a_person():
 def attack(audit_of, contract, finish):
     """(train, holdout, requested) tables to the section."""
 
-    def run(train, holdout, requested, specs=SPECS, people=None):
+    def run(train, holdout, requested, specs=SPECS, **visits):
         table, bare = {"train": train, "holdout": holdout}, contract.model_copy(update={"conditions": specs})
-        return finish(covariate_attacks(audit_of({}, table, people, contract=bare, requested=requested), DRAWING))
+        audit = audit_of({}, table=table, contract=bare, requested=requested, **visits)
+        return finish(covariate_attacks(audit, BOOTSTRAP))
 
     return run
 
@@ -154,7 +154,8 @@ def test_part_gives_every_metric_with_its_interval(attack):
 
 def test_a_subject_with_two_rows_counts_once(attack):
     train, holdout, requested = people(30, 0), people(30, 1), people(50, 2)
-    once, twice = attack(train, holdout, requested), attack(train * 2, holdout * 2, requested, people=30)
+    once = attack(train, holdout, requested)
+    twice = attack(train * 2, holdout * 2, requested, subject=lambda row: row % 30)
     assert once.tables == twice.tables
 
 

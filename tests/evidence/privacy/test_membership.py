@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from meddiff_core.evidence.gates import apply_gates
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.attacks import denoiser_scores
 from meddiff_core.evidence.privacy.membership import (
     Attacked,
@@ -14,14 +15,13 @@ from meddiff_core.evidence.privacy.membership import (
     auc_interval,
     best_by_chance,
     beyond_chance,
-    judge,
+    evaluate_attacks,
     membership_inference,
     without_difficulty,
 )
-from meddiff_core.evidence.quality.comparison import Drawing
 from meddiff_core.study import AuditConfig
 
-DRAWING = Drawing(50, 0.95, 0)
+BOOTSTRAP = Bootstrap(50, 0.95, 0)
 SHAPE = (2, 3, 3, 3)
 
 
@@ -51,7 +51,9 @@ def attacked(denoise, latents, finish, visits=1):
 
 
 def verdict(denoise, train, holdout, finish):
-    section = judge("denoiser", attacked(denoise, train, finish), attacked(denoise, holdout, finish), DRAWING)
+    section = evaluate_attacks(
+        "denoiser", attacked(denoise, train, finish), attacked(denoise, holdout, finish), BOOTSTRAP
+    )
     return {metric.name: metric for metric in section.metrics}, section
 
 
@@ -158,7 +160,9 @@ def test_difficulty_hides_membership_until_it_is_subtracted():
 
 def test_subjects_with_many_volumes_count_once(finish):
     train, holdout = normal(40, 0), normal(20, 1)
-    section = judge("denoiser", attacked(ideal, train, finish, 2), attacked(ideal, holdout, finish, 2), DRAWING)
+    section = evaluate_attacks(
+        "denoiser", attacked(ideal, train, finish, 2), attacked(ideal, holdout, finish, 2), BOOTSTRAP
+    )
     assert [metric.n for metric in section.metrics] == [10, 20]
 
 
@@ -170,13 +174,13 @@ def test_part_attacks_both_models_or_says_that_it_has_none(
     sides = {name: type(heads)(*(part[:, middle, middle, middle] for part in (heads.images, heads.labels)))
              for name, heads in whole.items()}  # fmt: skip
     table = {side: [{"core_volume": 1e3 + i} for i in range(len(sides[side]))] for side in sides}
-    assert not finish(membership_inference(audit_of(sides, table), DRAWING)).metrics
+    assert not finish(membership_inference(audit_of(sides, table=table), BOOTSTRAP)).metrics
     small = contract.model_copy(update={"size": (16, 16, 16)})
-    audit = audit_of(sides, table, contract=small, models=save_models(tmp_path, small))
-    section = finish(membership_inference(audit, DRAWING))
+    audit = audit_of(sides, table=table, contract=small, models=save_models(tmp_path, small))
+    section = finish(membership_inference(audit, BOOTSTRAP))
     names = {f"membership_{what}:{model}" for what in ("auc", "tpr") for model in ("autoencoder", "denoiser")}
     assert {metric.name for metric in section.metrics} == names
     assert all(metric.low <= metric.value <= metric.high for metric in section.metrics)
     assert all(metric.low < 0.6 for metric in section.metrics)
     assert "At least 99 are needed" in section.statements[-1]
-    assert finish(membership_inference(audit, DRAWING)) == section
+    assert finish(membership_inference(audit, BOOTSTRAP)) == section

@@ -1,4 +1,4 @@
-"""The copy test is tested: planted copies are stopped, honest cohorts pass, and the figures for both are exact."""
+"""The copy test is tested: canaries are stopped, honest cohorts pass, and the figures for both are exact."""
 
 from dataclasses import dataclass
 
@@ -6,33 +6,23 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.gates import apply_gates
-from meddiff_core.evidence.intervals import Estimate
-from meddiff_core.evidence.privacy.copies import ALPHA, combined_score, copy_test, voxel_keys
-from meddiff_core.evidence.privacy.oracle import (
-    Oracle,
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.privacy.canaries import HALF, MIXTURE, TRANSFORMATIONS, SearchedCanaries, plant_canaries
+from meddiff_core.evidence.privacy.copies import ALPHA, combined_score, copy_test, excess_metric
+from meddiff_core.evidence.privacy.negative_control import (
+    NegativeControl,
     chance_of_blocking,
+    control_section,
     holdout_needed,
     measured_blocking,
-    oracle_findings,
 )
-from meddiff_core.evidence.privacy.planting import DISGUISES, HALF, MIXTURE, plant_copies
-from meddiff_core.evidence.privacy.power import (
-    CopyGate,
-    Planted,
-    copy_gate,
-    disguise_table,
-    excess_metric,
-    fewest_blocked,
-    power_curve,
-    power_metrics,
-    power_table,
-)
+from meddiff_core.evidence.privacy.power import CopyGate, copy_gate, power_section
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.voxel_keys import voxel_keys
 from meddiff_core.study import AuditConfig
 
 CONFIG = AuditConfig()
-DRAWING = Drawing(40, 0.95, 0)
+BOOTSTRAP = Bootstrap(40, 0.95, 0)
 VIEWS = (WHOLE, *HALVES)
 
 
@@ -42,33 +32,33 @@ def blocked(result, config=CONFIG):
 
 
 @pytest.fixture(scope="module")
-def people(make_heads, contract):
-    """Heads of one population with their keys, to be dealt to the sides anew for every seed."""
+def population(make_heads, contract):
+    """Heads of one population with their keys, to be split anew for every seed."""
     heads = make_heads(420, 0)
     return heads, np.stack([voxel_keys(image, contract) for image in heads.images])
 
 
 @dataclass
 class Case:
-    """Copy scores of one deal: 60 train, 160 holdout, 200 synthetic, and two planted copies of each disguise."""
+    """Copy scores of one deal: 60 train, 160 holdout, 200 synthetic, and two canaries of each transformation."""
 
     null: np.ndarray
     synthetic: np.ndarray
-    planted: dict[str, np.ndarray]
+    canaries: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def first(people, contract):
-    return deal(people, contract, 0)
+def first(population, contract):
+    return deal(population, contract, 0)
 
 
 @pytest.fixture(scope="module")
-def cases(people, contract):
-    return [deal(people, contract, seed) for seed in range(20)]
+def cases(population, contract):
+    return [deal(population, contract, seed) for seed in range(20)]
 
 
-def deal(people, contract, seed):
-    heads, keys = people
+def deal(population, contract, seed):
+    heads, keys = population
     order = np.random.default_rng(seed).permutation(420)
     train, holdout, synthetic = order[:60], order[60:220], order[220:]
     search = fit_search(keys[train, 0], contract)
@@ -79,26 +69,26 @@ def deal(people, contract, seed):
         found = search(query)
         return combined_score([found[view] for view in VIEWS], typical)[0]
 
-    copies = plant_copies(heads.take(train), 18, contract, seed, heads.take(synthetic))
+    copies = plant_canaries(heads.take(train), 18, contract, seed, heads.take(synthetic))
     scores = score(np.stack([voxel_keys(copies.image(index), contract) for index in range(18)]))
-    names = np.array(copies.disguises)
-    planted = {name: scores[names == name] for name in (*DISGUISES, HALF)}
-    return Case(score(keys[holdout]), score(keys[synthetic]), planted)
+    names = np.array(copies.transformations)
+    canaries = {name: scores[names == name] for name in (*TRANSFORMATIONS, HALF)}
+    return Case(score(keys[holdout]), score(keys[synthetic]), canaries)
 
 
 def stopped(case, name):
     """Both copies among 200 volumes are flagged, or the gate blocks."""
-    result = copy_test(np.concatenate([case.planted[name], case.synthetic[2:]]), case.null, ALPHA)
+    result = copy_test(np.concatenate([case.canaries[name], case.synthetic[2:]]), case.null, ALPHA, BOOTSTRAP)
     return {0, 1} <= set(result.flagged.tolist()) or blocked(result)
 
 
-def test_planted_copies_of_every_disguise_are_stopped_at_1_percent(first):
-    assert {name: stopped(first, name) for name in first.planted} == dict.fromkeys((*DISGUISES, HALF), True)
+def test_canaries_of_every_transformation_are_stopped_at_1_percent(first):
+    assert {name: stopped(first, name) for name in first.canaries} == dict.fromkeys((*TRANSFORMATIONS, HALF), True)
 
 
 @pytest.mark.slow
-def test_planted_copies_of_every_disguise_are_stopped_20_of_20_at_1_percent(cases):
-    for name in (*DISGUISES, HALF):
+def test_canaries_of_every_transformation_are_stopped_20_of_20_at_1_percent(cases):
+    for name in (*TRANSFORMATIONS, HALF):
         assert sum(stopped(case, name) for case in cases) == 20, name
 
 
@@ -106,21 +96,21 @@ def test_planted_copies_of_every_disguise_are_stopped_20_of_20_at_1_percent(case
 def test_twelfth_of_copies_is_blocked_by_the_gate_itself_19_of_20(cases):
     stops = 0
     for case in cases:
-        copies = np.concatenate(list(case.planted.values()))
-        stops += blocked(copy_test(np.concatenate([copies, case.synthetic[16:]]), case.null, ALPHA))
+        copies = np.concatenate(list(case.canaries.values()))
+        stops += blocked(copy_test(np.concatenate([copies, case.synthetic[16:]]), case.null, ALPHA, BOOTSTRAP))
     assert stops >= 19
 
 
 @pytest.mark.slow
-def test_oracle_passes_at_least_19_of_20(cases):
-    assert sum(not blocked(copy_test(case.synthetic, case.null, ALPHA)) for case in cases) >= 19
+def test_honest_cohorts_pass_at_least_19_of_20(cases):
+    assert sum(not blocked(copy_test(case.synthetic, case.null, ALPHA, BOOTSTRAP)) for case in cases) >= 19
 
 
-def test_identical_sets_are_blocked_with_all_flagged(people, contract):
-    _, keys = people
+def test_identical_sets_are_blocked_with_all_flagged(population, contract):
+    _, keys = population
     search = fit_search(keys[:60, 0], contract)
     null, copies = search(keys[60:120])[WHOLE].score, search(keys[:60])[WHOLE].score
-    result = copy_test(copies, null, ALPHA)
+    result = copy_test(copies, null, ALPHA, BOOTSTRAP)
     assert len(result.flagged) == 60
     assert blocked(result)
     assert result.excess.low > 0.8
@@ -128,30 +118,30 @@ def test_identical_sets_are_blocked_with_all_flagged(people, contract):
 
 def test_gate_blocks_from_exactly_the_count_that_is_said():
     null = np.random.default_rng(0).random(160)
-    fewest = fewest_blocked(200, len(null), CONFIG, DRAWING)
+    fewest = copy_gate(200, 0, len(null), CONFIG, BOOTSTRAP).fewest_blocked
     for count, expected in ((fewest - 1, False), (fewest, True)):
         scores = np.where(np.arange(200) < count, null.min() - 1, null.max() + 1)
-        assert blocked(copy_test(scores, null, ALPHA, DRAWING.confidence, DRAWING.seed)) is expected
+        assert blocked(copy_test(scores, null, ALPHA, BOOTSTRAP)) is expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
-def test_power_is_that_of_the_whole_test_on_drawn_mixtures(share):
+def test_power_is_that_of_the_whole_test_on_random_mixtures(share):
     rng = np.random.default_rng(0)
     null, synthetic = rng.random(60), rng.random(200)
-    planted = rng.random(400) * np.where(rng.random(400) < 0.9, 0.1, 10) * np.quantile(null, 0.05)
-    result = copy_test(synthetic, null, ALPHA)
-    caught = float((planted < result.threshold).mean())
-    gate = copy_gate(200, len(result.flagged), 60, CONFIG, DRAWING)
+    scores = rng.random(400) * np.where(rng.random(400) < 0.9, 0.1, 10) * np.quantile(null, 0.05)
+    result = copy_test(synthetic, null, ALPHA, BOOTSTRAP)
+    caught = float((scores < result.threshold).mean())
+    gate = copy_gate(200, len(result.flagged), 60, CONFIG, BOOTSTRAP)
     every, blocks, either = [], [], []
     for _ in range(150):
-        copies = rng.choice(planted, gate.planted(share))
+        copies = rng.choice(scores, gate.copies(share))
         mixture = np.concatenate([copies, rng.choice(synthetic, 200 - len(copies), replace=False)])
-        found = copy_test(mixture, null, ALPHA)
+        found = copy_test(mixture, null, ALPHA, BOOTSTRAP)
         every.append(len(copies) == (found.flagged < len(copies)).sum())
         blocks.append(len(found.flagged) >= gate.fewest_blocked)
         either.append(every[-1] or blocks[-1])
-    for drawn, exact in ((every, gate.every_copy_flagged), (blocks, gate.blocks), (either, gate.stopped)):
-        assert np.mean(drawn) == pytest.approx(exact(share, caught), abs=0.12)
+    for found, exact in ((every, gate.every_copy_flagged), (blocks, gate.blocks), (either, gate.stopped)):
+        assert np.mean(found) == pytest.approx(exact(share, caught), abs=0.12)
 
 
 def test_power_rises_with_what_is_caught_and_is_1_for_a_perfect_test():
@@ -167,19 +157,21 @@ def test_power_rises_with_what_is_caught_and_is_1_for_a_perfect_test():
 def test_blind_test_has_no_power_and_its_interval_counts_subjects():
     gate = CopyGate(200, 8, 19)
     subjects = [f"s{row // 4}" for row in range(120)]
-    blind = Planted(np.zeros(120, bool), ["none"] * 120, subjects).share(0.95)
+    canaries = SearchedCanaries(np.zeros(120, bool), ["none"] * 120, subjects)
+    blind = canaries.share(0.95)
     assert (blind.value, blind.n) == (0, 30)
     assert blind.high == pytest.approx(0.116, abs=0.01)
-    metrics = {metric.name: metric for metric in power_metrics(gate, blind)}
+    metrics = {metric.name: metric for metric in power_section(gate, canaries, 0.95).metrics}
     assert set(metrics) == {"power:0.01", "power:0.05", "power:0.2"}
     assert all(metric.value < 0.02 for metric in metrics.values())
 
 
 def test_mixtures_are_shown_and_do_not_count_and_few_subjects_are_not_shown():
     names = ["none"] * 10 + ["flip"] * 4 + [MIXTURE] * 10
-    planted = Planted(np.arange(24) < 14, names, [f"s{row}" for row in range(24)])
-    assert planted.share(0.95).value == 1
-    rows = {row[0]: row for row in disguise_table(CopyGate(200, 8, 19), planted, 0.95).rows}
+    canaries = SearchedCanaries(np.arange(24) < 14, names, [f"s{row}" for row in range(24)])
+    assert canaries.share(0.95).value == 1
+    _, table = power_section(CopyGate(200, 8, 19), canaries, 0.95).tables
+    rows = {row[0]: row for row in table.rows}
     assert list(rows) == ["none", "flip", MIXTURE]
     assert rows["none"][1:3] == (10, 1.0)
     assert rows["flip"][1:] == (4, None, None, None, None)
@@ -187,9 +179,10 @@ def test_mixtures_are_shown_and_do_not_count_and_few_subjects_are_not_shown():
 
 
 def test_table_and_curve_agree_at_1_percent():
-    gate, caught = CopyGate(200, 8, 19), Estimate(0.97, 0.9, 1.0, 60)
-    curve = {line.name: line for line in power_curve(gate, caught).lines}
-    row = power_table(gate, caught).rows[0]
+    canaries = SearchedCanaries(np.arange(60) > 1, ["none"] * 60, [f"s{row}" for row in range(60)])
+    section = power_section(CopyGate(200, 8, 19), canaries, 0.95)
+    curve = {line.name: line for line in section.curves[0].lines}
+    row = section.tables[0].rows[0]
     at = curve["stopped"].x.index(1.0)
     assert row[:2] == ("1%", 2)
     assert row[2:5] == tuple(curve[name].y[at] for name in ("every copy flagged", "gate blocks", "stopped"))
@@ -197,35 +190,39 @@ def test_table_and_curve_agree_at_1_percent():
 
 
 @pytest.mark.parametrize("null_size", [18, 60])
-def test_chance_of_blocking_an_honest_cohort_is_that_of_drawn_ones(null_size):
+def test_chance_of_blocking_an_honest_cohort_is_that_of_random_ones(null_size):
     rng = np.random.default_rng(0)
-    gate = copy_gate(200, 0, null_size, CONFIG, DRAWING)
-    drawn = [
-        len(copy_test(rng.random(200), rng.random(null_size), ALPHA).flagged) >= gate.fewest_blocked for _ in range(200)
+    gate = copy_gate(200, 0, null_size, CONFIG, BOOTSTRAP)
+    blocked_by_chance = [
+        len(copy_test(rng.random(200), rng.random(null_size), ALPHA, BOOTSTRAP).flagged) >= gate.fewest_blocked
+        for _ in range(200)
     ]
-    assert np.mean(drawn) == pytest.approx(chance_of_blocking(gate, null_size), abs=0.1)
+    assert np.mean(blocked_by_chance) == pytest.approx(chance_of_blocking(gate, null_size), abs=0.1)
 
 
 def test_holdout_that_is_called_enough_is_enough_and_less_is_not():
-    needed = holdout_needed(200, CONFIG, DRAWING)
+    needed = holdout_needed(200, CONFIG, BOOTSTRAP)
     assert needed is not None
     for subjects, enough in ((needed, True), (needed - 20, False)):
-        gate = copy_gate(200, 0, subjects, CONFIG, DRAWING)
+        gate = copy_gate(200, 0, subjects, CONFIG, BOOTSTRAP)
         assert (chance_of_blocking(gate, subjects) <= 0.05) is enough
 
 
-def test_oracle_sees_a_validation_side_that_was_learnt_by_heart():
+def test_the_negative_control_sees_a_validation_side_that_was_memorised():
     rng = np.random.default_rng(0)
-    honest, learnt = Oracle(rng.random(60), rng.random(60)), Oracle(rng.random(60), 0.01 * rng.random(60))
-    gate = copy_gate(200, 0, 60, CONFIG, DRAWING)
-    assert measured_blocking(honest, gate, DRAWING).value < 0.35
-    rows = {row[0]: row for row in oracle_findings(learnt, 200, CONFIG, DRAWING).table.rows}
+    honest = NegativeControl(rng.random(60), rng.random(60))
+    memorised = NegativeControl(rng.random(60), 0.01 * rng.random(60))
+    gate = copy_gate(200, 0, 60, CONFIG, BOOTSTRAP)
+    assert measured_blocking(honest, gate, BOOTSTRAP).value < 0.35
+    (table,) = control_section(memorised, 200, CONFIG, BOOTSTRAP).tables
+    rows = {row[0]: row for row in table.rows}
     assert rows["validation"][2] > 0.8
     assert rows["validation"][3] > rows["validation"][5]
 
 
-def test_oracle_without_validation_uses_halves_and_says_how_many_subjects_are_needed():
-    found = oracle_findings(Oracle(np.random.default_rng(0).random(18), np.zeros(0)), 200, CONFIG, DRAWING)
-    assert found.metric.low <= found.metric.value <= found.metric.high
+def test_the_negative_control_without_validation_uses_halves_and_says_how_many_subjects_are_needed():
+    control = NegativeControl(np.random.default_rng(0).random(18), np.zeros(0))
+    found = control_section(control, 200, CONFIG, BOOTSTRAP)
+    assert found.metrics[0].low <= found.metrics[0].value <= found.metrics[0].high
     assert "About 159 would bring it to at most 0.05" in found.statements[0]
-    assert "validation" not in {row[0] for row in found.table.rows}
+    assert "validation" not in {row[0] for row in found.tables[0].rows}

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.inputs import AuditInput, Round, ScreenSummary
+from meddiff_core.evidence.inputs import AuditInput, Round
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
@@ -24,14 +25,16 @@ from meddiff_core.evidence.privacy.rounds import (
     screened,
     suspected_copies,
 )
-from meddiff_core.evidence.quality.comparison import Drawing
-from meddiff_core.evidence.screening.judging import count_reasons, next_attempt, open_slots
+from meddiff_core.evidence.rejections import AUDITED, REJECTIONS, Rejection, count_rejections, rejections_of, stored
+from meddiff_core.evidence.screening.verdicts import next_attempt, open_slots
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.study import AuditConfig
-from meddiff_core.types import Progress, Volumes
+from meddiff_core.types import Progress
 
 SIZE = 12
-DRAWING = Drawing(20, 0.95, 0)
+BLURRED = Rejection(measurement="sharpness", value=0.1, bound=0.2, side="below")
+COPY = Rejection(measurement=AUDITED, value=0.2, bound=0.4, side="below")
+BOOTSTRAP = Bootstrap(20, 0.95, 0)
 
 
 def rows(slots: Collection[int], attempt: int, rejected: Collection[int] = ()) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def rows(slots: Collection[int], attempt: int, rejected: Collection[int] = ()) -
             "slot": list(slots),
             "attempt": attempt,
             "accepted": [slot not in rejected for slot in slots],
-            "reasons": ["too blurred" if slot in rejected else "" for slot in slots],
+            REJECTIONS: [stored([BLURRED] if slot in rejected else []) for slot in slots],
         }
     )
 
@@ -57,12 +60,12 @@ class Study:
     """The search that does not come back."""
     searched: list[list[str]] = field(default_factory=list)
 
-    def search(self, new: pd.DataFrame) -> Generator[Progress, None, set[str]]:
+    def search(self, new: pd.DataFrame) -> Generator[Progress, None, dict[str, Rejection]]:
         yield Progress("search", 1, 1)
         self.searched.append(list(new["sample_id"]))
         if len(self.searched) == self.breaks_at:
             raise KeyboardInterrupt
-        return set(self.copies) & set(new["sample_id"])
+        return dict.fromkeys(set(self.copies) & set(new["sample_id"]), COPY)
 
     def refill(self, table: pd.DataFrame) -> pd.DataFrame:
         while slots := open_slots(table, SIZE, self.most):
@@ -108,10 +111,11 @@ def test_each_volume_is_searched_once() -> None:
     assert len(names) == len(set(names)) == 16
 
 
-def test_what_was_dropped_says_when_and_the_same_slot_is_tried_again() -> None:
+def test_what_was_dropped_says_when_and_why_and_the_same_slot_is_tried_again() -> None:
     table = Study(COPIES).fill().set_index("sample_id")
-    assert table.loc["syn-000005-0", "reasons"] == "suspected copy (audit round 1)"
-    assert table.loc["syn-000002-2", "reasons"] == "suspected copy (audit round 2)"
+    for name, number in (("syn-000005-0", 1), ("syn-000002-2", 2)):
+        assert rejections_of(table.loc[name, REJECTIONS]) == (COPY,)
+        assert table.loc[name, SEARCHED] == number
     assert list(table.index[table["slot"] == 2]) == ["syn-000002-0", "syn-000002-2", "syn-000002-3"]
     assert table.index.is_unique
 
@@ -136,7 +140,7 @@ def test_rounds_broken_off_anywhere_come_to_the_same_table_again(breaks_at: int)
 def test_spent_candidates_leave_the_cohort_short_and_without_suspects() -> None:
     cohort = Study(COPIES, most=SIZE + 2).fill()
     assert len(cohort) == SIZE + 2
-    assert cohort["accepted"].sum() == SIZE - 3  # the one that could still be drawn is flagged, too
+    assert cohort["accepted"].sum() == SIZE - 3  # the one that could still be sampled is flagged, too
     assert not set(accepted(cohort)) & set(COPIES)
 
 
@@ -162,9 +166,9 @@ def test_the_first_round_and_the_screen_are_as_before_the_search() -> None:
     study = Study(COPIES)
     before, cohort = study.refill(rows(range(SIZE), 0, rejected=[7])), study.fill()
     assert list(first_round(cohort)["sample_id"]) == accepted(before)
-    judged = screened(cohort)
-    assert judged["accepted"].sum() == cohort["accepted"].sum() + len(COPIES)
-    assert count_reasons(judged) == {"too blurred": 1}
+    after_screening = screened(cohort)
+    assert after_screening["accepted"].sum() == cohort["accepted"].sum() + len(COPIES)
+    assert [(one.kind, one.count) for one in count_rejections(after_screening)] == [(BLURRED.kind, 1)]
 
 
 @pytest.mark.parametrize(
@@ -183,60 +187,37 @@ def test_a_reader_is_told_of_the_rounds_and_why_they_matter(rounds: list[Round],
     assert said in describe_rounds(rounds)
 
 
-@dataclass(frozen=True)
-class Sides:
-    sides: dict[str, Volumes]
-
-    def volumes(self, side: str) -> Volumes:
-        return self.sides.get(side, ())
-
-    def subjects(self, side: str) -> list[str]:
-        return [f"{side}-{index}" for index in range(len(self.volumes(side)))]
-
-    def conditions(self, side: str) -> list[dict[str, float]]:
-        return [{} for _ in range(len(self.volumes(side)))]
-
-
 @pytest.fixture(scope="module")
-def drawn(make_heads: Callable[..., Any], contract: Any) -> AuditInput:
+def sampled(make_heads: Callable[..., Any], audit_of: Callable[..., AuditInput], contract: Any) -> AuditInput:
     """A cohort of 20 heads, of which 6 are training heads."""
     train, heads = make_heads(20, 0), make_heads(14, 2)
     images, labels = (np.concatenate([getattr(heads, one), getattr(train, one)[:6]]) for one in ("images", "labels"))
-    return AuditInput(
-        dataset=Sides({"train": train, "holdout": make_heads(19, 1)}),
-        contract=contract,
-        accepted=type(heads)(images, labels),
-        requested=[{}] * 20,
-        measured=[{}] * 20,
-        sample_ids=[f"syn-{row}" for row in range(20)],
-        extractors=[RandomConvFeatures(contract, width=4)],
-        screen=ScreenSummary(candidates=20, accepted=20, reasons={}),
-        config=AuditConfig(preset="trial"),
-    )
+    sides, extractors = {"train": train, "holdout": make_heads(19, 1)}, [RandomConvFeatures(contract, width=4)]
+    return audit_of(sides, type(heads)(images, labels), extractors=extractors, config=AuditConfig(preset="trial"))
 
 
 @pytest.fixture(scope="module")
-def suspects(drawn: AuditInput, finish: Callable[..., Any]) -> list[int]:
-    return list(finish(suspected_copies(drawn)))
+def suspects(sampled: AuditInput, finish: Callable[..., Any]) -> list[int]:
+    return list(finish(suspected_copies(sampled)))
 
 
 @pytest.fixture(scope="module")
-def final(drawn: AuditInput, suspects: list[int]) -> AuditInput:
+def final(sampled: AuditInput, suspects: list[int]) -> AuditInput:
     """The same cohort without its suspects."""
     kept = [row for row in range(20) if row not in suspects]
     return replace(
-        drawn,
-        accepted=Selection.of(drawn.accepted, kept),
-        sample_ids=[drawn.sample_ids[row] for row in kept],
-        first_round=drawn.accepted,
-        first_round_ids=drawn.sample_ids,
+        sampled,
+        accepted=Selection.of(sampled.accepted, kept),
+        sample_ids=[sampled.sample_ids[row] for row in kept],
+        first_round=sampled.accepted,
+        first_round_ids=sampled.sample_ids,
     )
 
 
 @pytest.fixture(scope="module")
-def before(drawn: AuditInput, finish: Callable[..., Any]) -> CopyEvidence:
-    """What the audit finds in the cohort as drawn."""
-    found: CopyEvidence = finish(find_copies(drawn, {}, DRAWING))
+def before(sampled: AuditInput, finish: Callable[..., Any]) -> CopyEvidence:
+    """What the audit finds in the cohort as sampled."""
+    found: CopyEvidence = finish(find_copies(sampled, {}, BOOTSTRAP))
     return found
 
 
@@ -245,26 +226,26 @@ def metrics(evidence: CopyEvidence) -> dict[str, Any]:
 
 
 def test_the_search_alone_flags_what_the_whole_audit_flags_and_no_flag_depends_on_others(
-    drawn: AuditInput, before: CopyEvidence, final: AuditInput, suspects: list[int], finish: Callable[..., Any]
+    sampled: AuditInput, before: CopyEvidence, final: AuditInput, suspects: list[int], finish: Callable[..., Any]
 ) -> None:
     assert set(range(14, 20)) <= set(suspects)
     assert list(before.flagged) == suspects
-    assert finish(suspected_copies(replace(final, first_round=None))) == []
+    assert finish(suspected_copies(replace(final, first_round=None))) == {}
     some = suspects[1::2]
-    alone = replace(drawn, accepted=Selection.of(drawn.accepted, some))
-    assert finish(suspected_copies(alone)) == list(range(len(some)))
+    alone = replace(sampled, accepted=Selection.of(sampled.accepted, some))
+    assert list(finish(suspected_copies(alone))) == list(range(len(some)))
 
 
 def test_the_gates_on_copies_read_the_first_round(
-    drawn: AuditInput, before: CopyEvidence, final: AuditInput, finish: Callable[..., Any]
+    sampled: AuditInput, before: CopyEvidence, final: AuditInput, finish: Callable[..., Any]
 ) -> None:
     """A cohort without its suspects has fewer than any real one: the gate could never fail again."""
-    after = finish(find_copies(final, {}, DRAWING))
+    after = finish(find_copies(final, {}, BOOTSTRAP))
     assert list(after.flagged) == []
     assert metrics(after) == metrics(before)
     assert metrics(after)["copies_excess"].value > 0.2
-    assert excess_of(0, len(final.accepted), 19, ALPHA, 0.95, 0).value < 0
-    sides = [finish(authenticity_evidence(one, DRAWING)).metrics for one in (drawn, final)]
+    assert excess_of(0, len(final.accepted), 19, ALPHA, BOOTSTRAP).value < 0
+    sides = [finish(authenticity_evidence(one, BOOTSTRAP)).metrics for one in (sampled, final)]
     assert sides[0] == sides[1]
 
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from meddiff_core.evidence.neighbours import nearest_voxels
-from meddiff_core.evidence.privacy.copies import key_grid, keys_of, smoothed_keys_of, voxel_key, voxel_keys
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
+from meddiff_core.evidence.voxel_keys import key_grid, keys_of, smoothed_keys_of, voxel_key, voxel_keys
 
 
 @pytest.fixture(scope="module")

@@ -7,37 +7,23 @@ from scipy import ndimage
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.gates import apply_gates
-from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.quality.anatomy import (
-    FEW_PEOPLE,
+    FEW_SUBJECTS,
     UNLABELLED,
     appearance_and_anatomy,
     correlation_difference,
 )
-from meddiff_core.evidence.quality.comparison import Drawing, Sides, feature_metrics
+from meddiff_core.evidence.quality.comparison import Sides, feature_metrics
 from meddiff_core.study import AuditConfig
 
-DRAWING = Drawing(60, 0.95, 0)
+BOOTSTRAP = Bootstrap(60, 0.95, 0)
 GATES_FOR = {
     "collapsed": {"recall:random-conv"},
     "noisy": {"effect:excess_noise"},
     "blurred": {"effect:sharpness"},
 }
-
-
-class Real:
-    def __init__(self, train, holdout, scans=1):
-        self.sides, self.scans = {"train": train, "holdout": holdout}, scans
-
-    def volumes(self, side):
-        return self.sides[side]
-
-    def subjects(self, side):
-        return [f"{side}-{row // self.scans}" for row in range(len(self.sides[side]))]
-
-    def conditions(self, side):
-        return [{}] * len(self.sides[side])
 
 
 def with_images(heads, images):
@@ -55,18 +41,16 @@ def faulty(heads, fault):
     return heads
 
 
-def input_of(accepted, contract, train, holdout, scans=1):
-    return AuditInput(
-        dataset=Real(train, holdout, scans),
-        contract=contract,
-        accepted=accepted,
-        requested=[{}] * len(accepted),
-        measured=[measure(accepted.image(row), accepted.label(row), contract) for row in range(len(accepted))],
-        sample_ids=[str(row) for row in range(len(accepted))],
-        extractors=[RandomConvFeatures(contract, width=4)],
-        screen=ScreenSummary(candidates=len(accepted), accepted=len(accepted), reasons={}),
-        config=AuditConfig(),
-    )
+@pytest.fixture(scope="module")
+def input_of(audit_of):
+    """(cohort, contract, train, holdout, scans of each subject) to what is audited."""
+
+    def make(accepted, contract, train, holdout, scans=1):
+        measured = [measure(accepted.image(row), accepted.label(row), contract) for row in range(len(accepted))]
+        facts = {"contract": contract, "measured": measured, "extractors": [RandomConvFeatures(contract, width=4)]}
+        return audit_of({"train": train, "holdout": holdout}, accepted, subject=lambda row: row // scans, **facts)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +59,15 @@ def real(make_heads):
 
 
 @pytest.fixture(scope="module")
-def found(real, make_heads, contract, finish):
+def found(real, make_heads, input_of, contract, finish):
     """Metrics and section per fault; `fresh` has none."""
     results = {}
     for fault in ("fresh", *GATES_FOR):
         accepted = faulty(make_heads(30, 2), fault)
         case = input_of(accepted, contract, *real)
-        section = finish(appearance_and_anatomy(case, DRAWING))
+        section = finish(appearance_and_anatomy(case, BOOTSTRAP))
         sides = Sides(*[finish(extract(case.extractors[0], volumes)) for volumes in (accepted, *real)])
-        results[fault] = ([*section.metrics, *feature_metrics(sides, DRAWING)], section)
+        results[fault] = ([*section.metrics, *feature_metrics(sides, BOOTSTRAP)], section)
     return results
 
 
@@ -123,8 +107,8 @@ def test_anatomy_of_fresh_draws_is_within_what_real_sets_show(found):
     metrics = by_name(found["fresh"][1])
     for name in ("surface_effect:core", "components_effect:core", "volume_effect:shell", "symmetry_effect"):
         assert metrics[name].low < 0.3, name
-        assert metrics[name].floor is not None
-    assert metrics["structure_correlation"].low <= metrics["structure_correlation"].floor
+        assert metrics[name].reference is not None
+    assert metrics["structure_correlation"].low <= metrics["structure_correlation"].reference
 
 
 def test_every_structure_has_its_row_for_every_figure(found):
@@ -134,13 +118,13 @@ def test_every_structure_has_its_row_for_every_figure(found):
     assert len(tables["Symmetry"].rows) == 2
 
 
-def test_torn_frayed_and_lopsided_structures_are_seen(real, make_heads, contract, finish):
+def test_torn_frayed_and_lopsided_structures_are_seen(real, make_heads, input_of, contract, finish):
     heads = make_heads(30, 2)
     labels = heads.labels.copy()
     labels[:, 12, :, :] = 0  # cut in two
     labels[:, 14:, 12:, :][labels[:, 14:, 12:, :] == 2] = 1  # core missing in a quarter
     case = input_of(type(heads)(heads.images, labels), contract, *real)
-    metrics = by_name(finish(appearance_and_anatomy(case, DRAWING)))
+    metrics = by_name(finish(appearance_and_anatomy(case, BOOTSTRAP)))
     assert metrics["components_effect:core"].low > 2
     assert metrics["surface_effect:core"].low > 2
     assert metrics["symmetry_effect"].low > 2
@@ -154,18 +138,18 @@ def test_structures_that_vary_apart_are_seen_though_each_is_right():
     assert correlation_difference(apart, together) > 0.7
 
 
-def test_without_label_maps_only_intensities_are_measured(real, make_heads, contract, finish):
+def test_without_label_maps_only_intensities_are_measured(real, make_heads, input_of, contract, finish):
     bare = contract.model_copy(update={"labels": {}, "conditions": ()})
     sets = [type(heads)(heads.images) for heads in (make_heads(10, 2), *real)]
-    section = finish(appearance_and_anatomy(input_of(sets[0], bare, *sets[1:]), Drawing(10, 0.95, 0)))
+    section = finish(appearance_and_anatomy(input_of(sets[0], bare, *sets[1:]), Bootstrap(10, 0.95, 0)))
     assert section.statements == (UNLABELLED,)
     assert {metric.name.split(":")[0] for metric in section.metrics} == {"effect", "symmetry_effect"}
     assert [one.name for one in section.histograms] == ["intensity"]
 
 
-def test_scans_of_fewer_than_five_people_are_not_described(real, make_heads, contract, finish):
+def test_scans_of_fewer_than_five_people_are_not_described(real, make_heads, input_of, contract, finish):
     case = input_of(make_heads(8, 2), contract, real[0], real[1], scans=4)
-    section = finish(appearance_and_anatomy(case, Drawing(10, 0.95, 0)))
-    assert section.statements == (FEW_PEOPLE,)
+    section = finish(appearance_and_anatomy(case, Bootstrap(10, 0.95, 0)))
+    assert section.statements == (FEW_SUBJECTS,)
     assert not section.tables
     assert not section.histograms

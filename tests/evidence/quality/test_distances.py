@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from meddiff_core.evidence.features.records import Features
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.distances import (
     estimate,
     fit_projection,
     frechet_distance,
     kernel_distance,
     kernel_interval,
-    ratio_to_floor,
-    real_floor,
+    ratio_to_real,
 )
 
 
@@ -85,16 +85,16 @@ def test_more_synthetic_volumes_do_not_make_the_estimate_better():
     few, many = pool[:100], pool
     plain = [frechet_distance(few[:20], holdout), frechet_distance(many, holdout)]
     assert plain[1] < 0.6 * plain[0]
-    found = [estimate(frechet_distance, s, holdout, 20, 200, 0.95, 0).value for s in (few, many)]
+    found = [estimate(frechet_distance, s, holdout, 20, Bootstrap(200, 0.95, 0)).value for s in (few, many)]
     assert found[1] == pytest.approx(found[0], rel=0.1)
-    floor = real_floor(frechet_distance, train, holdout, 20, 200, 0.95, 0)
-    assert floor.low < found[1] < floor.high
+    real = estimate(frechet_distance, train, holdout, 20, Bootstrap(200, 0.95, 0))
+    assert real.low < found[1] < real.high
 
 
-def test_ratio_to_floor_is_one_for_fresh_draws_and_far_above_for_others():
+def test_ratio_to_real_is_one_for_fresh_samples_and_far_above_for_others():
     train, holdout = normal(200, 6, 0), normal(60, 6, 1)
-    fresh = ratio_to_floor(frechet_distance, normal(150, 6, 2), train, holdout, 30, 100, 0.95, 0)
-    shifted = ratio_to_floor(frechet_distance, normal(150, 6, 2, 1.5), train, holdout, 30, 100, 0.95, 0)
+    fresh = ratio_to_real(frechet_distance, normal(150, 6, 2), train, holdout, 30, Bootstrap(100, 0.95, 0))
+    shifted = ratio_to_real(frechet_distance, normal(150, 6, 2, 1.5), train, holdout, 30, Bootstrap(100, 0.95, 0))
     assert fresh.low < 1 < fresh.high
     assert fresh.value == pytest.approx(1, abs=0.4)
     assert shifted.low > 3
@@ -102,7 +102,7 @@ def test_ratio_to_floor_is_one_for_fresh_draws_and_far_above_for_others():
 
 def test_estimate_does_not_take_more_rows_than_there_are():
     with pytest.raises(ValueError, match="at most 5"):
-        estimate(kernel_distance, normal(5, 2, 0), normal(9, 2, 1), 6, 10, 0.95, 0)
+        estimate(kernel_distance, normal(5, 2, 0), normal(9, 2, 1), 6, Bootstrap(10, 0.95, 0))
 
 
 def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
@@ -113,7 +113,9 @@ def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
 
     hits = 0
     for seed in range(100):
-        found = estimate(difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, 100, 0.9, seed)
+        found = estimate(
+            difference, normal(30, 1, 2 * seed), normal(30, 1, 2 * seed + 1), 15, Bootstrap(100, 0.9, seed)
+        )
         hits += found.low <= 0 <= found.high
     assert 80 <= hits <= 99
 
@@ -121,7 +123,7 @@ def test_interval_of_half_sampling_holds_the_mean_as_often_as_it_says():
 def test_a_bootstrap_interval_is_as_wide_as_fresh_queries_scatter():
     reference = normal(40, 3, 0)
     fresh = [kernel_distance(normal(30, 3, seed), reference) for seed in range(1, 300)]
-    found = [kernel_interval(normal(30, 3, seed), reference, 300, 0.95, seed) for seed in range(1, 40)]
+    found = [kernel_interval(normal(30, 3, seed), reference, Bootstrap(300, 0.95, seed)) for seed in range(1, 40)]
     width = np.mean([one.high - one.low for one in found]) / (2 * 1.96)
     assert width == pytest.approx(np.std(fresh), rel=0.25)
 
@@ -130,7 +132,7 @@ def test_a_bootstrap_interval_lies_around_its_value():
     """Duplicates would raise every distance, by far where rows are few."""
     for seed in range(20):
         query, reference = normal(10, 4, seed), normal(30, 4, seed + 100)
-        found = kernel_interval(query, reference, 400, 0.9, seed)
+        found = kernel_interval(query, reference, Bootstrap(400, 0.9, seed))
         assert found.value == kernel_distance(query, reference)
         assert found.low < found.value < found.high
         assert found.n == 10

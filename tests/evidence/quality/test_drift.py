@@ -1,12 +1,14 @@
 """What screening did, on screens whose effect is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.inputs import AuditInput, FirstDraw, ScreenSummary
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.inputs import FirstAttempts
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.drift import (
     acceptance_section,
     permutation_p,
@@ -15,9 +17,8 @@ from meddiff_core.evidence.quality.drift import (
     total_variation,
 )
 from meddiff_core.evidence.quality.subgroups import subgroups_of
-from meddiff_core.study import AuditConfig
 
-DRAWING = Drawing(100, 0.95, 0)
+BOOTSTRAP = Bootstrap(100, 0.95, 0)
 SPECS = (
     CategoricalCondition(name="sex", categories=("F", "M")),
     ContinuousCondition(name="age", low=20, high=80, mean=50, std=17),
@@ -42,13 +43,13 @@ class Unread:
         raise AssertionError
 
 
-def first_draw(volumes, accepted, requested=None):
+def first_attempts(volumes, accepted, requested=None):
     ids = [f"syn-{row:06d}-0" for row in range(len(accepted))]
-    return FirstDraw(volumes, ids, accepted, requested or conditions(len(accepted)), [{}] * len(accepted))
+    return FirstAttempts(volumes, ids, accepted, requested or conditions(len(accepted)), [{}] * len(accepted))
 
 
 def rows_and_sides(n, rejected, shift, seed=0):
-    """n first draws, of which some are replaced; rejected ones lie `shift` away."""
+    """n first attempts, of which some are replaced; rejected ones lie `shift` away."""
     rows = np.random.default_rng(seed).standard_normal((n + rejected, 5))
     rows[:rejected] += shift
     number = np.arange(n + rejected)
@@ -58,26 +59,26 @@ def rows_and_sides(n, rejected, shift, seed=0):
 def test_a_screen_that_rejects_nothing_causes_no_drift():
     rows, _, _ = rows_and_sides(40, 0, 0)
     everything = np.ones(40, bool)
-    found = screening_drift(rows, everything, everything, DRAWING)
+    found = screening_drift(rows, everything, everything, BOOTSTRAP)
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_drift_of_a_blind_screen_is_zero_on_average_though_the_sets_share_volumes():
-    values = [screening_drift(*rows_and_sides(40, 10, 0, seed), Drawing(2, 0.9, 0)).value for seed in range(200)]
+    values = [screening_drift(*rows_and_sides(40, 10, 0, seed), Bootstrap(2, 0.9, 0)).value for seed in range(200)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(200)
 
 
 def test_a_screen_that_keeps_a_kind_out_causes_drift():
-    found = screening_drift(*rows_and_sides(60, 20, 2.0), DRAWING)
+    found = screening_drift(*rows_and_sides(60, 20, 2.0), BOOTSTRAP)
     assert found.low > 0
     assert found.n == 60
 
 
 def test_more_volumes_than_are_compared_are_drawn_by_seed(monkeypatch):
     monkeypatch.setattr("meddiff_core.evidence.quality.drift.LARGEST_UNION", 30)
-    found = screening_drift(*rows_and_sides(60, 20, 2.0), DRAWING)
+    found = screening_drift(*rows_and_sides(60, 20, 2.0), BOOTSTRAP)
     assert found.n < 30
-    assert found == screening_drift(*rows_and_sides(60, 20, 2.0), DRAWING)
+    assert found == screening_drift(*rows_and_sides(60, 20, 2.0), BOOTSTRAP)
 
 
 def test_total_variation_by_hand():
@@ -88,16 +89,16 @@ def test_permutations_find_a_screen_that_looks_at_a_condition_and_no_other():
     sexes = np.array(["F", "M"] * 50)
     accepted = np.ones(100, bool)
     accepted[:20:2] = False
-    assert permutation_p(total_variation, sexes, accepted, DRAWING) < 0.05
+    assert permutation_p(total_variation, sexes, accepted, BOOTSTRAP) < 0.05
     evenly = np.ones(100, bool)
     evenly[:10] = False
-    assert permutation_p(total_variation, sexes, evenly, DRAWING) > 0.5
-    assert permutation_p(total_variation, sexes, np.ones(100, bool), DRAWING) is None
+    assert permutation_p(total_variation, sexes, evenly, BOOTSTRAP) > 0.5
+    assert permutation_p(total_variation, sexes, np.ones(100, bool), BOOTSTRAP) is None
 
 
 def acceptance(accepted, requested):
     groups = subgroups_of(SPECS, requested, 18)
-    return acceptance_section(first_draw(Unread(), accepted, requested), groups, DRAWING)
+    return acceptance_section(first_attempts(Unread(), accepted, requested), groups, BOOTSTRAP)
 
 
 def test_acceptance_ratio_is_that_of_the_cell_where_it_is_lowest():
@@ -120,22 +121,8 @@ def test_an_even_screen_has_a_ratio_that_may_be_one():
     assert metric.low < 1 <= metric.high
 
 
-class Real:
-    def __init__(self, train, holdout):
-        self.sides = {"train": train, "holdout": holdout}
-
-    def volumes(self, side):
-        return self.sides[side]
-
-    def subjects(self, side):
-        return [f"{side}-{row}" for row in range(len(self.sides[side]))]
-
-    def conditions(self, side):
-        return conditions(len(self.sides[side]), len(side))
-
-
 @pytest.fixture(scope="module")
-def case(make_heads, contract):
+def case(make_heads, audit_of, contract):
     """Twenty places; the first four draws were dark and have been drawn again."""
     heads = make_heads(24, 2)
     images = heads.images.copy()
@@ -146,22 +133,20 @@ def case(make_heads, contract):
     ids = [f"syn-{row:06d}-0" for row in range(4, 20)] + [f"syn-{row:06d}-1" for row in range(4)]
     requested = conditions(20)
     with_conditions = contract.model_copy(update={"conditions": SPECS})
-    return AuditInput(
-        dataset=Real(make_heads(24, 0), make_heads(20, 1)),
+    return audit_of(
+        {"train": make_heads(24, 0), "holdout": make_heads(20, 1)},
+        drawn.take(order),
+        {"train": conditions(24, 5), "holdout": conditions(20, 7)},
         contract=with_conditions,
-        accepted=drawn.take(order),
         requested=[requested[int(one.split("-")[1])] for one in ids],
-        measured=[{}] * 20,
         sample_ids=ids,
         extractors=[RandomConvFeatures(with_conditions, width=4)],
-        screen=ScreenSummary(candidates=24, accepted=20, reasons={"too dark": 4}),
-        config=AuditConfig(repeats=30),
-        first_draw=first_draw(drawn.take(slice(20)), accepted, requested),
+        first_attempts=first_attempts(drawn.take(slice(20)), accepted, requested),
     )
 
 
 def test_the_screen_of_dark_volumes_is_told(case, finish):
-    section = finish(subgroups_and_drift(case, Drawing(30, 0.95, 0)))
+    section = finish(subgroups_and_drift(case, Bootstrap(30, 0.95, 0)))
     metrics = {metric.name: metric for metric in section.metrics}
     assert metrics["screening_drift:random-conv"].low > 0
     distances = next(table for table in section.tables if table.title.startswith("Distance"))
@@ -173,15 +158,15 @@ def test_the_screen_of_dark_volumes_is_told(case, finish):
 
 def test_no_volume_is_looked_at_twice(case, finish):
     seen = []
-    work = subgroups_and_drift(case, Drawing(5, 0.95, 0))
+    work = subgroups_and_drift(case, Bootstrap(5, 0.95, 0))
     for progress in work:
         if progress.done == progress.total:
             seen.append(progress.total)
     assert seen == [20, 24, 20, 4]
 
 
-def test_without_first_draws_the_section_says_what_is_not_known(case, finish):
-    bare = AuditInput(**{**case.__dict__, "first_draw": None})
-    section = finish(subgroups_and_drift(bare, Drawing(5, 0.95, 0)))
-    assert any("first draws" in said for said in section.statements)
+def test_without_first_attemptss_the_section_says_what_is_not_known(case, finish):
+    bare = replace(case, first_attempts=None)
+    section = finish(subgroups_and_drift(bare, Bootstrap(5, 0.95, 0)))
+    assert any("first attempts" in said for said in section.statements)
     assert not any(metric.name.startswith("screening") for metric in section.metrics)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.effects import Sample, compare, effect, wasserstein
 
-DRAWING = Drawing(200, 0.95, 0)
+BOOTSTRAP = Bootstrap(200, 0.95, 0)
 
 
 def sample(values, subjects=None):
@@ -21,14 +21,14 @@ def normal(n, seed, shift=0.0):
 def test_effect_is_cohens_d():
     a, b = normal(30, 0, 1.0), 2 * normal(40, 1)
     pooled = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
-    found = effect(sample(a), sample(b), DRAWING)
+    found = effect(sample(a), sample(b), BOOTSTRAP)
     assert found.value == pytest.approx((a.mean() - b.mean()) / pooled)
     assert found.low < found.value < found.high
 
 
 def test_identical_sets_have_no_effect_and_no_distance():
     same = sample(normal(20, 0))
-    found = compare(same, same, same, DRAWING)
+    found = compare(same, same, same, BOOTSTRAP)
     assert found.effect.value == 0
     assert wasserstein(1.0)(same.values[:, None], same.values[:, None]) == 0
 
@@ -42,28 +42,28 @@ def test_a_shift_is_a_wasserstein_distance_of_its_size_in_units():
 def test_interval_of_an_effect_covers_the_truth_as_often_as_it_says(truth):
     hits = 0
     for seed in range(100):
-        found = effect(sample(normal(40, 2 * seed, truth)), sample(normal(40, 2 * seed + 1)), Drawing(200, 0.9, seed))
+        found = effect(sample(normal(40, 2 * seed, truth)), sample(normal(40, 2 * seed + 1)), Bootstrap(200, 0.9, seed))
         hits += found.low <= truth <= found.high
     assert 80 <= hits <= 98
 
 
 def test_copies_of_a_subjects_scan_do_not_narrow_the_interval():
     people, synthetic = normal(20, 0), sample(normal(100, 1))
-    once = effect(synthetic, sample(people), DRAWING)
-    five_times = effect(synthetic, sample(np.repeat(people, 5), np.repeat(np.arange(20), 5)), DRAWING)
+    once = effect(synthetic, sample(people), BOOTSTRAP)
+    five_times = effect(synthetic, sample(np.repeat(people, 5), np.repeat(np.arange(20), 5)), BOOTSTRAP)
     assert five_times.n == once.n == 20
     assert five_times.high - five_times.low == pytest.approx(once.high - once.low, rel=0.1)
 
 
 def test_where_nothing_varies_a_shift_is_large_and_finite():
-    found = compare(sample(np.full(10, 0.99)), sample(np.ones(10)), sample(np.ones(10)), DRAWING)
+    found = compare(sample(np.full(10, 0.99)), sample(np.ones(10)), sample(np.ones(10)), BOOTSTRAP)
     assert found.effect.value == pytest.approx(-10)
     assert found.distance.value == pytest.approx(10)
-    assert found.distance_floor.value == 0
+    assert found.distance_reference.value == 0
 
 
 def test_one_torn_structure_among_many_whole_ones_is_a_small_distance():
     torn = np.ones(100)
     torn[0] = 2
-    found = compare(sample(torn), sample(np.ones(100)), sample(np.ones(40)), DRAWING)
+    found = compare(sample(torn), sample(np.ones(100)), sample(np.ones(40)), BOOTSTRAP)
     assert found.distance.value < 0.5

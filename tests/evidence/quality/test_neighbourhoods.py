@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates, neighbourhood_size, neighbourhoods
 
 
@@ -46,13 +47,13 @@ def test_density_by_hand():
 
 
 def test_all_of_few_volumes_does_not_prove_all():
-    found = neighbourhood_estimates(normal(60, 0), normal(60, 0)[:12], 12, 50, 0.95, 0)
+    found = neighbourhood_estimates(normal(60, 0), normal(60, 0)[:12], 12, Bootstrap(50, 0.95, 0))
     assert found["precision"].high == 1
     assert found["recall"].low < 0.8
 
 
 def test_subsamples_as_large_as_the_sets_still_have_an_interval():
-    found = neighbourhood_estimates(normal(30, 0), normal(30, 1), 30, 50, 0.95, 0)
+    found = neighbourhood_estimates(normal(30, 0), normal(30, 1), 30, Bootstrap(50, 0.95, 0))
     for name, one in found.items():
         assert one.low < one.value <= one.high, name
         assert one.n == 30
@@ -60,11 +61,10 @@ def test_subsamples_as_large_as_the_sets_still_have_an_interval():
 
 def test_interval_of_recall_holds_that_of_fresh_sets():
     """The truth is the mean over fresh pairs of sets of the same size."""
-    how = (20, 60, 0.9)
     values = [neighbourhoods(normal(20, 2 * i), normal(20, 2 * i + 1), 5).recall for i in range(200)]
     hits = 0
     for seed in range(40):
         sets = normal(20, 1000 + 2 * seed), normal(20, 1001 + 2 * seed)
-        found = neighbourhood_estimates(*sets, *how, seed)["recall"]
+        found = neighbourhood_estimates(*sets, 20, Bootstrap(60, 0.9, seed))["recall"]
         hits += found.low <= np.mean(values) <= found.high
     assert hits >= 34

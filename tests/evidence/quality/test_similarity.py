@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.intervals import magnitude
+from meddiff_core.evidence.intervals import Bootstrap, magnitude
 from meddiff_core.evidence.quality.similarity import (
     PairSimilarity,
     _random_pairs,
@@ -33,8 +33,8 @@ def test_collapsed_set_is_more_alike_than_real_ones(make_heads, contract, finish
     real, fresh, few = make_heads(16, 0), make_heads(16, 1), make_heads(2, 2)
     collapsed = few.take(np.arange(16) % 2)
     pairs = [finish(ms_ssim_pairs(v, 30, 0, contract)) for v in (real, fresh, collapsed)]
-    good = magnitude(similarity_gap(pairs[1], pairs[0], 0.95, 200, 0))
-    bad = magnitude(similarity_gap(pairs[2], pairs[0], 0.95, 200, 0))
+    good = magnitude(similarity_gap(pairs[1], pairs[0], Bootstrap(200, 0.95, 0)))
+    bad = magnitude(similarity_gap(pairs[2], pairs[0], Bootstrap(200, 0.95, 0)))
     assert good.low == 0
     assert bad.low > 0
     assert bad.value > 5 * good.value
@@ -45,7 +45,9 @@ def test_interval_resamples_volumes_and_not_pairs():
     """All pairs of n volumes whose similarity is a sum of two volumes' effects: the error falls with n alone."""
     effects = np.random.default_rng(0).standard_normal(30)
     first, second = _random_pairs(30, 435, 0)
-    found = mean_similarity(PairSimilarity(first, second, effects[first] + effects[second], 30), 0.95, 500, 0)
+    found = mean_similarity(
+        PairSimilarity(first, second, effects[first] + effects[second], 30), Bootstrap(500, 0.95, 0)
+    )
     width_by_theory = 2 * 1.96 * 2 * effects.std() / np.sqrt(30)
     assert found.high - found.low == pytest.approx(width_by_theory, rel=0.25)
 

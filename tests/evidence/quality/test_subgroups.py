@@ -5,10 +5,11 @@ import pytest
 
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.evidence.features.records import Features
-from meddiff_core.evidence.quality.comparison import Drawing, Sides
-from meddiff_core.evidence.quality.subgroups import People, round_quantiles, subgroup_section, subgroups_of
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.quality.comparison import Sides
+from meddiff_core.evidence.quality.subgroups import SubjectTables, round_quantiles, subgroup_section, subgroups_of
 
-DRAWING = Drawing(60, 0.95, 0)
+BOOTSTRAP = Bootstrap(60, 0.95, 0)
 SPECS = (
     CategoricalCondition(name="sex", categories=("F", "M")),
     ContinuousCondition(name="age", low=20, high=80, mean=50, std=17),
@@ -27,7 +28,7 @@ def conditions(n, women, seed):
 def people(women=(20, 20, 20), n=(40, 40, 40)):
     sides = [conditions(count, few, seed) for seed, (count, few) in enumerate(zip(n, women, strict=True))]
     subjects = [[f"{side}-{row}" for row in range(len(sides[side]))] for side in (1, 2)]
-    return People(sides[0], sides[1:], subjects)
+    return SubjectTables(sides[0], sides[1:], subjects)
 
 
 def normal(n, seed):
@@ -39,7 +40,7 @@ def section_of(who, shift_of_women=0.0):
     women = [one["sex"] == "F" for one in who.requested]
     synthetic[women] += shift_of_women
     sides = Sides(features(synthetic), features(train), features(holdout))
-    return subgroup_section(sides, who, subgroups_of(SPECS, who.real[0], len(holdout)), DRAWING)
+    return subgroup_section(sides, who, subgroups_of(SPECS, who.real[0], len(holdout)), BOOTSTRAP)
 
 
 def test_every_known_volume_is_in_one_group_of_each_condition():
@@ -71,9 +72,9 @@ def test_edges_are_round_and_halve_the_volumes():
 def test_a_fault_of_one_subgroup_shows_there_and_nowhere_else():
     metrics = {metric.name: metric for metric in section_of(people(), shift_of_women=2.0).metrics}
     women, men = metrics["kernel_subgroup:x:sex F"], metrics["kernel_subgroup:x:sex M"]
-    assert women.low > max(0, women.floor)
+    assert women.low > max(0, women.reference)
     assert men.low < 0 < men.high
-    assert all(metric.floor is not None and metric.n == 10 for metric in (women, men))
+    assert all(metric.reference is not None and metric.n == 10 for metric in (women, men))
 
 
 def test_recall_is_shown_where_there_are_enough_neighbours():
@@ -100,12 +101,12 @@ def test_the_size_of_a_subgroup_does_not_tell_how_few_are_in_the_other(women):
 def test_scans_of_few_subjects_are_no_subgroup():
     who = people()
     repeated = [who.subjects[0], [f"holdout-{row % 4}" if row < 20 else f"man-{row}" for row in range(40)]]
-    found = section_of(People(who.requested, who.real, repeated))
+    found = section_of(SubjectTables(who.requested, who.real, repeated))
     row = next(row for row in found.tables[0].rows if row[0] == "sex F")
     assert row[-1] == "too small: needs 5 training and held-out subjects"
 
 
 def test_a_study_without_conditions_says_what_it_needs():
     sides = Sides(*[features(normal(10, seed)) for seed in range(3)])
-    found = subgroup_section(sides, people(), [], DRAWING)
+    found = subgroup_section(sides, people(), [], BOOTSTRAP)
     assert "needs conditions" in found.statements[0]

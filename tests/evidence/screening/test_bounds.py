@@ -1,4 +1,4 @@
-"""Verdicts, their reasons, and the reference that they rest on."""
+"""Verdicts, their rejections, and the reference that they rest on."""
 
 from dataclasses import replace
 
@@ -6,102 +6,90 @@ import numpy as np
 import pytest
 
 from meddiff_core.errors import IntegrityError
-from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import extract
-from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import voxel_key, voxel_keys
-from meddiff_core.evidence.screening.bounds import (
-    fit_reference,
-    judge,
-    load_reference,
-    save_reference,
-    smallest_distance,
-)
-from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.duplicates import near_duplicates, smallest_distance
+from meddiff_core.evidence.rejections import CONTRAST, COPY_SCORE, FINITE, FINITE_FEATURES, Rejection
+from meddiff_core.evidence.screening.bounds import fit_reference, load_reference, save_reference, screen_volume
+from meddiff_core.evidence.voxel_keys import voxel_key
 from meddiff_core.study import ScreenConfig
 
 
-def inspect(volumes, contract, finish):
-    figures = [measure(volumes.image(i), volumes.label(i), contract) for i in range(len(volumes))]
-    features = finish(extract(RandomConvFeatures(contract), volumes))
-    return figures, features, np.stack([voxel_keys(volumes.image(i), contract) for i in range(len(volumes))])
+@pytest.fixture(scope="module")
+def fitted(make_heads, fit):
+    train = make_heads(60, 0)
+    return train, *fit(train, make_heads(20, 1), ScreenConfig())
 
 
 @pytest.fixture(scope="module")
-def fitted(make_heads, contract, finish):
-    train, validation = make_heads(60, 0), make_heads(20, 1)
-    figures, features, keys = inspect(train, contract, finish)
-    v_figures, v_features, v_keys = inspect(validation, contract, finish)
-    fit = fit_reference(figures, v_figures, features, v_features, keys[:, 0], v_keys, ScreenConfig())
-    return train, *fit
-
-
-def verdicts(volumes, fitted, contract, finish):
+def verdicts(fitted, inspect):
+    """Volumes to the verdict on each."""
     _, reference, arrays = fitted
-    figures, features, keys = inspect(volumes, contract, finish)
-    return [judge(f, x, k, reference, arrays) for f, x, k in zip(figures, features.values, keys, strict=True)]
+
+    def screen(volumes):
+        figures, features, keys = inspect(volumes)
+        rows = zip(figures, features.values, keys, strict=True)
+        return [screen_volume(*row, reference, arrays) for row in rows]
+
+    return screen
 
 
-def test_fresh_volumes_are_mostly_accepted(fitted, make_heads, contract, finish):
-    found = verdicts(make_heads(30, 5), fitted, contract, finish)
+def test_fresh_volumes_are_mostly_accepted(fitted, verdicts, make_heads, inspect):
+    found = verdicts(make_heads(30, 5))
     assert sum(verdict.accepted for verdict in found) >= 24
     assert fitted[1].expected_rejections <= 0.2
 
 
-def test_training_volume_is_a_suspected_copy_also_when_flipped(fitted, contract, finish):
+def test_training_volume_is_a_suspected_copy_also_when_flipped(fitted, verdicts):
     train = fitted[0].take(slice(0, 4))
     mirrored = type(train)(train.images[:, ::-1], train.labels[:, ::-1])
-    for verdict in [*verdicts(train, fitted, contract, finish), *verdicts(mirrored, fitted, contract, finish)]:
+    for verdict in [*verdicts(train), *verdicts(mirrored)]:
         assert not verdict.accepted
-        assert any("suspected copy" in reason for reason in verdict.reasons)
+        assert (COPY_SCORE, "below") in [found.kind for found in verdict.rejections]
 
 
-def test_reason_names_measurement_value_and_bound(fitted, make_heads, contract, finish):
+def test_a_rejection_names_measurement_value_bound_and_side(fitted, verdicts, make_heads, inspect):
     heads = make_heads(1, 7)
     missing = type(heads)(heads.images, np.minimum(heads.labels, 1))
-    verdict = verdicts(missing, fitted, contract, finish)[0]
-    low = fitted[1].bounds["volume_mm3:core"].low
-    assert f"volume_mm3:core 0 is below {low:.4g} (training range)" in verdict.reasons
+    verdict = verdicts(missing)[0]
+    name, low = "volume_mm3:core", fitted[1].bounds["volume_mm3:core"].low
+    assert Rejection(measurement=name, value=0, bound=low, side="below") in verdict.rejections
 
 
-def test_noise_blur_and_darkness_are_rejected(fitted, make_heads, contract, finish):
+def test_noise_blur_and_darkness_are_rejected(fitted, verdicts, make_heads, inspect):
     heads = make_heads(3, 8)
     noise = np.random.default_rng(0).integers(0, 255, heads.images.shape).astype(np.uint8)
     dark = np.rint(heads.images * 0.4).astype(np.uint8)
     for images in (noise, dark):
-        found = verdicts(type(heads)(images, heads.labels), fitted, contract, finish)
+        found = verdicts(type(heads)(images, heads.labels))
         assert not any(verdict.accepted for verdict in found)
 
 
-def test_broken_volumes_are_rejected_before_anything_is_compared(fitted, make_heads, contract, finish):
+def test_broken_volumes_are_rejected_before_anything_is_compared(fitted, verdicts, make_heads, inspect):
     _, reference, arrays = fitted
-    figures, features, keys = inspect(make_heads(1, 9), contract, finish)
+    figures, features, keys = inspect(make_heads(1, 9))
+    unknown, known = np.full_like(features.values[0], np.nan), features.values[0]
     cases = {
-        "not all finite": figures[0] | {"finite": 0.0},
-        "all voxels are equal": figures[0] | {"std": 0.0},
+        FINITE: (figures[0] | {"finite": 0.0}, known),
+        CONTRAST: (figures[0] | {"std": 0.0}, known),
+        FINITE_FEATURES: (figures[0], unknown),
     }
-    for text, measured in cases.items():
-        verdict = judge(measured, features.values[0], keys[0], reference, arrays)
+    for name, (measured, values) in cases.items():
+        verdict = screen_volume(measured, values, keys[0], reference, arrays)
         assert not verdict.accepted
-        assert text in verdict.reasons[0]
-    verdict = judge(figures[0], np.full_like(features.values[0], np.nan), keys[0], reference, arrays)
-    assert verdict.reasons == ("features are not all finite",)
+        assert [found.measurement for found in verdict.rejections] == [name]
 
 
-def test_a_measurement_that_is_missing_is_a_reason(fitted, make_heads, contract, finish):
+def test_a_measurement_that_is_missing_is_a_rejection(fitted, verdicts, make_heads, inspect):
     _, reference, arrays = fitted
-    figures, features, keys = inspect(make_heads(1, 9), contract, finish)
+    figures, features, keys = inspect(make_heads(1, 9))
     del figures[0]["p50"]
-    assert (
-        "p50 was not measured (training range)"
-        in judge(figures[0], features.values[0], keys[0], reference, arrays).reasons
-    )
+    verdict = screen_volume(figures[0], features.values[0], keys[0], reference, arrays)
+    assert Rejection(measurement="p50", side="missing") in verdict.rejections
 
 
-def test_reconstructions_widen_the_bounds(make_heads, contract, finish):
+def test_reconstructions_widen_the_bounds(make_heads, inspect):
     train, validation = make_heads(30, 0), make_heads(10, 1)
-    figures, features, keys = inspect(train, contract, finish)
-    v = inspect(validation, contract, finish)
+    figures, features, keys = inspect(train)
+    v = inspect(validation)
     smooth = [one | {"sharpness": one["sharpness"] * 0.5} for one in figures]
     far = replace(features, values=features.values * 1.5)
     narrow, _ = fit_reference(figures, v[0], features, v[1], keys[:, 0], v[2], ScreenConfig())
@@ -111,7 +99,7 @@ def test_reconstructions_widen_the_bounds(make_heads, contract, finish):
     assert wide.largest_mahalanobis > narrow.largest_mahalanobis
 
 
-def test_reference_comes_back_and_the_same_bytes_twice(fitted, tmp_path, make_heads, contract, finish):
+def test_reference_comes_back_and_the_same_bytes_twice(fitted, tmp_path, make_heads):
     _, reference, arrays = fitted
     for name in ("one", "two"):
         save_reference(tmp_path / name, reference, arrays)

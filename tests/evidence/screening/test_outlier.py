@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.store import create_store, create_volumes
-from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import extract
-from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
-from meddiff_core.evidence.screening.bounds import fit_reference, load_reference, save_reference
-from meddiff_core.evidence.screening.judging import judge_shards
+from meddiff_core.evidence.rejections import DENOISING, REJECTIONS, rejections_of
+from meddiff_core.evidence.screening.bounds import load_reference, save_reference
 from meddiff_core.evidence.screening.outlier import (
     SIGMAS,
     DenoisingErrors,
@@ -25,8 +20,7 @@ from meddiff_core.evidence.screening.outlier import (
     fit_outliers,
     open_probe,
 )
-from meddiff_core.evidence.screening.reasons import kind_of
-from meddiff_core.generation.schedule import SampleRequest, Shard
+from meddiff_core.evidence.screening.verdicts import screen_shards
 from meddiff_core.study import ScreenConfig
 from meddiff_core.types import Latents, Sigma, serial_map
 
@@ -34,13 +28,13 @@ ELEMENTS = 30 * 24**3
 
 
 class Spread:
-    """Volumes whose latents are noise of a deviation each: the toy network below knows deviation 1."""
+    """Volumes whose latents are noise of one standard deviation each: the toy network below knows 1."""
 
-    def __init__(self, *deviations: float) -> None:
-        self.deviations = deviations
+    def __init__(self, *stds: float) -> None:
+        self.stds = stds
 
     def __len__(self) -> int:
-        return len(self.deviations)
+        return len(self.stds)
 
     def image(self, index: int) -> Any:
         return np.full((24, 24, 24), index, np.uint8)
@@ -58,20 +52,20 @@ def probe_of(volumes: Spread, contract: Contract, elements: int = ELEMENTS) -> P
     def encode(images: torch.Tensor) -> torch.Tensor:
         index = round(float((images[0, 0, 0, 0, 0] + 1) / 2 * 255))
         generator = torch.Generator().manual_seed(1000 + index)
-        return torch.randn(1, 1, 1, 1, elements, generator=generator) * volumes.deviations[index]
+        return torch.randn(1, 1, 1, 1, elements, generator=generator) * volumes.stds[index]
 
     return Probe(encode, gaussian, contract)
 
 
-def expected(deviation: float, sigma: float) -> float:
-    """Mean squared error of `gaussian` on noise of a deviation."""
-    return (deviation**2 * sigma**4 + sigma**2) / (1 + sigma**2) ** 2
+def expected(std: float, sigma: float) -> float:
+    """Mean squared error of `gaussian` on noise of a standard deviation."""
+    return (std**2 * sigma**4 + sigma**2) / (1 + sigma**2) ** 2
 
 
-@pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
-def test_the_error_is_that_of_the_formula(deviation: float, contract: Contract) -> None:
-    found = probe_of(Spread(deviation), contract)(Spread(deviation), 0, seed=7)
-    np.testing.assert_allclose(np.exp(found), [expected(deviation, sigma) for sigma in SIGMAS], rtol=0.01)
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_the_error_is_that_of_the_formula(std: float, contract: Contract) -> None:
+    found = probe_of(Spread(std), contract)(Spread(std), 0, seed=7)
+    np.testing.assert_allclose(np.exp(found), [expected(std, sigma) for sigma in SIGMAS], rtol=0.01)
 
 
 def test_noise_is_that_of_the_seed_alone(contract: Contract) -> None:
@@ -81,8 +75,8 @@ def test_noise_is_that_of_the_seed_alone(contract: Contract) -> None:
     assert not (probe(Spread(1.0), 0, seed=8) == first).any()
 
 
-def test_a_score_is_the_mean_number_of_deviations() -> None:
-    bound = OutlierBound(mean=(0.0, 1.0), deviation=(1.0, 2.0), largest=1.0)
+def test_a_score_is_the_mean_number_of_standard_deviations() -> None:
+    bound = OutlierBound(mean=(0.0, 1.0), std=(1.0, 2.0), largest=1.0)
     np.testing.assert_allclose(bound.score(np.array([[1.0, 5.0], [0.0, 1.0]])), [1.5, 0.0])
 
 
@@ -130,42 +124,44 @@ def test_at_most_so_many_volumes_are_looked_at_evenly(contract: Contract, finish
 
 
 @pytest.fixture
-def judged(tmp_path: Path, make_heads: Callable, contract: Contract, finish: Callable, save_models: Callable) -> Any:
+def screened(
+    tmp_path: Path, make_heads: Callable, contract: Contract, finish: Callable, save_models: Callable, fit: Callable,
+    save_shard: Callable,
+) -> Any:  # fmt: skip
     """(largest score) to the table of two candidates."""
     models = Models(save_models(tmp_path / "models", contract), "digest")
     train, fresh = make_heads(12, 0), make_heads(6, 1)
     probe = open_probe(models)
     errors = DenoisingErrors(*(finish(probe.all_errors("x", volumes)) for volumes in (train, train, fresh)))
-    figures = [[measure(v.image(i), v.label(i), contract) for i in range(len(v))] for v in (train, fresh)]
-    features = [finish(extract(RandomConvFeatures(contract), volumes)) for volumes in (train, fresh)]
-    keys = keys_of(train, contract), all_keys_of(fresh, contract)
-    reference, arrays = fit_reference(*figures, *features, *keys, ScreenConfig(margin=3.0), denoising=errors)
+    reference, arrays = fit(train, fresh, ScreenConfig(margin=3.0), denoising=errors)
     candidates = make_heads(2, 5)
-    group = create_store(tmp_path / "candidates.zarr" / "00-000000")
-    for key, values in (("image", candidates.images), ("label", candidates.labels)):
-        create_volumes(group, key, 2, values.shape[1:], str(values.dtype))[...] = values
-    shard = Shard("00-000000", tuple(SampleRequest(f"syn-{n}-0", n, 0, 70 + n, {}) for n in range(2)))
+    shard = save_shard("00-000000", candidates)
 
     def run(largest: float | None = None, models: Models | None = models) -> Any:
         bound = reference.outliers if largest is None else reference.outliers.model_copy(update={"largest": largest})
         save_reference(tmp_path / "reference", reference.model_copy(update={"outliers": bound}), arrays)
         assert load_reference(tmp_path / "reference")[0].outliers == bound
-        work = judge_shards([shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, serial_map, models)
+        work = screen_shards(
+            [shard], tmp_path / "candidates.zarr", tmp_path / "reference", contract, serial_map, models
+        )
         return finish(work), np.stack([probe(candidates, n, 70 + n) for n in range(2)]), bound
 
     return run
 
 
-def test_a_shard_is_judged_by_the_networks_of_the_study(judged: Callable) -> None:
-    table, errors, bound = judged()
+def test_a_shard_is_judged_by_the_networks_of_the_study(screened: Callable) -> None:
+    table, errors, bound = screened()
     np.testing.assert_allclose(table["score.outlier"], bound.score(errors))
-    rejecting, _, _ = judged(largest=-1e9)
+    rejecting, _, _ = screened(largest=-1e9)
     assert not rejecting["accepted"].any()
-    kinds = {kind_of(reason) for said in rejecting["reasons"] for reason in said.split("; ")}
-    assert "unlike the training volumes after denoising, score above the accepted range" in kinds
+    assert all((DENOISING, "above") in kinds_of(cell) for cell in rejecting[REJECTIONS])
 
 
-def test_without_networks_the_score_is_left_out(judged: Callable) -> None:
-    table, _, _ = judged(largest=-1e9, models=None)
+def kinds_of(cell: Any) -> list[Any]:
+    return [found.kind for found in rejections_of(cell)]
+
+
+def test_without_networks_the_score_is_left_out(screened: Callable) -> None:
+    table, _, _ = screened(largest=-1e9, models=None)
     assert "score.outlier" not in table
-    assert not table["reasons"].str.contains("denoising").any()
+    assert not any((DENOISING, "above") in kinds_of(cell) for cell in table[REJECTIONS])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from meddiff_core.contract import CategoricalCondition, Condition, ContinuousCondition, Contract, IntensityMapping
-from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.study import AuditConfig, UtilityConfig
 from meddiff_core.types import LabelArray, StoredArray
 
@@ -34,22 +34,6 @@ class Scans:
 
     def label(self, index: int) -> LabelArray | None:
         return None if self.labels is None else self.labels[index]
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The real data set."""
-
-    sides: dict[str, Scans]
-
-    def volumes(self, side: str) -> Scans:
-        return self.sides[side]
-
-    def subjects(self, side: str) -> list[str]:
-        return [f"{side}-{index}" for index in range(len(self.sides[side]))]
-
-    def conditions(self, side: str) -> list[Condition]:
-        return list(self.sides[side].conditions)
 
 
 def _scan(rng: np.random.Generator) -> tuple[StoredArray, LabelArray, Condition]:
@@ -94,27 +78,19 @@ def scan_contract() -> Contract:
 
 
 @pytest.fixture(scope="session")
-def audit_of(scan_contract: Contract) -> Callable[..., AuditInput]:
+def trial_of(audit_of: Callable[..., AuditInput], scan_contract: Contract) -> Callable[..., AuditInput]:
     """(train, holdout, accepted, settings of the utility) to what is audited."""
 
     def make(
         train: Scans, holdout: Scans, accepted: Scans, contract: Any = scan_contract, **settings: Any
     ) -> AuditInput:
-        return AuditInput(
-            dataset=Sides({"train": train, "holdout": holdout}),
-            contract=contract,
-            accepted=accepted,
-            requested=accepted.conditions,
-            measured=[{}] * len(accepted),
-            sample_ids=[str(index) for index in range(len(accepted))],
-            extractors=[],
-            screen=ScreenSummary(candidates=len(accepted), accepted=len(accepted), reasons={}),
-            config=AuditConfig(repeats=50, utility=UtilityConfig(**settings)),
-        )
+        config = AuditConfig(repeats=50, utility=UtilityConfig(**settings))
+        facts = {"contract": contract, "requested": accepted.conditions, "config": config}
+        return audit_of({"train": train, "holdout": holdout}, accepted, **facts)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def drawing() -> Drawing:
-    return Drawing(50, 0.95, 0)
+def bootstrap() -> Bootstrap:
+    return Bootstrap(50, 0.95, 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meddiff_core.evidence.utility.arms import design_trials, draw_synthetic, missing_volumes
+from meddiff_core.evidence.utility.arms import choose_synthetic, design_trials, missing_volumes
 from meddiff_core.study import AuditConfig, UtilityConfig
 
 
@@ -41,6 +41,6 @@ def test_trial_preset_is_quick_unless_told_otherwise():
 
 def test_larger_arm_holds_the_volumes_of_the_smaller_and_another_seed_others():
     half, whole, _ = design_trials(config(), 20, 100).alone
-    assert draw_synthetic(whole, 100, 0)[:10] == draw_synthetic(half, 100, 0)
-    assert len(set(draw_synthetic(whole, 100, 0))) == 20
-    assert draw_synthetic(whole, 100, 0) != draw_synthetic(whole, 100, 1)
+    assert choose_synthetic(whole, 100, 0)[:10] == choose_synthetic(half, 100, 0)
+    assert len(set(choose_synthetic(whole, 100, 0))) == 20
+    assert choose_synthetic(whole, 100, 0) != choose_synthetic(whole, 100, 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.utility.arms import design_trials
 from meddiff_core.evidence.utility.comparing import Task, compare_arms
 from meddiff_core.evidence.utility.resampling import Outcome
@@ -18,7 +18,7 @@ def compared(task, real, alone, added, spread=0.01):
     noise = spread * np.random.default_rng(0).standard_normal(200)
     values = {DESIGN.real: (real, 0), DESIGN.alone[0]: (alone, noise), DESIGN.added[0]: (added, noise)}
     outcomes = {arm: Outcome(value, value + 0 * noise + by, 12) for arm, (value, by) in values.items()}
-    return compare_arms(task, outcomes, DESIGN, Drawing(200, 0.95, 0))
+    return compare_arms(task, outcomes, DESIGN, Bootstrap(200, 0.95, 0))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from meddiff_core.evidence.quality.comparison import Drawing
+from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.utility.resampling import (
     Trials,
     accuracy_score,
@@ -14,7 +14,7 @@ from meddiff_core.evidence.utility.resampling import (
     ranking_score,
 )
 
-MANY = Drawing(4000, 0.95, 0)
+MANY = Bootstrap(4000, 0.95, 0)
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_interval_over_subjects_has_the_width_of_a_mean():
     values = np.random.default_rng(2).standard_normal(60)
     found = outcome(Trials("a", [mean_score(values)], 60), MANY)
     assert found.value == pytest.approx(values.mean())
-    assert found.draws.std() == pytest.approx(values.std() / 60**0.5, rel=0.05)
+    assert found.resamples.std() == pytest.approx(values.std() / 60**0.5, rel=0.05)
 
 
 def test_interval_over_seeds_has_the_width_of_a_mean_of_three():
     levels = np.array([0.7, 0.8, 0.75])
     found = outcome(Trials("a", [mean_score(np.full(20, level)) for level in levels], 20), MANY)
-    assert found.draws.std() == pytest.approx(levels.std(ddof=1) / 3**0.5, rel=0.05)
+    assert found.resamples.std() == pytest.approx(levels.std(ddof=1) / 3**0.5, rel=0.05)
 
 
 def test_difference_of_two_arms_is_paired_by_subject():

@@ -1,6 +1,6 @@
-"""Screening shard by shard: every candidate measured, held against the reference, listed with its verdict.
+"""Screening shard by shard: every candidate measured, compared with the reference, listed with its verdict.
 
-Rejected volumes stay where they are, with the reason beside them: nobody can judge a filter whose rejects
+Rejected volumes stay where they are, with the reasons beside them: nobody can assess a filter whose rejects
 are gone.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.contract import Condition, Contract
+from meddiff_core.evidence.duplicates import near_duplicates
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import keys_of, voxel_keys
-from meddiff_core.evidence.screening.bounds import judge, load_reference
-from meddiff_core.evidence.screening.duplicates import near_duplicates
+from meddiff_core.evidence.rejections import DUPLICATE, REJECTIONS, Rejection, reject, stored
+from meddiff_core.evidence.screening.bounds import load_reference, screen_volume
 from meddiff_core.evidence.screening.outlier import Models, open_probe
-from meddiff_core.evidence.screening.reasons import count_kinds
+from meddiff_core.evidence.voxel_keys import keys_of, voxel_keys
 from meddiff_core.generation.region import is_extrapolated
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.generation.shards import Candidates
@@ -29,12 +29,11 @@ REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
 """Prefixes of the columns of a table of verdicts."""
 EXTRAPOLATED = "extrapolated"
 """Column that says whether a condition lies outside what training saw."""
-DUPLICATE = "near duplicate of an earlier volume of the cohort"
 
 
 @dataclass(frozen=True)
-class JudgeJob:
-    """All that a worker needs to judge one shard."""
+class ScreenJob:
+    """All that a worker needs to screen one shard."""
 
     shard: Shard
     candidates: Path
@@ -44,7 +43,7 @@ class JudgeJob:
     """Needed if the reference has a bound on the error after denoising."""
 
 
-def judge_shard(job: JudgeJob) -> list[Row]:
+def screen_shard(job: ScreenJob) -> list[Row]:
     """One row per candidate of a shard: who it is, what was asked for, what was measured, and the verdict."""
     reference, arrays = load_reference(job.reference)
     places = [(job.shard.name, position) for position in range(len(job.shard.samples))]
@@ -56,13 +55,15 @@ def judge_shard(job: JudgeJob) -> list[Row]:
         image, label = volumes.image(position), volumes.label(position)
         measured = measure(image, label, job.contract)
         errors = probe(volumes, position, sample.seed) if probe else None
-        verdict = judge(measured, features[position], voxel_keys(image, job.contract), reference, arrays, errors)
+        verdict = screen_volume(
+            measured, features[position], voxel_keys(image, job.contract), reference, arrays, errors
+        )
         identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
         place = {"shard": job.shard.name, "position": position}
-        said = {"accepted": verdict.accepted, "reasons": "; ".join(verdict.reasons)}
+        decided = {"accepted": verdict.accepted, REJECTIONS: stored(verdict.rejections)}
         asked = {EXTRAPOLATED: is_extrapolated(sample.condition, job.contract.conditions)}
         figures = _prefixed(MEASURED, measured) | _prefixed(SCORE, verdict.scores)
-        rows.append(identity | place | said | asked | _prefixed(REQUESTED, sample.condition) | figures)
+        rows.append(identity | place | decided | asked | _prefixed(REQUESTED, sample.condition) | figures)
     return rows
 
 
@@ -70,7 +71,7 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> Row:
     return {prefix + name: value for name, value in values.items()}
 
 
-def judge_shards(
+def screen_shards(
     shards: Sequence[Shard],
     candidates: Path,
     reference: Path,
@@ -79,9 +80,9 @@ def judge_shards(
     models: Models | None = None,
 ) -> Generator[Progress, None, pd.DataFrame]:
     """The verdict of every candidate of some shards, in their order."""
-    jobs = [JudgeJob(shard, candidates, reference, contract, models) for shard in shards]
+    jobs = [ScreenJob(shard, candidates, reference, contract, models) for shard in shards]
     rows: dict[int, list[Row]] = {}
-    for position, found in mapper(judge_shard, jobs):
+    for position, found in mapper(screen_shard, jobs):
         rows[position] = found
         yield Progress("screen shards", len(rows), len(jobs))
     return pd.DataFrame([row for position in sorted(rows) for row in rows[position]])
@@ -95,11 +96,9 @@ def reject_duplicates(verdicts: pd.DataFrame, candidates: Path, reference: Path,
     if len(volumes) < 2:
         return verdicts
     keys = keys_of(volumes, contract)
+    repeated = Rejection(measurement=DUPLICATE, bound=bounds.duplicate_distance, side="below")
     dropped = accepted[sorted(near_duplicates(keys, arrays.key_centre, bounds.duplicate_distance))]
-    verdicts = verdicts.copy()
-    verdicts.loc[dropped, "accepted"] = False
-    verdicts.loc[dropped, "reasons"] = DUPLICATE
-    return verdicts
+    return reject(verdicts, dict.fromkeys(dropped, repeated))
 
 
 def open_slots(verdicts: pd.DataFrame, size: int, most_candidates: int) -> list[int]:
@@ -124,11 +123,6 @@ def columns_of(verdicts: pd.DataFrame, prefix: str) -> list[Row]:
     names = [column for column in verdicts.columns if column.startswith(prefix)]
     rows = verdicts[names].to_dict("records")
     return [{str(k).removeprefix(prefix): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
-
-
-def count_reasons(verdicts: pd.DataFrame) -> dict[str, int]:
-    """Rejected candidates by kind of reason, most frequent first; one with two reasons counts under both."""
-    return count_kinds(said.split("; ") for said in verdicts.loc[~verdicts["accepted"], "reasons"])
 
 
 def requested_conditions(verdicts: pd.DataFrame) -> list[Condition]:

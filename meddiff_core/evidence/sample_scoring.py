@@ -1,8 +1,8 @@
-"""Judges the weights of a denoiser by a few of their samples, often and cheaply.
+"""Scores of the weights of a denoiser by a few of their samples, taken often and cheaply.
 
 Two questions are asked of samples in latent space: how far they are, as a set, from volumes that the model
 never saw, and whether it was volumes of its training that they came to lie beside. The first alone would
-praise a model that copies, the second one that draws noise. The audit asks both again, in voxels and of many.
+praise a model that copies, the second one that generates noise. The audit asks both again, in voxels and of many.
 """
 
 import numpy as np
@@ -35,43 +35,43 @@ sample to be near to the most average volume, and miss what it was copied from."
 CONFIDENCE = 0.95
 """Of the lower bound."""
 BLOCK = 64
-"""Volumes that are drawn at a time."""
+"""Volumes that are sampled at a time."""
 
 
-class LatentJudge:
-    """A `SampleScorer` (see diffusion/checkpoint_selection.py) that holds the real latents of both sides."""
+class LatentScorer:
+    """A `Judge` (see diffusion/choice.py) that holds the real latents of both sides."""
 
     train: Matrix
-    """(n, d) features of the real latents, in deviations of the train side."""
+    """(n, d) features of the real latents, in standard deviations of the train side."""
     validation: Matrix
     """Likewise."""
 
     def __init__(self, train: LatentSet, validation: LatentSet, scale: LatentScale, seed: int) -> None:
-        """`seed` draws one volume from the posterior of each latent, as training does."""
+        """`seed` samples one volume from the posterior of each latent, as training does."""
         generator = generator_for(seed, "judge")
         features, self._train_keys = _views_of(train, scale, generator)
         others, self._validation_keys = _views_of(validation, scale, generator)
-        self._centre, deviation = features.mean(0), features.std(0)
-        self._spread = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), deviation, np.inf)
+        self._centre, std = features.mean(0), features.std(0)
+        self._spread = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)
         self.train, self.validation = self._standardise(features), self._standardise(others)
 
     def __call__(self, samples: Latents) -> SampleScore:
-        """Judge standardised latents. The kernel distance is unbiased at any size, so all of train is taken.
+        """Score standardised latents. The kernel distance is unbiased at any size, so all of train is taken.
 
         Raises:
             TrainingFailed: a sample is not finite.
         """
-        drawn, keys = self._look_at(samples)
+        features, keys = self._look_at(samples)
         value, low = attraction(keys, self._train_keys, self._validation_keys)
         return SampleScore(
-            validation_distance=kernel_distance(drawn, self.validation),
-            train_distance=kernel_distance(drawn, self.train),
+            validation_distance=kernel_distance(features, self.validation),
+            train_distance=kernel_distance(features, self.train),
             nearer_train=value,
             nearer_train_low=low,
         )
 
     def features(self, samples: Latents) -> Matrix:
-        """Of standardised latents, as `train` and `validation` are. Raises what a judgement raises."""
+        """Features of standardised latents, as `train` and `validation` are. Raises what scoring raises."""
         return self._look_at(samples)[0]
 
     def _look_at(self, samples: Latents) -> tuple[Matrix, Matrix]:
@@ -85,9 +85,9 @@ class LatentJudge:
         return np.asarray((features - self._centre) / self._spread)
 
 
-def open_judge(train: LatentSet, validation: LatentSet, scale: LatentScale, seed: int) -> LatentJudge | None:
-    """The judge of a study; None where a side has a single volume, which leaves nothing to compare."""
-    return LatentJudge(train, validation, scale, seed) if min(len(train), len(validation)) > 1 else None
+def open_scorer(train: LatentSet, validation: LatentSet, scale: LatentScale, seed: int) -> LatentScorer | None:
+    """The scorer of a study; None where a side has a single volume, which leaves nothing to compare."""
+    return LatentScorer(train, validation, scale, seed) if min(len(train), len(validation)) > 1 else None
 
 
 def attraction(samples: Matrix, train: Matrix, validation: Matrix) -> tuple[float, float]:

@@ -11,72 +11,51 @@ import pytest
 import torch
 
 from meddiff_core.contract import ContinuousCondition, Contract
-from meddiff_core.data.store import create_store, create_volumes
-from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.evidence.privacy.copies import all_keys_of, keys_of
-from meddiff_core.evidence.screening.bounds import fit_reference, save_reference
-from meddiff_core.evidence.screening.judging import (
-    DUPLICATE,
+from meddiff_core.evidence.rejections import CONTRAST, DUPLICATE, REJECTIONS, count_rejections, rejections_of
+from meddiff_core.evidence.screening.bounds import save_reference
+from meddiff_core.evidence.screening.reconstructed import Reconstructed
+from meddiff_core.evidence.screening.verdicts import (
     EXTRAPOLATED,
     MEASURED,
     REQUESTED,
     SCORE,
-    JudgeJob,
+    ScreenJob,
     accepted_volumes,
     columns_of,
-    count_reasons,
-    judge_shard,
-    judge_shards,
     reject_duplicates,
     requested_conditions,
+    screen_shard,
+    screen_shards,
 )
-from meddiff_core.evidence.screening.reconstructed import Reconstructed
-from meddiff_core.generation.schedule import SampleRequest, Shard
+from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images, to_stored
 from meddiff_core.study import ScreenConfig
-from meddiff_core.types import Volumes, serial_map
+from meddiff_core.types import serial_map
 
 
 @pytest.fixture(scope="module")
-def reference(
-    tmp_path_factory: pytest.TempPathFactory, make_heads: Callable, contract: Contract, finish: Callable
-) -> Path:
+def reference(tmp_path_factory: pytest.TempPathFactory, make_heads: Callable, fit: Callable) -> Path:
     """A folder with the reference of a few training heads."""
-    train, validation = make_heads(24, 0), make_heads(8, 1)
-    figures = [[measure(v.image(i), v.label(i), contract) for i in range(len(v))] for v in (train, validation)]
-    features = [finish(extract(RandomConvFeatures(contract), volumes)) for volumes in (train, validation)]
-    keys = keys_of(train, contract), all_keys_of(validation, contract)
     folder = tmp_path_factory.mktemp("study") / "reference"
-    save_reference(folder, *fit_reference(*figures, *features, *keys, ScreenConfig(margin=1.0)))
+    save_reference(folder, *fit(make_heads(24, 0), make_heads(8, 1), ScreenConfig(margin=1.0)))
     return folder
 
 
 @pytest.fixture
-def save_shard(tmp_path: Path) -> Callable[..., Shard]:
-    """(name, volumes) to the shard of these candidates, at slots from `first` on."""
-
-    def save(name: str, volumes: Any, first: int = 0) -> Shard:
-        group = create_store(tmp_path / "candidates.zarr" / name)
-        for key, values in (("image", volumes.images), ("label", volumes.labels)):
-            create_volumes(group, key, len(values), values.shape[1:], str(values.dtype))[...] = values
-        slots = range(first, first + len(volumes))
-        return Shard(name, tuple(SampleRequest(f"syn-{n:06d}-0", n, 0, 70 + n, {"core_volume": 9.0}) for n in slots))
-
-    return save
-
-
-@pytest.fixture
-def judged(tmp_path: Path, reference: Path, contract: Contract, finish: Callable) -> Callable[..., pd.DataFrame]:
+def screened(tmp_path: Path, reference: Path, contract: Contract, finish: Callable) -> Callable[..., pd.DataFrame]:
     """Shards to their table."""
 
     def run(*shards: Shard, mapper: Any = serial_map, contract: Contract = contract) -> pd.DataFrame:
-        table: pd.DataFrame = finish(judge_shards(shards, tmp_path / "candidates.zarr", reference, contract, mapper))
+        table: pd.DataFrame = finish(screen_shards(shards, tmp_path / "candidates.zarr", reference, contract, mapper))
         return table
 
     return run
+
+
+def kinds_of(row: Any) -> list[Any]:
+    return [found.kind for found in rejections_of(row[REJECTIONS])]
 
 
 def test_a_row_says_who_what_was_asked_what_was_measured_and_the_verdict(
@@ -85,76 +64,75 @@ def test_a_row_says_who_what_was_asked_what_was_measured_and_the_verdict(
     heads = make_heads(2, 5)
     heads.images[1] = 0
     shard = save_shard("00-000004", heads, first=4)
-    good, empty = judge_shard(JudgeJob(shard, tmp_path / "candidates.zarr", reference, contract))
+    good, empty = screen_shard(ScreenJob(shard, tmp_path / "candidates.zarr", reference, contract))
     assert (good["sample_id"], good["slot"], good["attempt"], good["seed"]) == ("syn-000004-0", 4, 0, 74)
     assert (good["shard"], good["position"], empty["position"]) == ("00-000004", 0, 1)
     assert good[f"{REQUESTED}core_volume"] == 9.0
     measured = measure(heads.image(0), heads.label(0), contract)
     assert {name: good[f"{MEASURED}{name}"] for name in measured} == measured
     assert good[f"{SCORE}copy_score"] > 0
-    assert (good["accepted"], good["reasons"]) == (True, "")
-    assert (empty["accepted"], empty["reasons"]) == (False, "all voxels are equal")
+    assert (good["accepted"], good[REJECTIONS]) == (True, [])
+    assert (empty["accepted"], kinds_of(empty)) == (False, [(CONTRAST, "below")])
 
 
 def test_a_row_says_whether_it_was_asked_for_outside_the_training_range(
-    make_heads: Callable, save_shard: Callable, judged: Callable, contract: Contract
+    make_heads: Callable, save_shard: Callable, screened: Callable, contract: Contract
 ) -> None:
     spec = ContinuousCondition(name="age", low=20, high=80, mean=50, std=10)
     shard = save_shard("00-000000", make_heads(2, 5))
     inside, outside = (
         replace(sample, condition={"age": age}) for sample, age in zip(shard.samples, (80.0, 81.0), strict=True)
     )
-    table = judged(
+    table = screened(
         replace(shard, samples=(inside, outside)), contract=contract.model_copy(update={"conditions": (spec,)})
     )
     assert table[EXTRAPOLATED].tolist() == [False, True]
 
 
-def test_every_reason_of_a_rejection_is_kept(make_heads: Callable, save_shard: Callable, judged: Callable) -> None:
+def test_every_reason_of_a_rejection_is_kept(make_heads: Callable, save_shard: Callable, screened: Callable) -> None:
     heads = make_heads(1, 5)
     heads.images[:] //= 4
     heads.labels[:] = np.minimum(heads.labels, 1)
-    table = judged(save_shard("00-000000", heads))
-    reasons = table.loc[0, "reasons"].split("; ")
+    table = screened(save_shard("00-000000", heads))
     assert not table.loc[0, "accepted"]
-    assert len(reasons) > 2
-    assert any(reason.startswith("volume_mm3:core 0 is below") for reason in reasons)
+    assert len(kinds_of(table.loc[0])) > 2
+    assert ("volume_mm3:core", "below") in kinds_of(table.loc[0])
 
 
 def test_the_table_is_in_the_order_of_the_shards_whichever_came_first(
-    make_heads: Callable, save_shard: Callable, judged: Callable
+    make_heads: Callable, save_shard: Callable, screened: Callable
 ) -> None:
     shards = [save_shard("00-000000", make_heads(2, 5)), save_shard("00-000002", make_heads(1, 6), first=2)]
 
     def backwards(function: Callable, items: list[Any]) -> Any:
         return reversed(list(serial_map(function, items)))
 
-    table = judged(*shards)
+    table = screened(*shards)
     assert table["slot"].tolist() == [0, 1, 2]
-    pd.testing.assert_frame_equal(judged(*shards, mapper=backwards), table)
+    pd.testing.assert_frame_equal(screened(*shards, mapper=backwards), table)
 
 
 def test_of_near_duplicates_the_first_stays(
-    tmp_path: Path, reference: Path, contract: Contract, make_heads: Callable, save_shard: Callable, judged: Callable
+    tmp_path: Path, reference: Path, contract: Contract, make_heads: Callable, save_shard: Callable, screened: Callable
 ) -> None:
     heads, others = make_heads(3, 5), make_heads(2, 6)
     others.images[0], others.labels[0] = heads.images[1] // 2 * 2, heads.labels[1]
-    table = judged(save_shard("00-000000", heads), save_shard("00-000003", others, first=3))
+    table = screened(save_shard("00-000000", heads), save_shard("00-000003", others, first=3))
     table["accepted"] = True
     before = table.copy()
     found = reject_duplicates(table, tmp_path / "candidates.zarr", reference, contract)
     assert found["accepted"].tolist() == [True, True, True, False, True]
-    assert found.loc[3, "reasons"] == DUPLICATE
+    assert kinds_of(found.loc[3]) == [(DUPLICATE, "below")]
     pd.testing.assert_frame_equal(table, before)
     pd.testing.assert_frame_equal(found.drop(index=3), before.drop(index=3))
 
 
 def test_a_rejected_volume_makes_no_later_one_a_duplicate(
-    tmp_path: Path, reference: Path, contract: Contract, make_heads: Callable, save_shard: Callable, judged: Callable
+    tmp_path: Path, reference: Path, contract: Contract, make_heads: Callable, save_shard: Callable, screened: Callable
 ) -> None:
     heads = make_heads(3, 5)
     heads.images[2] = heads.images[0]
-    table = judged(save_shard("00-000000", heads))
+    table = screened(save_shard("00-000000", heads))
     table["accepted"] = [False, True, True]
     found = reject_duplicates(table, tmp_path / "candidates.zarr", reference, contract)
     assert found["accepted"].tolist() == [False, True, True]
@@ -164,16 +142,16 @@ def test_a_rejected_volume_makes_no_later_one_a_duplicate(
 def test_fewer_than_two_volumes_have_no_duplicates(
     tmp_path: Path, reference: Path, contract: Contract, accepted: list[bool]
 ) -> None:
-    table = pd.DataFrame({"accepted": accepted, "reasons": "", "shard": "none", "position": 0})
+    table = pd.DataFrame({"accepted": accepted, REJECTIONS: [[], []], "shard": "none", "position": 0})
     found = reject_duplicates(table, tmp_path, reference, contract)
     assert found["accepted"].tolist() == accepted
 
 
 def test_accepted_volumes_are_those_of_the_table_in_its_order(
-    tmp_path: Path, make_heads: Callable, save_shard: Callable, judged: Callable
+    tmp_path: Path, make_heads: Callable, save_shard: Callable, screened: Callable
 ) -> None:
     heads = make_heads(3, 5)
-    table = judged(save_shard("00-000000", heads))
+    table = screened(save_shard("00-000000", heads))
     table["accepted"] = [True, False, True]
     volumes = accepted_volumes(table.iloc[::-1], tmp_path / "candidates.zarr")
     assert len(volumes) == 2
@@ -187,50 +165,17 @@ def test_columns_come_back_under_their_names_with_none_for_gaps() -> None:
     assert columns_of(table, MEASURED) == [{"mean": 1}, {"mean": 2}]
 
 
-def test_reasons_are_counted_by_kind_without_their_figures() -> None:
-    table = pd.DataFrame(
-        [
-            (False, "mean 0.2 is below 0.3 (training range); volume_mm3:left lung 9 is above 8 (training range)"),
-            (False, "mean 0.1 is below 0.3 (training range)"),
-            (False, "mean 0.9 is above 0.8 (training range)"),
-            (False, "features 9.1 are above 7.5 (training range)"),
-            (False, "copy score 0.1 is below 0.2 (suspected copy)"),
-            (False, DUPLICATE),
-            (False, "all voxels are equal"),
-            (True, ""),
-        ],
-        columns=["accepted", "reasons"],
-    )
-    counts = count_reasons(table)
-    assert counts == {
-        "mean below the accepted range": 2,
-        "all voxels are equal": 1,
-        "copy score below the accepted range": 1,
-        "features above the accepted range": 1,
-        "mean above the accepted range": 1,
-        DUPLICATE: 1,
-        "volume_mm3:left lung above the accepted range": 1,
-    }
-    assert next(iter(counts)) == "mean below the accepted range"
-
-
 def test_what_screening_says_is_counted_without_a_single_figure(
-    make_heads: Callable, save_shard: Callable, judged: Callable
+    make_heads: Callable, save_shard: Callable, screened: Callable
 ) -> None:
     """Figures of single volumes have no place in a release."""
     heads = make_heads(3, 5)
     heads.images[0] //= 4
     heads.images[1] = np.random.default_rng(0).integers(0, 255, heads.images[1].shape)
     heads.labels[2] = 0
-    counts = count_reasons(judged(save_shard("00-000000", heads)))
+    counts = [one.summary for one in count_rejections(screened(save_shard("00-000000", heads)))]
     assert len(counts) > 3
-    assert not [
-        reason for reason in counts if any(word.strip("()").replace(".", "").isdigit() for word in reason.split())
-    ]
-
-
-def test_a_cohort_that_was_all_accepted_has_no_reasons() -> None:
-    assert count_reasons(pd.DataFrame({"accepted": [True, True], "reasons": ["", ""]})) == {}
+    assert not [text for text in counts if any(word.replace(".", "").isdigit() for word in text.split())]
 
 
 def test_reconstructed_volumes_are_what_the_network_gives_back(
@@ -240,7 +185,6 @@ def test_reconstructed_volumes_are_what_the_network_gives_back(
     network = Autoencoder(AutoencoderShape(in_channels=4, channels=(8, 8), latent_channels=1)).eval()
     heads = make_heads(2, 5)
     copies = finish(Reconstructed.of(network, heads, contract))
-    assert isinstance(copies, Volumes)
     assert len(copies) == 2
     with torch.inference_mode():
         images, labels = to_stored(network.reconstruct(load_images(heads, [1], contract)), contract)

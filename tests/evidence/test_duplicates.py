@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from meddiff_core.evidence.duplicates import near_duplicates
 from meddiff_core.evidence.neighbours import to_length_one
-from meddiff_core.evidence.screening.duplicates import near_duplicates
 
 
 def naive(keys, centre, threshold):

@@ -5,10 +5,12 @@ is left of each volume outside of them, bound the whole distance from below: onl
 at in full. An approximate index would be no faster at this size, and could let a repetition through.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.evidence.neighbours import to_length_one
+from meddiff_core.evidence.neighbours import nearest_voxels, to_length_one
 from meddiff_core.types import FloatArray
 
 DIRECTIONS = 48
@@ -22,11 +24,19 @@ SLACK = 1e-5
 """Rounding error of squared distances between vectors of length 1 in single precision."""
 
 
+def smallest_distance(keys: FloatArray, centre: FloatArray, subjects: Sequence[str] | None = None) -> float:
+    """Between keys (m, p) of different subjects; each key is its own subject if none are named."""
+    if len(keys if subjects is None else set(subjects)) < 3:
+        return 0.0
+    found = nearest_voxels(keys[:, None], keys, centre, exclude_self=True, block=256, subjects=subjects)
+    return float(found.distance.min())
+
+
 def near_duplicates(keys: FloatArray, key_centre: FloatArray, threshold: float, block: int = BLOCK) -> set[int]:
     """Rows to drop so that no two of the rest are nearer than `threshold`: the first of each pair stays.
 
     `keys` is (n, p), from `voxel_key`, in the order that decides; `threshold` the smallest distance between two
-    training subjects, as 1 - correlation of deviations from `key_centre`.
+    training subjects, as 1 - correlation of differences from `key_centre`.
     """
     quick = _quick_look(keys, key_centre, block)
     kept = np.zeros(0, np.int64)

@@ -1,10 +1,10 @@
-"""Copies of training volumes in disguise, to prove in every audit that the copy test would catch them.
+"""Canaries: transformed copies of training volumes, to prove in every audit that the copy test would catch them.
 
-A test that never fires passes everything. What share of planted copies it catches, in this very data set, is
+A test that never fires passes everything. What share of the canaries it catches, in this very data set, is
 reported and gated beside its verdict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +13,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.contract import Contract
+from meddiff_core.evidence.intervals import Estimate, from_count
+from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.types import FloatArray, LabelArray, StoredArray, Volumes
 
-Disguise = Callable[[FloatArray, np.random.Generator], FloatArray]
+COPY_POWER = MetricSpec(
+    name="copy_power",
+    part="privacy",
+    privacy=True,
+    proof=True,
+    better="higher",
+    limited_by="canary",
+    failure="an audit that may miss the copies planted in it cannot say that a cohort holds none",
+)
+METRICS = (COPY_POWER,)
+Transformation = Callable[[FloatArray, np.random.Generator], FloatArray]
 """Of an image in [0, 1], axes (i, j, k)."""
 
 
@@ -32,11 +44,11 @@ def _shift(image: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def _roll(image: FloatArray, axis: int, step: int) -> FloatArray:
-    moved = np.roll(image, step, axis)
+    transformed = np.roll(image, step, axis)
     edge = [slice(None)] * 3
     edge[axis] = slice(0, 1) if step > 0 else slice(-1, None)
-    moved[tuple(edge)] = 0
-    return moved
+    transformed[tuple(edge)] = 0
+    return transformed
 
 
 def _noise(image: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -53,12 +65,12 @@ def _blur(image: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def _everything(image: FloatArray, rng: np.random.Generator) -> FloatArray:
-    for disguise in (_flip, _shift, _blur, _intensity, _noise):
-        image = disguise(image, rng)
+    for transformation in (_flip, _shift, _blur, _intensity, _noise):
+        image = transformation(image, rng)
     return image
 
 
-DISGUISES: dict[str, Disguise] = {
+TRANSFORMATIONS: dict[str, Transformation] = {
     "none": _as_is,
     "flip": _flip,
     "shift": _shift,
@@ -75,10 +87,10 @@ MIXTURE = "mixture"
 
 
 @dataclass(frozen=True)
-class PlantedCopies:
-    """Disguised copies of chosen volumes; the disguises take turns. Reads like any set of volumes.
+class Canaries:
+    """Transformed copies of chosen volumes; the transformations take turns. Reads like any set of volumes.
 
-    Where rows repeat, every round over the volumes gives each of them another disguise.
+    Where rows repeat, every round over the volumes gives each of them another transformation.
     """
 
     volumes: Volumes
@@ -92,23 +104,23 @@ class PlantedCopies:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def disguise(self, index: int) -> str:
-        """Name of the disguise of copy `index`."""
-        names = [*DISGUISES] if self.partners is None else [*DISGUISES, HALF, MIXTURE]
+    def transformation(self, index: int) -> str:
+        """Name of the transformation of copy `index`."""
+        names = [*TRANSFORMATIONS] if self.partners is None else [*TRANSFORMATIONS, HALF, MIXTURE]
         return names[(index + index // len(self.volumes)) % len(names)]
 
     @property
-    def disguises(self) -> tuple[str, ...]:
-        """The disguise of every copy."""
-        return tuple(self.disguise(index) for index in range(len(self)))
+    def transformations(self) -> tuple[str, ...]:
+        """The transformation of every copy."""
+        return tuple(self.transformation(index) for index in range(len(self)))
 
     def image(self, index: int) -> StoredArray:
         """(i, j, k), the same at every call."""
-        name, rng = self.disguise(index), np.random.default_rng([self.seed, index])
+        name, rng = self.transformation(index), np.random.default_rng([self.seed, index])
         original = self.volumes.image(self.rows[index])
-        if name in DISGUISES:
+        if name in TRANSFORMATIONS:
             unit = self.contract.intensity.unit(original)
-            return self.contract.intensity.store(DISGUISES[name](unit, rng))
+            return self.contract.intensity.store(TRANSFORMATIONS[name](unit, rng))
         other = self._partners.image(int(rng.integers(len(self._partners))))
         if name == HALF:
             return _join(original, other, rng)
@@ -116,18 +128,18 @@ class PlantedCopies:
         return self.contract.intensity.store(np.float32(0.5) * (units[0] + units[1]))
 
     def label(self, index: int) -> LabelArray | None:
-        """The label map of the original, moved with its image; that of a mixture is the other volume's."""
-        label, name = self.volumes.label(self.rows[index]), self.disguise(index)
+        """The label map of the original, transformed with its image; that of a mixture is the other volume's."""
+        label, name = self.volumes.label(self.rows[index]), self.transformation(index)
         rng = np.random.default_rng([self.seed, index])
         if label is None:
             return None
         if name in (HALF, MIXTURE):
             other = self._partners.label(int(rng.integers(len(self._partners))))
             return _join(label, other, rng) if name == HALF and other is not None else other
-        moved = label.astype(np.float32)
-        for move in {"flip": [_flip], "shift": [_shift], "all": [_flip, _shift]}.get(name, []):
-            moved = move(moved, rng)
-        return moved.astype(np.uint8)
+        transformed = label.astype(np.float32)
+        for transform in {"flip": [_flip], "shift": [_shift], "all": [_flip, _shift]}.get(name, []):
+            transformed = transform(transformed, rng)
+        return transformed.astype(np.uint8)
 
     @property
     def _partners(self) -> Volumes:
@@ -146,17 +158,45 @@ def _join(first: Stored, second: Stored, rng: np.random.Generator) -> Stored:
     return np.where(np.expand_dims(kept, [other for other in range(3) if other != axis]), first, second)
 
 
-def plant_copies(
+def plant_canaries(
     volumes: Volumes, count: int, contract: Contract, seed: int, partners: Volumes | None = None
-) -> PlantedCopies:
-    """`count` disguised copies of different volumes; where there are fewer, of each in several disguises."""
+) -> Canaries:
+    """`count` transformed copies of different volumes; where there are fewer, several of each."""
     order = np.random.default_rng(seed).permutation(len(volumes))
-    most = len(volumes) * (len(DISGUISES) + (0 if partners is None else 2))
+    most = len(volumes) * (len(TRANSFORMATIONS) + (0 if partners is None else 2))
     rows = tuple(int(order[index % len(order)]) for index in range(min(count, most)))
-    return PlantedCopies(volumes, rows, contract, seed, partners)
+    return Canaries(volumes, rows, contract, seed, partners)
 
 
-def caught_by_disguise(planted: PlantedCopies, caught: NDArray[np.bool_]) -> dict[str, float]:
-    """Share of copies (n,) that were caught, per disguise."""
-    names = np.array(planted.disguises)
-    return {name: float(caught[names == name].mean()) for name in (*DISGUISES, HALF) if (names == name).any()}
+@dataclass(frozen=True)
+class SearchedCanaries:
+    """Canaries that were searched for, and which of them were caught."""
+
+    caught: NDArray[np.bool_]
+    """(n,)."""
+    transformations: Sequence[str]
+    subjects: Sequence[str]
+    """Of each canary: its transformation, and whose volume it is."""
+
+    def share(self, confidence: float, transformation: str | None = None) -> Estimate:
+        """Share caught, of one transformation, or of all that the test promises to see through.
+
+        The interval counts the subjects that were copied, not the copies.
+        """
+        subjects = self.subjects_of(transformation)
+        caught = float(self.caught[self._rows(transformation)].mean())
+        return from_count(caught * subjects, subjects, confidence)
+
+    def subjects_of(self, transformation: str | None = None) -> int:
+        """How many subjects' volumes were copied under a transformation."""
+        return len({self.subjects[row] for row in self._rows(transformation)})
+
+    def _rows(self, wanted: str | None) -> list[int]:
+        names = enumerate(self.transformations)
+        return [row for row, name in names if name == wanted or (wanted is None and name != MIXTURE)]
+
+
+def copy_power(caught: Estimate) -> Metric:
+    """The metric that shows that the copy test sees."""
+    words = "Share of transformed copies, planted for this audit, that the copy test catches."
+    return metric_of(COPY_POWER, caught, words)

@@ -1,4 +1,4 @@
-"""The judge of samples: it sees blur, noise, copies and monotony, and leaves fresh volumes alone."""
+"""Scores of samples: they see blur, noise, copies and monotony, and leave fresh volumes alone."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from meddiff_core.diffusion.checkpoint_selection import MARGIN, CheckpointSelection, SampleScore, SampleScorer
+from meddiff_core.diffusion.checkpoint_selection import MARGIN, CheckpointSelection, SampleScore
 from meddiff_core.errors import TrainingFailed
-from meddiff_core.evidence.latent_judge import LatentJudge, attraction, open_judge
+from meddiff_core.evidence.sample_scoring import LatentScorer, attraction, open_scorer
 from meddiff_core.models.latents import LatentSet
 
 TRAIN, VALIDATION, SAMPLES = 72, 24, 24
@@ -41,10 +41,10 @@ def latents(mean: Tensor) -> LatentSet:
     return LatentSet(mean, torch.full_like(mean, 0.05))
 
 
-def judge_of(train: LatentSet, validation: LatentSet) -> LatentJudge:
-    judge = open_judge(train, validation, train.scale(), seed=0)
-    assert judge is not None
-    return judge
+def scorer_of(train: LatentSet, validation: LatentSet) -> LatentScorer:
+    scorer = open_scorer(train, validation, train.scale(), seed=0)
+    assert scorer is not None
+    return scorer
 
 
 @pytest.fixture(scope="module")
@@ -53,33 +53,29 @@ def train() -> LatentSet:
 
 
 @pytest.fixture(scope="module")
-def judge(train: LatentSet) -> LatentJudge:
-    return judge_of(train, latents(volumes(VALIDATION, 2)))
+def scorer(train: LatentSet) -> LatentScorer:
+    return scorer_of(train, latents(volumes(VALIDATION, 2)))
 
 
 @pytest.fixture(scope="module")
-def judged(judge: LatentJudge, train: LatentSet) -> Callable[[Tensor], SampleScore]:
-    return lambda samples: judge(train.scale().standardise(samples))
+def scored(scorer: LatentScorer, train: LatentSet) -> Callable[[Tensor], SampleScore]:
+    return lambda samples: scorer(train.scale().standardise(samples))
 
 
-def copies(judgement: SampleScore) -> bool:
-    return judgement.nearer_train_low > 0.5 + MARGIN
+def copies(score: SampleScore) -> bool:
+    return score.nearer_train_low > 0.5 + MARGIN
 
 
 def noisy(samples: Tensor, amount: float) -> Tensor:
     return samples + amount * torch.randn(samples.shape, generator=torch.Generator().manual_seed(3))
 
 
-def test_it_is_a_judge(judge: LatentJudge) -> None:
-    assert isinstance(judge, SampleScorer)
-
-
-def test_fresh_volumes_are_at_distance_zero_and_no_copies(judged: Callable[[Tensor], SampleScore]) -> None:
-    found = [judged(volumes(SAMPLES, 10 + seed)) for seed in range(12)]
+def test_fresh_volumes_are_at_distance_zero_and_no_copies(scored: Callable[[Tensor], SampleScore]) -> None:
+    found = [scored(volumes(SAMPLES, 10 + seed)) for seed in range(12)]
     for side in ("validation_distance", "train_distance"):
-        values = [getattr(judgement, side) for judgement in found]
+        values = [getattr(score, side) for score in found]
         assert abs(np.mean(values)) < 3 * np.std(values)
-    assert np.mean([judgement.nearer_train for judgement in found]) == pytest.approx(0.5, abs=0.2)  # of one split
+    assert np.mean([score.nearer_train for score in found]) == pytest.approx(0.5, abs=0.2)  # of one split
     assert sum(map(copies, found)) <= 1
 
 
@@ -96,15 +92,15 @@ def test_fresh_volumes_are_at_distance_zero_and_no_copies(judged: Callable[[Tens
         pytest.param(lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(4)), id="nothing learned"),
     ],
 )
-def test_a_fault_is_farther_than_any_fresh_volumes(judged: Callable[[Tensor], SampleScore], change: Change) -> None:
-    fresh = [judged(volumes(SAMPLES, 10 + seed)).validation_distance for seed in range(6)]
-    found = judged(change(volumes(SAMPLES, 10))).validation_distance
+def test_a_fault_is_farther_than_any_fresh_volumes(scored: Callable[[Tensor], SampleScore], change: Change) -> None:
+    fresh = [scored(volumes(SAMPLES, 10 + seed)).validation_distance for seed in range(6)]
+    found = scored(change(volumes(SAMPLES, 10))).validation_distance
     assert found > max(fresh) + 2 * np.std(fresh)
 
 
-def test_more_blur_is_farther(judged: Callable[[Tensor], SampleScore]) -> None:
+def test_more_blur_is_farther(scored: Callable[[Tensor], SampleScore]) -> None:
     fresh = volumes(SAMPLES, 10)
-    found = [judged((1 - share) * fresh + share * smooth(fresh)).validation_distance for share in (0, 0.1, 0.3, 1)]
+    found = [scored((1 - share) * fresh + share * smooth(fresh)).validation_distance for share in (0, 0.1, 0.3, 1)]
     assert found == sorted(found)
 
 
@@ -118,9 +114,9 @@ def test_more_blur_is_farther(judged: Callable[[Tensor], SampleScore]) -> None:
     ],
 )
 def test_copies_are_found_though_altered(
-    judged: Callable[[Tensor], SampleScore], train: LatentSet, change: Change
+    scored: Callable[[Tensor], SampleScore], train: LatentSet, change: Change
 ) -> None:
-    found = judged(change(train.mean[:SAMPLES]))
+    found = scored(change(train.mean[:SAMPLES]))
     assert found.nearer_train > 0.9
     assert copies(found)
 
@@ -134,29 +130,29 @@ def test_blurred_copies_of_grainy_volumes_are_found() -> None:
         return volumes + grain * torch.randn(volumes.shape, generator=generator)
 
     train, validation = (latents(grainy(volumes(count, seed))) for count, seed in ((TRAIN, 1), (VALIDATION, 2)))
-    judge = judge_of(train, validation)
-    assert copies(judge(train.scale().standardise(blurred(train.mean[:SAMPLES], 2))))
+    scorer = scorer_of(train, validation)
+    assert copies(scorer(train.scale().standardise(blurred(train.mean[:SAMPLES], 2))))
 
 
 def test_copies_are_nearer_to_the_training_set_as_a_set(
-    judged: Callable[[Tensor], SampleScore], train: LatentSet
+    scored: Callable[[Tensor], SampleScore], train: LatentSet
 ) -> None:
-    found = judged(train.mean[:SAMPLES])
+    found = scored(train.mean[:SAMPLES])
     assert found.train_distance < found.validation_distance
 
 
-def test_copies_of_validation_volumes_are_on_the_other_side(judged: Callable[[Tensor], SampleScore]) -> None:
-    assert judged(volumes(VALIDATION, 2)).nearer_train < 0.1
+def test_copies_of_validation_volumes_are_on_the_other_side(scored: Callable[[Tensor], SampleScore]) -> None:
+    assert scored(volumes(VALIDATION, 2)).nearer_train < 0.1
 
 
-def test_a_choice_departs_when_samples_are_the_training_set(
-    judged: Callable[[Tensor], SampleScore], train: LatentSet
+def test_a_selection_ends_when_samples_are_the_training_set(
+    scored: Callable[[Tensor], SampleScore], train: LatentSet
 ) -> None:
     selection, fresh, learned = CheckpointSelection(1000, 6), volumes(SAMPLES, 10), train.mean[:SAMPLES]
     for step, share in ((100, 0.0), (200, 0.0), (300, 1.0), (400, 1.0)):
         first = smooth(fresh) if step == 100 else fresh
         samples = (1 - share) * first + share * learned
-        selection.consider(step, "0.1", judged(samples), {"a": torch.tensor(step)})
+        selection.consider(step, "0.1", scored(samples), {"a": torch.tensor(step)})
     assert selection.finished
     assert selection.chosen.step == 200
 
@@ -168,7 +164,7 @@ def points(count: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(("train", "validation"), [(108, 19), (40, 40)])
 def test_no_difference_is_taken_for_one_at_most_as_often_as_it_says(train: int, validation: int) -> None:
     found = [attraction(points(24, 3 * n), points(train, 3 * n + 1), points(validation, 3 * n + 2)) for n in range(150)]
-    assert np.mean([low > 0.5 for _, low in found]) < 0.09  # 5% are meant; three deviations of 150 draws
+    assert np.mean([low > 0.5 for _, low in found]) < 0.09  # 5% are meant; three standard deviations of 150 samples
     assert np.median([value for value, _ in found]) == pytest.approx(0.5, abs=0.06)
 
 
@@ -198,45 +194,45 @@ def test_what_is_as_near_to_both_sides_speaks_for_neither() -> None:
     assert attraction(same, same, same) == (0.5, 0.0)
 
 
-def test_the_same_samples_are_judged_the_same(train: LatentSet, judge: LatentJudge) -> None:
-    again = judge_of(train, latents(volumes(VALIDATION, 2)))
+def test_the_same_samples_are_scored_the_same(train: LatentSet, scorer: LatentScorer) -> None:
+    again = scorer_of(train, latents(volumes(VALIDATION, 2)))
     samples = train.scale().standardise(volumes(SAMPLES, 10))
-    assert judge(samples) == judge(samples) == again(samples)
+    assert scorer(samples) == scorer(samples) == again(samples)
 
 
-def test_samples_that_are_not_finite_are_refused(judge: LatentJudge) -> None:
+def test_samples_that_are_not_finite_are_refused(scorer: LatentScorer) -> None:
     samples = torch.zeros(4, *SIZE)
     samples[1, 0, 0, 0, 0] = torch.nan
     with pytest.raises(TrainingFailed, match="1 of 4 are not"):
-        judge(samples)
+        scorer(samples)
 
 
-def test_a_side_of_one_volume_has_no_judge(train: LatentSet) -> None:
-    assert open_judge(train, latents(volumes(1, 2)), train.scale(), seed=0) is None
+def test_a_side_of_one_volume_has_no_scorer(train: LatentSet) -> None:
+    assert open_scorer(train, latents(volumes(1, 2)), train.scale(), seed=0) is None
 
 
 @pytest.mark.parametrize("size", [(1, 2, 2, 2), (3, 5, 7, 4), (1, 4, 40, 38)])
-def test_any_size_of_latents_can_be_judged(size: tuple[int, int, int, int]) -> None:
-    judge = judge_of(latents(volumes(6, 1, size)), latents(volumes(3, 2, size)))
-    judge(volumes(4, 3, size))
+def test_any_size_of_latents_can_be_scored(size: tuple[int, int, int, int]) -> None:
+    scorer = scorer_of(latents(volumes(6, 1, size)), latents(volumes(3, 2, size)))
+    scorer(volumes(4, 3, size))
 
 
 def test_a_channel_that_never_varies_says_nothing() -> None:
-    """Its deviation is 0, which nothing may be divided by."""
+    """Its standard deviation is 0, which nothing may be divided by."""
     constant = volumes(6, 1)
     constant[:, 1] = 7.0
     side = LatentSet(constant, torch.zeros_like(constant))
     scale = side.scale().model_copy(update={"std": (1.0, 1.0)})
-    judge = LatentJudge(side, side, scale, seed=0)
-    judge(torch.randn((4, *SIZE), generator=torch.Generator().manual_seed(0)))
+    scorer = LatentScorer(side, side, scale, seed=0)
+    scorer(torch.randn((4, *SIZE), generator=torch.Generator().manual_seed(0)))
 
 
-def test_a_judgement_takes_less_than_a_second() -> None:
+def test_a_score_takes_less_than_a_second() -> None:
     size = (4, 10, 12, 10)
-    judge = judge_of(latents(volumes(108, 1, size)), latents(volumes(23, 2, size)))
+    scorer = scorer_of(latents(volumes(108, 1, size)), latents(volumes(23, 2, size)))
     samples, seconds = volumes(32, 3, size), []
     for _ in range(3):
         started = time.perf_counter()
-        judge(samples)
+        scorer(samples)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 1
