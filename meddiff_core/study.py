@@ -613,8 +613,8 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
 
 
 OUTDATED_KEYS = {
-    "train.autoencoder.dice_weight": "is called train.autoencoder.dice_weight now",
-    "train.denoiser.ema_std": "is called train.denoiser.ema_std now",
+    "train.autoencoder.overlap_weight": "is called train.autoencoder.dice_weight now",
+    "train.denoiser.ema_shares": "is called train.denoiser.ema_std now",
     "screen.tail": "is called screen.quantile now",
     "runtime.sharded": "does not exist any more, every process holds the whole network; where memory is short, set "
     "train.denoiser.gradient_checkpointing",

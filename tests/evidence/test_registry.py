@@ -35,7 +35,7 @@ def audit(
     )
     contract = contract.model_copy(update={"conditions": specs})
     sides = {"train": make_heads(24, 0), "holdout": make_heads(24, 1), "validation": make_heads(5, 3)}
-    cohort, more = make_heads(24, 2), make_heads(12, 4)
+    cohort, more = make_heads(24, 2), make_heads(60, 4)
 
     def asked(volumes: Any) -> list[Any]:
         rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def audit(
             for row, one in enumerate(cores)
         ]
 
-    attempts = FirstAttempts(more, [f"x{row}" for row in range(12)], [True, False] * 6, asked(more), [{}] * 12)
+    attempts = FirstAttempts(more, [f"x{row}" for row in range(60)], [True, False] * 30, asked(more), [{}] * 60)
     work = audit_of(
         sides, cohort, {side: asked(volumes) for side, volumes in sides.items()},
         contract=contract,
