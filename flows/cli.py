@@ -123,8 +123,8 @@ def _stage_command(name: str, text: str) -> None:
 
 _stage_command("prepare", "Fingerprint, plan, conform and split the scans.")
 _stage_command("train", "Train the autoencoder and the denoiser.")
-_stage_command("generate", "Draw a first candidate for every slot of the cohort.")
-_stage_command("screen", "Judge the candidates, and draw again in place of rejected ones.")
+_stage_command("generate", "Sample a first candidate for every slot of the cohort.")
+_stage_command("screen", "Screen the candidates, and sample again in place of rejected ones.")
 _stage_command("audit", "Measure the cohort against the sealed holdout and apply the gates.")
 _stage_command("release", "Write the release, or refuse and say which gate failed.")
 
@@ -165,13 +165,15 @@ def import_model(
 @app.command()
 def tune_solver(
     study: StudyPath,
-    samples: Annotated[int, typer.Option(min=8, help="Latents to draw each time; more tell smaller differences.")] = 64,
+    samples: Annotated[
+        int, typer.Option(min=8, help="Latents to sample each time; more tell smaller differences.")
+    ] = 64,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the solver and noise levels that need fewest evaluations.
 
-    Every solver draws the same latents from the trained denoiser, with Karras's
+    Every solver samples the same latents from the trained denoiser, with Karras's
     levels and with levels fitted to it. tuning.json and figures/solver.png hold
     what was measured; the lines for study.yaml are printed. Nothing is changed.
     """
@@ -205,7 +207,7 @@ def regenerate(
         Path | None, typer.Option(help="Folder of the models; that of the study around the release if not given.")
     ] = None,
 ) -> None:
-    """Draw volumes of a release again, and say whether they are the released ones."""
+    """Sample volumes of a release again, and say whether they are the released ones."""
     from meddiff_core.release.regenerate import regenerate as draw_again
     from meddiff_core.stages.making import choose_device
 

@@ -9,5 +9,5 @@ from tasks.stage import run_stage
 
 @flow(name="screen")
 def screen(study: str) -> dict[str, Any]:
-    """Reject what the training volumes do not vouch for, and draw again in its place."""
+    """Reject what the training volumes do not vouch for, and sample again in its place."""
     return run_stage(study, "screen")

@@ -1,4 +1,4 @@
-"""Models to the settings that draw from them with the fewest evaluations."""
+"""Models to the settings that sample from them with the fewest evaluations."""
 
 from typing import Any
 

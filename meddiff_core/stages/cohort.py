@@ -18,7 +18,7 @@ from meddiff_core.workspace import Workspace
 
 
 def fill_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
-    """Drop suspected copies and draw in their place, until none is left or rounds or candidates are spent."""
+    """Drop suspected copies and sample in their place, until none is left or rounds or candidates are spent."""
     verdicts = pd.read_parquet(workspace.path("verdicts"))
     audit = yield from gather(workspace, resources, unsearched(verdicts))
     require_volumes(audit)

@@ -114,7 +114,7 @@ def _show_decisions(workspace: Workspace, resources: Resources, train: Fingerpri
 
 
 def _look(workspace: Workspace, resources: Resources, train: Fingerprint, contract: Contract) -> Work[None]:
-    """Draw some training scans before and after, and say what conforming loses of them."""
+    """Plot some training scans before and after, and say what conforming loses of them."""
     study, picture = workspace.study, workspace.folder / PREPARED
     known = {found.case for found in train.cases}
     cases = [case for case in read_inventory(workspace).cases if case.case in known]

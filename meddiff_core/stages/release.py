@@ -38,7 +38,7 @@ PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
 NO_PARENTS = ("inventory", "report", "release")
 """Artefacts whose digest a release does not name: they tell where scans lie and how long things took."""
 DRAWN_AGAIN = 3
-"""Volumes of each release that are drawn again before it is published."""
+"""Volumes of each release that are sampled again before it is published."""
 COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
 """Names of slices that only count and tell of nobody: 0005.dcm, IM00012."""
 

@@ -78,7 +78,7 @@ def _models(workspace: Workspace, device: str) -> Models:
 
 
 def screen_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
-    """Judge every candidate; try rejected slots again until the cohort is full or the budget is spent."""
+    """Screen every candidate; try rejected slots again until the cohort is full or the budget is spent."""
     workspace.ledger.forget("verdicts")  # new attempts are about to replace the shards that they speak of
     workspace.path("cohort").unlink(missing_ok=True)  # it speaks of later attempts, which lie there too
     verdicts = yield from fill(workspace, resources, pd.DataFrame())
@@ -100,14 +100,14 @@ def fill(workspace: Workspace, resources: Resources, verdicts: pd.DataFrame) -> 
         if attempt := next_attempt(verdicts):
             yield Message(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
             yield from draw_shards(workspace, resources, slots, attempt)
-        judged = yield from _judge(workspace, resources, shards_of(workspace, slots, attempt))
+        judged = yield from _screen(workspace, resources, shards_of(workspace, slots, attempt))
         verdicts = pd.concat([verdicts, judged], ignore_index=True)
         verdicts = reject_duplicates(verdicts, workspace.path("candidates"), workspace.path("reference"), contract)
     return verdicts
 
 
 def most_candidates(study: Study) -> int:
-    """That may be drawn for the cohort."""
+    """Candidates that may be sampled for the cohort."""
     return int(study.screen.budget * study.cohort.size)
 
 
@@ -118,7 +118,7 @@ def tell_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> Work[N
             yield Message(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
 
 
-def _judge(workspace: Workspace, resources: Resources, shards: list[Shard]) -> Work[pd.DataFrame]:
+def _screen(workspace: Workspace, resources: Resources, shards: list[Shard]) -> Work[pd.DataFrame]:
     contract, models = Dataset.open(workspace.folder).contract, _models(workspace, resources.device)
     candidates, reference = workspace.path("candidates"), workspace.path("reference")
     return (yield from screen_shards(shards, candidates, reference, contract, resources.mapper, models))

@@ -1,4 +1,4 @@
-"""A trained denoiser to the solver that draws from it."""
+"""A trained denoiser to the solver that samples from it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ TUNING = "tuning.json"
 
 
 def measure_solvers(workspace: Workspace, resources: Resources, samples: int) -> Work[Made]:
-    """Draw with every solver, keep what was measured, and say which one to take."""
+    """Sample with every solver, keep what was measured, and say which one to take."""
     study, device, path = workspace.study, resources.device, workspace.folder / TUNING
     denoiser, scale, contract = load_denoiser(workspace.path("denoiser"), device)
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
