@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="meddiff",
-    help="From a folder of 3D scans that may not be given away to a synthetic cohort that may.",
+    help="Turns a folder of 3D scans that may not be shared into a synthetic cohort that may.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -166,7 +166,7 @@ def import_model(
 def tune_solver(
     study: StudyPath,
     samples: Annotated[
-        int, typer.Option(min=8, help="Latents to sample each time; more tell smaller differences.")
+        int, typer.Option(min=8, help="Latents to sample each time; more resolve smaller differences.")
     ] = 64,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -208,11 +208,11 @@ def regenerate(
     ] = None,
 ) -> None:
     """Sample volumes of a release again, and say whether they are the released ones."""
-    from meddiff_core.release.regenerate import regenerate as draw_again
+    from meddiff_core.release.regenerate import regenerate as regenerate_volumes
     from meddiff_core.stages.making import choose_device
 
     unlike = False
-    for volume in draw_again(release, sample, models or release.absolute().parents[1] / "models", choose_device(None)):
+    for volume in regenerate_volumes(release, sample, models or release.absolute().parents[1] / "models", choose_device(None)):
         print(volume.describe())
         unlike |= not volume.alike
     if unlike:

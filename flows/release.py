@@ -9,5 +9,5 @@ from tasks.stage import run_stage
 
 @flow(name="release")
 def release(study: str) -> dict[str, Any]:
-    """A folder that may be given away."""
+    """A folder that may be shared."""
     return run_stage(study, "release")

@@ -102,7 +102,7 @@ class DataConfig(Config):
 
 
 def _fault_of_pattern(pattern: str) -> str | None:
-    """Why a pattern cannot tell subjects, or None."""
+    """Why a pattern cannot identify subjects, or None."""
     try:
         groups = re.compile(pattern).groupindex
     except re.error as error:

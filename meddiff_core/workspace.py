@@ -34,7 +34,7 @@ class Artefact:
     follows: tuple[str, ...] = ()
     """Artefacts of which only some values count, which `settings` names; they must be up to date as well."""
     always: bool = False
-    """Whether each run makes it anew, since nothing else tells whether it is up to date."""
+    """Whether each run makes it anew, since nothing else says whether it is up to date."""
 
 
 @dataclass(frozen=True)
@@ -297,9 +297,9 @@ class Workspace:
         record = self.ledger.read("plan")
         return record is not None and self.path("plan").exists() and self.plan_digest() != record.digest
 
-    def models_digest(self) -> str:
-        """Of both models as they are recorded."""
-        inputs = self.inputs("candidates")
+    def models_digest(self, **trained: str) -> str:
+        """Digest of both models as they are recorded, or of those just `trained`, given by name."""
+        inputs = self.inputs("candidates") | trained
         return digest_of([inputs["autoencoder"], inputs["denoiser"]])
 
     def requests_digest(self) -> str | None:

@@ -1,7 +1,7 @@
 """What the engines read from the environment, set before any of them is imported.
 
-Prefect and MLflow keep their state in the home folder, call home, and give up on a slow start unless they
-are told otherwise. Here a study keeps its own state, and nothing leaves the machine. What the user has set
+Prefect and MLflow keep their state in the home folder, call home, and give up on a slow start by
+default. Here a study keeps its own state, and nothing leaves the machine. What the user has set
 already is left alone. Two faults of the surroundings would end a command before its first task: a proxy that is
 asked for the command's own loopback API, and a folder whose name means something in a URL.
 """

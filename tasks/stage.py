@@ -11,7 +11,7 @@ from meddiff_core.artefacts import Record, digest_of
 from meddiff_core.stages.chain import kept
 from meddiff_core.stages.chain import make as make_artefact
 from meddiff_core.stages.lock import locked
-from meddiff_core.stages.making import Curves, Made, Resources, choose_device, fit_here
+from meddiff_core.stages.making import Made, Resources, choose_device, fit_here
 from meddiff_core.training import Facts
 from meddiff_core.types import Mapper, Message, Work
 from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
@@ -25,7 +25,6 @@ from tasks.tracking import (
     log_measurements,
     log_model,
     log_parameters,
-    read_curves,
     stage_run,
     study_run,
 )
@@ -88,11 +87,7 @@ def work_on(workspace: Workspace, name: str, work: Callable[[Resources], Work[Ma
 def resources_of(workspace: Workspace, mapper: Mapper) -> Resources:
     """What this machine and the engines lend to the study."""
     device = choose_device(workspace.study.runtime.device)
-    return Resources(device, mapper, fit=fit_in_processes, curves=_read_curves)
-
-
-def _read_curves(workspace: Workspace) -> Curves:
-    return read_curves(workspace.folder, workspace.study.name)
+    return Resources(device, mapper, fit=fit_in_processes)
 
 
 def fit_in_processes(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:

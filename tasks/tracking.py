@@ -153,18 +153,6 @@ def find_runs(study_folder: Path, name: str, digest: str) -> list[str]:
     return [run.info.run_id for run in found]
 
 
-def read_curves(study_folder: Path, name: str) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every metric that was logged over time, the latest run of a step counting."""
-    client, experiment_id = _open_store(study_folder.absolute(), name)
-    runs = client.search_runs([experiment_id], filter_string="tags.stage = 'train'", order_by=["start_time ASC"])
-    curves: dict[str, dict[int, float]] = {}
-    for run in runs:
-        for metric in run.data.metrics:
-            history = client.get_metric_history(run.info.run_id, metric)
-            curves.setdefault(metric, {}).update({point.step: point.value for point in history})
-    return {metric: sorted(points.items()) for metric, points in curves.items() if len(points) > 1}
-
-
 def _open_store(folder: Path, name: str) -> tuple[MlflowClient, str]:
     """The client and the experiment. Under a lock: two processes that make the tables at once corrupt them."""
     from filelock import FileLock

@@ -29,8 +29,8 @@ Work = Callable[[Ranks, str], Generator[Progress, None, dict[str, Any]]]
 def serve(work: Work, device: str, scratch: Path) -> None:
     """Do this process's part of a training to its end, and report it.
 
-    An error is told once and final. Only a RuntimeError is none: it may come of a neighbour that was lost, so
-    this process breaks down as well, and the launcher starts all of them again.
+    An error is reported once and ends the training. A RuntimeError alone may come from the loss of another process: it is
+    raised, and the launcher restarts all of them.
     """
     channel = _take_standard_output()
     watch = _end_with_the_command()

@@ -1,6 +1,6 @@
 """One colour per label, the same in viewers, reports and metadata.
 
-The first ten are told apart by most colour-blind readers; more follow by the golden angle.
+The first ten can be distinguished by most colour-blind readers; more follow by the golden angle.
 """
 
 import colorsys

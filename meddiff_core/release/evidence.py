@@ -1,6 +1,6 @@
 """The evidence of an audit, ready to be printed: gates, waivers, and each part with its metrics, tables and curves.
 
-Page, card and internal report fill their templates from here, so that they cannot tell a gate or a waiver
+Page, card and internal report fill their templates from here, so that they cannot describe a gate or a waiver
 differently. Every metric, table and curve knows its part, and each part has its heading and its reading here.
 """
 
@@ -22,8 +22,8 @@ WAIVED = "waived"
 LONG = 12
 """Rows from which a table is folded."""
 READING: dict[Part, str] = {
-    "privacy": "How near synthetic volumes come to training scans, beside how near scans of people come that no model "
-    "ever saw.",
+    "privacy": "How near synthetic volumes come to training scans, beside how near scans come that no model "
+    "was trained on.",
     "quality": "How the cohort differs from real scans as a whole: kinds, range and variety of volumes.",
     "anatomy": "Sizes and shapes of the structures, measured on the label maps.",
     "fidelity": "Whether volumes have what was asked for.",
@@ -112,8 +112,8 @@ def part_views(
     metrics: Sequence[Metric], tables: Sequence[Table] = (), curves: Sequence[Curve] = (), always: Sequence[Part] = ()
 ) -> list[PartView]:
     """Every part that has something to show, and those in `always`, in the order of the report."""
-    measured, drawn = [metric.spec.part for metric in metrics], [curve.part for curve in curves]
-    found = {*always, *measured, *drawn, *(table.part for table in tables)}
+    measured, plotted = [metric.spec.part for metric in metrics], [curve.part for curve in curves]
+    found = {*always, *measured, *plotted, *(table.part for table in tables)}
     return [
         PartView(
             anchor=part,
@@ -121,7 +121,7 @@ def part_views(
             reading=reading,
             metrics=[metric_row(metric) for metric in metrics if metric.spec.part == part],
             sheets=[_sheet(table) for table in tables if table.part == part],
-            curves=[_drawn(curve) for curve in curves if curve.part == part],
+            curves=[_plotted(curve) for curve in curves if curve.part == part],
         )
         for part, reading in READING.items()
         if part in found
@@ -237,7 +237,7 @@ def _text(cell: Cell) -> str:
     return humanise(cell) if isinstance(cell, str) else number(cell)
 
 
-def _drawn(curve: Curve) -> dict[str, str]:
+def _plotted(curve: Curve) -> dict[str, str]:
     return {"title": curve.title, "caption": curve.caption, "svg": figures.lines(curve).decode()}
 
 

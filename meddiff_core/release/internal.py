@@ -1,7 +1,7 @@
 """The study's own report: real beside synthetic, and each suspect beside the scan that it resembles.
 
 It shows patients. It therefore stays in the study, never in a release, and says so in red before anything else. A
-person reads it before the cohort is released.
+reader looks at it before the cohort is released.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A number drawn in its row: value, confidence interval, threshold and real-to-real reference on one small line.
+"""A number plotted in its row: value, confidence interval, threshold and real-to-real reference on one small line.
 
 A table of figures says whether a gate passed; the glyph beside it shows by how much.
 """

@@ -1,6 +1,6 @@
 """The list of what a release holds: each file's size and SHA-256, and where it all came from.
 
-With it a stranger can tell a complete, unaltered release from one that lost a chunk on the way. It says
+With it a recipient can distinguish a complete, unaltered release from one that lost a chunk on the way. It says
 nothing about who wrote it: compare the digest of the manifest itself with the one its maker gave you.
 """
 

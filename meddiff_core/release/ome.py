@@ -56,7 +56,7 @@ def intensity_range(contract: Contract) -> tuple[float, float]:
 
 
 def public_contract(contract: Contract) -> dict[str, Any]:
-    """The contract without what was measured on few people: the ranges and moments of the covariates."""
+    """The contract without what was measured on few subjects: the ranges and moments of the covariates."""
     low, high = intensity_range(contract)
     mapping = contract.intensity
     conditions = [

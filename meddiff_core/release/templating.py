@@ -1,7 +1,7 @@
 """How templates are found and filled, and how a number reads in a text.
 
 Pages are self-contained: a content policy in each forbids the browser to fetch anything, so that opening a
-report tells nobody that it was opened.
+report notifies nobody that it was opened.
 """
 
 import math

@@ -7,8 +7,8 @@ here word for word.
 from meddiff_core.evidence.audit import CAVEATS
 
 PRIVACY_SHOWS = (
-    "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, and hold"
-    " that against how close held-out scans come to the same scans.",
+    "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, compared"
+    " with how close held-out scans come to the same scans.",
     "A gate passes on the unfavourable end of its confidence interval, not on the value itself.",
 )
 PRIVACY_DOES_NOT_SHOW = (
@@ -18,15 +18,15 @@ PRIVACY_DOES_NOT_SHOW = (
 )
 LIMITATIONS = (
     "The volumes are samples of a model of one set of real scans. What is rare or absent there is rare or absent here,"
-    " and bias in it is carried over.",
-    "Generated anatomy may be wrong in ways that no measurement here looks at. Not for diagnosis, treatment or any"
+    " and its biases are reproduced.",
+    "Generated anatomy may be wrong in ways that no measurement here detects. Not for diagnosis, treatment or any"
     " decision about a person.",
     "Results obtained on this cohort should be confirmed on real scans before they are relied on.",
     "Do not try to link a volume to a person.",
 )
 EXTRAPOLATION = (
-    "{count} of {total} volumes were asked for with a condition outside the range that the models were trained on; what"
-    " they show there is a guess. The column `extrapolated` marks them."
+    "{count} of {total} volumes have a requested condition outside the range that the models were trained on; what"
+    " they show is extrapolated. The column `extrapolated` marks them."
 )
 READING = """from meddiff_core.release import open_release
 

@@ -18,7 +18,7 @@ ORIGIN = "origin.json"
 
 def audit_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Quality, fidelity and privacy of the accepted volumes, with gates."""
-    workspace.path("report").unlink(missing_ok=True)  # it tells of another audit
+    workspace.path("report").unlink(missing_ok=True)  # it reports another audit
     origin = _origin(workspace)
     if (kept := _measured_before(workspace, origin)) is None:
         cohort = pd.read_parquet(workspace.path("cohort"))

@@ -12,7 +12,7 @@ from meddiff_core.evidence.rejections import Rejection
 from meddiff_core.parquet import write_parquet
 from meddiff_core.stages.evidence_input import gather, kept_rows
 from meddiff_core.stages.making import Made, Resources
-from meddiff_core.stages.screen import fill, tell_what_is_lacking
+from meddiff_core.stages.screen import fill, report_shortfall
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
 
@@ -29,7 +29,7 @@ def fill_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
         lambda table: fill(workspace, resources, table),
     )
     write_parquet(workspace.replaced("cohort"), cohort)
-    yield from tell_what_is_lacking(workspace, cohort)
+    yield from report_shortfall(workspace, cohort)
     accepted, size = int(cohort["accepted"].sum()), workspace.study.cohort.size
     summary = {
         "accepted": accepted,

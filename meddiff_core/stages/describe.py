@@ -31,7 +31,7 @@ def _rule(rule: SubjectRule, examples: bool) -> str:
 
 def _kinds(inventory: Inventory) -> str:
     if [kind.kind for kind in inventory.image_kinds] == [UNNAMED]:
-        return "one, which no name tells"
+        return "one, not named in file names"
     parts = [f"{kind.kind} ({kind.scans}{'' if kind.used else ', left out'})" for kind in inventory.image_kinds]
     return ", ".join(parts) or "none"
 

@@ -1,4 +1,4 @@
-"""What an audit looks at: sides, accepted volumes, first drafts and the features to see them with."""
+"""What an audit compares: the sides of the split, accepted volumes, first attempts, and the extractors of features."""
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
     """What is audited, of the cohort of a table."""
     opened = Dataset.open(workspace.folder)
     dataset, contract = KeptDataset(opened), opened.contract
-    accepted, drawn, judged = cohort[cohort["accepted"]], first_round(cohort), screened(cohort)
+    accepted, initial, after_screening = cohort[cohort["accepted"]], first_round(cohort), screened(cohort)
     searched = yield from copy_extractors(workspace, resources, dataset, contract)
     replaced = bool(cohort[DROPPED].any())
     return AuditInput(
@@ -33,9 +33,9 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         sample_ids=list(accepted["sample_id"]),
         extractors=set_extractors(workspace, resources, contract),
         screen=ScreenSummary(
-            candidates=len(judged),
-            accepted=int(judged["accepted"].sum()),
-            rejections=count_rejections(judged),
+            candidates=len(after_screening),
+            accepted=int(after_screening["accepted"].sum()),
+            rejections=count_rejections(after_screening),
             real=load_reference(workspace.path("reference"))[0].real,
         ),
         config=workspace.study.audit,
@@ -43,9 +43,9 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         device=resources.device,
         seed=workspace.study.seed,
         copy_extractors=searched,
-        first_attempts=_first_attempts(judged, workspace),
-        first_round=kept_rows(workspace, "first-round", drawn) if replaced else None,
-        first_round_ids=list(drawn["sample_id"]) if replaced else (),
+        first_attempts=_first_attempts(after_screening, workspace),
+        first_round=kept_rows(workspace, "first-round", initial) if replaced else None,
+        first_round_ids=list(initial["sample_id"]) if replaced else (),
         rounds=rounds_of(cohort),
     )
 

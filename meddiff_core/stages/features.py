@@ -95,5 +95,5 @@ def _encode(images: Images, path: Path, digest: str, device: str) -> Latents:
 
 @lru_cache(maxsize=1)
 def _autoencoder(path: Path, digest: str, device: str) -> Autoencoder:
-    """One per process; the digest tells a trained anew one from the one before."""
+    """One per process; the digest distinguishes a retrained one from the one before."""
     return load_autoencoder(path, device)[0]

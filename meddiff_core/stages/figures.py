@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from meddiff_core.artefacts import digest_of, write_bytes
+from meddiff_core.artefacts import write_bytes
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.tuning import Tuning
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import request
 from meddiff_core.models.autoencoder import load_autoencoder
-from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.models.images import unit_image
 from meddiff_core.models.reconstruction import reconstructions
 from meddiff_core.release import figures
@@ -19,7 +18,7 @@ from meddiff_core.workspace import Workspace
 SHOWN = 6
 
 
-def draw_reconstructions(workspace: Workspace) -> tuple[Path, ...]:
+def plot_reconstructions(workspace: Workspace) -> tuple[Path, ...]:
     """Real validation volumes, what the autoencoder makes of them, and four times the difference."""
     volumes = Dataset.open(workspace.folder).volumes("validation")
     network, contract = load_autoencoder(workspace.path("autoencoder"))
@@ -29,12 +28,11 @@ def draw_reconstructions(workspace: Workspace) -> tuple[Path, ...]:
     return (_keep(workspace, "reconstructions", picture),)
 
 
-def draw_samples(workspace: Workspace, device: str) -> tuple[Path, ...]:
-    """The first volumes of the cohort, as the denoiser that was just trained draws them."""
+def plot_samples(workspace: Workspace, device: str, models_digest: str) -> tuple[Path, ...]:
+    """The first volumes of the cohort, sampled from the denoiser that was just trained."""
     study, design = workspace.study, design_of(workspace)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
-    digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
-    engine = open_engine(workspace.folder / "models", digest, study.sampling, device)
+    engine = open_engine(workspace.folder / "models", models_digest, study.sampling, device)
     images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm
     pictures = {"samples": figures.mosaic(units, columns=SHOWN, kind="png", spacing_mm=spacing)}
@@ -44,14 +42,14 @@ def draw_samples(workspace: Workspace, device: str) -> tuple[Path, ...]:
     return tuple(_keep(workspace, name, picture) for name, picture in pictures.items())
 
 
-def draw_choice(workspace: Workspace) -> tuple[Path, ...]:
+def plot_checkpoint_selection(workspace: Workspace) -> tuple[Path, ...]:
     """How the weights of the denoiser that was just trained were chosen, if they were."""
     record = read_selection(workspace.path("denoiser"))
     return (_keep(workspace, "choice", figures.checkpoint_selection(record, "png")),) if record else ()
 
 
-def draw_tuning(workspace: Workspace, tuning: Tuning) -> tuple[Path, ...]:
-    """What each solver needs to draw as well as a fine walk."""
+def plot_tuning(workspace: Workspace, tuning: Tuning) -> tuple[Path, ...]:
+    """Evaluations that each solver needs to sample as well as a very fine discretisation."""
     return (_keep(workspace, "solver", figures.tuning(tuning, "png")),)
 
 

@@ -14,17 +14,17 @@ from meddiff_core.types import Item, Mapper, Message, Progress, Result, Work
 from meddiff_core.workspace import Workspace
 
 
-def draw_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
+def generate_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
     """A first candidate for every slot of the cohort."""
     slots = range(workspace.study.cohort.size)
     workspace.ledger.forget("candidates")  # the recorded shards are about to be replaced, one by one
     for note in design_of(workspace).notes():
         yield Message(note)
-    markers = yield from draw_shards(workspace, resources, slots, attempt=0)
+    markers = yield from generate_shards(workspace, resources, slots, attempt=0)
     return Made(digest_of([marker.digests for marker in markers]), {"volumes": len(slots)})
 
 
-def draw_shards(
+def generate_shards(
     workspace: Workspace, resources: Resources, slots: Sequence[int], attempt: int
 ) -> Work[list[ShardMarker]]:
     """One attempt at some slots of the cohort; shards that are there and whole are left as they are."""
@@ -33,7 +33,7 @@ def draw_shards(
     found: dict[int, ShardMarker] = {}
     for position, marker in _mapper(workspace, resources)(make_shard, jobs):
         found[position] = marker
-        yield Progress("draw shards", len(found), len(jobs))
+        yield Progress("generate shards", len(found), len(jobs))
     markers, wanted = [found[position] for position in sorted(found)], workspace.study.sampling.batch
     if (fewest := min((marker.batch for marker in markers), default=wanted)) < wanted:
         yield Message(f"memory was short: {fewest} instead of {wanted} volumes were sampled at once")
@@ -84,4 +84,4 @@ def beside_device(function: Callable[[Item], Result], items: Sequence[Item]) -> 
             pool.shutdown(cancel_futures=True)
 
 
-MAKERS: dict[str, Maker] = {"candidates": draw_candidates}
+MAKERS: dict[str, Maker] = {"candidates": generate_candidates}

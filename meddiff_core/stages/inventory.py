@@ -1,4 +1,4 @@
-"""What was found in the folder of scans: said to a person first, kept beside the study, read by every later stage."""
+"""What was found in the folder of scans: shown to the user, kept in the study, and read by every later stage."""
 
 import re
 

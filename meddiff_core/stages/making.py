@@ -1,11 +1,11 @@
 """What a stage works with, and what it gives back.
 
-The science of a stage is a generator over a study's folder: it yields how far it is and what a person should read,
-and comes to a digest. Whether a Dask cluster is behind the mapper, or torch's launcher behind a training, is the
+The science of a stage is a generator over a study's folder: it yields its progress and messages, and returns
+a digest. Whether a Dask cluster is behind the mapper, or torch's launcher behind a training, is the
 caller's business, so that the same stage runs under an engine and without any.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,11 @@ from meddiff_core.workspace import Workspace
 
 Fit = Callable[[Workspace, str, str, str], Work[Facts]]
 """From a study, the name of a model, the digest of what it is made from, and a device, to a trained model."""
-Curves = Mapping[str, list[tuple[int, float]]]
-"""(step, value) by the name of a metric."""
 
 
 def fit_here(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:
     """Train a model in this process."""
     return (yield from fit_model(workspace.folder, name, key, device))
-
-
-def no_curves(workspace: Workspace) -> Curves:
-    """Of a training that nobody wrote down step by step."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -41,8 +34,6 @@ class Resources:
     """Where cases and shards are worked on."""
     fit: Fit = fit_here
     """How a model is trained."""
-    curves: Callable[[Workspace], Curves] = no_curves
-    """What the trainings said at each step, for the report."""
 
 
 @dataclass(frozen=True)

@@ -36,32 +36,30 @@ from meddiff_core.workspace import Workspace
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
 NO_PARENTS = ("inventory", "report", "release")
-"""Artefacts whose digest a release does not name: they tell where scans lie and how long things took."""
-DRAWN_AGAIN = 3
-"""Volumes of each release that are sampled again before it is published."""
+"""Artefacts whose digest a release does not name: they depend on where scans lie and how long things took."""
+REGENERATED = 3
+"""Volumes of each release that are regenerated before it is published."""
 COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
-"""Names of slices that only count and tell of nobody: 0005.dcm, IM00012."""
+"""Names of slices that are counters and identify nobody: 0005.dcm, IM00012."""
 
 
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
     audit, _ = read_audit(workspace)
-    content, drawn = _content(workspace, audit), list[str]()
-    prove = partial(_draw_again, models=workspace.folder / "models", device=resources.device, told=drawn)
+    content, regenerated = _content(workspace, audit), list[str]()
+    prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
     path = yield from build_release(content, workspace.path("release"), _identifiers(workspace), prove)
-    for volume in drawn:
-        yield Message(f"drawn again, {volume}")
+    for line in regenerated:
+        yield Message(f"regenerated {line}")
     summary = {"volumes": len(content.table), "folder": path.name}
     return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
 
 
-def _draw_again(release: Path, models: Path, device: str, told: list[str]) -> list[str]:
-    """What a few volumes have become that were drawn again from the release's own record; nothing if it is them. What
-    is to be told of each is added to `told`.
-    """
-    found = list(regenerate(release, choose_few(release, DRAWN_AGAIN), models, device))
-    told += [volume.describe() for volume in found]
-    return [f"must be drawn alike again, {volume.describe()}" for volume in found if not volume.alike]
+def _check_regenerated(release: Path, models: Path, device: str, lines: list[str]) -> list[str]:
+    """Faults of a few volumes that are regenerated from the release's own record; a line on each is added to `lines`."""
+    found = list(regenerate(release, choose_few(release, REGENERATED), models, device))
+    lines += [volume.describe() for volume in found]
+    return [f"must be regenerated alike, {volume.describe()}" for volume in found if not volume.alike]
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -114,11 +112,11 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
 
 
 def _counts(cohort: pd.DataFrame, audit: Audit) -> Counts:
-    judged = screened(cohort)
+    after_screening = screened(cohort)
     return Counts(
-        candidates=len(judged),
-        accepted=int(judged["accepted"].sum()),
-        rejected={one.summary: one.count for one in count_rejections(judged)},
+        candidates=len(after_screening),
+        accepted=int(after_screening["accepted"].sum()),
+        rejected={one.summary: one.count for one in count_rejections(after_screening)},
         flagged=int(cohort[DROPPED].sum()) + len(audit.flagged),
         rounds=describe_rounds(rounds_of(cohort), len(audit.flagged)),
     )

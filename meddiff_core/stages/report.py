@@ -18,10 +18,11 @@ from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.reconstruction import reconstructions
 from meddiff_core.release.internal import InternalContent, Suspect, write_internal_report
+from meddiff_core.stages.curves import read_curves
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.inventory import REFUSED
-from meddiff_core.stages.making import Curves, Made, Resources
+from meddiff_core.stages.making import Made, Resources
 from meddiff_core.stages.prepare import PREPARED
 from meddiff_core.types import Message, Refusal, StoredArray, Volumes, Work
 from meddiff_core.workspace import Workspace
@@ -33,13 +34,12 @@ SHOWN = 8
 def make_report(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write report.html of a study whose audit is done."""
     yield Message("report: real volumes beside synthetic ones")
-    content = _content(workspace, resources.curves(workspace))
-    path = workspace.replaced("report")
+    content, path = _content(workspace), workspace.replaced("report")
     write_internal_report(path, content)
     return Made(digest_file(path), {})
 
 
-def _content(workspace: Workspace, curves: Curves) -> InternalContent:
+def _content(workspace: Workspace) -> InternalContent:
     dataset, cohort = Dataset.open(workspace.folder), pd.read_parquet(workspace.path("cohort"))
     audit, findings = read_audit(workspace)
     return InternalContent(
@@ -49,7 +49,7 @@ def _content(workspace: Workspace, curves: Curves) -> InternalContent:
         prepared=_prepared(workspace.folder),
         synthetic=accepted_volumes(cohort, workspace.path("candidates")),
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
-        curves={name: points for name, points in curves.items() if not name.startswith("selection/")},
+        curves={name: points for name, points in read_curves(workspace).items() if not name.startswith("selection/")},
         selection=read_selection(workspace.path("denoiser")),
         suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
@@ -64,7 +64,7 @@ def _content(workspace: Workspace, curves: Curves) -> InternalContent:
 
 
 def _prepared(folder: Path) -> bytes | None:
-    """The picture that the plan drew; none in a study that was planned before there was one."""
+    """The picture of conformed scans beside the original ones; None in a study that was planned before there was one."""
     path = folder / PREPARED
     return path.read_bytes() if path.exists() else None
 

@@ -17,7 +17,7 @@ from meddiff_core.evidence.voxel_keys import all_keys_of, keys_of
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.parquet import write_parquet
-from meddiff_core.stages.generate import design_of, draw_shards, shards_of
+from meddiff_core.stages.generate import design_of, generate_shards, shards_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.study import Study
 from meddiff_core.types import Message, Progress, Volumes, Work
@@ -83,7 +83,7 @@ def screen_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
     workspace.path("cohort").unlink(missing_ok=True)  # it speaks of later attempts, which lie there too
     verdicts = yield from fill(workspace, resources, pd.DataFrame())
     write_parquet(workspace.path("verdicts"), verdicts)
-    yield from tell_what_is_lacking(workspace, verdicts)
+    yield from report_shortfall(workspace, verdicts)
     accepted = int(verdicts["accepted"].sum())
     lacking = workspace.study.cohort.size - accepted
     summary = {"accepted": accepted, "rejected": len(verdicts) - accepted, "lacking": lacking}
@@ -99,9 +99,9 @@ def fill(workspace: Workspace, resources: Resources, verdicts: pd.DataFrame) -> 
     while slots := open_slots(verdicts, size, most):
         if attempt := next_attempt(verdicts):
             yield Message(f"attempt {attempt + 1}: {len(slots)} volumes in place of rejected ones")
-            yield from draw_shards(workspace, resources, slots, attempt)
-        judged = yield from _screen(workspace, resources, shards_of(workspace, slots, attempt))
-        verdicts = pd.concat([verdicts, judged], ignore_index=True)
+            yield from generate_shards(workspace, resources, slots, attempt)
+        screened = yield from _screen(workspace, resources, shards_of(workspace, slots, attempt))
+        verdicts = pd.concat([verdicts, screened], ignore_index=True)
         verdicts = reject_duplicates(verdicts, workspace.path("candidates"), workspace.path("reference"), contract)
     return verdicts
 
@@ -111,11 +111,11 @@ def most_candidates(study: Study) -> int:
     return int(study.screen.budget * study.cohort.size)
 
 
-def tell_what_is_lacking(workspace: Workspace, verdicts: pd.DataFrame) -> Work[None]:
+def report_shortfall(workspace: Workspace, verdicts: pd.DataFrame) -> Work[None]:
     """A line for each part of the cohort that did not become full."""
     for cell in design_of(workspace).tally(verdicts.loc[verdicts["accepted"], "slot"]):
         if cell.accepted < cell.wanted:
-            yield Message(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be drawn")
+            yield Message(f"{cell.name}: {cell.accepted} of {cell.wanted} accepted, and no more may be sampled")
 
 
 def _screen(workspace: Workspace, resources: Resources, shards: list[Shard]) -> Work[pd.DataFrame]:

@@ -12,7 +12,7 @@ from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.workspace import BUDGET, DECIDED, SPLIT_FILE, Workspace, contradictions
 
 SCANS = {"fingerprint", "split", SPLIT_FILE}
-"""Inputs of a plan that tell its scans and their sides."""
+"""Inputs of a plan that identify its scans and their sides."""
 
 
 def last_plan(workspace: Workspace) -> Plan | None:

@@ -1,14 +1,13 @@
 """Data set to autoencoder, latents and denoiser."""
 
-from pathlib import Path
-
 from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.models.latents import encode_latents, random_augmentations
 from meddiff_core.models.plan import load_plan
-from meddiff_core.stages.figures import draw_choice, draw_reconstructions, draw_samples
+from meddiff_core.stages.curves import record_curves
+from meddiff_core.stages.figures import plot_checkpoint_selection, plot_reconstructions, plot_samples
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.types import Work
@@ -17,8 +16,8 @@ from meddiff_core.workspace import Workspace
 
 def train_autoencoder(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Fit the autoencoder on the train side."""
-    metrics = yield from _fit(workspace, resources, "autoencoder")
-    return _made(workspace, "autoencoder", metrics, draw_reconstructions(workspace))
+    digest, metrics = yield from _fit(workspace, resources, "autoencoder")
+    return Made(digest, metrics, plot_reconstructions(workspace))
 
 
 def encode_dataset(workspace: Workspace, resources: Resources) -> Work[Made]:
@@ -34,24 +33,22 @@ def encode_dataset(workspace: Workspace, resources: Resources) -> Work[Made]:
 
 def train_denoiser(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Fit the denoiser on the latents of the train side."""
-    metrics = yield from _fit(workspace, resources, "denoiser")
-    figures = draw_samples(workspace, resources.device) + draw_choice(workspace)
-    return _made(workspace, "denoiser", metrics, figures)
+    digest, metrics = yield from _fit(workspace, resources, "denoiser")
+    figures = plot_samples(workspace, resources.device, workspace.models_digest(denoiser=digest))
+    return Made(digest, metrics, figures + plot_checkpoint_selection(workspace))
 
 
-def _fit(workspace: Workspace, resources: Resources, name: str) -> Work[dict[str, float]]:
-    """Train and save a model; gives its last validation. Begun anew after a kill, it goes on from its resume points,
-    which know by the digest of all inputs that they are of this training.
+def _fit(workspace: Workspace, resources: Resources, name: str) -> Work[tuple[str, dict[str, float]]]:
+    """Train and save a model; gives its digest and the metrics of its last validation.
+
+    After a kill it continues from its resume points, which belong to this training by the digest of all its inputs.
     """
-    design_of(workspace)  # a cohort that cannot be asked for is refused before a night of training
+    design_of(workspace)  # a cohort that cannot be sampled is refused before a night of training
     key = digest_of(workspace.inputs(name))
-    metrics: dict[str, float] = (yield from resources.fit(workspace, name, key, resources.device))["metrics"]
-    return metrics
-
-
-def _made(workspace: Workspace, name: str, metrics: dict[str, float], figures: tuple[Path, ...]) -> Made:
-    digest = digest_of(digest_checkpoint(workspace.path(name)))
-    return Made(digest, {key.removeprefix("validation/"): value for key, value in metrics.items()}, figures)
+    training = resources.fit(workspace, name, key, resources.device)
+    facts = yield from record_curves(workspace, name, key, training)
+    metrics = {metric.removeprefix("validation/"): value for metric, value in facts["metrics"].items()}
+    return digest_of(digest_checkpoint(workspace.path(name))), metrics
 
 
 MAKERS: dict[str, Maker] = {

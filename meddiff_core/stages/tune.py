@@ -11,7 +11,7 @@ from meddiff_core.generation.engine import open_guide
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
 from meddiff_core.models.latents import LatentSet
-from meddiff_core.stages.figures import draw_tuning
+from meddiff_core.stages.figures import plot_tuning
 from meddiff_core.stages.making import Made, Resources
 from meddiff_core.types import Work
 from meddiff_core.workspace import Workspace
@@ -35,7 +35,7 @@ def measure_solvers(workspace: Workspace, resources: Resources, samples: int) ->
     tuning = yield from tune_solver(batches, scorer, study.sampling, study.seed)
     write_json(path, tuning)
     chosen = tuning.chosen.model_dump(mode="json", include={"solver", "schedule", "evaluations"})
-    return Made(digest_file(path), chosen, (path, *draw_tuning(workspace, tuning)))
+    return Made(digest_file(path), chosen, (path, *plot_tuning(workspace, tuning)))
 
 
 def describe_solvers(study: Path) -> str:

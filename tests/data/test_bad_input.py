@@ -185,7 +185,7 @@ def test_label_values_outside_the_groups_are_refused_on_request(refusal_of: Made
     assert "outside are [9]" in refusal_of(damage, unlisted_labels="refuse")
 
 
-def test_label_values_outside_the_groups_become_background_and_are_told(
+def test_label_values_outside_the_groups_become_background_and_are_reported(
     cohort: Made, data: Made, finish: Made, save: Made, head: Made
 ) -> None:
     folder, label = cohort(2), head(1)[1]
@@ -206,7 +206,7 @@ def test_an_empty_folder(tmp_path: Path, data: Made) -> None:
         discover(data(labels=None, mask="none", label_groups={}), tmp_path)
 
 
-def test_two_images_of_one_name_are_told_apart_by_their_folders(cohort: Made, data: Made) -> None:
+def test_two_images_of_one_name_are_distinguished_by_their_folders(cohort: Made, data: Made) -> None:
     folder = cohort(2)
     (folder / "images" / "again").mkdir()
     shutil.copy(folder / "images" / "s01_T1.nii.gz", folder / "images" / "again" / "s01_T1.nii.gz")
@@ -385,7 +385,7 @@ def test_a_mask_by_labels_that_are_nowhere_is_a_fault_of_the_study(
         discover(data(images="scans.csv", labels=None, participants=None), tmp_path)
 
 
-def test_nan_all_around_an_image_is_its_outside_and_told(head: Made) -> None:
+def test_nan_all_around_an_image_is_its_outside_and_reported(head: Made) -> None:
     array = head(0)[0].astype(np.float32)
     expected = array.min()
     array[:2] = np.nan

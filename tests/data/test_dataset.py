@@ -149,7 +149,7 @@ def test_a_missing_chunk_raises(stand: Made) -> None:
         volumes.image(1)
 
 
-def test_a_table_of_another_build_is_told_apart(stand: Made, contract: Made) -> None:
+def test_a_table_of_another_build_is_distinguished(stand: Made, contract: Made) -> None:
     made = stand(3)
     made.build(into="out")
     made.contract = contract(spacing_mm=3.0)

@@ -556,7 +556,7 @@ def test_slices_with_a_series_uid_of_their_own_are_one_series(tmp_path: Path) ->
     assert _is_whole(_read(tmp_path / "in"))
 
 
-def test_two_series_of_lone_slices_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+def test_two_series_of_lone_slices_are_distinguished_by_their_numbers(tmp_path: Path) -> None:
     _write(tmp_path, _uid_per_slice, series="1.2.4")
 
     def change(part: Dataset, number: int) -> None:
@@ -574,7 +574,7 @@ def test_lone_slices_with_a_gap_are_refused_once(tmp_path: Path) -> None:
 
 
 def _two_of(name: str, second: Any) -> Change:
-    """Even numbers and odd ones as two volumes at one place, told apart by an element."""
+    """Even numbers and odd ones as two volumes at one place, distinguished by an element."""
 
     def change(part: Dataset, number: int) -> None:
         part.ImagePositionPatient = [10, 20, 30 + 12 * (number // 2)]
@@ -595,7 +595,7 @@ def _two_of(name: str, second: Any) -> Change:
         ("ComplexImageComponent", "PHASE", "CT; phase"),
     ],
 )
-def test_volumes_under_one_uid_are_told_apart(tmp_path: Path, name: str, second: Any, kind: str) -> None:
+def test_volumes_under_one_uid_are_distinguished(tmp_path: Path, name: str, second: Any, kind: str) -> None:
     series = _index(_write(tmp_path, _two_of(name, second), range(12))).series
     assert [len(part.slices) for part in series] == [6, 6]
     assert kind in {part.kind for part in series}
@@ -759,7 +759,7 @@ def test_a_kind_is_said_in_words(tmp_path: Path) -> None:
         ({"text": "", "InversionTime": 900}, {"text": "", "InversionTime": 2500}),
     ],
 )
-def test_contrasts_and_fields_of_view_are_told_apart(tmp_path: Path, one: Any, other: Any) -> None:
+def test_contrasts_and_fields_of_view_are_distinguished(tmp_path: Path, one: Any, other: Any) -> None:
     assert len(set(_kinds(tmp_path, _described(**one), _described(**other)))) == 2
 
 

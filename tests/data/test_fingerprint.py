@@ -80,7 +80,7 @@ def test_too_many_label_values_ask_for_groups(cohort: Made, data: Made, finish: 
         finish(take_fingerprint(discover(config, folder), config, serial_map))
 
 
-def test_when_all_are_refused_the_reasons_are_told(cohort: Made, data: Made, finish: Made) -> None:
+def test_when_all_are_refused_the_reasons_are_reported(cohort: Made, data: Made, finish: Made) -> None:
     folder = cohort(4)
     for path in (folder / "images").iterdir():
         path.write_bytes(b"no image")

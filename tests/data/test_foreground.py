@@ -121,7 +121,7 @@ def test_a_body_that_lies_against_the_border_is_not_cut() -> None:
     assert _share_alike(_body(scan), _ball()[:, :, 18:]) > 0.93
 
 
-def test_two_heaps_of_values_are_told_apart() -> None:
+def test_two_heaps_of_values_are_distinguished() -> None:
     split = split_values(np.concatenate([np.full(50, 10.0), np.full(20, 90.0)]).astype(np.float32))
     assert (split.dark, split.bright, split.spread) == pytest.approx((10, 90, 0), abs=0.5)
 

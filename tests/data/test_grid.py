@@ -36,7 +36,7 @@ def test_a_size_of_the_study_raises_the_spacing_until_the_scans_fit(figures: Mad
     assert (contract.spacing_mm, contract.size) == ((5.9,) * 3, (32, 32, 32))
 
 
-def test_size_and_spacing_of_the_study_are_kept_and_a_cut_is_told(figures: Made, study: Made) -> None:
+def test_size_and_spacing_of_the_study_are_kept_and_a_cut_is_reported(figures: Made, study: Made) -> None:
     contract, why = infer_contract(figures(), study(plan={"size": [32, 32, 32], "spacing_mm": 2.25}), "cpu")
     assert (contract.spacing_mm, contract.size) == ((2.25,) * 3, (32, 32, 32))
     assert "training scans is larger and is cut" in why["size"]

@@ -84,7 +84,7 @@ def test_an_image_with_two_label_maps_is_refused(cohort: Made, data: Made) -> No
     assert "has 2 label maps: s00_T1_old.nii.gz, s00_T1_seg.nii.gz" in inventory.refused[0].reason
 
 
-def test_label_maps_among_the_images_are_told_apart_by_a_glob(tmp_path: Path, save: Made, head: Made) -> None:
+def test_label_maps_among_the_images_are_distinguished_by_a_glob(tmp_path: Path, save: Made, head: Made) -> None:
     image, label = head(0)
     save(tmp_path / "all" / "a_T1.nii", image)
     save(tmp_path / "all" / "a_T1_seg.nii", label)

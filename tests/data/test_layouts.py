@@ -301,7 +301,7 @@ def test_visits_of_one_person_in_archives_are_one_subject(tmp_path: Path, name: 
 def test_a_pattern_that_is_not_used_is_said(tmp_path: Path) -> None:
     inventory = _read(tmp_path, "sub-1/anat/sub-1_T1w.nii", subject="(?P<subject>x)")
     assert [(note.case, note.reason) for note in inventory.notes] == [
-        ("data.subject", "not used for 1 scan: the BIDS entity `sub` tells subjects")
+        ("data.subject", "not used for 1 scan: the BIDS entity `sub` identifies subjects")
     ]
 
 
@@ -687,7 +687,7 @@ def test_two_visits_are_of_one_subject_and_one_kind(tmp_path: Path, names: tuple
         (("c1sub{n}.nii", "c2sub{n}.nii", "sub{n}.nii"), {"c1", "c2", "(no suffix)"}),
     ],
 )
-def test_kinds_are_told_from_all_words_that_subjects_share(
+def test_kinds_are_found_from_all_words_that_subjects_share(
     tmp_path: Path, names: tuple[str, ...], kinds: set[str]
 ) -> None:
     inventory = _read(tmp_path, *(name.format(n=n) for n in range(10, 22) for name in names))

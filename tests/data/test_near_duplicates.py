@@ -97,8 +97,8 @@ def test_the_order_of_the_scans_decides_nothing() -> None:
 
 
 def search_named(thumbnails: Grey, cases: list[str]) -> tuple[NearDuplicate, ...]:
-    people = names(len(cases))
-    return find_near_duplicates(thumbnails, cases, people, dict.fromkeys(people, "train"))
+    subjects = names(len(cases))
+    return find_near_duplicates(thumbnails, cases, subjects, dict.fromkeys(subjects, "train"))
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_empty_thumbnails_and_small_cohorts_are_no_pairs() -> None:
     assert search(np.repeat(strangers(1), 5, 0), names(5)) == ()
 
 
-def test_pairs_on_two_sides_are_told_first_and_listed_for_a_spreadsheet(tmp_path: Path) -> None:
+def test_pairs_on_two_sides_are_reported_first_and_listed_for_a_spreadsheet(tmp_path: Path) -> None:
     inside = NearDuplicate(("c1", "c2"), ("=a", "b"), ("train", "train"), 0.99)
     across = NearDuplicate(("c3", "c4"), ("c", "d"), ("train", "holdout"), 0.9)
     lines = describe_near_duplicates([inside, across, across], "same_subject.csv")

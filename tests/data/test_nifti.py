@@ -1,4 +1,4 @@
-"""Headers are obeyed, rounding is no fault, and whatever was repaired is told."""
+"""Headers are obeyed, rounding is no fault, and whatever was repaired is reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +66,7 @@ def _with_forms(path: Path, array: Any, sform: Any, qform: Any, codes: tuple[int
     return read_nifti("a", path).source.warnings
 
 
-def test_sform_and_qform_that_swap_left_and_right_are_told(tmp_path: Path, head: Made) -> None:
+def test_sform_and_qform_that_swap_left_and_right_are_reported(tmp_path: Path, head: Made) -> None:
     flipped = np.diag([-2.0, 2, 2, 1])
     flipped[0, 3] = 30
     warnings = _with_forms(tmp_path / "a.nii", head(0)[0], AFFINE, flipped)
@@ -98,7 +98,7 @@ def test_a_qform_that_is_no_rotation_refuses_no_scan(tmp_path: Path, head: Made)
     assert "qform is no rotation; sform is used" in read_nifti("a", path).source.warnings
 
 
-def test_a_slope_on_a_label_map_is_rounded_away_and_told(tmp_path: Path, head: Made) -> None:
+def test_a_slope_on_a_label_map_is_rounded_away_and_reported(tmp_path: Path, head: Made) -> None:
     label = head(0)[1]
     old = nib.Nifti1Image(label, AFFINE)
     nib.save(nib.Nifti1Image(old.get_fdata(), old.affine, old.header), tmp_path / "l.nii")

@@ -1,4 +1,4 @@
-"""The picture of scans before and after: which are drawn, and that it can be drawn of anything."""
+"""The picture of scans before and after: which are shown, and that any scan can be plotted."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Small inputs that people reported to fail in tools like this one: each must be read for what it is.
+"""Small inputs that users reported to fail in tools like this one: each must be read for what it is.
 
 The makers of the inputs are not part of the project: set MEDDIFF_TEST_CASES to their folder.
 """
@@ -71,7 +71,7 @@ def take(finish: Made, config: DataConfig, folder: Path) -> Fingerprint:
         ("symlink_farm", {"images": "images", "follow_links": True}, 12, 12),
     ],
 )
-def test_scans_and_subjects_are_told_apart(
+def test_scans_and_subjects_are_distinguished(
     made: Made, name: str, settings: dict[str, Any], scans: int, count: int
 ) -> None:
     inventory = discover(DataConfig(**settings), made(name))
@@ -152,7 +152,7 @@ def test_label_values_are_rounded_with_a_note(made: Made, finish: Made) -> None:
 
 
 @pytest.mark.parametrize(("name", "modality"), [("mr_below_zero", "MR"), ("ct_clipped", "CT")])
-def test_the_modality_is_told_by_all_voxels(made: Made, finish: Made, name: str, modality: str) -> None:
+def test_the_modality_is_found_from_all_voxels(made: Made, finish: Made, name: str, modality: str) -> None:
     config = DataConfig(images="images")
     found = take(finish, config, made(name))
     contract, _ = infer_contract(found, Study(name="heads", data=config), "cpu")

@@ -180,7 +180,7 @@ def refusal_of(count: int, config: SplitConfig = USUAL, scans: int = 1) -> str:
     return str(caught.value)
 
 
-def test_too_few_for_any_shares_are_told_how_many_would_do() -> None:
+def test_too_few_for_any_shares_say_how_many_would_do() -> None:
     said = refusal_of(14)
     assert "at least 8 / 1 / 8 scans" in said
     assert "there are 10 / 2 / 2 of 14 subjects" in said

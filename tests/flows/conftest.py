@@ -85,7 +85,7 @@ class Chain:
 
     @property
     def release(self) -> Path:
-        """The folder that may be given away."""
+        """The folder that may be shared."""
         return self.folder / "releases" / "heads-1.0.0"
 
 

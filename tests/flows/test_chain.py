@@ -105,10 +105,10 @@ def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, served: Run, 
     assert manifest["samples"] == 12
 
 
-def test_deleted_candidates_are_judged_anew(finished: Path, served: Run) -> None:
+def test_deleted_candidates_are_screened_again(finished: Path, served: Run) -> None:
     shutil.rmtree(finished / "candidates.zarr")
     assert served("generate", finished).status == 0
-    # Verdicts that stayed would speak of later attempts, which nothing would draw again.
+    # Verdicts that stayed would speak of later attempts, which nothing would sample again.
     assert not (finished / "verdicts.parquet").exists()
     assert not (finished / "cohort.parquet").exists()
 

@@ -1,4 +1,4 @@
-"""What the command answers before any engine starts: mistakes are told at once, by what has to be done about them."""
+"""What the command answers before any engine starts: mistakes are reported at once, with what has to be done about them."""
 
 import shutil
 import sys
@@ -71,7 +71,7 @@ def test_a_damaged_release_is_refused_with_the_files(meddiff: Run, release: Path
     assert {line.split(":")[0] for line in done.err.splitlines()} == {"participants.tsv", "README.md"}
 
 
-def test_what_is_no_release_is_told_in_a_line(meddiff: Run, tmp_path: Path) -> None:
+def test_what_is_no_release_is_reported_in_a_line(meddiff: Run, tmp_path: Path) -> None:
     done = meddiff("verify", tmp_path)
     assert done.status == 1
     assert "manifest.json" in done.err

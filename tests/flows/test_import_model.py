@@ -57,7 +57,7 @@ def description(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_description_that_does_not_fit_is_told_before_any_engine_starts(
+def test_a_description_that_does_not_fit_is_reported_before_any_engine_starts(
     meddiff: Run, new_study: Run, description: Path
 ) -> None:
     description.write_text(description.read_text().replace("scale_factor", "scale_facto"))
@@ -83,7 +83,7 @@ def test_imported_models_generate_as_they_are_and_train_on(served: Run, new_stud
     assert served("generate", folder).status == 0
     assert Workspace.open(folder).state("candidates").condition == "done"
 
-    # The latents of these scans have a scale of their own; told, it can be trained on from.
+    # The latents of these scans have a scale of their own; given, it can be trained on from.
     content = yaml.safe_load(description.read_text())
     del content["denoiser"]["scale_factor"]
     content["denoiser"]["latent_scale"] = (

@@ -21,7 +21,7 @@ CALLS = "calls"
 
 
 def write_modality(workspace: Workspace, resources: Resources) -> Work[Made]:
-    """Stands for any maker: makes an artefact from a setting, and dies half-way where it is told to."""
+    """Stands for any maker: makes an artefact from a setting, and dies half-way where it is asked to."""
     modality = str(workspace.study.data.modality)
     with (workspace.folder / CALLS).open("a") as file:
         file.write(f"{modality} ")
@@ -87,7 +87,7 @@ def test_what_is_up_to_date_is_not_made_again(stage: Stage) -> None:
 
 
 def test_an_artefact_whose_record_was_lost_is_made_again(stage: Stage) -> None:
-    """As when the process dies between the two: what its bytes are, nobody can tell."""
+    """As when the process dies between the two: its bytes are not known."""
     stage.make("MR")
     Workspace.open(stage.folder).ledger.forget("fingerprint")
     assert stage.make("MR") == ("MR", "MR", "MR MR")

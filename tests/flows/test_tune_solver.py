@@ -23,7 +23,7 @@ def made(folder: Path) -> dict[str, str]:
     return {path: digest for path, digest in digest_tree(folder).items() if not path.startswith(engines)}
 
 
-def test_a_study_without_a_denoiser_is_told_what_to_run(meddiff: Run, new_study: Run) -> None:
+def test_a_study_without_a_denoiser_says_what_to_run(meddiff: Run, new_study: Run) -> None:
     done = meddiff("tune-solver", new_study("untuned"))
     assert done.status == 2
     assert "denoiser must be up to date, is missing; run `meddiff train` first" in done.err

@@ -27,8 +27,8 @@ while True:
     except StopIteration as end:
         records = end.value
         break
-assert {type(told) for told in seen} <= {Message, Progress}
-print(json.dumps({"said": [told.text for told in seen if isinstance(told, Message)], "made": list(records)}))
+assert {type(event) for event in seen} <= {Message, Progress}
+print(json.dumps({"said": [event.text for event in seen if isinstance(event, Message)], "made": list(records)}))
 """
 
 

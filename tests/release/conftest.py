@@ -1,4 +1,4 @@
-"""Synthetic heads, drawn by hand, and the content of a release of them."""
+"""Synthetic heads, made by formulas, and the content of a release of them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def metrics() -> tuple[Metric, ...]:
             0.514,
             0.031,
             0.5,
-            "How well an attacker with the weights tells training scans from unseen ones; 0.5 is chance.",
+            "How well an attacker with the weights distinguishes training scans from unseen ones; 0.5 is chance.",
         ),
         metric(
             "copy_power",

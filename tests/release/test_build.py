@@ -199,8 +199,8 @@ def test_the_manifest_says_where_it_came_from(content: Any, released: Path) -> N
     assert manifest.samples == manifest.counts["accepted"] == 3
 
 
-def test_progress_is_told_volume_by_volume(content: Any, tmp_path: Path) -> None:
+def test_progress_is_reported_volume_by_volume(content: Any, tmp_path: Path) -> None:
     from meddiff_core.release.build import build_release
 
-    told = [(step.done, step.total) for step in build_release(content, tmp_path) if step.label == "writing volumes"]
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    steps = [(step.done, step.total) for step in build_release(content, tmp_path) if step.label == "writing volumes"]
+    assert steps == [(1, 3), (2, 3), (3, 3)]

@@ -16,7 +16,7 @@ from meddiff_core.stages.release import _limit, _shortfall
 from meddiff_core.study import Study
 
 CELLS = (CellCount("sex F, age 60 to 90", 30, 27), CellCount("sex <M>", 1200, 1200, even=True))
-GUESS = "1 of 3 volumes were asked for with a condition outside the range"
+GUESS = "1 of 3 volumes have a requested condition outside the range"
 
 
 def extrapolated(content: Any) -> Any:
@@ -38,8 +38,8 @@ def test_report_and_card_say_how_many_volumes_lie_outside_training(content: Any)
     for render in (render_report, render_card):
         assert GUESS in render(extrapolated(content))
         assert "outside the range that the models" not in render(content)
-        told = replace(content, table=content.table.assign(extrapolated=False))
-        assert "outside the range that the models" not in render(told)
+        changed = replace(content, table=content.table.assign(extrapolated=False))
+        assert "outside the range that the models" not in render(changed)
 
 
 def test_a_release_marks_what_lies_outside_training(content: Any, build: Any, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_mark_is_explained(content: Any) -> None:
     assert "outside the range" in describe_columns(["extrapolated"], contract)["extrapolated"]["Description"]
 
 
-def test_a_shortfall_is_told_by_cell() -> None:
+def test_a_shortfall_is_reported_by_cell() -> None:
     text = _shortfall(1230, 1227, 0, CELLS)
     assert text is not None
     assert text.endswith("The release holds 27 of 30 in “sex F, age 60 to 90”.")

@@ -146,9 +146,9 @@ def test_failed_gates_come_first_and_say_what_they_need(content: Any) -> None:
 
 def test_a_changed_threshold_stands_beside_that_of_the_preset(content: Any) -> None:
     changed = content.gates[0].model_copy(update={"preset_threshold": 0.0123})
-    told = replace(content, gates=[changed])
-    assert "preset: ≤ 0.0123" in render_report(told)
-    assert "preset: ≤ 0.0123" in render_card(told)
+    other = replace(content, gates=[changed])
+    assert "preset: ≤ 0.0123" in render_report(other)
+    assert "preset: ≤ 0.0123" in render_card(other)
 
 
 def test_the_verdict_counts_what_was_waived(content: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_curve_is_the_same_bytes_each_time_and_names_its_lines(found: Curve) -
         assert all(line.name.replace("_", " ") in text for line in found.lines)
 
 
-def test_a_band_is_drawn_where_there_is_one() -> None:
+def test_a_band_is_plotted_where_there_is_one() -> None:
     plain = curve().model_copy(update={"lines": (Line(name="a", x=(0, 1), y=(0, 1)),)})
     assert "fill-opacity: 0.15" not in figures.lines(plain).decode()
     assert figures.lines(curve()).decode().count("fill-opacity: 0.15") == 2
@@ -182,11 +182,11 @@ def test_a_band_is_drawn_where_there_is_one() -> None:
 
 def test_what_an_audit_says_cannot_become_markup(content: Any) -> None:
     wicked = "<script>alert(1)</script>"
-    told = replace(
+    other = replace(
         content,
         statements=(wicked,),
         tables=(table().model_copy(update={"title": wicked, "rows": ((wicked, 1.0),)}),),
         curves=(curve(wicked, names=wicked),),
         gates=[failed(waiver=WAIVER.model_copy(update={"reason": wicked}))],
     )
-    assert "<script>" not in render_report(told)
+    assert "<script>" not in render_report(other)

@@ -74,9 +74,9 @@ def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) ->
         step=60, average="0.1", validation_distance=1.0, train_distance=1.0, nearer_train=0.5, nearer_train_low=0.2
     )
     selection = SelectionRecord(step=60, average="0.1", curve=(point,))
-    without, told = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, selection)
-    assert [sentence for sentence in told if sentence not in without] == [describe_selection(selection)]
-    assert "after 60 steps" in " ".join(told)
+    without, described = describe_methods(study, plan, SIDES), describe_methods(study, plan, SIDES, selection)
+    assert [sentence for sentence in described if sentence not in without] == [describe_selection(selection)]
+    assert "after 60 steps" in " ".join(described)
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "ancestral"])

@@ -1,4 +1,4 @@
-"""Other people's tools accept the store as it lies there."""
+"""Other tools accept the store as it lies there."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A volume of a release can be drawn again from what the release says, and another one is told from it."""
+"""A volume of a release can be regenerated from what the release says, and is distinguished from another one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +94,7 @@ def test_batches_are_named_only_where_memory_was_short() -> None:
     assert list(with_batches(table, [8, 4], 8)["sampling_batch"]) == [8, 4]
 
 
-def test_a_volume_of_another_seed_or_condition_is_told_apart(
+def test_a_volume_of_another_seed_or_condition_is_distinguished(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = pd.read_parquet
@@ -139,8 +139,8 @@ def test_few_are_chosen_without_repeats_and_the_same_ones_each_time(release: Pat
 
 def test_what_cannot_be_proven_is_not_published(tmp_path: Path, make_content: Any, finish: Any) -> None:
     releases = tmp_path / "releases"
-    with pytest.raises(IntegrityError, match="does not hold together: drawn otherwise"):
-        finish(build_release(make_content(), releases, prove=lambda folder: [f"drawn otherwise: {folder.is_dir()}"]))
+    with pytest.raises(IntegrityError, match="does not hold together: sampled otherwise"):
+        finish(build_release(make_content(), releases, prove=lambda folder: [f"sampled otherwise: {folder.is_dir()}"]))
     assert not list(releases.glob("heads*"))
 
 

@@ -1,4 +1,4 @@
-"""What people read: complete, self-contained, and the same each time."""
+"""What readers see: complete, self-contained, and the same each time."""
 
 import json
 import re
@@ -126,16 +126,16 @@ def test_the_audits_caveats_stand_on_card_and_report_word_for_word(content: Any)
 
 
 def test_methods_source_and_shortfall_are_printed(content: Any) -> None:
-    told = replace(content, shortfall="12 of 20 volumes were accepted within the budget.")
-    for text in (render_report(told), render_card(told)):
-        for sentence in (told.shortfall, told.source, *told.methods):
+    changed = replace(content, shortfall="12 of 20 volumes were accepted within the budget.")
+    for text in (render_report(changed), render_card(changed)):
+        for sentence in (changed.shortfall, changed.source, *changed.methods):
             assert sentence.replace("'", "") in text.replace("&#39;", "").replace("'", "")
 
 
 def test_page_and_card_say_how_many_rounds_there_were_and_why_that_matters(content: Any) -> None:
     rounds = describe_rounds([Round(searched=20, dropped=3), Round(searched=3, dropped=0)])
-    told = replace(content, counts=replace(content.counts, rounds=rounds))
-    for text in (render_report(told), render_card(told)):
+    changed = replace(content, counts=replace(content.counts, rounds=rounds))
+    for text in (render_report(changed), render_card(changed)):
         assert "2 rounds: 3 suspected copies were dropped" in text
         assert "the final cohort is a selected set" in text
 
@@ -253,7 +253,7 @@ def test_an_svg_carries_no_date_and_no_fixed_size() -> None:
     assert "&quot;age&quot;" in text
 
 
-def test_the_outermost_bins_of_a_histogram_are_drawn_as_open() -> None:
+def test_the_outermost_bins_of_a_histogram_are_plotted_as_open() -> None:
     text = figures.histogram(AGES).decode()
     assert re.findall(r"<text [^>]*>([^<]+)</text>", text) == ["&lt; 30", "40", "≥ 60", "age (years)"]
 
@@ -268,7 +268,7 @@ def test_a_histogram_of_one_bin_is_not_shown(make_content: Any) -> None:
     assert "Histogram of" not in render_report(make_content(count=1, histograms=(single,)))
 
 
-def test_volumes_are_told_in_ml(content: Any) -> None:
+def test_volumes_are_given_in_ml(content: Any) -> None:
     assert "volume of ventricles (ml)" in render_report(content)
 
 
@@ -287,7 +287,7 @@ def test_an_overlay_colours_labelled_voxels_only() -> None:
     assert (picture[:, :24].std(axis=-1) > 0).all()
 
 
-def test_thick_slices_are_drawn_as_thick_as_they_are() -> None:
+def test_thick_slices_are_plotted_as_thick_as_they_are() -> None:
     volume = np.ones((24, 24, 4), np.float32)
     planes = slices.paint_planes(volume, (0, 1), tile=48, spacing_mm=(1.0, 1.0, 6.0))
     axial, coronal, sagittal = (planes[:, start : start + 48] for start in (0, 51, 102))

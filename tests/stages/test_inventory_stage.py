@@ -23,10 +23,10 @@ Made = Callable[..., Workspace]
 
 def take(study: Workspace, said: list[str] | None = None) -> Inventory:
     """What a study's inventory holds after a look at its scans; what was said of it is added to `said`."""
-    for told in take_inventory(study, Resources("cpu")):
-        assert isinstance(told, Message)
+    for event in take_inventory(study, Resources("cpu")):
+        assert isinstance(event, Message)
         if said is not None:
-            said.append(told.text)
+            said.append(event.text)
     return read_inventory(study)
 
 

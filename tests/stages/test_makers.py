@@ -37,7 +37,7 @@ def test_what_is_up_to_date_is_left_as_it_is_and_what_is_not_says_why(
     names = ["fingerprint"]
 
     def said() -> list[str]:
-        return [told.text for told in make_missing(workspace, names, Resources("cpu")) if isinstance(told, Message)]
+        return [event.text for event in make_missing(workspace, names, Resources("cpu")) if isinstance(event, Message)]
 
     assert said() == ["fingerprint: to be made"]
     assert said() == ["fingerprint: up to date"]

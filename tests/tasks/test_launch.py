@@ -159,7 +159,7 @@ def test_a_training_that_is_no_longer_wanted_is_ended(tmp_path: Path) -> None:
         (2, "cuda", 4, 8, 2),
     ],
 )
-def test_there_is_one_process_for_each_gpu_unless_told_otherwise(
+def test_there_is_one_process_for_each_gpu_unless_set_otherwise(
     monkeypatch: pytest.MonkeyPatch, wanted: int | None, device: str, gpus: int, batch: int, count: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

@@ -1,7 +1,7 @@
 """What a scan's identity, contrast and geometry need of a DICOM header, and nothing else of it.
 
 Pixels are not read, and identifiers are digested at once, so that no name or Patient ID outlives this module.
-Old consoles wrote files without the preamble; they are told by their first elements, never by their names.
+Old consoles wrote files without the preamble; they are recognised by their first elements, never by their names.
 """
 
 import re
@@ -77,7 +77,7 @@ class Header:
     words: tuple[str, ...]
     """Of the series' description, without numbers, dates and whatever repeats the patient's name or ids."""
     text: dict[str, str]
-    """Short values that tell contrasts and volumes apart, by their keyword."""
+    """Short values that distinguish contrasts and volumes, by their keyword."""
     figures: dict[str, float]
     """The same for numbers."""
     rows: int

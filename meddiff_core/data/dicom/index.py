@@ -33,7 +33,7 @@ DIRECTORY = "Media Storage Directory Storage"
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """The slices of one volume, and what tells it from others."""
+    """The slices of one volume, and what distinguishes it from others."""
 
     slices: tuple[Path, ...]
     patient: str | None
@@ -61,7 +61,7 @@ class Part:
 
     headers: tuple[Header, ...]
     volume: str = ""
-    """What tells it from other volumes of its series: `echo 2`."""
+    """What distinguishes it from other volumes of its series: `echo 2`."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What a DICOM series shows, in words that a person reads and types: its kind.
 
-Built from what tells contrasts apart and is the same over patients of one protocol. Echo times, repetition times
+Built from what distinguishes contrasts and is the same over patients of one protocol. Echo times, repetition times
 and extents join only where a folder holds clearly different ones under the same words: fixed bins would split a
 protocol at their edges by the jitter of the scanner.
 """
@@ -61,7 +61,7 @@ def type_words(header: Header) -> tuple[str, ...]:
 
 
 def show_of(stack: Sequence[Header], volume: str) -> Show:
-    """Kind of a stack without its figures; `volume` tells it from others of its series, such as `echo 2`."""
+    """Kind of a stack without its figures; `volume` distinguishes it from others of its series, such as `echo 2`."""
     first = stack[0]
     agent = first.text.get("ContrastBolusAgent", "")
     parts = [

@@ -1,6 +1,6 @@
 """Whether slices make one even, straight volume, and where its voxels lie.
 
-Judged by displacement: a slice that lies a small part of a voxel from its place in an even stack was rounded when
+Measured by displacement: a slice that lies a small part of a voxel from its place in an even stack was rounded when
 its position was written, one that lies farther off is missing, uneven or tilted, and stacking it as if it were
 regular would make a head of the wrong shape.
 """

@@ -17,7 +17,7 @@ from meddiff_core.types import Note, Question
 CONDITION = "kind"
 """Name of the covariate that several chosen kinds become."""
 UNNAMED = "(no suffix)"
-"""How the kind of images is called whose names do not tell one."""
+"""Name of the kind of images whose file names do not contain one."""
 MOST_LISTED = 12
 
 

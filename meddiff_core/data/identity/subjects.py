@@ -88,7 +88,7 @@ def _without_shared_patient(found: Sequence[FoundImage]) -> tuple[list[FoundImag
     patients = [image.subject for image in found if image.rule == PATIENT_ID]
     if len(patients) < 2 or len(patients) < sum(bool(image.slices) for image in found) or len(set(patients)) > 1:
         return list(found), []
-    note = Note("data.subject", f"all {len(patients)} series carry one Patient ID; it is not used to tell subjects")
+    note = Note("data.subject", f"all {len(patients)} series carry one Patient ID; it is not used to identify subjects")
     cleared = [replace(image, subject=None, rule="") if image.rule == PATIENT_ID else image for image in found]
     return cleared, [note]
 
@@ -106,7 +106,7 @@ def _by_pattern(found: Sequence[FoundImage], pattern: str | None) -> tuple[list[
             kept.append(replace(image, subject=match["subject"], rule=PATTERN))
         else:
             refused.append(
-                Refusal(image.name, f"subject must be told by data.subject, {pattern!r} does not fit the path")
+                Refusal(image.name, f"subject must be found by data.subject, {pattern!r} does not fit the path")
             )
     return kept, refused
 
@@ -114,7 +114,7 @@ def _by_pattern(found: Sequence[FoundImage], pattern: str | None) -> tuple[list[
 def _pattern_unused(found: Sequence[FoundImage], pattern: str | None) -> list[Note]:
     """A note where another rule comes before the pattern."""
     rules = Counter(image.rule for image in found if pattern is not None and image.rule.startswith(SURE))
-    return [Note(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} tells subjects") for rule, n in rules.items()]
+    return [Note(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} identifies subjects") for rule, n in rules.items()]
 
 
 def _ask_about_pattern(found: Sequence[FoundImage]) -> list[Question]:
@@ -122,7 +122,7 @@ def _ask_about_pattern(found: Sequence[FoundImage]) -> list[Question]:
     subjects = [str(image.subject) for image in found if image.rule == PATTERN]
     if len(subjects) <= MOST_MERGED or len(set(subjects)) > 1:
         return []
-    text = f"the pattern makes one subject, {subjects[0]!r}, of {len(subjects)} scans; give one that tells them apart"
+    text = f"the pattern makes one subject, {subjects[0]!r}, of {len(subjects)} scans; give one that distinguishes them"
     return [Question(PATTERN, text)]
 
 
@@ -177,7 +177,7 @@ def _by_names(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[Quest
 
 
 def _with_kinds(found: Sequence[FoundImage]) -> list[FoundImage]:
-    """Kinds of scans whose subject no name had to tell: by words that the names of several subjects share."""
+    """Kinds of scans whose subject did not have to be found in a name: by words that the names of several subjects share."""
     open_ = [image for image in found if image.kind is None]
     parts = dict(zip([image.name for image in open_], split_names([image.stem for image in open_]), strict=True))
     subjects: defaultdict[str, set[str]] = defaultdict(set)

@@ -18,7 +18,7 @@ ASIDE = ("derivatives", "sourcedata", "code", "stimuli", "phenotype")
 DATATYPES = ("anat", "ct")
 """Folders whose images show anatomy."""
 TELLING = ("acq", "ce", "rec", "part", "echo", "flip", "inv", "mt", "hemi", "chunk", "space", "res", "desc")
-"""Entities that tell kinds of image apart; session and run are repeats of one kind."""
+"""Entities that distinguish kinds of image; session and run are repeats of one kind."""
 NO_IMAGES = ("mask", "dseg", "probseg", "defacemask", "xfm", "bold", "dwi", "sbref", "epi")
 NO_MAGNITUDE = ("phase", "real", "imag")
 
@@ -104,7 +104,7 @@ def _found(path: Path, root: Path) -> FoundImage:
 
 
 def _kind(stem: str) -> str:
-    """The suffix and the entities that tell contrasts apart: `T1w ce-gad`."""
+    """The suffix and the entities that distinguish contrasts: `T1w ce-gad`."""
     entities = _entities(stem)
     telling = [
         f"{key}-{entities[key]}" for key in TELLING if key in entities and (key, entities[key]) != ("part", "mag")

@@ -1,6 +1,6 @@
 """Folders without a standard: flat, a folder a subject, TotalSegmentator, DICOM as a scanner exports it.
 
-Whatever is neither a scan nor a file that goes with scans is named; label maps are told by their names and
+Whatever is neither a scan nor a file that goes with scans is named; label maps are recognised by their names and
 folders, so that none is ever taken for a scan.
 """
 
@@ -64,7 +64,7 @@ def list_files(walk: Walk, labels_are_named: bool) -> Listing:
 
 
 def _volume(path: Path, root: Path) -> FoundImage:
-    """A file, whose name may tell its subject as BIDS does, in whichever folder it lies."""
+    """A file, whose name may contain its subject as in BIDS, in whichever folder it lies."""
     stem = plain(stem_of(path))
     entity = re.match(r"sub-[A-Za-z0-9]+(?=_)", stem)
     named = FoundImage(stem, path, relative(path, root), stem=stem)

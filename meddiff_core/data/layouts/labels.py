@@ -1,4 +1,4 @@
-"""Which label map belongs to which image, told from file names.
+"""Which label map belongs to which image, found from file names.
 
 A label goes to the image with the longest name that its own begins with, so that `a_1` never takes the map
 of `a_12`; what stays open is settled by the subject, and only where that leaves one choice. A map of another
@@ -207,7 +207,7 @@ def _numbered(stems: Sequence[str]) -> dict[tuple[str, ...], int]:
 
 
 def _adds_nothing(rest: str, words: Iterable[str]) -> bool:
-    """Whether what a label's name has beyond its image's tells no other session, contrast or number."""
+    """Whether what a label's name has beyond its image's names no other session, contrast or number."""
     known = set(words)
     return not any(_tells_apart(word) for word in _words(rest) if word not in known)
 

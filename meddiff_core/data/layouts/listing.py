@@ -16,16 +16,16 @@ class FoundImage:
     name: str
     """Path relative to the folder that was searched, for messages."""
     subject: str | None = None
-    """None: to be told by the rules of `subjects`."""
+    """None: to be found by the rules of `subjects`."""
     label: Path | None = None
     row: dict[str, str] = field(default_factory=dict)
     """Covariates of the scan's own row, where images is a table."""
     rule: str = ""
-    """What told the subject: the table, BIDS, the Patient ID, ..."""
+    """What identified the subject: the table, BIDS, the Patient ID, ..."""
     stem: str = ""
-    """Its name without ending and channel: what tells its subject, kind and label map apart."""
+    """Its name without ending and channel: what its subject, kind and label map are found from."""
     kind: str | None = None
-    """What it shows; None: to be told from the names."""
+    """What it shows; None: to be found from the names."""
     reserve: bool = False
     """Never used unless its kind is chosen by name: phase images and the like."""
     slices: tuple[Path, ...] = ()

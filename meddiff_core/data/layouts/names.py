@@ -15,13 +15,13 @@ CONTRAST = re.compile(
     r"mprage|mpr(?:-?\d)?|mp2rage|unit1|spgr|bravo|space|tse|fse|mra|mrv|tof|angio|ct|cta|cbct|ncct|cect|pet|suv|mr|mri|"
     r"ce|gd|gad|pre|post|contrast|(?:acq|ce|rec|echo|inv|mt|part|flip)-[a-z0-9]+|echo\d+|e\d"
 )
-"""Words that tell what an image shows."""
+"""Words that say what an image shows."""
 PROCESSING = re.compile(
     r"brain|bet|n4|biascorr|corrected|reg|registered|coreg|warped|norm|normali[sz]ed|mni|mni152|native|std|restore|"
     r"stripped|skullstripped|ss|deface|defaced|anon|preproc|preprocessed|reo|crop|cropped|resampled|iso|"
     r"\d+(?:p\d+)?mm|hires|img|image|scan|orig|raw|nu|pp|(?:space|desc|res)-[a-z0-9]+"
 )
-"""Words that tell what was done to it, or in which space it lies."""
+"""Words that say what was done to it, or in which space it lies."""
 VISIT = re.compile(
     r"(?:ses|session|run|visit|tp|timepoint|time|scan|rep|repeat|fu|followup|wave|week|month|year|day|frame)"
     r"[-_ ]?\d+[a-z]?|\d{1,3}[-_ ]?(?:months?|weeks?|years?|days?|mo|yrs?)|"
@@ -138,7 +138,7 @@ def _is_visit(word: str) -> bool:
 
 
 def split_names(stems: Sequence[str]) -> list[NameParts]:
-    """The parts of many names, where words that several subjects share also tell kinds apart.
+    """The parts of many names, where words that several subjects share also distinguish kinds.
 
     `P01_axial, P01_sagittal, P02_axial, P02_sagittal` are two subjects with two kinds each, and so are
     `T1_001, T2_001, T1_002, T2_002`; `anna_smith, bert_smith` are two subjects.

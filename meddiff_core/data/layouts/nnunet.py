@@ -164,7 +164,7 @@ def read_description(*places: Path) -> Description:
 
 
 def _channels(names: Any) -> dict[int, str]:
-    """Name by number; names that several channels share are told apart by their numbers."""
+    """Name by number; channels of the same name are distinguished by their numbers."""
     if not isinstance(names, Mapping):
         return {}
     texts = {int(number): str(name) for number, name in names.items() if str(number).isdigit()}

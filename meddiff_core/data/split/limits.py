@@ -17,7 +17,7 @@ FEWEST_AUDITED = 8
 FEWEST_VALIDATED = 1
 """Validation volumes that a training can be followed by."""
 FEWEST_COMPARED = 2
-"""Subjects of the training set and of the holdout, below which nobody can be told from the others."""
+"""Subjects of the training set and of the holdout, below which no subject can be distinguished from the others."""
 FEWEST_VOLUMES: dict[Side, int] = {"train": FEWEST_AUDITED, "validation": FEWEST_VALIDATED, "holdout": FEWEST_AUDITED}
 FEWEST_SUBJECTS: dict[Side, int] = {"train": FEWEST_COMPARED, "validation": 1, "holdout": FEWEST_COMPARED}
 SHARES = tuple(round(0.05 * step, 2) for step in range(16, 0, -1))

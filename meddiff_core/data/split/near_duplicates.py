@@ -60,7 +60,7 @@ def find_near_duplicates(
 ) -> tuple[NearDuplicate, ...]:
     """Pairs of scans of two subjects that are far more alike than is usual here, the most alike first.
 
-    `thumbnails` is (n, v), one row for each of `cases`; `sides` is by subject. What is usual is told by the second
+    `thumbnails` is (n, v), one row for each of `cases`; `sides` is by subject. What is usual is measured by the second
     nearest scan of another subject, which is a stranger's even where every scan is there twice.
     """
     if len(cases) < FEWEST_SCANS or len(set(subjects)) < 3:

@@ -1,4 +1,4 @@
-"""Which kind of covariate a column holds, told from its cells.
+"""Which kind of covariate a column holds, inferred from its cells.
 
 Numbers may be quantities or codes: sex as 1 and 2 taken for a quantity is asked for as 1.361, and one `90+`
 taken for a word turns every age into a category. Every choice that a person may want otherwise is a note.
@@ -99,7 +99,7 @@ def _categories(cells: Sequence[str], rejected: Sequence[str]) -> Reading:
     if fault := fault_of_categories(cells, MOST_CATEGORIES):
         return Reading(None, f"is ignored: it is not all numbers ({_shorten(rejected[0])!r}) and {fault}")
     if (values := len(set(cells))) >= MOST_CODES and 2 * values > len(cells):
-        text = f"is ignored: it has {values} values in {len(cells)} rows, which tell persons more than groups"
+        text = f"is ignored: it has {values} values in {len(cells)} rows, which identify subjects rather than groups"
         return Reading(None, f"{text}; data.covariates can name it")
     return Reading("categorical")
 

@@ -1,7 +1,7 @@
 """Tables of subjects and scans: every cell a string until its column's kind is known.
 
 A kind that a person declares is kept to: a cell that does not fit names its column and value and refuses one
-case. A kind that is told from the cells leaves out a typing error, with a note. So neither turns a whole column
+case. A kind that is inferred from the cells leaves out a typing error, with a note. So neither turns a whole column
 of ages into categories unseen.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 MOST_BYTES = 64 * 2**20
 MOST_FIELDS = 10_000_000
 SAMPLE = 50
-"""Lines from which the separator is told."""
+"""Lines from which the separator is detected."""
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _SPREADSHEET_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

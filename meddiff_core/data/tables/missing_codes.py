@@ -1,6 +1,6 @@
 """Numbers that may stand for `not known`: -999 among ages, 9 where sex is 1 or 2.
 
-Taken as they are they shift every mean, and a cohort is asked for an age of -437. No rule can tell them from
+Taken as they are they shift every mean, and a cohort is asked for an age of -437. No rule can distinguish them from
 honest figures with a long tail (income, lesion volumes, days), so they are asked about, and only where they
 lie far outside all others on a scale that a long tail does not stretch.
 """
@@ -76,5 +76,5 @@ def _scale(numbers: Collection[float]) -> float:
 
 
 def _compress(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """log(1 + size / scale), with the sign: close to even around the median size, and a long tail drawn in."""
+    """log(1 + size / scale), with the sign: close to even around the median size, and a long tail compressed."""
     return np.asarray(np.sign(values) * np.log1p(np.abs(values) / scale))

@@ -172,7 +172,7 @@ def match_rows(participants: Participants, found: Sequence[FoundImage], config: 
         raise ConfigurationError(
             f"data.participants: {participants.path.name} must have rows for the scans, not one id fits: it has "
             f"{_three(participants.rows)}, the scans are of {_three(subjects)}, which may differ by {UP_TO} alone; "
-            f"data.subject tells ids from paths, data.covariates: {{}} does without the table"
+            f"data.subject finds ids in paths, data.covariates: {{}} does without the table"
         )
     return replace(participants, matches=matches)
 
