@@ -52,12 +52,13 @@ def init(
     spacing_mm: Annotated[float | None, typer.Option(min=0.01, help="Voxel size of the synthetic volumes.")] = None,
 ) -> None:
     """Write a commented study.yaml for some scans."""
-    from meddiff_core.scaffold import scaffold_study
+    from meddiff_core.scaffold import ScaffoldOptions, scaffold_study
     from meddiff_core.stages.describe import describe_inventory
 
-    new = scaffold_study(
-        folder, images, labels, participants, groups, volume or (), size, budget_minutes, preset, mask, spacing_mm
+    options = ScaffoldOptions(
+        labels, participants, groups, volume or (), size, budget_minutes, preset, mask, spacing_mm
     )
+    new = scaffold_study(folder, images, options)
     print("\n".join(describe_inventory(new.inventory, examples=True)))
     for question in new.inventory.questions:
         print(f"\nopen    {question.key}: {question.text}")
@@ -212,7 +213,9 @@ def regenerate(
     from meddiff_core.stages.making import choose_device
 
     unlike = False
-    for volume in regenerate_volumes(release, sample, models or release.absolute().parents[1] / "models", choose_device(None)):
+    for volume in regenerate_volumes(
+        release, sample, models or release.absolute().parents[1] / "models", choose_device(None)
+    ):
         print(volume.describe())
         unlike |= not volume.alike
     if unlike:

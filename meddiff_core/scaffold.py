@@ -30,24 +30,30 @@ class NewStudy:
     inventory: Inventory
 
 
-def scaffold_study(
-    folder: Path,
-    images: Path,
-    labels: Path | None = None,
-    participants: Path | None = None,
-    groups: Path | None = None,
-    volumes: Sequence[str] = (),
-    size: int | None = None,
-    budget_minutes: float | None = None,
-    preset: str | None = None,
-    mask: str | None = None,
-    spacing_mm: float | None = None,
-) -> NewStudy:
-    """Write `folder/study.yaml`.
+@dataclass(frozen=True)
+class ScaffoldOptions:
+    """What is known of a new study beside its scans; None leaves a setting to its default."""
 
-    `groups` is a YAML file or the name of a preset, whose label maps lie among the images unless `labels` says
-    otherwise; `volumes` names label groups whose volume becomes a condition, `size` is that of the cohort,
-    `budget_minutes` the time for both trainings, `preset` that of the gates, `mask` and `spacing_mm` as in the study.
+    labels: Path | None = None
+    """Folder of label maps; those of a preset of `groups` lie among the images."""
+    participants: Path | None = None
+    """Table of covariates."""
+    groups: Path | None = None
+    """YAML file of label groups, or the name of a preset."""
+    volumes: Sequence[str] = ()
+    """Label groups whose volume becomes a condition."""
+    size: int | None = None
+    """Volumes of the cohort."""
+    budget_minutes: float | None = None
+    """Time for both trainings."""
+    preset: str | None = None
+    """Preset of gates."""
+    mask: str | None = None
+    spacing_mm: float | None = None
+
+
+def scaffold_study(folder: Path, images: Path, options: ScaffoldOptions = ScaffoldOptions()) -> NewStudy:
+    """Write `folder/study.yaml`.
 
     Raises:
         ConfigurationError: a path does not exist, the folder has a study already, or a value fits no study.
@@ -56,28 +62,31 @@ def scaffold_study(
     path = folder / STUDY_FILE
     if path.exists():
         raise ConfigurationError(f"study must be new, {path} exists; edit it")
-    if labels is None and str(groups) in GROUP_PRESETS:
-        labels = images
-    data = _given({"images": images, "labels": labels, "participants": participants})
-    data |= {} if groups is None else {"label_groups": _groups(groups)}
-    data |= {} if mask is None else {"mask": mask}
+    data = _data(images, options)
     settings = {
         "name": _name(folder),
-        "data": data,
-        "plan": {
-            name: value
-            for name, value in {"budget_minutes": budget_minutes, "spacing_mm": spacing_mm}.items()
-            if value is not None
-        },
-        "cohort": {} if size is None else {"size": size},
-        "audit": {} if preset is None else {"preset": preset},
+        "plan": _without_none(budget_minutes=options.budget_minutes, spacing_mm=options.spacing_mm),
+        "cohort": _without_none(size=options.size),
+        "audit": _without_none(preset=options.preset),
     }
     inventory = discover(_validated(settings | {"data": data | {"mask": "none"}}).data, folder)
-    data = _filled(data, inventory, volumes)
-    if groups is not None and "labels" not in data and not any(case.label for case in inventory.cases):
+    data = _filled(data, inventory, options.volumes)
+    if options.groups is not None and "labels" not in data and not any(case.label for case in inventory.cases):
         raise ConfigurationError("--groups needs --labels, which is missing")
     write_text(path, render_study(_validated(settings | {"data": data})))
     return NewStudy(path, inventory)
+
+
+def _data(images: Path, options: ScaffoldOptions) -> dict[str, Any]:
+    """The `data` settings that the options give."""
+    labels = images if options.labels is None and str(options.groups) in GROUP_PRESETS else options.labels
+    paths = _given({"images": images, "labels": labels, "participants": options.participants})
+    groups = None if options.groups is None else _groups(options.groups)
+    return paths | _without_none(label_groups=groups, mask=options.mask)
+
+
+def _without_none(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _given(paths: Mapping[str, Path | None]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ Work = Callable[[Ranks, str], Generator[Progress, None, dict[str, Any]]]
 def serve(work: Work, device: str, scratch: Path) -> None:
     """Do this process's part of a training to its end, and report it.
 
-    An error is reported once and ends the training. A RuntimeError alone may come from the loss of another process: it is
+    An error is reported once and ends the training. A RuntimeError may come from the loss of another process: it is
     raised, and the launcher restarts all of them.
     """
     channel = _take_standard_output()

@@ -65,47 +65,20 @@ def infer_plan(
     shape = last.autoencoder if last else _autoencoder_shape(contract, study, device)
     require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
-    last_denoiser = standing.get("denoiser")
-    if last_denoiser and (last_denoiser.latent_size, last_denoiser.denoiser.latent_channels) != (
-        latent_size,
-        shape.latent_channels,
-    ):
-        last_denoiser = None
+    last_denoiser = _for_latents(standing.get("denoiser"), latent_size, shape.latent_channels)
     denoiser_shape = (
         last_denoiser.denoiser if last_denoiser else _denoiser_shape(shape.latent_channels, latent_size, study, device)
     )
     config = study.train
-    budget_s = study.plan.budget_minutes * 60
-    free_gb = study.plan.memory_gb or _free_memory_gb(device)
     autoencoder = (
         last.autoencoder_training
         if last
-        else (
-            yield from _fit(
-                "autoencoder",
-                lambda way: _autoencoder_cost(shape, contract, study, way, device),
-                _autoencoder_ways(shape, contract, study, device),
-                free_gb,
-                config.autoencoder.steps,
-                budget_s * AUTOENCODER_SHARE,
-                train_cases,
-            )
-        )
+        else (yield from _fit_autoencoder(shape, contract, study, train_cases, device))
     )
     denoiser = (
         last_denoiser.denoiser_training
         if last_denoiser
-        else (
-            yield from _fit(
-                "denoiser",
-                lambda way: _denoiser_cost(denoiser_shape, contract, latent_size, study, way, device),
-                _ways(config.denoiser.batch, 8 if device == "cpu" else 32, config.denoiser.gradient_checkpointing),
-                free_gb,
-                config.denoiser.steps,
-                budget_s * (1 - AUTOENCODER_SHARE),
-                train_cases,
-            )
-        )
+        else (yield from _fit_denoiser(denoiser_shape, contract, latent_size, study, train_cases, device))
     )
     epochs = denoiser.steps * denoiser.batch / train_cases
     augmentations, why = (
@@ -208,6 +181,45 @@ def _autoencoder_ways(shape: AutoencoderShape, contract: Contract, study: Study,
         )
         patches.append((i, j, k))
     return [*ways, *(ways[-1]._replace(patch=patch) for patch in patches if patch != contract.size)]
+
+
+def _for_latents(last: Plan | None, latent_size: Size, channels: int) -> Plan | None:
+    """The last plan, if its denoiser is one of latents of this size and so many channels."""
+    same = last and (last.latent_size, last.denoiser.latent_channels) == (latent_size, channels)
+    return last if same else None
+
+
+def _fit_autoencoder(
+    shape: AutoencoderShape, contract: Contract, study: Study, train_cases: int, device: str
+) -> Generator[Progress, None, TrainingPlan]:
+    return (
+        yield from _fit(
+            "autoencoder",
+            lambda way: _autoencoder_cost(shape, contract, study, way, device),
+            _autoencoder_ways(shape, contract, study, device),
+            study.plan.memory_gb or _free_memory_gb(device),
+            study.train.autoencoder.steps,
+            study.plan.budget_minutes * 60 * AUTOENCODER_SHARE,
+            train_cases,
+        )
+    )
+
+
+def _fit_denoiser(
+    shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, train_cases: int, device: str
+) -> Generator[Progress, None, TrainingPlan]:
+    config = study.train.denoiser
+    return (
+        yield from _fit(
+            "denoiser",
+            lambda way: _denoiser_cost(shape, contract, latent_size, study, way, device),
+            _ways(config.batch, 8 if device == "cpu" else 32, config.gradient_checkpointing),
+            study.plan.memory_gb or _free_memory_gb(device),
+            config.steps,
+            study.plan.budget_minutes * 60 * (1 - AUTOENCODER_SHARE),
+            train_cases,
+        )
+    )
 
 
 def _fit(

@@ -57,7 +57,7 @@ class GateResult(Frozen):
     confidence: float | None = None
     """Of the bound."""
     failure: str = ""
-    """What it means that this gate failed, where the name of its metric does not say so."""
+    """What it means that this gate failed, where the name of its metric does not say so; or why it was not measured."""
     advice: Advice | None = None
     """What would decide a quarantine."""
     preset_threshold: float | None = None
@@ -101,7 +101,14 @@ def apply_gates(
     known = {metric.name: metric for metric in metrics}
     waivers = {waiver.metric: waiver for waiver in audit.waivers}
     gates = gates_in_force(list(known), audit)
-    return tuple(_apply(gate, known.get(gate.metric), audit, sizes or {}, waivers.get(gate.metric)) for gate in gates)
+    results = [_apply(gate, known.get(gate.metric), audit, sizes or {}, waivers.get(gate.metric)) for gate in gates]
+    return tuple(one if one.metric in known else _explain_missing(one, list(known)) for one in results)
+
+
+def _explain_missing(result: GateResult, measured: Sequence[str]) -> GateResult:
+    from meddiff_core.evidence.registry import why_missing  # the registry gathers metrics whose modules apply gates
+
+    return result.model_copy(update={"failure": why_missing(result.metric, measured)})
 
 
 def passes_gate(metric: Metric, audit: AuditConfig) -> bool:

@@ -39,6 +39,8 @@ class MetricSpec(Frozen):
     """Whether it shows that another metric would have found a fault: nobody may ever waive its gate."""
     failure: str = ""
     """What it means that its gate failed, where its name does not say so."""
+    requires: str = ""
+    """What a study may lack that it is measured from: `label maps`."""
 
     def named(self, detail: str = "") -> str:
         """Name of the metric with a detail."""

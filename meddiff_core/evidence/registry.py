@@ -4,6 +4,8 @@ The gates and waivers of a study name metrics. A name that no metric has would b
 that nothing can pass; it is refused here, when the study is opened.
 """
 
+from collections.abc import Sequence
+
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.metrics import MetricSpec
 from meddiff_core.evidence.privacy import (
@@ -47,6 +49,16 @@ def spec_of(name: str) -> MetricSpec | None:
     family, _, detail = name.partition(":")
     single = next((spec for spec in METRICS if spec.name == name and not spec.detail), None)
     return single or next((spec for spec in METRICS if spec.name == family and spec.detail and detail), None)
+
+
+def why_missing(name: str, measured: Sequence[str]) -> str:
+    """Why the metric of a gate is not among the measured ones; empty where nothing is known of it."""
+    spec = spec_of(name)
+    if spec is None:
+        return "no metric is called so"
+    if family := [other for other in measured if spec_of(other) == spec]:
+        return f"measured were {', '.join(family)}"
+    return f"it requires {spec.requires}" if spec.requires else ""
 
 
 def check_gates(audit: AuditConfig) -> None:

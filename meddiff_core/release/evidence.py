@@ -139,7 +139,7 @@ def _gate_row(gate: GateResult, metric: Metric | None) -> Row:
     low, high = (metric.low, metric.high) if metric else (gate.bound, gate.bound)
     return Row(
         name=_headed(gate.metric),
-        explanation=_explained(metric) if metric else "Not measured.",
+        explanation=_explained(metric) if metric else f"{_capitalised(_unmeasured(gate))}.",
         value=gate.value,
         low=low,
         high=high,
@@ -186,9 +186,13 @@ def waived(gates: Sequence[GateResult]) -> list[Waived]:
 
 def _how_far(gate: GateResult) -> str:
     if gate.bound is None or gate.missed_by is None:
-        return "it was not measured"
+        return f"it {_unmeasured(gate, 'was ')}"
     side = {"max": "above", "min": "below"}[gate.direction]
     return f"its bound, {number(gate.bound)}, is {number(gate.missed_by)} {side} the threshold {number(gate.threshold)}"
+
+
+def _unmeasured(gate: GateResult, verb: str = "") -> str:
+    return f"{verb}not measured" + (f": {gate.failure}" if gate.failure else "")
 
 
 def verdict(gates: Sequence[GateResult]) -> str:

@@ -37,7 +37,7 @@ def find_leaks(folder: Path, identifiers: Iterable[str]) -> list[str]:
 
 
 def _spellings(identifier: str) -> set[str]:
-    """A name, and what is left of it that still identifies a subject: without a file's ending, `sub-` and leading zeros."""
+    """A name, and what still identifies a subject in it: without a file's ending, `sub-` and leading zeros."""
     stem = ENDING.sub("", identifier)
     short = stem.removeprefix("sub-")
     bare = short.lstrip("0") if short.isdigit() else short

@@ -19,7 +19,7 @@ def all_done(workspace: Workspace, names: Sequence[str]) -> bool:
     """
     condition = {state.name: state.condition for state in workspace.states()}
     if "inventory" in names and set(condition.values()) in ({"missing"}, {"done"}):
-        # The scans are listed again before the first artefact, to report at once that there are none, and after the last.
+        # Scans are listed before the first artefact, to report at once that there are none, and after the last.
         scans = listing_digest(look_at_scans(workspace))
         condition = {state.name: state.condition for state in workspace.states(scans)}
     return all(condition[name] == "done" for name in names)

@@ -56,7 +56,7 @@ def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
 
 
 def _check_regenerated(release: Path, models: Path, device: str, lines: list[str]) -> list[str]:
-    """Faults of a few volumes that are regenerated from the release's own record; a line on each is added to `lines`."""
+    """Faults of a few volumes, regenerated from the release's own record; a line on each is added to `lines`."""
     found = list(regenerate(release, choose_few(release, REGENERATED), models, device))
     lines += [volume.describe() for volume in found]
     return [f"must be regenerated alike, {volume.describe()}" for volume in found if not volume.alike]

@@ -64,7 +64,7 @@ def _content(workspace: Workspace) -> InternalContent:
 
 
 def _prepared(folder: Path) -> bytes | None:
-    """The picture of conformed scans beside the original ones; None in a study that was planned before there was one."""
+    """The picture of original scans beside conformed ones; None in a study planned by an older version."""
     path = folder / PREPARED
     return path.read_bytes() if path.exists() else None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.errors import ConfigurationError, DataRefused
-from meddiff_core.scaffold import scaffold_study
+from meddiff_core.scaffold import ScaffoldOptions, scaffold_study
 from meddiff_core.study import load_study
 
 
@@ -39,7 +39,9 @@ def people(tmp_path: Path) -> Path:
 
 
 def test_a_scaffolded_study_loads_with_what_was_given(tmp_path: Path, scans: Path, people: Path, groups: Path) -> None:
-    study = load_study(scaffold_study(tmp_path / "My Study_2", scans, scans, people, groups, ["left"], 7, 2.5).path)
+    study = load_study(
+        scaffold_study(tmp_path / "My Study_2", scans, ScaffoldOptions(scans, people, groups, ["left"], 7, 2.5)).path
+    )
     assert study.name == "my-study-2"
     assert (study.data.images, study.data.labels, study.data.participants) == (str(scans), str(scans), str(people))
     assert study.data.label_groups == {"left": [1, 2], "right": [3]}
@@ -51,7 +53,9 @@ def test_covariates_that_were_seen_and_volumes_that_were_asked_for_are_filled_in
     tmp_path: Path, scans: Path, people: Path, groups: Path
 ) -> None:
     labels = shutil.copytree(scans, tmp_path / "labels")
-    study = load_study(scaffold_study(tmp_path / "study", scans, labels, people, groups, ["right"]).path)
+    study = load_study(
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(labels, people, groups, ["right"])).path
+    )
     kinds = {"age": "continuous", "sex": "categorical", "right_mm3": "volume of right"}
     assert study.data.covariates == kinds
 
@@ -80,7 +84,7 @@ def test_an_existing_study_is_never_overwritten(tmp_path: Path, scans: Path) -> 
     path = scaffold_study(tmp_path / "study", scans).path
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match="study must be new"):
-        scaffold_study(tmp_path / "study", scans, scans)
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(scans))
     assert path.read_bytes() == before
 
 
@@ -90,7 +94,7 @@ def test_a_path_that_does_not_exist_is_refused_by_its_option(
 ) -> None:
     given = {"images": scans, "labels": scans, "participants": people, option: tmp_path / "nowhere"}
     with pytest.raises(ConfigurationError, match=rf"--{option} must exist, .*nowhere does not"):
-        scaffold_study(tmp_path / "study", **given)
+        scaffold_study(tmp_path / "study", given.pop("images"), ScaffoldOptions(**given))
     assert not (tmp_path / "study").exists()
 
 
@@ -103,7 +107,7 @@ def test_a_folder_without_scans_is_refused(tmp_path: Path) -> None:
 
 def test_groups_need_labels(tmp_path: Path, scans: Path, groups: Path) -> None:
     with pytest.raises(ConfigurationError, match="--groups needs --labels"):
-        scaffold_study(tmp_path / "study", scans, groups=groups)
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(groups=groups))
 
 
 @pytest.mark.parametrize(
@@ -120,14 +124,14 @@ def test_a_file_that_holds_no_groups_is_refused_in_one_line(
 ) -> None:
     groups.write_text(content)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        scaffold_study(tmp_path / "study", scans, scans, groups=groups)
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(scans, groups=groups))
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "study").exists()
 
 
 def test_groups_must_be_a_file(tmp_path: Path, scans: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"--groups must be a YAML file or a preset \(freesurfer\)"):
-        scaffold_study(tmp_path / "study", scans, scans, groups=tmp_path)
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(scans, groups=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -142,20 +146,20 @@ def test_a_value_that_fits_no_study_is_refused_by_its_key(
     tmp_path: Path, scans: Path, groups: Path, given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        scaffold_study(tmp_path / "study", scans, scans, groups=groups, **given)
+        scaffold_study(tmp_path / "study", scans, ScaffoldOptions(scans, groups=groups, **given))
     assert not (tmp_path / "study").exists()
 
 
 def test_a_mask_is_only_what_was_asked_for(tmp_path: Path, scans: Path) -> None:
-    study = load_study(scaffold_study(tmp_path / "study", scans, scans, mask="label").path)
+    study = load_study(scaffold_study(tmp_path / "study", scans, ScaffoldOptions(scans, mask="label")).path)
     assert study.data.mask == "label"
     with pytest.raises(ConfigurationError, match=r"data\.mask: must be 'none', 'label' or 'brain'"):
-        scaffold_study(tmp_path / "other", scans, scans, mask="skull")
+        scaffold_study(tmp_path / "other", scans, ScaffoldOptions(scans, mask="skull"))
 
 
 def test_covariates_are_not_written_down_while_something_is_open(tmp_path: Path, scans: Path, people: Path) -> None:
     shutil.copy(scans / "s01.nii.gz", scans / "s01_T2.nii.gz")
-    new = scaffold_study(tmp_path / "study", scans, participants=people)
+    new = scaffold_study(tmp_path / "study", scans, ScaffoldOptions(participants=people))
     assert [question.key for question in new.inventory.questions] == ["data.kinds"]
     assert load_study(new.path).data.covariates is None
 
@@ -165,7 +169,9 @@ def test_the_groups_of_freesurfer_have_a_name(tmp_path: Path) -> None:
         path = tmp_path / "subjects" / "bert" / "mri" / f"{name}.mgz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.MGHImage(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
-    new = scaffold_study(tmp_path / "study", tmp_path / "subjects", groups=Path("freesurfer"), volumes=["hippocampus"])
+    new = scaffold_study(
+        tmp_path / "study", tmp_path / "subjects", ScaffoldOptions(groups=Path("freesurfer"), volumes=["hippocampus"])
+    )
     study = load_study(new.path)
     assert study.data.label_groups["hippocampus"] == [17, 53]
     assert study.data.covariates == {"hippocampus_mm3": "volume of hippocampus"}

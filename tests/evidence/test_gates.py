@@ -9,7 +9,7 @@ from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.gates import apply_gates, unused_waivers
 from meddiff_core.evidence.metrics import Metric, MetricSpec
 from meddiff_core.evidence.presets import PRESETS
-from meddiff_core.evidence.registry import check_gates, spec_of
+from meddiff_core.evidence.registry import METRICS, check_gates, spec_of
 from meddiff_core.study import AuditConfig, GateConfig, WaiverConfig
 from meddiff_core.workspace import Workspace
 
@@ -70,12 +70,26 @@ def test_bound_on_the_threshold_passes():
     assert only([metric("m", 0.1, 0.0, 0.1)], GateConfig(metric="m", max=0.1)).passed
 
 
-@pytest.mark.parametrize("gate", [GateConfig(metric="nobody", max=1), GateConfig(metric="fidelity_r:*", min=0.1)])
-def test_a_gate_of_the_user_without_its_metric_fails_and_says_why(gate):
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        (GateConfig(metric="nobody", max=1), "no metric is called so"),
+        (GateConfig(metric="fidelity_r:*", min=0.1), f"it requires {spec_of('fidelity_r:*').requires}"),
+        (GateConfig(metric="pair_agreement", min=0.1), "label maps (data.labels)"),
+        (GateConfig(metric="recall:radiomics", min=0.1), "measured were recall:random-conv, recall:latents"),
+    ],
+)
+def test_a_gate_of_the_user_without_its_metric_fails_and_says_why(gate, why):
     result = only(all_metrics(), gate)
     assert not result.passed
     assert result.value is None
-    assert "not measured" in result.message
+    assert result.message.startswith(f"{gate.metric}: was not measured: ")
+    assert why in result.message
+
+
+def test_every_metric_that_needs_labels_conditions_or_tasks_says_so():
+    optional = ("anatomy", "fidelity", "utility")
+    assert [spec.name for spec in METRICS if spec.part in optional and not spec.requires] == []
 
 
 def test_a_preset_gate_fails_without_its_metric_unless_the_study_cannot_have_it():

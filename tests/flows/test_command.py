@@ -1,4 +1,4 @@
-"""What the command answers before any engine starts: mistakes are reported at once, with what has to be done about them."""
+"""What the command answers before any engine starts: mistakes are reported at once, with what to do about them."""
 
 import shutil
 import sys

@@ -157,6 +157,9 @@ def test_the_verdict_counts_what_was_waived(content: Any) -> None:
     assert waived(content.gates) == []
     missing = failed(value=None, bound=None, verdict="block", waiver=WAIVER)
     assert waived([missing])[0].how_far == "it was not measured"
+    explained = missing.model_copy(update={"failure": "it requires label maps"})
+    assert waived([explained])[0].how_far == "it was not measured: it requires label maps"
+    assert gate_rows([explained], [])[0].explanation == "Not measured: it requires label maps."
 
 
 def test_the_card_sums_up_the_privacy_gates_alone(content: Any) -> None:

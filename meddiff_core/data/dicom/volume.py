@@ -1,7 +1,7 @@
 """The voxels of a DICOM series, by dcm2niix, the field's own converter.
 
 It is given what the headers were found to say and no more: each frame as a slice of its own, with pixels and place,
-under a neutral name. So nothing that identifies a patient reaches it, and no habit of a vendor or an export (slices of several
+under a neutral name. So nothing of a patient reaches it, and no habit of a vendor or an export (slices of several
 UIDs or times, scales that vary, private elements) makes it split, scale or interpolate what is one even stack.
 """
 

@@ -114,7 +114,9 @@ def _by_pattern(found: Sequence[FoundImage], pattern: str | None) -> tuple[list[
 def _pattern_unused(found: Sequence[FoundImage], pattern: str | None) -> list[Note]:
     """A note where another rule comes before the pattern."""
     rules = Counter(image.rule for image in found if pattern is not None and image.rule.startswith(SURE))
-    return [Note(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} identifies subjects") for rule, n in rules.items()]
+    return [
+        Note(PATTERN, f"not used for {counted(n, 'scan')}: the {rule} identifies subjects") for rule, n in rules.items()
+    ]
 
 
 def _ask_about_pattern(found: Sequence[FoundImage]) -> list[Question]:
@@ -177,7 +179,7 @@ def _by_names(found: Sequence[FoundImage]) -> tuple[list[FoundImage], list[Quest
 
 
 def _with_kinds(found: Sequence[FoundImage]) -> list[FoundImage]:
-    """Kinds of scans whose subject did not have to be found in a name: by words that the names of several subjects share."""
+    """Kinds of scans whose subject is known without their names: by words that the names of several subjects share."""
     open_ = [image for image in found if image.kind is None]
     parts = dict(zip([image.name for image in open_], split_names([image.stem for image in open_]), strict=True))
     subjects: defaultdict[str, set[str]] = defaultdict(set)

@@ -21,7 +21,13 @@ from meddiff_core.evidence.subjects import first_of_each
 from meddiff_core.types import Progress
 
 COVARIATES_RISK = MetricSpec(
-    name="covariates_risk", part="privacy", privacy=True, better="lower", reference="no leak", detail="attack"
+    name="covariates_risk",
+    part="privacy",
+    privacy=True,
+    better="lower",
+    reference="no leak",
+    detail="attack",
+    requires="conditions (data.covariates)",
 )
 EXACT_ROWS = MetricSpec(
     name="exact_rows",
@@ -29,6 +35,7 @@ EXACT_ROWS = MetricSpec(
     privacy=True,
     better="lower",
     reference="how many would equal one of as many fresh subjects'",
+    requires="a condition that is a number",
 )
 METRICS = (COVARIATES_RISK, EXACT_ROWS)
 TOLERANCE = 0.05

@@ -34,6 +34,7 @@ MEMBERSHIP_AUC = MetricSpec(
     better="lower",
     reference="that of weights that betray nobody",
     detail="model",
+    requires="the weights of autoencoder and denoiser",
 )
 MEMBERSHIP_TPR = MEMBERSHIP_AUC.model_copy(update={"name": "membership_tpr"})
 METRICS = (MEMBERSHIP_AUC, MEMBERSHIP_TPR)

@@ -40,7 +40,12 @@ PART: Part = "anatomy"
 
 
 def _shift(name: str, part: Part = PART, detail: str = "") -> MetricSpec:
-    return MetricSpec(name=name, part=part, better="lower", reference="that of the holdout", detail=detail)
+    needs = f"{FEWEST} training and {FEWEST} held-out subjects" + (
+        " and label maps (data.labels)" if detail == "structure" else ""
+    )
+    return MetricSpec(
+        name=name, part=part, better="lower", reference="that of the holdout", detail=detail, requires=needs
+    )
 
 
 EFFECT = _shift("effect", "quality", "measurement")
@@ -52,10 +57,19 @@ VOLUME_EFFECT, SURFACE_EFFECT = (
 )
 COMPONENTS_EFFECT = _shift("components_effect", detail="structure")
 VOLUME_DISTANCE = MetricSpec(
-    name="volume_distance", part=PART, better="lower", reference="that of the training volumes", detail="structure"
+    name="volume_distance",
+    part=PART,
+    better="lower",
+    reference="that of the training volumes",
+    detail="structure",
+    requires="label maps (data.labels)",
 )
 STRUCTURE_CORRELATION = MetricSpec(
-    name="structure_correlation", part=PART, better="lower", reference="that of the training volumes"
+    name="structure_correlation",
+    part=PART,
+    better="lower",
+    reference="that of the training volumes",
+    requires="label maps (data.labels) of two structures",
 )
 METRICS = (
     EFFECT, EXCESS_NOISE, SYMMETRY_EFFECT, ASYMMETRY_EFFECT, VOLUME_EFFECT, SURFACE_EFFECT, COMPONENTS_EFFECT,

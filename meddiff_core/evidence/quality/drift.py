@@ -45,6 +45,7 @@ SCREENING_DRIFT = MetricSpec(
     better="lower",
     reference="that of training volumes to the holdout",
     detail="feature space",
+    requires="at least 4 first attempts",
 )
 ACCEPTANCE_RATIO = MetricSpec(name="acceptance_ratio", part=PART, better="higher", limited_by="generated")
 METRICS = (SCREENING_DRIFT, ACCEPTANCE_RATIO)

@@ -23,7 +23,14 @@ from meddiff_core.types import Progress
 PART: Part = "fidelity"
 Source = Literal["labels", "segmentation"]
 """What measures a volume: the label map that was generated with the image, or a segmentation of the image."""
-_R = MetricSpec(name="fidelity_r", part=PART, better="higher", limited_by="synthetic", detail="condition")
+_R = MetricSpec(
+    name="fidelity_r",
+    part=PART,
+    better="higher",
+    limited_by="synthetic",
+    detail="condition",
+    requires="a condition that is the volume of a structure on the label maps, with more than one value",
+)
 FIDELITY: dict[Source, MetricSpec] = {
     "labels": _R,
     "segmentation": _R.model_copy(

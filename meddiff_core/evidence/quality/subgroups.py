@@ -30,6 +30,7 @@ KERNEL_SUBGROUP = MetricSpec(
     better="lower",
     reference="that of training volumes of the subgroup",
     detail="feature space and subgroup",
+    requires="conditions that are known of enough real volumes (data.covariates)",
 )
 METRICS = (KERNEL_SUBGROUP,)
 FEWEST_VOLUMES = 8

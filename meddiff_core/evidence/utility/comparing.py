@@ -13,13 +13,24 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.utility.arms import Arm, Design
 from meddiff_core.evidence.utility.resampling import Outcome
 
+TASKS = "audit.utility.effort, and label maps or covariates to learn"
 TSTR = MetricSpec(
-    name="tstr", part="utility", better=None, reference="that of training on the real volumes", detail="task"
+    name="tstr",
+    part="utility",
+    better=None,
+    reference="that of training on the real volumes",
+    detail="task",
+    requires=TASKS,
 )
 UTILITY_RATIO = MetricSpec(
-    name="utility_ratio", part="utility", better="higher", reference="that of the real volumes", detail="task"
+    name="utility_ratio",
+    part="utility",
+    better="higher",
+    reference="that of the real volumes",
+    detail="task",
+    requires=TASKS,
 )
-UTILITY_GAIN = MetricSpec(name="utility_gain", part="utility", better="higher", detail="task")
+UTILITY_GAIN = MetricSpec(name="utility_gain", part="utility", better="higher", detail="task", requires=TASKS)
 METRICS = (TSTR, UTILITY_RATIO, UTILITY_GAIN)
 
 

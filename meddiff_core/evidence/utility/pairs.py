@@ -28,7 +28,12 @@ from meddiff_core.types import LabelArray, Progress, Volumes
 MOST_SEGMENTED = 500
 """Synthetic volumes; more makes it slower, not clearer."""
 PAIR_AGREEMENT = MetricSpec(
-    name="pair_agreement", part="fidelity", better="higher", reference="that of the holdout", limited_by="synthetic"
+    name="pair_agreement",
+    part="fidelity",
+    better="higher",
+    reference="that of the holdout",
+    limited_by="synthetic",
+    requires="audit.utility.effort and label maps (data.labels)",
 )
 METRICS = (PAIR_AGREEMENT,)
 
