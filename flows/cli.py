@@ -27,7 +27,7 @@ def main() -> None:
     try:
         app()
     except MeddiffError as error:
-        print(f"meddiff: {error}", file=sys.stderr)
+        print(f"meddiff: {error.shown or error}", file=sys.stderr)
         if {"-v", "--verbose"} & set(sys.argv):
             raise
         sys.exit(error.exit_code)

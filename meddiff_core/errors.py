@@ -9,6 +9,8 @@ class MeddiffError(Exception):
     """Base of every error that meddiff raises on purpose."""
 
     exit_code = 1
+    shown: str | None = None
+    """The text for the user alone, where the message was cleared of names for logs."""
 
 
 class ConfigurationError(MeddiffError):

@@ -5,6 +5,7 @@ What is made, and how, is the core's. Here each artefact becomes a task, and its
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from meddiff_core.artefacts import Record, digest_of
@@ -18,6 +19,7 @@ from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
 from tasks.cluster import open_mapper
 from tasks.launch import choose_processes, fit_together
 from tasks.progress import echo
+from tasks.redaction import without_names
 from tasks.tracking import (
     end_lost_runs,
     log_artefact,
@@ -68,9 +70,11 @@ def make(workspace: Workspace, name: str) -> Record:
         echo(f"{name}: {found.why}")
         return found.record
     with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
-        resources = resources_of(workspace, mapper)
+        resources, around = resources_of(workspace, mapper), partial(without_names, workspace)
         retries = 0 if name in TRIED_ONCE else RETRIES
-        record, made = run_as_task(name, lambda: make_artefact(workspace, name, resources), retries=retries)
+        record, made = run_as_task(
+            name, lambda: make_artefact(workspace, name, resources), retries=retries, around=around
+        )
     _log(workspace, record, made)
     return record
 
@@ -79,7 +83,7 @@ def work_on(workspace: Workspace, name: str, work: Callable[[Resources], Work[Ma
     """Do, as a task that is tried once, what stands beside the chain; gives its figures."""
     with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
         resources = resources_of(workspace, mapper)
-        made = run_as_task(name, lambda: work(resources), retries=0)
+        made = run_as_task(name, lambda: work(resources), retries=0, around=partial(without_names, workspace))
     _log_files(made)
     return made.summary
 

@@ -5,6 +5,7 @@ anew goes on from the shards and resume points that lie there.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import prefect
@@ -20,9 +21,14 @@ RETRIES, DELAYS_S = 2, (5.0, 60.0)
 
 
 def run_as_task(
-    name: str, work: Callable[[], Work[Result]], *, retries: int = RETRIES, delays_s: tuple[float, ...] = DELAYS_S
+    name: str,
+    work: Callable[[], Work[Result]],
+    *,
+    retries: int = RETRIES,
+    delays_s: tuple[float, ...] = DELAYS_S,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Result:
-    """Do what `work` begins, from the beginning again after an error that may pass."""
+    """Do what `work` begins within `around`, from the beginning again after an error that may pass."""
 
     @prefect.task(
         name=name,
@@ -34,7 +40,8 @@ def run_as_task(
         persist_result=False,
     )
     def do() -> Result:
-        return show(work(), on_metrics=log_progress)
+        with around():
+            return show(work(), on_metrics=log_progress)
 
     return do()
 

@@ -1,7 +1,6 @@
 """Audited volumes to a release."""
 
 import importlib.metadata
-import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from meddiff_core.release.participants_table import with_batches
 from meddiff_core.release.regenerate import choose_few, regenerate
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
-from meddiff_core.stages.inventory import read_inventory
+from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
 from meddiff_core.study import Study
@@ -39,8 +38,6 @@ NO_PARENTS = ("inventory", "report", "release")
 """Artefacts whose digest a release does not name: they depend on where scans lie and how long things took."""
 REGENERATED = 3
 """Volumes of each release that are regenerated before it is published."""
-COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
-"""Names of slices that are counters and identify nobody: 0005.dcm, IM00012."""
 
 
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
@@ -48,7 +45,9 @@ def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     audit, _ = read_audit(workspace)
     content, regenerated = _content(workspace, audit), list[str]()
     prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
-    path = yield from build_release(content, workspace.path("release"), _identifiers(workspace), prove)
+    path = yield from build_release(
+        content, workspace.path("release"), sorted(identifiers_of(workspace) | {str(workspace.folder)}), prove
+    )
     for line in regenerated:
         yield Message(f"regenerated {line}")
     summary = {"volumes": len(content.table), "folder": path.name}
@@ -162,16 +161,6 @@ def _shortfall(
     if short and len(cells) > 1:
         parts.append(f"The release holds {', '.join(short)}.")
     return " ".join(parts) or None
-
-
-def _identifiers(workspace: Workspace) -> list[str]:
-    """Whatever names a real subject or file: none of it may occur in a release."""
-    inventory = read_inventory(workspace)
-    names = {name for case in inventory.cases for name in (case.case, case.subject)}
-    files = {case.image for case in inventory.cases}
-    slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
-    names |= {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
-    return sorted({*names, str(workspace.folder)})
 
 
 MAKERS: dict[str, Maker] = {"release": package_release}

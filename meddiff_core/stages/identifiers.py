@@ -1,0 +1,18 @@
+"""Names that stay in the study: of subjects, cases and files, and the paths that lead to them."""
+
+import re
+
+from meddiff_core.stages.inventory import read_inventory
+from meddiff_core.workspace import Workspace
+
+COUNTER = re.compile(r"[a-z]{0,3}\d{0,5}(\.\w{3})?", re.IGNORECASE)
+"""Names of slices that are counters and identify nobody: 0005.dcm, IM00012."""
+
+
+def identifiers_of(workspace: Workspace) -> set[str]:
+    """Whatever names a real subject or file: none of it may occur in a release or a log."""
+    inventory = read_inventory(workspace)
+    names = {name for case in inventory.cases for name in (case.case, case.subject)}
+    files = {case.image for case in inventory.cases}
+    slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
+    return names | {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
