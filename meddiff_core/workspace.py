@@ -30,7 +30,7 @@ class Artefact:
     """File or folder, relative to the study's."""
     parents: tuple[str, ...]
     settings: Settings
-    """What else it depends on, by a name that a person understands."""
+    """What else it depends on, by a name that the user understands."""
     follows: tuple[str, ...] = ()
     """Artefacts of which only some values count, which `settings` names; they must be up to date as well."""
     always: bool = False
@@ -68,7 +68,7 @@ DECIDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 def contradictions(study: Study, plan: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a study gives for a training that plan.json, as plain values, has otherwise."""
+    """Settings of a training that the study gives and plan.json, as plain values, has otherwise."""
     given = _given(study, name)
     return {key: given[key] for key, place in DECIDED[name].items() if given[key] not in (None, _at(plan, place))}
 
@@ -225,12 +225,12 @@ CHAIN: dict[str, Artefact] = {
 
 
 def artefacts_of(stage: str) -> list[str]:
-    """What a stage makes, in that order."""
+    """Artefacts that a stage makes, in that order."""
     return [name for name, artefact in CHAIN.items() if artefact.stage == stage]
 
 
 def needed_by(stage: str) -> list[str]:
-    """What a stage reads of stages before it, the latest first."""
+    """Artefacts of earlier stages that a stage reads, the latest first."""
     own = artefacts_of(stage)
     read = {name for made in own for name in (*CHAIN[made].parents, *CHAIN[made].follows)}
     return [name for name in reversed(CHAIN) if name in read and name not in own]
@@ -248,7 +248,7 @@ class Workspace:
 
     @classmethod
     def open(cls, study: Path | str) -> "Workspace":
-        """From the path of a study.yaml or of its folder.
+        """Open a study by the path of its study.yaml or of its folder.
 
         Raises:
             ConfigurationError: a fault of the study, or a gate or waiver that names no metric.
@@ -265,16 +265,16 @@ class Workspace:
         return cls(opened, path.parent.resolve())
 
     def path(self, name: str) -> Path:
-        """Where an artefact lies."""
+        """Path of an artefact."""
         return self.folder / CHAIN[name].path
 
     @property
     def title(self) -> str:
-        """What reports and releases are headed by."""
+        """Title of reports and releases."""
         return self.study.release.title or self.study.name
 
     def replaced(self, name: str) -> Path:
-        """Where an artefact lies whose bytes are about to change: its record, which speaks of others, is dropped."""
+        """Path of an artefact that is about to be written again; the record of its old bytes is dropped."""
         self.ledger.forget(name)
         return self.path(name)
 
@@ -289,11 +289,11 @@ class Workspace:
         return None if start_from is None else self.folder / str(start_from) / name
 
     def plan_digest(self) -> str:
-        """Of what the plan decides, without its reasons and what it measured of this machine."""
+        """Digest of what the plan decides, without its reasons and what it measured of this machine."""
         return digest_of(_planned(self, *DECISIONS))
 
     def plan_is_edited(self) -> bool:
-        """Whether a person has changed what the plan decided."""
+        """Whether the user has edited what the plan decided."""
         record = self.ledger.read("plan")
         return record is not None and self.path("plan").exists() and self.plan_digest() != record.digest
 
@@ -303,18 +303,18 @@ class Workspace:
         return digest_of([inputs["autoencoder"], inputs["denoiser"]])
 
     def requests_digest(self) -> str | None:
-        """Of the table of requests, if the cohort has one."""
+        """Digest of the table of requests, if the cohort has one."""
         table = self.study.cohort.requests
         path = self.folder / table if table else None
         return digest_file(path) if path is not None and path.is_file() else None
 
     def extractor_digest(self) -> dict[str, str]:
-        """Of the weights that the user brings for the audit's features, if any."""
+        """Digest of the weights that the user brings for the audit's features, if any."""
         path = self.extractor_weights()
         return {} if path is None else {"extractor_weights": digest_file(path) if path.is_file() else "missing"}
 
     def extractor_weights(self) -> Path | None:
-        """Where those weights lie."""
+        """Path of those weights."""
         weights = self.study.audit.extractor_weights
         return None if weights is None else self.folder / weights
 
@@ -342,7 +342,7 @@ class Workspace:
         return State(name, "stale" if reasons else "done", reasons, record)
 
     def states(self, scans: str | None = None) -> list[State]:
-        """Of the whole chain; what comes after something stale or missing is stale too."""
+        """States of the whole chain; what comes after something stale or missing is stale too."""
         found: dict[str, State] = {}
         for name, artefact in CHAIN.items():
             state = self.state(name, scans)
@@ -370,7 +370,7 @@ class Workspace:
             raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {CHAIN[name].stage}` first")
 
     def records(self) -> dict[str, Record]:
-        """Of every artefact that was ever finished, in the order of the chain."""
+        """Records of every artefact that was ever finished, in the order of the chain."""
         found = {name: self.ledger.read(name) for name in CHAIN}
         return {name: record for name, record in found.items() if record is not None}
 

@@ -65,12 +65,12 @@ def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
 
 
 def sqlite_url(path: Path, driver: str = "sqlite") -> str:
-    """Of a database, for SQLAlchemy, which would take what follows a `?` in a plain path for options."""
+    """URL of a database for SQLAlchemy, which would take what follows a `?` in a plain path for options."""
     return f"{driver}:///file:{quote(str(path.absolute()))}?uri=true"
 
 
 def _without_proxy(given: Iterable[str]) -> list[str]:
-    """Hosts that no proxy is asked for: the user's, then this machine's own. Both spellings are read by somebody."""
+    """Hosts that no proxy is asked for: the user's, then this machine's. Libraries read one spelling or the other."""
     hosts = dict.fromkeys(host for part in given for entry in part.split(",") if (host := entry.strip()))
     return ["*"] if "*" in hosts else list(hosts | dict.fromkeys(_LOOPBACK))
 

@@ -24,7 +24,7 @@ from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 
 RESTARTS = 8
-"""How often the loss of a process, or of memory, is made good."""
+"""How often processes are started again after one was lost or memory ran out."""
 _GOODBYE_S = 40
 """The launcher gives its workers 30."""
 _LOOPBACK = {
@@ -36,14 +36,14 @@ _KINDS = {kind.__name__: kind for kind in (ConfigurationError, DataRefused, Inte
 
 
 def choose_processes(workspace: Workspace, name: str, device: str) -> int:
-    """That train a model of a study."""
+    """Number of processes that train a model of a study."""
     plan, runtime = load_plan(workspace.path("plan")), workspace.study.runtime
     training = {"autoencoder": plan.autoencoder_training, "denoiser": plan.denoiser_training}[name]
     return count_processes(runtime, device, training.batch)
 
 
 def count_processes(runtime: RuntimeConfig, device: str, batch: int) -> int:
-    """As many as wanted, or one for each GPU, or one; no more than a batch has items.
+    """Number of processes: as the study gives, or one for each GPU, or one; at most one for each item of a batch.
 
     Raises:
         ConfigurationError: more are wanted than there are GPUs.

@@ -18,9 +18,9 @@ from meddiff_core.types import Note
 from meddiff_core.workspace import CHAIN, State, Workspace
 
 PLACES = {"report": "report.html", "refused": "refused.csv", "lineage": "mlflow.db"}
-"""What a person may want to open after a run."""
+"""Files that the user may want to open after a run."""
 MOST_NOTES = 5
-"""That are printed."""
+"""Notes of the plan that are printed."""
 
 
 def describe_status(study: Path) -> str:
@@ -101,7 +101,7 @@ def _notes(workspace: Workspace) -> list[str]:
 
 
 def _outlook(study: Study, sides: Mapping[str, int]) -> list[str]:
-    """What so many subjects let the gates decide."""
+    """Gates that can be decided with so many subjects."""
     if not sides:
         return []
     expected = decidable_gates(sides, study.audit, study.cohort.size)

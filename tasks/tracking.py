@@ -93,7 +93,7 @@ def end_lost_runs() -> None:
 
 
 def log_parameters(config: BaseModel | Mapping[str, Any]) -> None:
-    """Settings, one parameter per leaf: `autoencoder.steps`. Call it once per run."""
+    """Log settings, one parameter per leaf: `autoencoder.steps`. Call it once per run."""
     if run := _current.get():
         from mlflow.entities import Param
 
@@ -103,29 +103,29 @@ def log_parameters(config: BaseModel | Mapping[str, Any]) -> None:
 
 
 def log_progress(records: Sequence[Progress]) -> None:
-    """The metrics of a training or another long work; `done` is the step."""
+    """Log the metrics of a training or another long work; `done` is the step."""
     _log_metrics([(name, value, record.done) for record in records for name, value in record.metrics.items()])
 
 
 def log_measurements(values: Mapping[str, float]) -> None:
-    """Figures that have no step."""
+    """Log measurements that have no step."""
     _log_metrics([(name, value, 0) for name, value in values.items()])
 
 
 def log_figure(figure: Figure, name: str) -> None:
-    """A figure, with the file name that it shall have: `screen/rejections.png`."""
+    """Log a figure under a file name: `screen/rejections.png`."""
     if run := _current.get():
         run.client.log_figure(run.run_id, figure, name)
 
 
 def log_file(path: Path, folder: str | None = None) -> None:
-    """A small file, such as a plan or a report."""
+    """Log a small file, such as a plan or a report."""
     if run := _current.get():
         run.client.log_artifact(run.run_id, str(path), folder)
 
 
 def log_artefact(name: str, digest: str, parents: Mapping[str, str]) -> None:
-    """That the open run made an artefact from others, by their digests. `find_runs` finds it by any of them."""
+    """Log that the open run made an artefact from others, by their digests, any of which finds the run."""
     if run := _current.get():
         run.client.set_tag(run.run_id, f"artefact.{_name(name)}", digest)
         run.client.set_tag(run.run_id, f"parents.{_name(name)}", json.dumps(dict(parents), sort_keys=True))
@@ -134,7 +134,7 @@ def log_artefact(name: str, digest: str, parents: Mapping[str, str]) -> None:
 
 
 def log_model(folder: Path, name: str, digest: str) -> str | None:
-    """The files of a checkpoint as a logged model, without a flavour; its id, or None with no run open."""
+    """Log the files of a checkpoint as a model, without a flavour; its id, or None with no run open."""
     run = _current.get()
     if run is None:
         return None
@@ -144,13 +144,6 @@ def log_model(folder: Path, name: str, digest: str) -> str | None:
     run.client.log_model_artifacts(model.model_id, str(folder))
     run.client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
-
-
-def find_runs(study_folder: Path, name: str, digest: str) -> list[str]:
-    """Ids of the runs of a study that made or read the artefact with this digest."""
-    client, experiment_id = _open_store(study_folder.absolute(), name)
-    found = client.search_runs([experiment_id], filter_string=f"dataset.digest = '{digest[:_DIGEST]}'")
-    return [run.info.run_id for run in found]
 
 
 def _open_store(folder: Path, name: str) -> tuple[MlflowClient, str]:
@@ -224,7 +217,7 @@ def _dataset(name: str, digest: str, context: str) -> Any:
 
 
 def _batches(values: list[T]) -> Iterator[list[T]]:
-    """As many at a time as MLflow takes."""
+    """Batches of as many values as MLflow takes."""
     for start in range(0, len(values), _BATCH):
         yield values[start : start + _BATCH]
 
@@ -238,7 +231,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _name(text: str) -> str:
-    """What MLflow takes as the name of a metric, a parameter or a tag."""
+    """Name that MLflow takes for a metric, a parameter or a tag."""
     return re.sub(r"[^\w\-. :/]", "_", text)[:250]
 
 

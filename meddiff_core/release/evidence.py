@@ -100,7 +100,7 @@ class PartView:
 
 @dataclass(frozen=True)
 class Waived:
-    """A failed gate that a person answers for."""
+    """A failed gate that a named person waived."""
 
     gate: str
     name: str
@@ -176,7 +176,7 @@ def metric_row(metric: Metric) -> Row:
 
 
 def waived(gates: Sequence[GateResult]) -> list[Waived]:
-    """Who answers for which failed gate, why, and by how much it failed."""
+    """Who waived which failed gate, why, and by how much it failed."""
     return [
         Waived(_headed(gate.metric), gate.waiver.name, gate.waiver.reason, _how_far(gate))
         for gate in gates

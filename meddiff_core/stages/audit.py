@@ -47,7 +47,8 @@ def _origin(workspace: Workspace) -> dict[str, str]:
 
 
 def _measured_before(workspace: Workspace, origin: dict[str, str]) -> tuple[Audit, InternalFindings] | None:
-    """The last audit, if it measured the same: a person who answers for a gate need not wait for all the others."""
+    """The last audit, if it measured the same: a waiver or another threshold need not wait for
+    all measurements."""
     folder, record = workspace.path("audit"), workspace.ledger.read("audit")
     try:
         same = json.loads((folder / ORIGIN).read_bytes()) == origin

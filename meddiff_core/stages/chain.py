@@ -23,7 +23,7 @@ from meddiff_core.workspace import CHAIN, Workspace
 MAKERS: dict[str, Maker] = {
     name: maker for stage in (prepare, train, generate, screen, audit, release) for name, maker in stage.MAKERS.items()
 }
-"""What makes each artefact."""
+"""Maker of each artefact."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Kept:
 
 
 def kept(workspace: Workspace, name: str) -> Kept | None:
-    """An artefact that stays as it is: it is up to date, or a plan that a person has edited.
+    """An artefact that stays as it is: it is up to date, or a plan that the user has edited.
 
     Raises:
         ConfigurationError: a plan was edited and what it was made from has changed, or it no longer fits.
@@ -60,7 +60,7 @@ def make(workspace: Workspace, name: str, resources: Resources) -> Work[tuple[Re
     if state.condition != "done":
         yield Message(f"{name}: {', '.join(state.reasons) or 'to be made'}")
     if not workspace.path(name).exists():
-        workspace.ledger.forget(name)  # half of it may soon lie there
+        workspace.ledger.forget(name)  # a part of it may lie there after a kill
     made = yield from MAKERS[name](workspace, resources)
     summary = made.summary | {"minutes": round((time.monotonic() - started) / 60, 2)}
     record = workspace.record(name, made.digest, inputs, summary)

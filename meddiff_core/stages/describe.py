@@ -1,4 +1,4 @@
-"""What was understood of the scans and decided from them, in lines for a person."""
+"""Lines for the user on what was found in the folder of scans and what was decided from it."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from meddiff_core.data.layouts.walking import counted
 
 
 def describe_inventory(inventory: Inventory, examples: bool = False) -> list[str]:
-    """What was understood, a line each; `examples` name scans and subjects: for a screen, never for a log."""
+    """A line for each thing found; `examples` name scans and subjects: for the screen, never for a log."""
     subjects = counted(len({case.subject for case in inventory.cases}), "subject")
     left = f"{len(inventory.refused)} refused, {counted(len(inventory.notes), 'note')}"
     lines = {
@@ -54,7 +54,7 @@ def _covariate(name: str, kind: str, inventory: Inventory) -> str:
 
 
 def describe_contract(contract: Contract, reasons: Mapping[str, str]) -> list[str]:
-    """What was decided of grid, intensities, labels and conditions: name, value and reason, a line each."""
+    """Decisions on grid, intensities, labels and conditions: name, value and reason, a line each."""
     mapping = contract.intensity
     ends = " to ".join(f"{end:g}" for end in mapping.percentiles or (mapping.low, mapping.high))
     scale = f"percentiles {ends}" if mapping.percentiles else f"{ends} HU"

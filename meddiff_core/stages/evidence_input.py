@@ -18,7 +18,7 @@ from meddiff_core.workspace import Workspace
 
 
 def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> Work[AuditInput]:
-    """What is audited, of the cohort of a table."""
+    """Input of an audit of the cohort in a table."""
     opened = Dataset.open(workspace.folder)
     dataset, contract = KeptDataset(opened), opened.contract
     accepted, initial, after_screening = cohort[cohort["accepted"]], first_round(cohort), screened(cohort)
@@ -57,7 +57,7 @@ def kept_rows(workspace: Workspace, name: str, rows: pd.DataFrame) -> KeptVolume
 
 
 def _first_attempts(verdicts: pd.DataFrame, workspace: Workspace) -> FirstAttempts:
-    """What was generated first for each place of the cohort, accepted or not."""
+    """First attempts at each slot of the cohort, accepted or not."""
     first = verdicts[verdicts["attempt"] == 0]
     return FirstAttempts(
         volumes=kept_rows(workspace, "first-attempts", first),

@@ -1,4 +1,4 @@
-"""What the audit looks at volumes with: computed on the study's pool, and kept in its `.meddiff/features`.
+"""Features of the audit: computed on the study's pool, and kept in its `.meddiff/features`.
 
 Features of the sealed holdout are among them, so nothing but the audit may open this room.
 """
@@ -41,22 +41,22 @@ class KeptDataset:
         return KeptVolumes(self.dataset.volumes(side), side, digest)
 
     def subjects(self, side: Side) -> list[str]:
-        """Whose each of them is."""
+        """Subject of each volume of one side."""
         return self.dataset.subjects(side)
 
     def conditions(self, side: Side) -> list[Condition]:
-        """The covariates of each of them."""
+        """Conditions of each volume of one side."""
         return self.dataset.conditions(side)
 
 
 def kept_cohort(workspace: Workspace, name: str, volumes: Volumes, sample_ids: Sequence[str]) -> KeptVolumes:
-    """Some candidates, likewise."""
+    """Volumes of some candidates, known to the cache of features."""
     records = [workspace.ledger.read(artefact) for artefact in ("candidates", "verdicts")]
     return KeptVolumes(volumes, name, digest_of([name, list(sample_ids), *(one and one.digest for one in records)]))
 
 
 def set_extractors(workspace: Workspace, resources: Resources, contract: Contract) -> list[Extractor]:
-    """What distances between sets are taken with."""
+    """Extractors of the features in which sets are compared."""
     device = resources.device
     autoencoder = workspace.inputs("latents")["autoencoder"]
     encode = partial(_encode, path=workspace.path("autoencoder"), digest=autoencoder, device=device)
@@ -76,7 +76,7 @@ def set_extractors(workspace: Workspace, resources: Resources, contract: Contrac
 def copy_extractors(
     workspace: Workspace, resources: Resources, dataset: KeptDataset, contract: Contract
 ) -> Work[list[Extractor]]:
-    """What copies are looked for with; one of them learns from the train side first."""
+    """Extractors of the features in which copies are searched; one of them is first trained on the train side."""
     train, folder = dataset.volumes("train"), workspace.folder / STATE / FEATURES / "encoder"
     seed, device = workspace.study.seed, resources.device
     learned = yield from contrastive_features(folder, train, contract, seed, train.digest, device)
@@ -84,7 +84,7 @@ def copy_extractors(
 
 
 def _cached(extractors: list[Extractor], workspace: Workspace, resources: Resources) -> list[Extractor]:
-    """A GPU is in this process, and faster than any pool."""
+    """Extractors whose features are kept; on a GPU they run in this process, which is faster than any pool."""
     pool = resources.mapper if resources.device == "cpu" else serial_map
     return [CachedExtractor(extractor, workspace.folder / STATE / FEATURES, pool) for extractor in extractors]
 

@@ -1,4 +1,4 @@
-"""Pictures that a training leaves in the study. Most show patients: internal only."""
+"""Figures that a training leaves in the study. Most show patients: internal only."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def plot_samples(workspace: Workspace, device: str, models_digest: str) -> tuple
 
 
 def plot_checkpoint_selection(workspace: Workspace) -> tuple[Path, ...]:
-    """How the weights of the denoiser that was just trained were chosen, if they were."""
+    """Curves by which the checkpoint of the denoiser was selected, if it was."""
     record = read_selection(workspace.path("denoiser"))
     return (_keep(workspace, "choice", figures.checkpoint_selection(record, "png")),) if record else ()
 

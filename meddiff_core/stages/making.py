@@ -1,8 +1,8 @@
-"""What a stage works with, and what it gives back.
+"""Resources of a stage, and its result.
 
-The science of a stage is a generator over a study's folder: it yields its progress and messages, and returns
-a digest. Whether a Dask cluster is behind the mapper, or torch's launcher behind a training, is the
-caller's business, so that the same stage runs under an engine and without any.
+The science of a stage is a generator over a study's folder: it yields progress and messages, and returns a digest.
+The caller decides whether a Dask cluster is behind the mapper, or torch's launcher behind a training, so that the
+same stage runs under an engine and without any.
 """
 
 from collections.abc import Callable
@@ -38,15 +38,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class Made:
-    """What the making of an artefact came to."""
+    """Result of making an artefact."""
 
     digest: str
     summary: dict[str, Any]
     """Small figures for the ledger."""
     files: tuple[Path, ...] = ()
-    """Small files that belong into the lineage."""
+    """Small files for the lineage."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Measurements that belong into the lineage."""
+    """Measurements for the lineage."""
 
 
 Maker = Callable[[Workspace, Resources], Work[Made]]

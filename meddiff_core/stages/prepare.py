@@ -73,7 +73,7 @@ def _previous_split(workspace: Workspace) -> Split | None:
 
 
 def _list_near_duplicates(workspace: Workspace, fingerprint: Fingerprint, split: Split) -> Work[None]:
-    """List scans of different subjects that may be one person's."""
+    """List scans of different subjects that may show the same person."""
     shown = [case for case in fingerprint.cases if case.thumbnail]
     pairs = find_near_duplicates(
         np.array([list(bytes.fromhex(case.thumbnail)) for case in shown]),
@@ -87,8 +87,8 @@ def _list_near_duplicates(workspace: Workspace, fingerprint: Fingerprint, split:
 
 
 def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
-    """Decide grid, networks and steps from the fingerprint and this machine; what was decided before and the study
-    does not contradict stands.
+    """Decide grid, networks and steps from the fingerprint and this machine; earlier decisions stand unless the study
+    contradicts them.
     """
     study, fingerprint, last = workspace.study, _read_fingerprint(workspace), last_plan(workspace)
     train = training_part(fingerprint, read_split(workspace.path("split")))
@@ -106,7 +106,7 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
 
 
 def _show_decisions(workspace: Workspace, resources: Resources, train: Fingerprint) -> Work[None]:
-    """What would be decided if there were scans enough."""
+    """Show what would be decided if there were enough scans."""
     contract, reasons = infer_contract(train, workspace.study, resources.device)
     for line in describe_contract(contract, reasons):
         yield Message(line)

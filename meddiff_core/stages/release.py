@@ -62,7 +62,7 @@ def _check_regenerated(release: Path, models: Path, device: str, lines: list[str
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed; code that runs from a source tree has no version."""
+    """Version by package, of those that are installed; code that runs from a source tree has none."""
     return {name: version for name in packages if (version := _version(name))}
 
 
@@ -130,7 +130,7 @@ def _preset(audit: Audit, changed: bool) -> str:
 
 
 def _public_table(accepted: pd.DataFrame, dataset: Dataset, extrapolated: bool) -> pd.DataFrame:
-    """What was asked for and what was measured, per volume; names as a reader expects them."""
+    """Requested and measured values of each volume, under the names of the released table."""
     columns: dict[str, Any] = {"sample_id": accepted["sample_id"], "seed": accepted["seed"]}
     for spec in dataset.contract.conditions:
         columns[spec.name] = accepted[REQUESTED + spec.name]
@@ -144,7 +144,7 @@ def _public_table(accepted: pd.DataFrame, dataset: Dataset, extrapolated: bool) 
 
 
 def _limit(study: Study, cohort: pd.DataFrame) -> str:
-    """What kept a cohort from becoming full."""
+    """Limit that ended the cohort before it was full."""
     return "the budget was" if len(cohort) >= most_candidates(study) else "all rounds of the search for copies were"
 
 

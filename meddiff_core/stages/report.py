@@ -53,7 +53,7 @@ def _content(workspace: Workspace) -> InternalContent:
         selection=read_selection(workspace.path("denoiser")),
         suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
-        minutes=_minutes(workspace),
+        minutes={name: record.summary["minutes"] for name, record in workspace.records().items()},
         cells=design_of(workspace).tally(cohort.loc[cohort["accepted"], "slot"]),
         gates=audit.gates,
         metrics=audit.metrics,
@@ -110,8 +110,3 @@ def _volume(workspace: Workspace, row: Mapping[Any, Any]) -> StoredArray:
 def _refused(folder: Path) -> list[Refusal]:
     table = pd.read_csv(folder / REFUSED, dtype=str, keep_default_na=False)
     return [Refusal(row["case"], row["reason"]) for row in table.to_dict("records")]
-
-
-def _minutes(workspace: Workspace) -> dict[str, float]:
-    """Of each artefact's last making."""
-    return {name: record.summary["minutes"] for name, record in workspace.records().items()}

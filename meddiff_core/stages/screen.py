@@ -64,7 +64,7 @@ def _fit(workspace: Workspace, device: str) -> Generator[Progress, None, tuple[R
 def _denoise(
     models: Models, train: Volumes, copies: Volumes, validation: Volumes
 ) -> Generator[Progress, None, DenoisingErrors]:
-    """How well the denoiser brings real volumes back from noise."""
+    """Errors of the denoiser on noisy real volumes."""
     probe = open_probe(models)
     return DenoisingErrors(
         train=(yield from probe.all_errors("train", train, MOST_FITTED)),
@@ -91,7 +91,7 @@ def screen_candidates(workspace: Workspace, resources: Resources) -> Work[Made]:
 
 
 def fill(workspace: Workspace, resources: Resources, verdicts: pd.DataFrame) -> Work[pd.DataFrame]:
-    """The same table with further attempts at every slot that has no accepted volume, until all have or the budget of
+    """The table with further attempts at every slot without an accepted volume, until all have one or the budget of
     candidates is spent.
     """
     size, most = workspace.study.cohort.size, most_candidates(workspace.study)

@@ -100,8 +100,13 @@ def test_runs_are_found_by_what_they_made_and_by_what_they_read(folder: Path) ->
             tracking.log_artefact("denoiser", MODEL_DIGEST, {"dataset": DATASET_DIGEST})
     assert prepare is not None
     assert train is not None
-    assert set(tracking.find_runs(folder, "brains", DATASET_DIGEST)) == {prepare.run_id, train.run_id}
-    assert tracking.find_runs(folder, "brains", MODEL_DIGEST) == [train.run_id]
+
+    def found(digest: str) -> set[str]:
+        runs = train.client.search_runs([train.experiment_id], filter_string=f"dataset.digest = '{digest[:32]}'")
+        return {run.info.run_id for run in runs}
+
+    assert found(DATASET_DIGEST) == {prepare.run_id, train.run_id}
+    assert found(MODEL_DIGEST) == {train.run_id}
     assert read(train).data.tags["artefact.denoiser"] == MODEL_DIGEST
 
 
