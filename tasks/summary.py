@@ -121,7 +121,7 @@ def _anew(workspace: Workspace) -> list[str]:
     minutes = {state.name: float(state.record.summary.get("minutes", 0)) for state in again if state.record}
     parts = ", ".join(f"{name} {length:.1f}" for name, length in minutes.items())
     total = sum(minutes.values())
-    return [f"{'made anew':<21} {parts}; about {total:.0f} minutes, as long as the last time"] if minutes else []
+    return [f"{'made again':<21} {parts}; about {total:.0f} minutes, as the last time"] if minutes else []
 
 
 def _estimate(plan: Plan) -> str:

@@ -155,7 +155,7 @@ def test_decisions_stand_until_the_study_contradicts_them(finished: Path, served
     after = json.loads((finished / "plan.json").read_text())
     assert after["autoencoder_training"] == before["autoencoder_training"]
     assert after["denoiser_training"]["steps"] == 5
-    anew = next(line for line in done.out.splitlines() if line.startswith("made anew"))
+    anew = next(line for line in done.out.splitlines() if line.startswith("made again"))
     assert [part.split()[0] for part in anew.split("anew")[1].split(";")[0].split(",")] == [
         "denoiser", "candidates", "reference", "verdicts", "cohort", "audit", "report", "release",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from meddiff_core.stages.curves import read_curves
 from meddiff_core.workspace import CHAIN, Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +58,6 @@ def test_the_chain_runs_without_engines_and_comes_to_the_same(
     ]
     assert not any(subject in str(first["said"]) for subject in subjects)
     assert not (folder / "mlflow.db").exists()
+    curves, of_command = (read_curves(Workspace.open(study)) for study in (folder, chain.folder))
+    assert curves.keys() == of_command.keys() != set()
+    assert "Training curve: " in (folder / "report.html").read_text()

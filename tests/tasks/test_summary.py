@@ -41,5 +41,5 @@ def test_what_a_change_makes_anew_is_reported_with_its_time(tmp_path: Path) -> N
     assert _anew(workspace) == []
     changed = workspace.study.model_copy(update={"release": workspace.study.release.model_copy(update={"title": "K"})})
     assert _anew(Workspace(changed, tmp_path)) == [
-        "made anew             report 1.5, release 1.5; about 3 minutes, as long as the last time"
+        "made again            report 1.5, release 1.5; about 3 minutes, as the last time"
     ]
