@@ -13,7 +13,7 @@ from meddiff_core.diffusion import training as denoiser_training
 from meddiff_core.diffusion.checkpoint_selection import SampleScore
 from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.conditions import AUGMENT_DIM, encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.training.loop import run_training
@@ -44,7 +44,7 @@ def start(contract: Contract) -> Start:
         ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
         side = (latents, encode_conditions(ages, contract.conditions))
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
-        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
+        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.eye(AUGMENT_DIM)[[0] * 5], 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
             shape,
@@ -116,9 +116,9 @@ def test_validation_is_the_same_whenever_it_is_asked_for(start: Start) -> None:
 
 
 def test_training_lowers_the_loss(start: Start) -> None:
-    training = start(steps=40, learning_rate=5e-3, augmented_share=0.0)
+    training = start(steps=100, learning_rate=5e-3, augmented_share=0.0)
     before = sum(training.validate(0).values())
-    for step in range(40):
+    for step in range(100):
         training.step(step)
     assert sum(training.validate(0).values()) < 0.98 * before
 
