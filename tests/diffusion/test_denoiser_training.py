@@ -10,7 +10,13 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import training as denoiser_training
-from meddiff_core.diffusion.checkpoint_selection import SampleScore
+from meddiff_core.diffusion.checkpoint_selection import (
+    UNKNOWN,
+    Denoise,
+    MembershipAttack,
+    MembershipScore,
+    SampleScore,
+)
 from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.conditions import AUGMENT_DIM, encode_conditions
@@ -37,7 +43,12 @@ def start(contract: Contract) -> Start:
     """A fresh training on five latents, with changes of its settings."""
 
     def make(
-        steps: int = STEPS, seed: int = 0, batch: int = 2, ranks: Ranks = Ranks(), **changes: Any
+        steps: int = STEPS,
+        seed: int = 0,
+        batch: int = 2,
+        ranks: Ranks = Ranks(),
+        attack: MembershipAttack | None = None,
+        **changes: Any,
     ) -> DenoiserTraining:
         mean = 3 + 2 * torch.randn((5, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
         latents = LatentSet(mean, torch.full_like(mean, 0.2))
@@ -57,10 +68,39 @@ def start(contract: Contract) -> Start:
             seed,
             augmented=augmented,
             scorer=score_spread,
+            attack=attack,
             ranks=ranks,
         )
 
     return make
+
+
+class FixedAttack:
+    """An attack that succeeds or fails whatever the weights are, and notes whether they differ from the early ones."""
+
+    def __init__(self, betrays: bool) -> None:
+        self.betrays, self.asked = betrays, list[bool]()
+
+    def __call__(self, denoise: Denoise, early: Denoise, device: str) -> MembershipScore:
+        noisy, sigma = torch.ones(1, 2, 4, 4, 4), torch.ones(1)
+        given = torch.full((1, 2), torch.nan)
+        self.asked.append(bool((denoise(noisy, sigma, given) != early(noisy, sigma, given)).any()))
+        return MembershipScore(auc=0.9, low=0.8, high=0.95) if self.betrays else UNKNOWN
+
+
+@pytest.mark.parametrize("betrays", [True, False])
+def test_weights_are_attacked_at_each_scored_validation(start: Start, betrays: bool) -> None:
+    attack = FixedAttack(betrays)
+    training = start(steps=10, attack=attack)
+    for step in range(10):
+        training.step(step)
+        if step in (1, 4, 9):
+            training.validate(step + 1)
+    assert len(attack.asked) == 4  # two averages, from 0.3 of the steps on
+    assert any(attack.asked)
+    curve = training.result()[1]["choice"]["curve"]  # type: ignore[index]
+    assert [point["membership"]["auc"] for point in curve] == [0.9 if betrays else 0.5] * 4
+    assert training.finished == betrays
 
 
 def score_spread(samples: Latents) -> SampleScore:
