@@ -191,7 +191,7 @@ class AutoencoderConfig(Config):
     latent factor. Null: whole volumes."""
 
 
-Augmentation = Literal["mirror", "shift"]
+Augmentation = Literal["mirror", "shift", "rotate", "scale", "warp", "contrast"]
 
 
 class DenoiserConfig(Config):
@@ -215,11 +215,13 @@ class DenoiserConfig(Config):
     uncertainty_weighting: bool = True
     """Divide the error at each noise level by the one to be expected there, which is learned along."""
     augmentations: tuple[Augmentation, ...] | None = None
-    """Augmentation of training volumes: mirrored left to right, shifted by up to 2 voxels. It is a condition of the
-    network, so that no sample is augmented. [] where an augmented volume would be wrong. Null: both, if the training
-    is so long that it would memorise the volumes."""
-    augmented_share: Fraction = 0.3
-    """Share of training volumes that are augmented."""
+    """Augmentation of training volumes: mirrored left to right, shifted by up to 2 voxels, rotated by up to 8 degrees
+    about each axis, scaled by up to 8%, warped smoothly, contrast changed. It is a condition of the network, so that
+    no sample is augmented. [] where an augmented volume would be wrong. Null: all, if the training is so long that it
+    would memorise the volumes."""
+    augmented_share: Fraction = 0.8
+    """Share of training volumes that are augmented. Fewer make better samples after as many steps, and weights that
+    know who was trained on."""
     ema_std: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
     """Relative standard deviations of the moving averages of weights (Karras et al. 2024, `sigma_rel`): about the share
     of the steps done that each spans; 0.28 is nearly uniform. The average whose samples score best is kept."""

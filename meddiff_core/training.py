@@ -14,6 +14,7 @@ import torch
 from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
+from meddiff_core.evidence.membership_probe import LatentSide, open_probe
 from meddiff_core.evidence.sample_scoring import open_scorer
 from meddiff_core.models.autoencoder import save_autoencoder
 from meddiff_core.models.conditions import encode_conditions
@@ -117,18 +118,23 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
     train, validation = (LatentSet.open(latents, side) for side in ("train", "validation"))
     start = workspace.start("denoiser")
     scale = train.scale() if start is None else load_scale(start)
+    conditions = [encode_conditions(dataset.conditions(side), specs) for side in ("train", "validation")]
+    known = LatentSide(train, conditions[0], dataset.subjects("train"))
+    unseen = LatentSide(validation, conditions[1], dataset.subjects("validation"))
+    scored = plan.denoiser_training.scored
     training = DenoiserTraining(
         plan.denoiser,
         specs,
         study.train.denoiser.model_copy(update=_fitted(plan.denoiser_training)),
-        (train, encode_conditions(dataset.conditions("train"), specs)),
-        (validation, encode_conditions(dataset.conditions("validation"), specs)),
+        (train, conditions[0]),
+        (validation, conditions[1]),
         plan.denoiser_training.steps,
         plan.denoiser_training.batch,
         study.seed,
         device,
         augmented=AugmentedLatents.open(latents),
-        scorer=open_scorer(train, validation, scale, study.seed) if plan.denoiser_training.scored else None,
+        scorer=open_scorer(train, validation, scale, study.seed) if scored else None,
+        attack=open_probe(known, unseen, scale, study.seed) if scored else None,
         ranks=ranks,
         initial=start,
     )

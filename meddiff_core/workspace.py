@@ -177,7 +177,7 @@ CHAIN: dict[str, Artefact] = {
         "latents.zarr",
         ("dataset", "autoencoder"),
         lambda w: {
-            "plan.augmentations": _planned(w, "augmentations"),
+            "plan.augmentations": _planned(w, "augmentations", "variants"),
             "study.seed": w.study.seed,
         },
         follows=("plan",),

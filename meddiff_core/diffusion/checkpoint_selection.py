@@ -1,11 +1,12 @@
 """Checkpoint selection: the weights with the best samples, from before the training began to memorise.
 
 A diffusion model's loss says little of its samples, and goes on falling while a small training set is memorised.
-So samples are scored as the training goes, against real volumes of both sides. Every decision follows from the
-curve of these scores alone, so a resumed training decides what an uninterrupted one does.
+So samples are scored as the training goes, against real volumes of both sides, and the weights are asked whether
+they know their training subjects, as the audit will ask. Every decision follows from the curve of these scores
+alone, so a resumed training decides what an uninterrupted one does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,10 +16,48 @@ from pydantic import FiniteFloat
 
 from meddiff_core.contract import Frozen
 from meddiff_core.models.checkpoint import Tensors, load_checkpoint, prefixed, unprefixed
-from meddiff_core.types import Latents
+from meddiff_core.models.conditions import ConditionVectors
+from meddiff_core.types import Latents, Sigma
 
 MARGIN = 0.05
 """How far `nearer_train_low` must lie above 0.5: less is of no consequence, even where it is certain."""
+
+
+MEMBERSHIP_LIMIT = 0.75
+"""Upper bound of the area of a membership attack beyond which weights are no candidate: what an audit allows that asks
+about weights (`evidence/presets.py`)."""
+
+
+class MembershipScore(Frozen):
+    """How well an attack on some weights tells training subjects from others."""
+
+    auc: FiniteFloat
+    """Area under its ROC curve: 0.5 is chance."""
+    low: FiniteFloat
+    """Lower confidence bound."""
+    high: FiniteFloat
+    """Upper confidence bound."""
+
+    @property
+    def betrays(self) -> bool:
+        """Whether it is beyond chance and may be beyond what an audit allows. With few subjects the upper bound is
+        high whatever the weights are, which says nothing.
+        """
+        return self.low > 0.5 and self.high > MEMBERSHIP_LIMIT
+
+
+UNKNOWN = MembershipScore(auc=0.5, low=0.0, high=1.0)
+"""Membership where it was not measured."""
+Denoise = Callable[[Latents, Sigma, ConditionVectors], Latents]
+"""As `Denoiser` does it: standardised latents with noise of standard deviation sigma to their expectation without."""
+
+
+@runtime_checkable
+class MembershipAttack(Protocol):
+    """Asks weights about training and validation subjects."""
+
+    def __call__(self, denoise: Denoise, early: Denoise, device: str) -> MembershipScore:
+        """`early` are the weights from early in the same training, which show how difficult each volume is."""
 
 
 class SampleScore(Frozen):
@@ -49,11 +88,15 @@ class ScoredCheckpoint(SampleScore):
     """Steps done."""
     average: str
     """Name of the average of weights."""
+    membership: MembershipScore = UNKNOWN
+    """What the weights betray."""
 
     @property
     def memorises(self) -> bool:
-        """Whether training volumes attract these samples more than validation volumes do, beyond chance."""
-        return self.nearer_train_low > 0.5 + MARGIN
+        """Whether training volumes attract these samples more than validation volumes do, or the weights betray the
+        training subjects, beyond chance.
+        """
+        return self.nearer_train_low > 0.5 + MARGIN or self.membership.betrays
 
 
 class SelectionRecord(Frozen):
@@ -81,9 +124,12 @@ class CheckpointSelection:
         self._points: list[ScoredCheckpoint] = []
         self._weights: Tensors = {}
 
-    def consider(self, step: int, average: str, score: SampleScore, weights: Tensors) -> None:
+    def consider(
+        self, step: int, average: str, score: SampleScore, weights: Tensors, membership: MembershipScore = UNKNOWN
+    ) -> None:
         """Add the score of an average after `step` steps; its weights are copied if they are the best so far."""
-        self._points.append(ScoredCheckpoint(step=step, average=average, **score.model_dump()))
+        point = ScoredCheckpoint(step=step, average=average, membership=membership, **score.model_dump())
+        self._points.append(point)
         if best_of(self._points) is self._points[-1]:
             self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
@@ -115,10 +161,10 @@ class CheckpointSelection:
     def state(self) -> Tensors:
         """Curve and weights, from which `restore` goes on."""
         averages = list(dict.fromkeys(point.average for point in self._points))
-        figures = [[getattr(point, name) for name in SampleScore.model_fields] for point in self._points]
+        figures = [_figures(point) for point in self._points]
         places = [[point.step, averages.index(point.average)] for point in self._points]
         return {
-            "figures": torch.tensor(figures, dtype=torch.float64).reshape(-1, len(SampleScore.model_fields)),
+            "figures": torch.tensor(figures, dtype=torch.float64).reshape(-1, len(SCORES) + len(BOUNDS)),
             "places": torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
             **prefixed("average", {name: torch.tensor(position) for position, name in enumerate(averages)}),
             **prefixed("weights", self._weights),
@@ -130,11 +176,22 @@ class CheckpointSelection:
         rows = zip(state["places"].tolist(), state["figures"].tolist(), strict=True)
         self._points = [
             ScoredCheckpoint(
-                step=step, average=averages[position], **dict(zip(SampleScore.model_fields, figures, strict=True))
+                step=step,
+                average=averages[position],
+                membership=MembershipScore(**dict(zip(BOUNDS, figures[len(SCORES) :], strict=True))),
+                **dict(zip(SCORES, figures[: len(SCORES)], strict=True)),
             )
             for (step, position), figures in rows
         ]
         self._weights = unprefixed("weights", state)
+
+
+SCORES, BOUNDS = tuple(SampleScore.model_fields), tuple(MembershipScore.model_fields)
+"""Figures of a point of the curve, in the order in which a resume point keeps them."""
+
+
+def _figures(point: ScoredCheckpoint) -> list[float]:
+    return [*(getattr(point, name) for name in SCORES), *(getattr(point.membership, name) for name in BOUNDS)]
 
 
 def best_of(points: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:
@@ -163,7 +220,7 @@ def describe_selection(record: SelectionRecord) -> str:
     kept = f"The weights of the denoiser after {record.step} steps were kept"
     scored = f"of {len(record.curve)} checkpoints that were scored by a few samples each"
     if all(point.memorises for point in record.curve):
-        return f"{kept}, the first {scored}: the samples of all lay nearer to training volumes than chance allows."
+        return f"{kept}, the first {scored}: all showed more of the training volumes than chance allows."
     nearest = f"{kept}: {scored}, its samples came nearest to the validation volumes"
     onset = memorisation_onset(record.curve)
     return f"{nearest}." if onset is None else f"{nearest} before memorisation set in at step {onset}."

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ MOST_EPOCHS = 1500
 """Beyond that a small training set is memorised."""
 AUGMENTED_FROM_EPOCHS = 50
 """Epochs from which augmented volumes help more than the steps that they take from the others cost."""
+VIEWS_OF_VARIANT, FEWEST_VARIANTS, MOST_VARIANTS = 6, 4, 16
+"""How often a training sees each augmented variant of a volume, and how many variants there may be: encoding them takes
+time, too."""
+LATENTS_GB = 2.0
+"""Memory for the latents of augmented volumes."""
 PASSING, WORKSPACE_GB = 0.1, 0.1
 """On a CPU, gradients on their way as a share of what is kept for them, and what convolutions and the allocator take
 beyond all tensors (`tests/benchmarks/plan.py`)."""
@@ -86,6 +91,11 @@ def infer_plan(
         if last_denoiser
         else _augmentations(config.denoiser.augmentations, epochs)
     )
+    variants = (
+        last_denoiser.variants
+        if last_denoiser
+        else augmented_variants(epochs * config.denoiser.augmented_share, train_cases, shape, latent_size)
+    )
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
     reasons = reasons | {"autoencoder": coarser, "augmentations": why}
     parts = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
@@ -101,6 +111,7 @@ def infer_plan(
         denoiser=denoiser_shape,
         denoiser_training=denoiser,
         augmentations=augmentations,
+        variants=variants,
         device=next((plan.device for plan in standing.values()), device),
         reasons=reasons,
     )
@@ -383,7 +394,16 @@ def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tup
     if given is not None:
         return given, "Given by the study."
     why = f"About {epochs:.0f} epochs are trained; augmentation pays from {AUGMENTED_FROM_EPOCHS} on."
-    return ("mirror", "shift") if epochs >= AUGMENTED_FROM_EPOCHS else (), why
+    return get_args(Augmentation) if epochs >= AUGMENTED_FROM_EPOCHS else (), why
+
+
+def augmented_variants(epochs: float, train_cases: int, shape: AutoencoderShape, latent_size: Size) -> int:
+    """Variants of each training volume: so many that each is seen a few times in `epochs` of augmented volumes, and as
+    fit the memory, where the training keeps all of their latents.
+    """
+    wanted = min(max(round(epochs / VIEWS_OF_VARIANT), FEWEST_VARIANTS), MOST_VARIANTS)
+    bytes_of_volume = 2 * 4 * shape.latent_channels * math.prod(latent_size)
+    return max(1, min(wanted, int(LATENTS_GB * 2**30 / (bytes_of_volume * train_cases))))
 
 
 def _free_memory_gb(device: str) -> float:

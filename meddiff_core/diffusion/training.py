@@ -7,6 +7,7 @@ loss, which says little of it.
 
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from meddiff_core.contract import ConditionSpec
-from meddiff_core.diffusion.checkpoint_selection import CheckpointSelection, SampleScorer
+from meddiff_core.diffusion.checkpoint_selection import UNKNOWN, CheckpointSelection, MembershipAttack, SampleScorer
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
 from meddiff_core.diffusion.solvers import solve_heun
@@ -28,6 +29,7 @@ from meddiff_core.models.checkpoint import (
 )
 from meddiff_core.models.conditions import AUGMENT_DIM, ConditionVectors, NumberFeatures
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
+from meddiff_core.models.inference.packed import for_inference
 from meddiff_core.models.latents import AugmentedLatents, LatentSet, require_scale
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.ema import PowerAverage
@@ -41,6 +43,8 @@ VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels of the validation curves, from texture to overall shape."""
 SCORED = 24
 """Samples that score an average of weights."""
+ATTACK = 24
+"""Samples to score that take as long as the membership attack on an average, about."""
 SCORED_WITH = SamplingConfig(steps=6)
 """Coarse, since only differences between weights matter; 11 network evaluations."""
 GUIDE_AT = 0.2
@@ -70,6 +74,7 @@ class DenoiserTraining:
         *,
         augmented: AugmentedLatents | None = None,
         scorer: SampleScorer | None = None,
+        attack: MembershipAttack | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
     ) -> None:
@@ -91,7 +96,7 @@ class DenoiserTraining:
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
-        self.scorer, self.selection = scorer, CheckpointSelection(steps, config.patience)
+        self.scorer, self.attack, self.selection = scorer, attack, CheckpointSelection(steps, config.patience)
         self.guide: Tensors | None = None
         """The shortest average after the first GUIDE_AT of the steps, once they are done."""
 
@@ -122,22 +127,36 @@ class DenoiserTraining:
         return self.ranks.sum_losses(add_losses(losses))
 
     def validate(self, step: int) -> dict[str, float]:
-        """Weighted loss of the averages per noise level, on the same noise each time; samples are scored."""
+        """Weighted loss of the averages per noise level, on the same noise each time; samples are scored, and the
+        weights attacked.
+        """
         metrics = self._validation_losses()
         if self.scorer is None or step < SCORED_FROM * self.steps:
             return metrics
+        early = self._early()
         for name, average in self.averages.items():
-            score = self.scorer(self.sample_latents(average.network))
-            self.selection.consider(step, name, score, average.network.state_dict())
-            metrics |= {f"selection/{name}/{key}": value for key, value in score.model_dump().items()}
+            network = for_inference(average.network, self.device)
+            score = self.scorer(self.sample_latents(network))
+            membership = UNKNOWN if self.attack is None or early is None else self.attack(network, early, self.device)
+            self.selection.consider(step, name, score, average.network.state_dict(), membership)
+            found = score.model_dump() | {f"membership_{key}": value for key, value in membership.model_dump().items()}
+            metrics |= {f"selection/{name}/{key}": value for key, value in found.items()}
         return metrics
+
+    def _early(self) -> Denoiser | None:
+        """The network with the weights that were kept early in the training, as it samples."""
+        if self.guide is None:
+            return None
+        network = deepcopy(self._shortest)
+        network.load_state_dict(self.guide)
+        return for_inference(network, self.device)
 
     def validation_seconds(self) -> float:
         """Time that all validations of a whole training take; nearly all of it goes into samples to score."""
         started = time.perf_counter()
-        self.sample_latents(self.network, self.batch)
+        self.sample_latents(for_inference(self.network, self.device), self.batch)
         rounds = (1 - SCORED_FROM) * VALIDATIONS * len(self.averages)
-        return (time.perf_counter() - started) * rounds * SCORED / self.batch
+        return (time.perf_counter() - started) * rounds * (SCORED + ATTACK) / self.batch
 
     def health(self) -> list[str]:
         """Troubles that no loss shows."""

@@ -2,7 +2,7 @@
 
 A value that is not known and one that is dropped for guidance are the same thing to the network: absent.
 So a table with gaps needs no imputation, and guidance needs no second model. The augmentation of a training volume
-(mirrored, shifted) is a condition too, so that it does not leak into samples (Karras et al. 2022, appendix F.2).
+is a condition too, so that it does not leak into samples (Karras et al. 2022, appendix F.2).
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.errors import ConfigurationError
@@ -43,8 +44,8 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
     return (value - spec.mean) / spec.std
 
 
-AUGMENT_DIM = 4
-"""Numbers that describe the augmentation of a volume: mirrored, and shifted along i, j, k. 0 is no augmentation."""
+AUGMENT_DIM = 10
+"""Numbers that describe the augmentation of a volume (see models/augmentation.py). 0 is no augmentation."""
 
 
 class ConditionEmbedding(nn.Module):
@@ -58,6 +59,7 @@ class ConditionEmbedding(nn.Module):
         self.moves = nn.Linear(AUGMENT_DIM, width, bias=False)  # checkpoints know the augmentations under this name
         self.embeddings = nn.ModuleList(_embedding(spec, width) for spec in specs)
         self.absent = nn.Parameter(torch.zeros(len(specs), width))
+        self.register_load_state_dict_pre_hook(_know_all_augmentations)  # type: ignore[no-untyped-call]
 
     def forward(self, vectors: Float[Tensor, "b n"]) -> Float[Tensor, "b width"]:
         count = len(self.embeddings)
@@ -69,6 +71,13 @@ class ConditionEmbedding(nn.Module):
             embedded = embedding(torch.where(known, value, torch.zeros_like(value)))
             total = total + torch.where(known[:, None], embedded, self.absent[position])
         return total
+
+
+def _know_all_augmentations(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Weights from before a kind of augmentation was known have no column for it; it is 0 for all that they sample."""
+    name = f"{prefix}moves.weight"
+    if name in weights and weights[name].shape[1] < AUGMENT_DIM:
+        weights[name] = functional.pad(weights[name], (0, AUGMENT_DIM - weights[name].shape[1]))
 
 
 def _embedding(spec: ConditionSpec, width: int) -> nn.Module:

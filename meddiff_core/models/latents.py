@@ -2,40 +2,33 @@
 
 A single stored sample would freeze the posterior's noise into the training set; the posterior is sampled anew each
 time a volume is seen. The scale of the latents is measured over the whole training set, never one batch.
-Augmentation happens before encoding: a mirrored latent is not the latent of a mirrored volume.
 """
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from meddiff_core.artefacts import digest_of, writing_folder
-from meddiff_core.contract import Contract, Spacing
+from meddiff_core.contract import Contract
 from meddiff_core.data.store import create_store, create_volumes, digest_volume, open_array, read_volume, read_volumes
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.augmentation import AugmentVectors, augment
 from meddiff_core.models.autoencoder import Autoencoder
 from meddiff_core.models.conditions import AUGMENT_DIM
 from meddiff_core.models.denoiser import LatentScale
 from meddiff_core.models.images import load_images
-from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import FloatArray, Images, Latents, Progress, Volumes
 
 ARRAYS = ("mean", "log_variance")
 AUGMENTED = "train_moved"
 """Group of the augmented volumes of the train side, by the name that it has always had on disk."""
-VARIANTS = 4
-"""Augmented volumes per volume."""
-FURTHEST = 2
-"""Largest shift in voxels of the finest axis; along coarser axes the same length in mm."""
 WIDEST, FARTHEST = 1.5, 0.5
 """How far latents may be from the scale of a denoiser: factor of the standard deviation, and means in units of it."""
-AugmentVectors = Float[Tensor, "rows 4"]
-"""Whether each volume is mirrored left to right (0 or 1), and its shift along i, j, k as a share of the furthest."""
 AXES = ("sample", "channel", "i", "j", "k")
 
 
@@ -49,7 +42,7 @@ def encode_latents(
 ) -> Generator[Progress, None, str]:
     """Write `SIDE/mean` and `SIDE/log_variance` of every side, and return the digest of them all.
 
-    With `augmentations`, (variants * n, 4) for the n volumes of the train side, also those of augmented volumes.
+    With `augmentations`, (variants * n, 10) for the n volumes of the train side, also those of augmented volumes.
     """
     plans = [(side, volumes, torch.zeros(len(volumes), AUGMENT_DIM)) for side, volumes in sides.items()]
     if augmentations is not None:
@@ -127,7 +120,7 @@ def require_scale(scale: LatentScale, latents: LatentSet) -> None:
 
 @dataclass(frozen=True)
 class AugmentedLatents:
-    """Latents of augmented volumes of the train side, `VARIANTS` of each, and the augmentation of each."""
+    """Latents of augmented volumes of the train side, several variants of each, and the augmentation of each."""
 
     latents: LatentSet
     augmentations: AugmentVectors
@@ -139,7 +132,8 @@ class AugmentedLatents:
         """Read what `encode_latents` wrote of augmented volumes; None without augmentations."""
         if not (path / AUGMENTED).exists():
             return None
-        augmentations = torch.from_numpy(read_volume(open_array(path, f"{AUGMENTED}/moves"), 0))
+        stored = torch.from_numpy(read_volume(open_array(path, f"{AUGMENTED}/moves"), 0))
+        augmentations = functional.pad(stored, (0, AUGMENT_DIM - stored.shape[1]))  # older ones know fewer kinds
         return cls(LatentSet.open(path, AUGMENTED), augmentations, int(open_array(path, "train/mean").shape[0]))
 
     def sample(self, indices: Tensor, generator: torch.Generator) -> tuple[Latents, AugmentVectors]:
@@ -147,24 +141,3 @@ class AugmentedLatents:
         variants = torch.randint(len(self.latents) // self.count, indices.shape, generator=generator)
         rows = variants * self.count + indices
         return self.latents.sample(rows, generator), self.augmentations[rows]
-
-
-def random_augmentations(count: int, kinds: Collection[str], seed: int) -> AugmentVectors | None:
-    """Augmentations of `VARIANTS` variants of `count` volumes, from the kinds of the plan; None without any."""
-    if not kinds:
-        return None
-    generator = generator_for(seed, "moves")
-    mirrored = torch.randint(2, (VARIANTS * count, 1), generator=generator)
-    shifts = torch.randint(-FURTHEST, FURTHEST + 1, (VARIANTS * count, 3), generator=generator) / FURTHEST
-    return torch.cat([mirrored * ("mirror" in kinds), shifts * ("shift" in kinds)], dim=1)
-
-
-def augment(images: Images, vector: Float[Tensor, "4"], spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> Images:
-    """Images mirrored and shifted; what a shift uncovers repeats the border."""
-    if vector[0]:
-        images = images.flip(2)
-    finest = min(spacing_mm)
-    for axis, (share, spacing) in enumerate(zip(vector[1:].tolist(), spacing_mm, strict=True), start=2):
-        places = torch.arange(images.shape[axis]) - round(share * FURTHEST * finest / spacing)
-        images = images.index_select(axis, places.clamp(0, images.shape[axis] - 1))
-    return images

@@ -1,6 +1,7 @@
 """The plan: every decision that was inferred from the data and the hardware, for a person to read and edit."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import AliasChoices, Field, ValidationError
 
@@ -51,6 +52,8 @@ class Plan(Frozen):
     denoiser_training: TrainingPlan
     augmentations: tuple[Augmentation, ...] = ()
     """How the denoiser may also see training volumes."""
+    variants: Annotated[int, Field(ge=1)] = 4
+    """Augmented variants of each training volume."""
     device: str
     """Where training runs."""
     start_from: str | None = None

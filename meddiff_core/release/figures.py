@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.contract import Spacing
-from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord
+from meddiff_core.diffusion.checkpoint_selection import MEMBERSHIP_LIMIT, ScoredCheckpoint, SelectionRecord
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
@@ -209,26 +209,33 @@ def _literal(name: str) -> str:
 
 
 def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:
-    """Checkpoint selection of the denoiser: distances above, memorisation below, the kept step across.
+    """Checkpoint selection of the denoiser: distances, memorisation by samples and by weights, the kept step across.
 
     The kept average is shown strongly, others faintly. Samples of early weights may be farther by powers of ten;
     then distances are logarithmic beyond 1.
     """
-    figure, (distances, memorisation) = _figures(3.5, 3.9, 2)
+    figure, (distances, memorisation, membership) = _figures(3.5, 5.2, 3)
     if _span_decades([far for point in record.curve for far in (point.validation_distance, point.train_distance)]):
         distances.set_yscale("symlog", linthresh=1.0)
         distances.yaxis.set_major_formatter(NUMBERS)
     for average in dict.fromkeys(point.average for point in record.curve):
         points = [point for point in record.curve if point.average == average]
-        _plot_scores(distances, memorisation, points, average == record.average)
-    memorisation.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
+        _plot_scores(distances, points, average == record.average)
+        attraction = [(point.nearer_train, point.nearer_train_low, point.nearer_train) for point in points]
+        betrayal = [(point.membership.auc, point.membership.low, point.membership.high) for point in points]
+        for axes, values in ((memorisation, attraction), (membership, betrayal)):
+            _plot_memory(axes, points, values, average == record.average)
+    for axes in (memorisation, membership):
+        axes.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
+    membership.axhline(MEMBERSHIP_LIMIT, color=INK, linewidth=0.7, dashes=(2, 2))
     late = record.step > (record.curve[0].step + record.curve[-1].step) / 2
     place: Any = {"xytext": (-3 if late else 3, 3), "textcoords": "offset points", "ha": "right" if late else "left"}
-    memorisation.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
-    memorisation.set(ylim=(0, 1.04), xlabel="step", ylabel="nearer to train")
+    membership.annotate("kept", (record.step, 0), fontsize=8, color=QUIET, **place)
+    memorisation.set(ylim=(0, 1.04), ylabel="nearer to train")
+    membership.set(ylim=(0, 1.04), xlabel="step", ylabel="membership AUC")
     distances.set_ylabel("kernel distance")
     distances.legend(frameon=False, fontsize=8)
-    for axes in (distances, memorisation):
+    for axes in (distances, memorisation, membership):
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
     return _svg(figure, "Checkpoint selection of the denoiser by samples") if kind == "svg" else _picture(figure, kind)
@@ -272,16 +279,23 @@ def _span_decades(distances: Sequence[float]) -> bool:
     return max(sizes) > 10 * min(sizes)
 
 
-def _plot_scores(distances: Axes, memorisation: Axes, points: Sequence[ScoredCheckpoint], kept: bool) -> None:
-    """The scores of one average; the line below its memorisation curve is the lower bound."""
+def _plot_scores(distances: Axes, points: Sequence[ScoredCheckpoint], kept: bool) -> None:
+    """The distances of one average."""
     steps = [point.step for point in points]
     for side, colour in (("validation", SYNTHETIC), ("train", SERIES[1])):
         values = [getattr(point, f"{side}_distance") for point in points]
         label = f"to {side}" if kept else None
         distances.plot(steps, values, ".-", color=colour, linewidth=1.4, alpha=1 if kept else 0.3, label=label)
-    values, low = [p.nearer_train for p in points], [p.nearer_train_low for p in points]
-    memorisation.plot(steps, values, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
-    memorisation.plot(steps, low, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
+
+
+def _plot_memory(
+    axes: Axes, points: Sequence[ScoredCheckpoint], values: Sequence[tuple[float, float, float]], kept: bool
+) -> None:
+    """Value, lower and upper bound of one average."""
+    steps, (value, low, high) = [point.step for point in points], zip(*values, strict=True)
+    axes.plot(steps, value, ".-", color=SERIES[2], linewidth=1.4, alpha=1 if kept else 0.3)
+    for bound in (low, high):
+        axes.plot(steps, bound, color=SERIES[2], linewidth=0.7, alpha=1 if kept else 0.3)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

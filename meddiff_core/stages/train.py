@@ -2,9 +2,10 @@
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.models.augmentation import random_augmentations
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.checkpoint import digest_checkpoint
-from meddiff_core.models.latents import encode_latents, random_augmentations
+from meddiff_core.models.latents import encode_latents
 from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.curves import record_curves
 from meddiff_core.stages.figures import plot_checkpoint_selection, plot_reconstructions, plot_samples
@@ -25,8 +26,8 @@ def encode_dataset(workspace: Workspace, resources: Resources) -> Work[Made]:
     dataset, device = Dataset.open(workspace.folder), resources.device
     network, contract = load_autoencoder(workspace.path("autoencoder"), device)
     sides = {side: dataset.volumes(side) for side in ("train", "validation")}
-    kinds = load_plan(workspace.path("plan")).augmentations
-    augmentations = random_augmentations(len(sides["train"]), kinds, workspace.study.seed)
+    plan, count = load_plan(workspace.path("plan")), len(sides["train"])
+    augmentations = random_augmentations(count, plan.variants, plan.augmentations, workspace.study.seed)
     digest = yield from encode_latents(workspace.replaced("latents"), network, sides, contract, device, augmentations)
     return Made(digest, {side: len(volumes) for side, volumes in sides.items()})
 

@@ -102,7 +102,7 @@ def measure_autoencoder(folder: Path, variant: Variant, steps: int) -> dict[str,
 
 
 def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, float]:
-    """Validation losses, and what the judge of checkpoints says of samples at the end."""
+    """Validation losses, and the scores of samples at the end."""
     plan, dataset = load_plan(folder / "plan.json"), Dataset.open(folder)
     sides = {}
     for side in ("train", "validation"):
@@ -119,8 +119,8 @@ def measure_denoiser(folder: Path, variant: Variant, steps: int) -> dict[str, fl
         steps,
         8,
         0,
-        moved=AugmentedLatents.open(folder / "latents.zarr"),
-        judge=LatentScorer(train[0], validation[0], train[0].scale(), 0),
+        augmented=AugmentedLatents.open(folder / "latents.zarr"),
+        scorer=LatentScorer(train[0], validation[0], train[0].scale(), 0),
     )
     for step in range(steps):
         training.step(step)

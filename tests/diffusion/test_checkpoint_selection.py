@@ -13,6 +13,7 @@ from meddiff_core.artefacts import canonical_json
 from meddiff_core.diffusion.checkpoint_selection import (
     MARGIN,
     CheckpointSelection,
+    MembershipScore,
     SampleScore,
     SelectionRecord,
     describe_selection,
@@ -74,6 +75,30 @@ def test_a_training_that_begins_to_copy_is_stopped_and_keeps_what_came_before() 
     assert "at step 500" in describe_selection(selection.record())
 
 
+BETRAYED, HONEST = MembershipScore(auc=0.8, low=0.65, high=0.9), MembershipScore(auc=0.55, low=0.4, high=0.7)
+
+
+def test_weights_that_betray_their_training_subjects_are_no_candidate() -> None:
+    selection = CheckpointSelection(1000, 3)
+    for step, membership in ((100, HONEST), (200, BETRAYED), (300, HONEST)):
+        selection.consider(step, "0.1", score(1000.0 / step**2), weights_of(step, "0.1"), membership)
+    assert selection.chosen.step == 300
+    selection.consider(400, "0.1", score(0.001), weights_of(400, "0.1"), BETRAYED)
+    assert selection.chosen.step == 300
+    assert not selection.finished
+    selection.consider(500, "0.1", score(0.001), weights_of(500, "0.1"), BETRAYED)
+    assert selection.finished
+    assert memorisation_onset(selection.record().curve) == 400
+
+
+@pytest.mark.parametrize(
+    ("auc", "low", "high"),
+    [pytest.param(0.5, 0.2, 0.8, id="too few subjects to tell"), pytest.param(0.6, 0.55, 0.65, id="within the limit")],
+)
+def test_membership_that_is_chance_or_within_the_limit_forbids_nothing(auc: float, low: float, high: float) -> None:
+    assert not MembershipScore(auc=auc, low=low, high=high).betrays
+
+
 def test_a_single_alarm_ends_nothing_but_is_not_kept() -> None:
     selection = chosen_from([(100, "0.1", 3.0, 0.4), (200, "0.1", 1.0, COPIES), (300, "0.1", 2.0, 0.4)])
     assert not selection.finished
@@ -102,7 +127,7 @@ def test_where_everything_copies_the_first_is_kept_and_it_is_said() -> None:
     assert selection.finished
     assert selection.chosen[:2] == (100, "0.05")
     assert "the first of 4" in describe_selection(selection.record())
-    assert "nearer to training volumes" in describe_selection(selection.record())
+    assert "all showed more of the training volumes" in describe_selection(selection.record())
 
 
 def test_of_equals_the_earlier_is_kept() -> None:

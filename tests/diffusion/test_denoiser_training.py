@@ -10,10 +10,16 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import training as denoiser_training
-from meddiff_core.diffusion.checkpoint_selection import SampleScore
+from meddiff_core.diffusion.checkpoint_selection import (
+    UNKNOWN,
+    Denoise,
+    MembershipAttack,
+    MembershipScore,
+    SampleScore,
+)
 from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.conditions import AUGMENT_DIM, encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.training.loop import run_training
@@ -37,14 +43,19 @@ def start(contract: Contract) -> Start:
     """A fresh training on five latents, with changes of its settings."""
 
     def make(
-        steps: int = STEPS, seed: int = 0, batch: int = 2, ranks: Ranks = Ranks(), **changes: Any
+        steps: int = STEPS,
+        seed: int = 0,
+        batch: int = 2,
+        ranks: Ranks = Ranks(),
+        attack: MembershipAttack | None = None,
+        **changes: Any,
     ) -> DenoiserTraining:
         mean = 3 + 2 * torch.randn((5, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
         latents = LatentSet(mean, torch.full_like(mean, 0.2))
         ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
         side = (latents, encode_conditions(ages, contract.conditions))
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
-        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.tensor([[1.0, 0, 0, 0]] * 5), 5)
+        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.eye(AUGMENT_DIM)[[0] * 5], 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
             shape,
@@ -57,10 +68,39 @@ def start(contract: Contract) -> Start:
             seed,
             augmented=augmented,
             scorer=score_spread,
+            attack=attack,
             ranks=ranks,
         )
 
     return make
+
+
+class FixedAttack:
+    """An attack that succeeds or fails whatever the weights are, and notes whether they differ from the early ones."""
+
+    def __init__(self, betrays: bool) -> None:
+        self.betrays, self.asked = betrays, list[bool]()
+
+    def __call__(self, denoise: Denoise, early: Denoise, device: str) -> MembershipScore:
+        noisy, sigma = torch.ones(1, 2, 4, 4, 4), torch.ones(1)
+        given = torch.full((1, 2), torch.nan)
+        self.asked.append(bool((denoise(noisy, sigma, given) != early(noisy, sigma, given)).any()))
+        return MembershipScore(auc=0.9, low=0.8, high=0.95) if self.betrays else UNKNOWN
+
+
+@pytest.mark.parametrize("betrays", [True, False])
+def test_weights_are_attacked_at_each_scored_validation(start: Start, betrays: bool) -> None:
+    attack = FixedAttack(betrays)
+    training = start(steps=10, attack=attack)
+    for step in range(10):
+        training.step(step)
+        if step in (1, 4, 9):
+            training.validate(step + 1)
+    assert len(attack.asked) == 4  # two averages, from 0.3 of the steps on
+    assert any(attack.asked)
+    curve = training.result()[1]["choice"]["curve"]  # type: ignore[index]
+    assert [point["membership"]["auc"] for point in curve] == [0.9 if betrays else 0.5] * 4
+    assert training.finished == betrays
 
 
 def score_spread(samples: Latents) -> SampleScore:
@@ -116,9 +156,9 @@ def test_validation_is_the_same_whenever_it_is_asked_for(start: Start) -> None:
 
 
 def test_training_lowers_the_loss(start: Start) -> None:
-    training = start(steps=40, learning_rate=5e-3, augmented_share=0.0)
+    training = start(steps=100, learning_rate=5e-3, augmented_share=0.0)
     before = sum(training.validate(0).values())
-    for step in range(40):
+    for step in range(100):
         training.step(step)
     assert sum(training.validate(0).values()) < 0.98 * before
 

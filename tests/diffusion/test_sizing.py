@@ -1,5 +1,6 @@
 """The plan obeys what the study gives, and refuses what cannot work by the key to change."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,16 @@ import pytest
 
 from meddiff_core.contract import Contract
 from meddiff_core.diffusion import sizing
-from meddiff_core.diffusion.sizing import Cost, infer_plan
+from meddiff_core.diffusion.sizing import (
+    FEWEST_VARIANTS,
+    LATENTS_GB,
+    MOST_VARIANTS,
+    Cost,
+    augmented_variants,
+    infer_plan,
+)
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.plan import Plan
 from meddiff_core.study import Study
 
@@ -270,3 +279,21 @@ def test_measuring_says_how_far_it_is(contract: Contract, monkeypatch: pytest.Mo
     assert steps == [
         (f"measure {network}", before) for network in ("autoencoder", "denoiser") for before in (True, False)
     ]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cases", "size", "expected"),
+    [
+        pytest.param(1.0, 1000, (10, 12, 10), FEWEST_VARIANTS, id="many subjects, few epochs"),
+        pytest.param(60.0, 100, (10, 12, 10), 10, id="each variant is seen six times"),
+        pytest.param(5000.0, 10, (10, 12, 10), MOST_VARIANTS, id="few subjects"),
+        pytest.param(60.0, 1000, (40, 48, 40), 1, id="as fit the memory"),
+    ],
+)
+def test_variants_are_seen_seldom_and_fit_the_memory(
+    epochs: float, cases: int, size: tuple[int, int, int], expected: int
+) -> None:
+    shape = AutoencoderShape(in_channels=2, channels=(16, 32, 64), latent_channels=4)
+    variants = augmented_variants(epochs, cases, shape, size)
+    assert variants == expected
+    assert variants == 1 or variants * cases * 2 * 4 * shape.latent_channels * math.prod(size) <= LATENTS_GB * 2**30

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.conditions import ConditionEmbedding, encode_conditions
+from meddiff_core.models.conditions import AUGMENT_DIM, ConditionEmbedding, encode_conditions
 
 
 @pytest.fixture
@@ -81,3 +81,17 @@ def test_a_study_without_conditions_embeds_nothing(make_contract: Callable[..., 
 def test_what_training_never_saw_is_refused(contract: Contract, condition: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         encode_conditions([condition], contract.conditions)  # type: ignore[list-item]
+
+
+def test_weights_that_know_fewer_augmentations_sample_as_they_did(
+    contract: Contract, embedding: ConditionEmbedding
+) -> None:
+    vectors = encode_conditions([{"age": 40.0, "sex": "M"}], contract.conditions)
+    older = {name: tensor.clone() for name, tensor in embedding.state_dict().items()}
+    older["moves.weight"] = older["moves.weight"][:, :4]
+    restored = ConditionEmbedding(contract.conditions, 8)
+    restored.load_state_dict(older)
+    assert torch.equal(restored(vectors), embedding(vectors))
+    warped = torch.cat([vectors, torch.eye(AUGMENT_DIM)[8:9]], dim=1)
+    assert torch.equal(restored(warped), restored(vectors))
+    assert not torch.equal(embedding(warped), embedding(vectors))

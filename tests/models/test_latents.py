@@ -10,9 +10,10 @@ from torch.testing import assert_close
 from meddiff_core.contract import Contract
 from meddiff_core.data.store import chunk_path, open_array
 from meddiff_core.errors import IntegrityError
+from meddiff_core.models.augmentation import augment, random_augmentations
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.images import load_images
-from meddiff_core.models.latents import AugmentedLatents, LatentSet, augment, encode_latents, random_augmentations
+from meddiff_core.models.latents import AugmentedLatents, LatentSet, encode_latents
 from meddiff_core.models.randomness import generator_for
 
 SHAPE = AutoencoderShape(in_channels=4, channels=(8, 8, 8), latent_channels=2)
@@ -121,34 +122,10 @@ def test_the_same_generator_draws_the_same(latents: LatentSet) -> None:
     assert torch.equal(*samples)
 
 
-def test_moves_are_of_the_declared_kinds() -> None:
-    assert random_augmentations(5, (), 0) is None
-    mirrored, shifted = random_augmentations(50, ("mirror",), 0), random_augmentations(50, ("shift",), 0)
-    assert mirrored is not None
-    assert shifted is not None
-    assert mirrored[:, 0].unique().tolist() == [0, 1]
-    assert not mirrored[:, 1:].any()
-    assert not shifted[:, 0].any()
-    assert shifted[:, 1:].unique().tolist() == [-1, -0.5, 0, 0.5, 1]
-
-
-def test_a_moved_image_is_mirrored_along_i_and_shifted_towards_higher_indices() -> None:
-    images = torch.zeros(1, 1, 6, 6, 6)
-    images[0, 0, 1, 2, 3] = 1
-    assert augment(images, torch.tensor([0.0, 0.5, 1.0, -1.0]))[0, 0].nonzero().tolist() == [[2, 4, 1]]
-    assert augment(images, torch.tensor([1.0, 0.0, 0.0, 0.0]))[0, 0].nonzero().tolist() == [[4, 2, 3]]
-    assert torch.equal(augment(images, torch.zeros(4)), images)
-
-
-def test_what_a_shift_uncovers_repeats_the_border() -> None:
-    images = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
-    assert augment(images, torch.tensor([0, 1.0, 0, 0])).flatten().tolist() == [0, 0, 0, 1]
-
-
 def test_moved_latents_are_those_of_the_moved_volume(
     tmp_path: Path, network: Autoencoder, contract: Contract, make_volumes: Callable, finish: Callable
 ) -> None:
-    volumes, augmentations = make_volumes(3), random_augmentations(3, ("mirror", "shift"), 1)
+    volumes, augmentations = make_volumes(3), random_augmentations(3, 4, ("mirror", "shift", "warp"), 1)
     assert augmentations is not None
     finish(encode_latents(tmp_path / "a", network, {"train": volumes}, contract, augmentations=augmentations))
     latents = AugmentedLatents.open(tmp_path / "a")

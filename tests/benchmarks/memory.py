@@ -1,0 +1,163 @@
+"""What the weights of a denoiser remember, and what it costs in quality to make them forget.
+
+    python tests/benchmarks/memory.py STUDY_FOLDER --steps 1000 [NAME ...]
+
+Takes the autoencoder of a study, encodes its training volumes with the augmentations of each variant, and trains a
+denoiser. Prints a row of a Markdown table as each ends: the audit's strongest membership attack between training and
+validation subjects (corrected for its choice; the holdout stays sealed), the error of unseen volumes at a noise level
+of 0.8, the kernel distance of samples to validation volumes, and correlation and slope of asked and measured volumes.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.training import DenoiserTraining
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.measurements import measure
+from meddiff_core.evidence.membership_probe import LatentSide, open_probe
+from meddiff_core.evidence.privacy.attacks import denoiser_scores
+from meddiff_core.evidence.privacy.membership import Attacked, difficulty_of, evaluate_attacks
+from meddiff_core.evidence.sample_scoring import LatentScorer
+from meddiff_core.generation.engine import Engine
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.augmentation import random_augmentations
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.denoiser import Denoiser
+from meddiff_core.models.inference.packed import packed
+from meddiff_core.models.latents import AugmentedLatents, LatentSet, encode_latents
+from meddiff_core.models.plan import load_plan
+from meddiff_core.study import Augmentation, DenoiserConfig, SamplingConfig
+from meddiff_core.types import Progress
+
+KINDS: tuple[Augmentation, ...] = get_args(Augmentation)
+FEW: tuple[Augmentation, ...] = ("mirror", "shift")
+Variant = dict[str, Any]
+VARIANTS: dict[str, Variant] = {
+    "mirror and shift, 4 variants, share 0.3": {"kinds": FEW, "variants": 4, "augmented_share": 0.3},
+    "mirror and shift, 4 variants, share 0.8": {"kinds": FEW, "variants": 4, "augmented_share": 0.8},
+    "all kinds, 16 variants, share 0.8": {"kinds": KINDS, "variants": 16, "augmented_share": 0.8},
+    "all kinds, 16 variants, share 0.95": {"kinds": KINDS, "variants": 16, "augmented_share": 0.95},
+    "all kinds, 16 variants, share 0.6": {"kinds": KINDS, "variants": 16, "augmented_share": 0.6},
+}
+ASKED = 48
+"""Samples whose structures are measured."""
+GUIDANCES = (1.0, 2.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_intermixed_args()
+    for name in options.names or VARIANTS:
+        started = time.perf_counter()
+        figures = measure_variant(options.study, options.steps, options.seed, **VARIANTS[name])
+        cells = " | ".join(f"{key} {value}" for key, value in figures.items())
+        minutes = (time.perf_counter() - started) / 60
+        print(f"| {name}, {options.steps} steps, seed {options.seed} | {cells} | {minutes:.1f} min |", flush=True)
+
+
+def measure_variant(
+    folder: Path, steps: int, seed: int, kinds: tuple[Augmentation, ...], variants: int, **changes: Any
+) -> dict[str, str]:
+    plan, dataset = load_plan(folder / "plan.json"), Dataset.open(folder)
+    config = DenoiserConfig().model_copy(update=changes)
+    autoencoder, contract = load_autoencoder(folder / "models" / "autoencoder")
+    with tempfile.TemporaryDirectory() as scratch:
+        vectors = random_augmentations(len(dataset.volumes("train")), variants, kinds, seed)
+        sides = {"train": dataset.volumes("train")}
+        finish(encode_latents(Path(scratch) / "l", autoencoder, sides, contract, augmentations=vectors))
+        augmented = AugmentedLatents.open(Path(scratch) / "l")
+    known, unseen = (open_side(folder, dataset, side) for side in ("train", "validation"))
+    scale = known.latents.scale()
+    training = DenoiserTraining(
+        plan.denoiser,
+        dataset.contract.conditions,
+        config,
+        (known.latents, known.conditions),
+        (unseen.latents, unseen.conditions),
+        steps,
+        plan.denoiser_training.batch,
+        seed,
+        augmented=augmented,
+        scorer=LatentScorer(known.latents, unseen.latents, scale, seed),
+        attack=open_probe(known, unseen, scale, seed),
+    )
+    curve = []
+    for step in range(steps):
+        training.step(step)
+        if (step + 1) % max(1, steps // 5) == 0:
+            found = training.validate(step + 1)
+            curve.append({key.rpartition("/")[2]: round(value, 3) for key, value in found.items() if "/0.05/" in key})
+    for point in curve:
+        print(point, flush=True)
+    network = training.averages["0.05"].network
+    answers = [attacked(network, folder, dataset, side, seed) for side in ("train", "validation")]
+    section = evaluate_attacks("denoiser", *answers, Bootstrap(seed=seed))
+    area = section.metrics[0]
+    figures = {
+        "membership": f"{area.value:.2f} [{area.low:.2f}, {area.high:.2f}]",
+        "loss at 0.8": f"{training.validate(0)['validation/loss_sigma_0.8']:.3f}",
+        "distance": f"{training.scorer(training.sample_latents(network)).validation_distance:.2f}",  # type: ignore[misc]
+    }
+    for guidance in GUIDANCES:
+        settings = SamplingConfig(guidance=guidance)
+        engine = Engine(autoencoder, network, scale, contract, settings)
+        figures |= {f"w {guidance:g}, {key}": value for key, value in fidelity(engine, dataset).items()}
+    return figures
+
+
+def finish(work: Generator[Progress, None, Any]) -> Any:
+    try:
+        while True:
+            next(work)
+    except StopIteration as ended:
+        return ended.value
+
+
+def open_side(folder: Path, dataset: Dataset, side: Any) -> LatentSide:
+    conditions = encode_conditions(dataset.conditions(side), dataset.contract.conditions)
+    return LatentSide(LatentSet.open(folder / "latents.zarr", side), conditions, dataset.subjects(side))
+
+
+def attacked(network: Denoiser, folder: Path, dataset: Dataset, side: Any, seed: int) -> Attacked:
+    """What the audit asks of one side, here of the validation side instead of the holdout."""
+    rows = list(range(len(dataset.volumes(side))))
+    found = open_side(folder, dataset, side)
+    scale = open_side(folder, dataset, "train").latents.scale()
+    latents = scale.standardise(found.latents.mean)
+    scores = finish(denoiser_scores(packed(network), latents, found.conditions, seed))
+    difficulty = difficulty_of(dataset.volumes(side), rows, dataset.contract)
+    return Attacked(found.subjects, difficulty, {"denoiser": scores})
+
+
+def fidelity(engine: Engine, dataset: Dataset) -> dict[str, str]:
+    """Correlation and slope of each volume that is a condition, at conditions of both sides."""
+    given = [*dataset.conditions("validation"), *dataset.conditions("train")][:ASKED]
+    samples = [SampleRequest(str(number), number, 0, number, one) for number, one in enumerate(given)]
+    images, labels = engine.sample(samples)
+    assert labels is not None
+    rows = [measure(image, label, engine.contract) for image, label in zip(images, labels, strict=True)]
+    found = {}
+    for name in given[0]:
+        group = f"volume_mm3:{name.removesuffix('_mm3')}"
+        if group not in rows[0]:
+            continue
+        asked, measured = np.array([[one[name], row[group]] for one, row in zip(given, rows, strict=True)], float).T
+        r, slope = np.corrcoef(asked, measured)[0, 1], np.polyfit(asked, measured, 1)[0]
+        found[name] = f"r {r:.2f}, slope {slope:.2f}"
+    return found
+
+
+if __name__ == "__main__":
+    main()
