@@ -72,18 +72,12 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
             break
         table = yield from refill(table)
     rounds = [searched.get(name, 0) for name in table["sample_id"]]
-    return _with_columns(table, rounds, table["sample_id"].isin(dropped))
+    return table.assign(**{SEARCHED: rounds, DROPPED: table["sample_id"].isin(dropped)})
 
 
 def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The table of a cohort that no round has looked at."""
-    return _with_columns(verdicts, [0] * len(verdicts), [False] * len(verdicts))
-
-
-def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequence[bool] | pd.Series) -> pd.DataFrame:
-    table = table.copy()
-    table[SEARCHED], table[DROPPED] = searched, dropped
-    return table
+    return verdicts.assign(**{SEARCHED: 0, DROPPED: False})
 
 
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
