@@ -35,7 +35,7 @@ class Estimate:
 
     def through(self, rising: Callable[[float], float]) -> "Estimate":
         """The estimate of a figure that rises with this one."""
-        return Estimate(*map(rising, self.figures), self.n)
+        return Estimate(rising(self.value), rising(self.low), rising(self.high), self.n)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def from_count(count: float, n: int, confidence: float) -> Estimate:
     low = stats.beta.ppf(tail, count, n - count + 1) if count > 0 else 0.0
     high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
     return Estimate(count / n, float(low), float(high), n)
+
+
+def from_flags(flags: NDArray[np.bool_], confidence: float) -> Estimate:
+    """The share of items that are flagged, with its exact interval."""
+    return from_count(int(flags.sum()), len(flags), confidence)
 
 
 def magnitude(signed: Estimate) -> Estimate:

@@ -15,7 +15,7 @@ from scipy import stats
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.features.records import Extractor, extract
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_flags, from_resamples, resample_weights
 from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.neighbours import Ranking, Rows, best_correlation, join, rank, rank_rows, to_length_one
 from meddiff_core.evidence.quality.distances import fit_projection
@@ -161,7 +161,7 @@ def _pick(ranking: Ranking, wanted: NDArray[np.bool_]) -> tuple[Rows, Matrix]:
 
 def _first(wanted: NDArray[np.bool_]) -> Rows:
     """(n,) column of the first that is wanted; the last column where none is."""
-    return np.where(wanted.any(1), wanted.argmax(1), wanted.shape[1] - 1)
+    return np.asarray(np.where(wanted.any(1), wanted.argmax(1), wanted.shape[1] - 1))
 
 
 def neighbour_ratios(query: Ranking, real: RealVolumes) -> Matrix:
@@ -226,7 +226,7 @@ def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
 def _evaluate(view: RankedView, real: RealVolumes, bootstrap: Bootstrap) -> tuple[Section, list[tuple[Cell, ...]]]:
     """What one view finds, and its rows of the table."""
     sets = {"synthetic": view.synthetic, "holdout": view.holdout}
-    shares = {name: _share(authentic(one, view.train, real), bootstrap) for name, one in sets.items()}
+    shares = {name: from_flags(authentic(one, view.train, real), bootstrap.confidence) for name, one in sets.items()}
     ratios = {name: neighbour_ratios(one, real) for name, one in sets.items()}
     sided = _thinned(view.synthetic)
     closer = closer_interval(sided, real, bootstrap)
@@ -249,10 +249,6 @@ def _evaluate(view: RankedView, real: RealVolumes, bootstrap: Bootstrap) -> tupl
 def _thinned(ranking: Ranking) -> Ranking:
     step = -(-len(ranking.index) // MOST_SIDED)
     return Ranking(ranking.distance[::step], ranking.index[::step])
-
-
-def _share(found: NDArray[np.bool_], bootstrap: Bootstrap) -> Estimate:
-    return from_count(int(found.sum()), len(found), bootstrap.confidence)
 
 
 def _median(values: Matrix, bootstrap: Bootstrap) -> Estimate:

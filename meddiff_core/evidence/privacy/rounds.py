@@ -71,8 +71,9 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
         if not flagged or number == most:
             break
         table = yield from refill(table)
-    rounds = [searched.get(name, 0) for name in table["sample_id"]]
-    return table.assign(**{SEARCHED: rounds, DROPPED: table["sample_id"].isin(dropped)})
+    ids = table["sample_id"]
+    rounds = pd.Series([searched.get(name, 0) for name in ids], table.index, dtype="int64")
+    return table.assign(**{SEARCHED: rounds, DROPPED: ids.isin(dropped)})
 
 
 def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:

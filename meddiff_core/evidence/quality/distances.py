@@ -7,6 +7,7 @@ averaged over many subsamples, and set beside the same figure of train against h
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,34 @@ from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_re
 
 Statistic = Callable[[Matrix, Matrix], float]
 """A figure of (query rows, reference rows)."""
+Of = TypeVar("Of")
+As = TypeVar("As")
+
+
+@dataclass(frozen=True)
+class Sides(Generic[Of]):
+    """The same thing of the three sets that the audit compares."""
+
+    synthetic: Of
+    train: Of
+    holdout: Of
+
+    def __iter__(self) -> Iterator[Of]:
+        return iter((self.synthetic, self.train, self.holdout))
+
+    @property
+    def real(self) -> tuple[Of, Of]:
+        """Train and holdout."""
+        return self.train, self.holdout
+
+    @property
+    def compared(self) -> tuple[Of, Of]:
+        """What is compared with the holdout: the cohort, and the training set for reference."""
+        return self.synthetic, self.train
+
+    def each(self, change: Callable[[Of], As]) -> "Sides[As]":
+        """What each of them becomes."""
+        return Sides(*map(change, self))
 
 
 @dataclass(frozen=True)
@@ -156,14 +185,19 @@ def estimate(statistic: Statistic, query: Matrix, reference: Matrix, size: int, 
     return from_resamples(values.mean(), values, bootstrap.confidence, size)
 
 
-def ratio_to_real(
-    statistic: Statistic, synthetic: Matrix, train: Matrix, holdout: Matrix, size: int, bootstrap: Bootstrap
-) -> Estimate:
+def beside_real(
+    statistic: Statistic, sides: Sides[Matrix], size: int, bootstrap: Bootstrap
+) -> tuple[Estimate, Estimate]:
+    """`estimate` of the synthetic volumes to the holdout, and its real-to-real reference, that of the training ones."""
+    found, real = (estimate(statistic, query, sides.holdout, size, bootstrap) for query in sides.compared)
+    return found, real
+
+
+def ratio_to_real(statistic: Statistic, sides: Sides[Matrix], size: int, bootstrap: Bootstrap) -> Estimate:
     """Synthetic-to-holdout over train-to-holdout at equal sizes: 1 is as near as real volumes are.
 
     For statistics that are positive also between two real sets, as the Fréchet distance is at any finite size.
     Far below 1 is no success but a sign of copies. The interval is that of single subsample pairs.
     """
-    above = subsample(statistic, synthetic, holdout, size, bootstrap) + 1e-12
-    below = subsample(statistic, train, holdout, size, bootstrap) + 1e-12
+    above, below = (subsample(statistic, query, sides.holdout, size, bootstrap) + 1e-12 for query in sides.compared)
     return from_resamples(above.mean() / below.mean(), above / below, bootstrap.confidence, size)
