@@ -78,7 +78,7 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
 
 def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The table of a cohort that no round has looked at."""
-    return verdicts.assign(**{SEARCHED: 0, DROPPED: False})
+    return verdicts.assign(**{SEARCHED: 0}, **{DROPPED: False})
 
 
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:

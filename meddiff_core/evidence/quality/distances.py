@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from meddiff_core.evidence.features.records import Features, require_same_extractor, require_same_origin
+from meddiff_core.evidence.features.records import Features, Origin, require_same_origin
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]
@@ -50,10 +50,8 @@ class Sides(Generic[Of]):
 class Projection:
     """Standardisation by the standard deviations of the sets that it was fitted on, and their principal axes."""
 
-    extractor: str
-    digest: str
-    preprocessing: str
-    """These three are those of the training features: no others may be projected."""
+    origin: Origin
+    """That of the training features: no others may be projected."""
     centre: Matrix
     """(d,)."""
     scale: Matrix
@@ -63,8 +61,7 @@ class Projection:
 
     def standardise(self, features: Features) -> Matrix:
         """(n, d) in standard deviations."""
-        own = (self.extractor, self.digest, self.preprocessing)
-        require_same_origin(own, (features.extractor, features.digest, features.preprocessing))
+        require_same_origin(self.origin, features.origin)
         return np.asarray((features.values.astype(np.float64) - self.centre) / self.scale)
 
     def __call__(self, features: Features) -> Matrix:
@@ -82,7 +79,7 @@ def fit_projection(train: Features, components: int, beside: Features | None = N
     """
     sets = [train.values.astype(np.float64)]
     if beside is not None:
-        require_same_extractor(train, beside)
+        require_same_origin(train.origin, beside.origin)
         size = min(len(train), len(beside))
         sets = [_spread(values, size) for values in (sets[0], beside.values.astype(np.float64))]
     centre = np.mean([values.mean(0) for values in sets], axis=0)
@@ -90,7 +87,7 @@ def fit_projection(train: Features, components: int, beside: Features | None = N
     scale = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)
     _, _, axes = np.linalg.svd((np.concatenate(sets) - centre) / scale, full_matrices=False)
     kept = max(1, min(components, len(train) - 1))
-    return Projection(train.extractor, train.digest, train.preprocessing, centre, scale, axes[:kept].T)
+    return Projection(train.origin, centre, scale, axes[:kept].T)
 
 
 def _spread(rows: Matrix, size: int) -> Matrix:
