@@ -1,4 +1,4 @@
-"""The audit: everything that is known about a cohort before it may leave, and the gates' verdict.
+"""The audit: everything that is known about a cohort before its release, and the gates' verdict.
 
 The sealed holdout is opened here, for the first time. What comes out is two things: an `Audit` of aggregates
 that a release may carry, and `InternalFindings` that name rows of the training set and never leave the study.

@@ -73,7 +73,7 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
         table = yield from refill(table)
     ids = table["sample_id"]
     rounds = pd.Series([searched.get(name, 0) for name in ids], table.index, dtype="int64")
-    return table.assign(**{SEARCHED: rounds, DROPPED: ids.isin(dropped)})
+    return table.assign(**{SEARCHED: rounds}, **{DROPPED: ids.isin(dropped)})
 
 
 def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def screened(cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence: float) -> Section:
-    """What the rounds did, and how many of the final cohort's `size` volumes are flagged all the same."""
+    """What the rounds did, and how many of the final cohort's `size` volumes are flagged still."""
     if not rounds:
         return Section()
     words = (

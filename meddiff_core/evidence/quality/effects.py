@@ -1,7 +1,7 @@
 """How far one figure of synthetic volumes is from that of real ones: effect size and Wasserstein distance.
 
 An effect is in standard deviations between volumes, so that a shift of the ventricles and one of the sharpness read
-alike. Real volumes are resampled by subject: two scans of one person are not two subjects.
+alike. Real volumes are resampled by subject: two scans of one subject are not two subjects.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Precision, recall, density and coverage: whether synthetic volumes lie among the real ones, and everywhere.
 
-A distance alone cannot tell blurred volumes from a generator that makes only few kinds of them; recall and
+A distance alone does not separate blurred volumes from a generator that makes only few kinds of them; recall and
 coverage fall to 0 for the latter.
 """
 
