@@ -1,30 +1,29 @@
-"""The audit: everything that is known about a cohort before it may leave, and the gates' verdict.
+"""The audit: everything that is known about a cohort before its release, and the gates' verdict.
 
 The sealed holdout is opened here, for the first time. What comes out is two things: an `Audit` of aggregates
 that a release may carry, and `InternalFindings` that name rows of the training set and never leave the study.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 
 from meddiff_core.contract import Frozen
 from meddiff_core.data.split.limits import FEWEST_AUDITED
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import DataRefused
 from meddiff_core.evidence.aggregates import Histogram
-from meddiff_core.evidence.features.records import Features, extract
+from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.gates import GateResult, apply_gates, gates_in_force, unused_waivers
 from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.metrics import Metric
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
-from meddiff_core.evidence.privacy.copy_views import Known
 from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
 from meddiff_core.evidence.privacy.rounds import rounds_section
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
-from meddiff_core.evidence.quality.comparison import Sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.comparison import extract_sides, feature_metrics, similarity_metrics
+from meddiff_core.evidence.quality.distances import Sides
 from meddiff_core.evidence.quality.distinct import distinct_metric
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
 from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
@@ -34,7 +33,7 @@ from meddiff_core.evidence.section import Curve, Section, Table
 from meddiff_core.evidence.utility.arms import effort_of
 from meddiff_core.evidence.utility.usefulness import utility
 from meddiff_core.study import AuditConfig
-from meddiff_core.types import Progress, Volumes
+from meddiff_core.types import Progress
 
 MOST_PAIRS = 100
 """Pairs per set for MS-SSIM."""
@@ -119,14 +118,20 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     sizes = require_volumes(audit)
     train, holdout = audit.dataset.volumes("train"), audit.dataset.volumes("holdout")
     bootstrap = Bootstrap(audit.config.repeats, audit.config.confidence, audit.seed)
-    features = yield from _compare_features(audit, train, holdout, bootstrap)
-    evidence = yield from find_copies(audit, _known_to_search(audit, features.known), bootstrap)
-    diversity = yield from _diversity(audit, train, holdout, bootstrap)
-    distinct = distinct_metric(
-        audit.accepted, train, holdout, audit.dataset.subjects("train"), audit.contract, bootstrap
-    )
+    metrics, known = list[Metric](), dict[str, dict[str, Features]]()
+    for extractor in audit.extractors:
+        features = yield from extract_sides(extractor, audit)
+        metrics += feature_metrics(features, bootstrap)
+        cohort = "synthetic" if audit.first_round is None else "final"  # as the search for copies calls it
+        known[extractor.digest] = {cohort: features.synthetic, "train": features.train, "holdout": features.holdout}
+    evidence = yield from find_copies(audit, known, bootstrap)
+    pairs = []
+    for volumes in (audit.accepted, train, holdout):
+        pairs.append((yield from ms_ssim_pairs(volumes, MOST_PAIRS, audit.seed, audit.contract)))
+    diversity = similarity_metrics(Sides(*pairs), bootstrap)
+    distinct = distinct_metric(audit, bootstrap)
     rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), bootstrap.confidence)
-    sections = [Section([distinct, *features.metrics, *diversity]), evidence.section, rounds]
+    sections = [Section([distinct, *metrics, *diversity]), evidence.section, rounds]
     for part in PARTS:
         sections.append((yield from part(audit, bootstrap)))
     whole = Section.merge(sections)
@@ -179,48 +184,6 @@ def require_volumes(audit: AuditInput) -> dict[str, int]:
         if count < FEWEST_AUDITED:
             raise DataRefused(f"the audit needs at least {FEWEST_AUDITED} {side} volumes, has {count}")
     return sizes
-
-
-def _known_to_search(audit: AuditInput, known: Known) -> Known:
-    """The features of the accepted volumes, under the name that the search for copies has for them."""
-    if audit.first_round is None:
-        return known
-    return {
-        digest: {"final" if name == "synthetic" else name: features for name, features in sets.items()}
-        for digest, sets in known.items()
-    }
-
-
-@dataclass(frozen=True)
-class _FeatureEvidence:
-    metrics: list[Metric]
-    known: dict[str, dict[str, Features]]
-    """What was extracted, by digest of the extractor and by set."""
-
-
-def _compare_features(
-    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
-) -> Generator[Progress, None, _FeatureEvidence]:
-    metrics: list[Metric] = []
-    known = {}
-    for extractor in audit.extractors:
-        sides = Sides(
-            synthetic=(yield from extract(extractor, audit.accepted)),
-            train=(yield from extract(extractor, train)),
-            holdout=(yield from extract(extractor, holdout)),
-        )
-        metrics += feature_metrics(sides, bootstrap)
-        known[extractor.digest] = {"synthetic": sides.synthetic, "train": sides.train, "holdout": sides.holdout}
-    return _FeatureEvidence(metrics, known)
-
-
-def _diversity(
-    audit: AuditInput, train: Volumes, holdout: Volumes, bootstrap: Bootstrap
-) -> Generator[Progress, None, list[Metric]]:
-    pairs = []
-    for volumes in (audit.accepted, train, holdout):
-        pairs.append((yield from ms_ssim_pairs(volumes, MOST_PAIRS, audit.seed, audit.contract)))
-    return similarity_metrics(pairs[0], pairs[1], pairs[2], bootstrap)
 
 
 def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFindings:

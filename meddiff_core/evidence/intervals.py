@@ -4,6 +4,7 @@ No figure of the audit travels without the interval and the number of volumes be
 bound that hurts, and a small study must not pass because its value happened to be good.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,20 @@ class Estimate:
     low: float
     high: float
     n: int
+
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """Value and bounds."""
+        return self.value, self.low, self.high
+
+    @property
+    def holding_value(self) -> "Estimate":
+        """The same with an interval that holds the value, as that of resamples need not."""
+        return Estimate(self.value, min(self.value, self.low), max(self.value, self.high), self.n)
+
+    def through(self, rising: Callable[[float], float]) -> "Estimate":
+        """The estimate of a figure that rises with this one."""
+        return Estimate(rising(self.value), rising(self.low), rising(self.high), self.n)
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,11 @@ def from_count(count: float, n: int, confidence: float) -> Estimate:
     low = stats.beta.ppf(tail, count, n - count + 1) if count > 0 else 0.0
     high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
     return Estimate(count / n, float(low), float(high), n)
+
+
+def from_flags(flags: NDArray[np.bool_], confidence: float) -> Estimate:
+    """The share of items that are flagged, with its exact interval."""
+    return from_count(int(flags.sum()), len(flags), confidence)
 
 
 def magnitude(signed: Estimate) -> Estimate:

@@ -82,7 +82,7 @@ def metric_of(
     spec: MetricSpec, estimate: Estimate, explanation: str, detail: str = "", reference: float | None = None
 ) -> Metric:
     """A metric from an estimate, to six digits: what lies beyond differs between machines."""
-    value, low, high = (six_digits(figure) for figure in (estimate.value, estimate.low, estimate.high))
+    value, low, high = map(six_digits, estimate.figures)
     real = None if reference is None else six_digits(reference)
     return Metric(
         spec=spec, detail=detail, value=value, low=low, high=high, n=estimate.n, reference=real, explanation=explanation

@@ -1,6 +1,6 @@
 """The nearest real volumes of each volume, by Euclidean distance of features or by correlation of voxels.
 
-A reference set is counted in subjects, not in volumes: a second scan of the copied person would pass as the crowd
+A reference set is counted in subjects, not in volumes: a second scan of the copied subject would pass as the crowd
 around the copy, and no real volume may meet its own subject.
 """
 
@@ -72,7 +72,7 @@ def nearest(
     """Nearest rows by Euclidean distance.
 
     `subjects` names the subject of each reference row where some have several: the crowd around a row is then
-    counted in subjects, or else a second scan of the copied person would hide the copy. `exclude_self` when query
+    counted in subjects, or else a second scan of the copied subject would hide the copy. `exclude_self` when query
     and reference are the same rows in the same order: no row is compared with its own subject.
     """
     owners = numbered(subjects, len(reference))

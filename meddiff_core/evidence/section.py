@@ -16,6 +16,11 @@ from meddiff_core.evidence.metrics import Metric, Part
 Cell = str | int | float | None
 
 
+def rounded(figures: Iterable[float | None], digits: int = 4) -> tuple[float | None, ...]:
+    """Figures as cells of a row; None is an empty one."""
+    return tuple(None if figure is None else round(figure, digits) for figure in figures)
+
+
 class Table(Frozen):
     """Figures that belong together, ready to be printed."""
 

@@ -1,6 +1,6 @@
 """Whose each volume is: a number per subject, one volume of each, one figure of each.
 
-Two scans of one person are not two subjects. Whatever counts subjects, resamples them or asks how many stand behind a
+Two scans of one subject are not two subjects. Whatever counts subjects, resamples them or asks how many stand behind a
 figure does it by these, or its interval would be too narrow.
 """
 
@@ -22,8 +22,8 @@ def numbered(subjects: Sequence[str] | None, rows: int) -> NDArray[np.int64]:
 def one_of_each(subjects: Sequence[str] | None, rows: int, seed: int) -> NDArray[np.int64]:
     """One random row of each subject, in order.
 
-    Scans of one person are not exchangeable with scans of others, on which the false alarm rate rests; one scan of
-    each person is (Dunn et al. 2022).
+    Scans of one subject are not exchangeable with scans of others, on which the false alarm rate rests; one scan of
+    each subject is (Dunn et al. 2022).
     """
     numbers = numbered(subjects, rows)
     order = np.random.default_rng([seed, 2]).permutation(rows)

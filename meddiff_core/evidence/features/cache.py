@@ -21,7 +21,6 @@ from meddiff_core.contract import Contract
 from meddiff_core.data.store import create_store, open_array
 from meddiff_core.evidence.features.records import (
     Extractor,
-    FeatureRecord,
     Features,
     extract,
     features_by,
@@ -130,13 +129,13 @@ class CachedExtractor:
 
     def _opened(self, store: Path, volumes: KeptVolumes) -> zarr.Array[Any]:
         """The array (n, d) of a set, new unless the one that stands is of the very same."""
-        record = FeatureRecord(
-            extractor=self.name,
-            digest=self.digest,
-            preprocessing=preprocessing_digest(self.contract),
-            n=len(volumes),
-        )
-        facts = {"record": record.model_dump(mode="json"), "volumes": volumes.digest}
+        record = {
+            "extractor": self.name,
+            "digest": self.digest,
+            "preprocessing": preprocessing_digest(self.contract),
+            "n": len(volumes),
+        }
+        facts = {"record": record, "volumes": volumes.digest}
         if _facts(store) != digest_of(facts):
             shutil.rmtree(store, ignore_errors=True)
             width = self.extractor(volumes.volumes, [0]).shape[1]

@@ -1,4 +1,4 @@
-"""Features of a small 3D encoder that has learnt, on the training volumes alone, which views show one volume.
+"""Features of a small 3D encoder that was trained, on the training volumes alone, to know which views show one volume.
 
 Distances in voxels lose a copy that was flipped, shifted or brightened; this encoder is trained to give a volume
 and its augmentations one direction, and other volumes others (NT-Xent, Chen et al. 2020, eq. 1). It has memorised the

@@ -5,7 +5,7 @@ liked. Intensities are scaled alike for all volumes; scaling each by itself woul
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,9 +59,9 @@ class ExternalFeatures:
     @torch.no_grad()
     def __call__(self, volumes: Volumes, indices: Sequence[int]) -> FloatArray:
         """(n, 512), or (n, 2048) of `resnet50`."""
-        network, look = _opened(*self._source), _LOOKS[self.name]
+        network = _opened(*self._source)
         images = unit_image(load_images(volumes, indices, self.contract)).to(self._source[-1])
-        return look(network, images, self.contract.spacing_mm).float().cpu().numpy()
+        return _DECLARED[self.name].features(network, images, self.contract.spacing_mm).float().cpu().numpy()
 
 
 @lru_cache(maxsize=2)
@@ -112,7 +112,7 @@ class _Declared:
     dimensions: Literal[2, 3]
 
     def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """Untrained; the weights tell only how it shortens its shortcuts."""
+        """Untrained; of the weights only the kind of its shortcuts is read."""
         from monai.networks.nets.resnet import ResNet
 
         projected = [name for name in weights if ".downsample." in name]
@@ -129,27 +129,16 @@ class _Declared:
             feed_forward=False,
         )
 
+    def features(self, network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
+        """(b, d) of volumes (b, i, j, k) in [0, 1]; in 3D seen with about mean 0 and standard deviation 1."""
+        if self.dimensions == 2:
+            return slice_features(network, images, IMAGENET, spacing_mm)
+        found: Tensor = network(((images - 0.5) / 0.25)[:, None])
+        return found
+
 
 _DECLARED = {
     "resnet10": _Declared("basic", (1, 1, 1, 1), 3),
     "resnet18": _Declared("basic", (2, 2, 2, 2), 3),
     "resnet50": _Declared("bottleneck", (3, 4, 6, 3), 2),
-}
-
-
-def _whole(network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
-    """(b, d) of volumes (b, i, j, k) in [0, 1], which a 3D network sees with about mean 0 and standard deviation 1."""
-    found: Tensor = network(((images - 0.5) / 0.25)[:, None])
-    return found
-
-
-def _slices(network: nn.Module, images: Tensor, spacing_mm: Spacing) -> Tensor:
-    """(b, d) of volumes (b, i, j, k) in [0, 1]."""
-    return slice_features(network, images, IMAGENET, spacing_mm)
-
-
-_LOOKS: dict[str, Callable[[nn.Module, Tensor, Spacing], Tensor]] = {
-    "resnet10": _whole,
-    "resnet18": _whole,
-    "resnet50": _slices,
 }

@@ -7,12 +7,12 @@ what differs. No extractor needs a download.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from meddiff_core.artefacts import digest_of
-from meddiff_core.contract import Contract, Frozen
+from meddiff_core.contract import Contract
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 PREPROCESSING = ("spacing_mm", "size", "intensity", "mask", "labels")
@@ -52,16 +52,14 @@ class SetExtractor(Protocol):
         """Features of all volumes, in their order."""
 
 
-class FeatureRecord(Frozen):
+class Origin(NamedTuple):
     """What feature vectors were made with."""
 
     extractor: str
-    digest: str
-    """Of the extractor's weights and settings."""
+    weights: str
+    """Digest of the extractor's weights and settings."""
     preprocessing: str
     """`preprocessing_digest` of the volumes."""
-    n: int
-    """Volumes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def origin(self) -> Origin:
+        """What they were made with."""
+        return Origin(self.extractor, self.digest, self.preprocessing)
+
     def take(self, rows: Any) -> "Features":
         """Some of the rows, by whatever numpy takes as an index."""
         return replace(self, values=self.values[rows])
@@ -90,22 +93,15 @@ def features_by(extractor: Extractor, values: FloatArray) -> Features:
     return Features(made, extractor.name, extractor.digest, preprocessing_digest(extractor.contract))
 
 
-def require_same_extractor(*sets: Features) -> None:
-    """Refuse to compare what was made in different ways.
+def require_same_origin(*origins: Origin) -> None:
+    """Refuse to compare features that were made in different ways.
 
     Raises:
         ValueError: extractor, weights or preprocessing differ; the message says which, and how.
     """
-    made = [(features.extractor, features.digest, features.preprocessing) for features in sets]
-    require_same_origin(*made)
-
-
-def require_same_origin(*origins: tuple[str, str, str]) -> None:
-    """`require_same_extractor` of (extractor, digest, preprocessing) alone."""
-    what = ("extractor", "weights", "preprocessing")
     differing = [
         f"{name} is {', '.join(dict.fromkeys(value[:12] for value in values))}"
-        for name, values in zip(what, zip(*origins, strict=True), strict=True)
+        for name, values in zip(Origin._fields, zip(*origins, strict=True), strict=True)
         if len(set(values)) > 1
     ]
     if differing:

@@ -5,21 +5,21 @@ the share that is closer to train than to holdout. Each stands beside what fresh
 an authenticity near a half, not 1, and rows of two sets that are mixed up give pure copies 0.96.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
+from scipy import stats
 
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.features.records import Extractor, extract
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
-from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_flags, from_resamples, resample_weights
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.neighbours import Ranking, Rows, best_correlation, join, rank, rank_rows, to_length_one
 from meddiff_core.evidence.quality.distances import fit_projection
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Cell, Section, Table, rounded
 from meddiff_core.evidence.subjects import numbered
 from meddiff_core.evidence.voxel_keys import keys_of, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
@@ -33,15 +33,17 @@ AUTHENTICITY = MetricSpec(
     detail="feature space",
 )
 NNDR = AUTHENTICITY.model_copy(update={"name": "nndr"})
-CLOSER_SHARE = MetricSpec(
-    name="closer_share",
-    part="privacy",
-    privacy=True,
-    better="nearer",
-    reference="no difference",
-    detail="feature space",
+CLOSER_SHARE = AUTHENTICITY.model_copy(
+    update={"name": "closer_share", "better": "nearer", "reference": "no difference"}
 )
 METRICS = (AUTHENTICITY, NNDR, CLOSER_SHARE)
+EXPLANATIONS = {
+    AUTHENTICITY: "Share of synthetic volumes whose nearest training volume has another training subject still nearer "
+    "to it.",
+    NNDR: "Median distance to the nearest training subject over that to the second: 0 for copies.",
+    CLOSER_SHARE: "Share of synthetic volumes that are closer to the training set than to the holdout, at equal sizes "
+    "over all subsets.",
+}
 BATCH = 16
 """Volumes whose keys are held at a time."""
 MOST_SIDED = 1000
@@ -85,10 +87,16 @@ def authenticity_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[
     views = [(yield from _voxels(audit, real))]
     for extractor in audit.extractors:
         views.append((yield from _features(extractor, audit, real)))
-    found = [_evaluate(view, real, bootstrap) for view in views]
-    return Section.merge(
-        [*(section for section, _ in found), Section(tables=[_table(row for _, rows in found for row in rows)])]
+    sections, rows = zip(*[_evaluate(view, real, bootstrap) for view in views], strict=True)
+    table = Table(
+        part="privacy",
+        title="Authenticity and distances to training subjects",
+        caption="Of synthetic volumes beside fresh real ones: the share whose nearest training volume has another "
+        "subject nearer to it, and the distance to the nearest subject over that to the second. Copies have 0 of both.",
+        columns=("view", "volumes", "n", "authentic", "low", "high", "ratio, lowest 5%", "ratio, median"),
+        rows=tuple(row for both in rows for row in both),
     )
+    return Section.merge([*sections, Section(tables=[table])])
 
 
 def _voxels(audit: AuditInput, real: RealVolumes) -> Generator[Progress, None, RankedView]:
@@ -126,11 +134,10 @@ def _features(extractor: Extractor, audit: AuditInput, real: RealVolumes) -> Gen
     synthetic = yield from extract(extractor, audit.as_generated)
     scale = fit_projection(train, 1).standardise
     sides, split = [scale(features) for features in (synthetic, train, holdout)], real.train
-    pool = np.concatenate(sides[1:])
     own = (None, real.subjects[:split], real.subjects[split:])
-    return RankedView(
-        extractor.name, *(rank_rows(rows, pool, real.subjects, mine) for rows, mine in zip(sides, own, strict=True))
-    )
+    pool = np.concatenate(sides[1:])
+    ranked = (rank_rows(rows, pool, real.subjects, mine) for rows, mine in zip(sides, own, strict=True))
+    return RankedView(extractor.name, *ranked)
 
 
 def authentic(query: Ranking, train: Ranking, real: RealVolumes) -> NDArray[np.bool_]:
@@ -148,8 +155,13 @@ def _first_of_train(ranking: Ranking, real: RealVolumes) -> tuple[Rows, Matrix]:
 
 
 def _pick(ranking: Ranking, wanted: NDArray[np.bool_]) -> tuple[Rows, Matrix]:
-    place = np.where(wanted.any(1), wanted.argmax(1), wanted.shape[1] - 1)[:, None]
-    return np.take_along_axis(ranking.index, place, 1)[:, 0], np.take_along_axis(ranking.distance, place, 1)[:, 0]
+    rows, place = np.arange(len(wanted)), _first(wanted)
+    return ranking.index[rows, place], ranking.distance[rows, place]
+
+
+def _first(wanted: NDArray[np.bool_]) -> Rows:
+    """(n,) column of the first that is wanted; the last column where none is."""
+    return np.asarray(np.where(wanted.any(1), wanted.argmax(1), wanted.shape[1] - 1))
 
 
 def neighbour_ratios(query: Ranking, real: RealVolumes) -> Matrix:
@@ -175,27 +187,13 @@ def _closer(is_train: NDArray[np.bool_], index: Rows, kept: NDArray[np.bool_] | 
     shares = []
     for row, choice in enumerate(is_train):
         present = np.ones(len(choice), dtype=bool) if kept is None else kept[row]
-        train = int((choice & present).sum())
-        holdout = int(present.sum()) - train
-        large, small, is_large = max(train, holdout), min(train, holdout), choice if train >= holdout else ~choice
-        nearer = _before_first(index, is_large & present, ~is_large & present)
-        missed = np.exp(_log_choose(large - nearer, small) - _log_choose(large, small))
+        train, holdout = int((choice & present).sum()), int((~choice & present).sum())
+        is_large = choice if train >= holdout else ~choice
+        end = _first((~is_large & present)[index])
+        nearer = (is_large & present)[index].cumsum(1)[np.arange(len(index)), end]
+        missed = stats.hypergeom.pmf(0, max(train, holdout), nearer, min(train, holdout))
         shares.append(float((1 - missed if train >= holdout else missed).mean()))
     return np.array(shares)
-
-
-def _before_first(index: Rows, counted: NDArray[np.bool_], ending: NDArray[np.bool_]) -> Rows:
-    """(n,) how many of `counted` come before the first of `ending` in each row of a ranking."""
-    counts = counted[index].cumsum(1)
-    ends = ending[index]
-    place = np.where(ends.any(1), ends.argmax(1), ends.shape[1] - 1)[:, None]
-    return np.asarray(np.take_along_axis(counts, place, 1)[:, 0])
-
-
-def _log_choose(n: NDArray[np.int64] | int, k: int) -> Matrix:
-    """Logarithm of n over k; minus infinity where n < k."""
-    fits = np.maximum(n, k)
-    return np.where(n >= k, gammaln(fits + 1) - gammaln(k + 1) - gammaln(fits - k + 1), -np.inf)
 
 
 def closer_by_chance(query: Ranking, real: RealVolumes, seed: int) -> Matrix:
@@ -213,8 +211,7 @@ def closer_interval(query: Ranking, real: RealVolumes, bootstrap: Bootstrap) -> 
     resamples = _closer(np.broadcast_to(real.is_train, kept.shape), query.index, kept)
     spread = resamples - resamples.mean() + value
     smaller = min(real.train, len(real.subjects) - real.train)
-    found = from_resamples(value, np.clip(spread, 0, 1), bootstrap.confidence, smaller)
-    return Estimate(value, min(value, found.low), max(value, found.high), smaller)
+    return from_resamples(value, np.clip(spread, 0, 1), bootstrap.confidence, smaller).holding_value
 
 
 def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -229,22 +226,24 @@ def _half(real: RealVolumes, rng: np.random.Generator) -> NDArray[np.bool_]:
 def _evaluate(view: RankedView, real: RealVolumes, bootstrap: Bootstrap) -> tuple[Section, list[tuple[Cell, ...]]]:
     """What one view finds, and its rows of the table."""
     sets = {"synthetic": view.synthetic, "holdout": view.holdout}
-    shares = {name: _share(authentic(one, view.train, real), bootstrap) for name, one in sets.items()}
+    shares = {name: from_flags(authentic(one, view.train, real), bootstrap.confidence) for name, one in sets.items()}
     ratios = {name: neighbour_ratios(one, real) for name, one in sets.items()}
     sided = _thinned(view.synthetic)
     closer = closer_interval(sided, real, bootstrap)
     p = (1 + int((closer_by_chance(sided, real, bootstrap.seed) >= closer.value - 1e-12).sum())) / (1 + PERMUTATIONS)
-    metrics = [
-        _authenticity_metric(view.name, shares),
-        _ratio_metric(view.name, ratios, bootstrap),
-        _closer_metric(view.name, closer),
-    ]
+    found = {
+        AUTHENTICITY: (shares["synthetic"], shares["holdout"].value),
+        NNDR: (_median(ratios["synthetic"], bootstrap), float(np.median(ratios["holdout"]))),
+        CLOSER_SHARE: (closer, 0.5),
+    }
+    metrics = [metric_of(spec, one, EXPLANATIONS[spec], view.name, fresh) for spec, (one, fresh) in found.items()]
     statement = (
         f"By {view.name}, {closer.value:.2f} of the synthetic volumes are closer to training than to holdout "
         f"volumes at equal sizes ({closer.low:.2f} to {closer.high:.2f}; 0.5 is no difference, p = {p:.2g})."
     )
-    rows = [_row(view.name, name, shares[name], ratios[name]) for name in sets]
-    return Section(metrics, statements=[statement]), rows
+    return Section(metrics, statements=[statement]), [
+        _row(view.name, name, shares[name], ratios[name]) for name in sets
+    ]
 
 
 def _thinned(ranking: Ranking) -> Ranking:
@@ -252,47 +251,13 @@ def _thinned(ranking: Ranking) -> Ranking:
     return Ranking(ranking.distance[::step], ranking.index[::step])
 
 
-def _share(found: NDArray[np.bool_], bootstrap: Bootstrap) -> Estimate:
-    return from_count(int(found.sum()), len(found), bootstrap.confidence)
-
-
-def _authenticity_metric(view: str, shares: Mapping[str, Estimate]) -> Metric:
-    words = "Share of synthetic volumes whose nearest training volume has another training subject still nearer to it."
-    return metric_of(AUTHENTICITY, shares["synthetic"], words, view, shares["holdout"].value)
-
-
-def _ratio_metric(view: str, ratios: Mapping[str, Matrix], bootstrap: Bootstrap) -> Metric:
-    rows = ratios["synthetic"]
-    weights = resample_weights(len(rows), bootstrap.repeats, bootstrap.seed).astype(int)
-    medians = np.array([np.median(np.repeat(rows, counts)) for counts in weights])
-    found = from_resamples(float(np.median(rows)), medians, bootstrap.confidence, len(rows))
-    value = found.value
-    words = "Median distance to the nearest training subject over that to the second: 0 for copies."
-    around = Estimate(value, min(value, found.low), max(value, found.high), found.n)
-    return metric_of(NNDR, around, words, view, float(np.median(ratios["holdout"])))
-
-
-def _closer_metric(view: str, share: Estimate) -> Metric:
-    words = (
-        "Share of synthetic volumes that are closer to the training set than to the holdout, at equal sizes over all "
-        "subsets."
-    )
-    return metric_of(CLOSER_SHARE, share, words, view, reference=0.5)
+def _median(values: Matrix, bootstrap: Bootstrap) -> Estimate:
+    weights = resample_weights(len(values), bootstrap.repeats, bootstrap.seed).astype(int)
+    medians = np.array([np.median(np.repeat(values, counts)) for counts in weights])
+    return from_resamples(float(np.median(values)), medians, bootstrap.confidence, len(values)).holding_value
 
 
 def _row(view: str, name: str, share: Estimate, ratios: Matrix) -> tuple[Cell, ...]:
     """The lowest ratios of fewer than `FEWEST` volumes would be single subjects': they are left out."""
     lowest = float(np.quantile(ratios, 0.05)) if 0.05 * len(ratios) >= FEWEST else None
-    figures = share.value, share.low, share.high, lowest, float(np.median(ratios))
-    return view, name, share.n, *(None if figure is None else round(figure, 3) for figure in figures)
-
-
-def _table(rows: Iterable[tuple[Cell, ...]]) -> Table:
-    return Table(
-        part="privacy",
-        title="Authenticity and distances to training subjects",
-        caption="Of synthetic volumes beside fresh real ones: the share whose nearest training volume has another "
-        "subject nearer to it, and the distance to the nearest subject over that to the second. Copies have 0 of both.",
-        columns=("view", "volumes", "n", "authentic", "low", "high", "ratio, lowest 5%", "ratio, median"),
-        rows=tuple(rows),
-    )
+    return view, name, share.n, *rounded((*share.figures, lowest, float(np.median(ratios))), 3)

@@ -4,7 +4,7 @@ A test that never fires passes everything. What share of the canaries it catches
 reported and gated beside its verdict.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,12 +27,8 @@ COPY_POWER = MetricSpec(
     failure="an audit that may miss the copies planted in it cannot say that a cohort holds none",
 )
 METRICS = (COPY_POWER,)
-Transformation = Callable[[FloatArray, np.random.Generator], FloatArray]
+Step = Callable[[FloatArray, np.random.Generator], FloatArray]
 """Of an image in [0, 1], axes (i, j, k)."""
-
-
-def _as_is(image: FloatArray, rng: np.random.Generator) -> FloatArray:
-    return image
 
 
 def _flip(image: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -40,15 +36,9 @@ def _flip(image: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def _shift(image: FloatArray, rng: np.random.Generator) -> FloatArray:
-    return _roll(image, int(rng.integers(3)), int(rng.choice([-1, 1])))
-
-
-def _roll(image: FloatArray, axis: int, step: int) -> FloatArray:
-    transformed = np.roll(image, step, axis)
-    edge = [slice(None)] * 3
-    edge[axis] = slice(0, 1) if step > 0 else slice(-1, None)
-    transformed[tuple(edge)] = 0
-    return transformed
+    offset = np.zeros(3)
+    offset[rng.integers(3)] = rng.choice([-1, 1])
+    return np.asarray(ndimage.shift(image, offset, order=0))
 
 
 def _noise(image: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -64,26 +54,29 @@ def _blur(image: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.asarray(ndimage.gaussian_filter(image, 0.7))
 
 
-def _everything(image: FloatArray, rng: np.random.Generator) -> FloatArray:
-    for transformation in (_flip, _shift, _blur, _intensity, _noise):
-        image = transformation(image, rng)
-    return image
-
-
-TRANSFORMATIONS: dict[str, Transformation] = {
-    "none": _as_is,
-    "flip": _flip,
-    "shift": _shift,
-    "noise": _noise,
-    "intensity": _intensity,
-    "blur": _blur,
-    "all": _everything,
+TRANSFORMATIONS: dict[str, tuple[Step, ...]] = {
+    "none": (),
+    "flip": (_flip,),
+    "shift": (_shift,),
+    "noise": (_noise,),
+    "intensity": (_intensity,),
+    "blur": (_blur,),
+    "all": (_flip, _shift, _blur, _intensity, _noise),
 }
 """Left-right flip; shift by a voxel along one axis; noise of 0.05; gain 0.9 with gamma 1.1; blur of 0.7 voxels."""
+MOVES = (_flip, _shift)
+"""Steps that a label map takes with its image."""
 HALF = "half"
 """Half of a copy, along any axis, joined to the other half of another volume."""
 MIXTURE = "mixture"
 """The mean of a copy and another volume: planted to show what goes unseen, and never counted as power."""
+
+
+def transformed(image: FloatArray, steps: Iterable[Step], rng: np.random.Generator) -> FloatArray:
+    """An image (i, j, k) in [0, 1] after all the steps."""
+    for step in steps:
+        image = step(image, rng)
+    return image
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class Canaries:
         original = self.volumes.image(self.rows[index])
         if name in TRANSFORMATIONS:
             unit = self.contract.intensity.unit(original)
-            return self.contract.intensity.store(TRANSFORMATIONS[name](unit, rng))
+            return self.contract.intensity.store(transformed(unit, TRANSFORMATIONS[name], rng))
         other = self._partners.image(int(rng.integers(len(self._partners))))
         if name == HALF:
             return _join(original, other, rng)
@@ -136,10 +129,8 @@ class Canaries:
         if name in (HALF, MIXTURE):
             other = self._partners.label(int(rng.integers(len(self._partners))))
             return _join(label, other, rng) if name == HALF and other is not None else other
-        transformed = label.astype(np.float32)
-        for transform in {"flip": [_flip], "shift": [_shift], "all": [_flip, _shift]}.get(name, []):
-            transformed = transform(transformed, rng)
-        return transformed.astype(np.uint8)
+        moves = [step for step in TRANSFORMATIONS[name] if step in MOVES]
+        return transformed(label.astype(np.float32), moves, rng).astype(np.uint8)
 
     @property
     def _partners(self) -> Volumes:

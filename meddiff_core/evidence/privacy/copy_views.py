@@ -49,8 +49,8 @@ class View:
     train: Neighbours
     """Of each training volume among those of other subjects."""
     to_holdout: Neighbours | None = None
-    """Of each volume of the cohort as generated; None for a view that cannot tell on which side a cohort lies, as that
-    of an encoder which has learnt to set training volumes apart."""
+    """Of each volume of the cohort as generated; None for a view that does not show on which side a cohort lies, as
+    that of an encoder which was trained to set training volumes apart."""
 
 
 def copy_sets(audit: AuditInput, canaries: Canaries | None = None) -> CopySets:

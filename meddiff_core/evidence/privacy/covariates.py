@@ -7,8 +7,10 @@ that control every faithful table counts as one.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -16,7 +18,7 @@ from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
 from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Section, Table, rounded
 from meddiff_core.evidence.subjects import first_of_each
 from meddiff_core.types import Progress
 
@@ -42,6 +44,14 @@ TOLERANCE = 0.05
 """How near to a number a guess must be, as a share of the condition's range."""
 COMBINATIONS = 500
 """Predicates on several columns that are tried, beside one per synthetic row."""
+SUCCESSES = {
+    "singling_out": "can be singled out by what the table says",
+    "linkability": "have two halves of their record linked by the table",
+    "inference": "have a condition guessed from the others by the table",
+}
+"""What it means that an attack on subjects succeeds."""
+FEW_CONDITIONS = "Linkability and inference need at least two conditions; there is one."
+NO_NUMBERS = "No requested condition is a number: categories alone cannot be a single subject's row."
 BLOCK = 256
 """Rows of one block of a search."""
 STORED_DIGITS = 4
@@ -51,7 +61,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Tables:
-    """One row per person, one column per condition: a number or the index of a category; NaN is not known."""
+    """One row per subject, one column per condition: a number or the index of a category; NaN is not known."""
 
     train: Matrix
     holdout: Matrix
@@ -95,8 +105,8 @@ def covariate_attacks(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Prog
     return Section(
         metrics=[*(_risk_metric(name, found[-1]) for name, found in risks.items() if found), *exact],
         tables=[_table([risk for found in risks.values() for risk in found])],
-        statements=_statements(specs, bool(exact)),
-    )  # fmt: skip
+        statements=[*([FEW_CONDITIONS] if len(specs) < 2 else []), *([] if exact else [NO_NUMBERS])],
+    )
 
 
 def _tables(audit: AuditInput) -> Tables:
@@ -119,7 +129,7 @@ def _encode(value: float | str | None, spec: ConditionSpec) -> float:
 
 
 def singling_out(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
-    """Predicates made from synthetic rows that hold for exactly one real person: on one column, on several, on any.
+    """Predicates made from synthetic rows that hold for exactly one real subject: on one column, on several, on any.
 
     Both sides lie in one pool, so that the holdout's subjects are exactly as hard to isolate, however many there are.
     """
@@ -127,18 +137,15 @@ def singling_out(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     blind = _random_rows(tables, bootstrap.seed)
     guessed = [_single_column(blind, tables), _several_columns(blind, tables, bootstrap.seed)]
     names = "singling out, one column", "singling out, several columns", "singling out"
+    pool, split = np.concatenate([tables.train, tables.holdout]), len(tables.train)
     found = []
     for name, predicates, guesses in zip(names, [*made, _joined(made)], [*guessed, _joined(guessed)], strict=True):
-        pool = np.concatenate([tables.train, tables.holdout])
-        alone, by_chance = _isolated(pool, predicates), _isolated(pool, guesses)
-        split = len(tables.train)
-        baseline = float(by_chance[:split].mean())
-        found.append(_risk(name, alone[:split], alone[split:], baseline, bootstrap.confidence))
+        alone, by_chance = _isolated(pool, predicates), float(_isolated(pool, guesses)[:split].mean())
+        found.append(_risk(name, alone[:split], alone[split:], by_chance, bootstrap.confidence))
     return found
 
 
-@dataclass(frozen=True)
-class Predicates:
+class Predicates(NamedTuple):
     """Boxes: true for a row whose every column is between `low` and `high`, both (p, d).
 
     A column from minus to plus infinity is not asked for; one that is asked for is false where it is not known.
@@ -149,7 +156,7 @@ class Predicates:
 
 
 def _joined(parts: Sequence[Predicates]) -> Predicates:
-    return Predicates(*(np.concatenate([getattr(part, end) for part in parts]) for end in ("low", "high")))
+    return Predicates(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _isolated(pool: Matrix, predicates: Predicates) -> Mask:
@@ -188,17 +195,11 @@ def _half_spaces(rows: Matrix, tables: Tables, seed: int) -> Predicates:
     """A random row's categories, and numbers beyond its own, away from the median, in a random choice of columns."""
     rng = np.random.default_rng([seed, 2])
     chosen = rows[rng.integers(len(rows), size=COMBINATIONS)]
-    kept = rng.random(chosen.shape).argsort(1) < rng.integers(
-        min(2, rows.shape[1]), rows.shape[1] + 1, (COMBINATIONS, 1)
-    )
-    above = chosen >= _medians(rows)
-    number = tables.width > 0
-    low = np.where(kept & ~np.isnan(chosen) & (above | ~number), chosen, -np.inf)
-    return Predicates(low, np.where(kept & ~np.isnan(chosen) & ~(above & number), chosen, np.inf))
-
-
-def _medians(rows: Matrix) -> Matrix:
-    return np.array([np.median(known) if len(known := column[~np.isnan(column)]) else 0.0 for column in rows.T])
+    order = rng.random(chosen.shape).argsort(1)
+    asked = (order < rng.integers(min(2, rows.shape[1]), rows.shape[1] + 1, (COMBINATIONS, 1))) & ~np.isnan(chosen)
+    above, number = chosen >= pd.DataFrame(rows).median().to_numpy(), tables.width > 0
+    low = np.where(asked & (above | ~number), chosen, -np.inf)
+    return Predicates(low, np.where(asked & ~(above & number), chosen, np.inf))
 
 
 def _boxes(rows: Matrix, tables: Tables) -> Predicates:
@@ -219,7 +220,7 @@ def _random_rows(tables: Tables, seed: int) -> Matrix:
 
 
 def linkability(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
-    """Whether both halves of a person's columns have the same synthetic row as their nearest."""
+    """Whether both halves of a subject's columns have the same synthetic row as their nearest."""
     order = np.argsort(tables.width == 0, kind="stable")  # numbers first, so that both halves have some
     halves = order[0::2], order[1::2]
 
@@ -235,21 +236,15 @@ def inference(tables: Tables, bootstrap: Bootstrap) -> list[Risk]:
     """Each column guessed from the synthetic row that is nearest in all others; the last is the mean over columns."""
     sides = [_guessed_right(subjects, tables, bootstrap.seed) for subjects in (tables.train, tables.holdout)]
     chances = _chances(tables)
-    found = [
-        _risk(
-            f"inference of {spec.name}",
-            _known(sides[0][:, column]),
-            _known(sides[1][:, column]),
-            chance,
-            bootstrap.confidence,
-        )
-        for column, (spec, chance) in enumerate(zip(tables.specs, chances, strict=True))
-        if all(len(_known(side[:, column])) for side in sides)
-    ]
+    found = []
+    for column, (spec, chance) in enumerate(zip(tables.specs, chances, strict=True)):
+        train, holdout = (_known(side[:, column]) for side in sides)
+        if len(train) and len(holdout):
+            found.append(_risk(f"inference of {spec.name}", train, holdout, chance, bootstrap.confidence))
     if not found:
         return []
-    means = [_known(_mean_of_known(side)) for side in sides]
-    return [*found, _risk("inference", means[0], means[1], float(np.mean(chances)), bootstrap.confidence)]
+    train, holdout = (_known(pd.DataFrame(side).mean(axis=1).to_numpy()) for side in sides)
+    return [*found, _risk("inference", train, holdout, float(np.mean(chances)), bootstrap.confidence)]
 
 
 def _guessed_right(subjects: Matrix, tables: Tables, seed: int) -> Matrix:
@@ -282,12 +277,6 @@ def _chances(tables: Tables) -> list[float]:
 
 def _known(values: Matrix) -> Matrix:
     return values[~np.isnan(values)]
-
-
-def _mean_of_known(rows: Matrix) -> Matrix:
-    """(n,) mean over columns; NaN where none is known."""
-    counts = (~np.isnan(rows)).sum(1)
-    return np.where(counts > 0, np.nansum(rows, 1) / np.maximum(counts, 1), np.nan)
 
 
 def _nearest(
@@ -329,7 +318,7 @@ def _risk(attack: str, main: Matrix | Mask, control: Matrix | Mask, baseline: fl
 def wilson(rate: float, n: int, confidence: float) -> Estimate:
     """A success rate with its score interval (Wilson 1927).
 
-    A person whose columns are guessed in part is a fraction of a success; scipy's `binomtest` takes whole counts alone.
+    A subject whose columns are guessed in part is a fraction of a success; scipy's `binomtest` takes whole counts.
     """
     z = float(stats.norm.ppf((1 + confidence) / 2))
     centre, spread = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
@@ -391,38 +380,18 @@ def _key(row: Condition, specs: Sequence[ConditionSpec]) -> tuple[object, ...]:
 
 
 def _risk_metric(attack: str, risk: Risk) -> Metric:
-    what = {
-        "singling_out": "can be singled out by what the table says",
-        "linkability": "have two halves of their record linked by the table",
-        "inference": "have a condition guessed from the others by the table",
-    }[attack]
-    words = f"Share of training subjects who {what}, beyond the share of holdout subjects: about 0 without a leak."
+    succeeds = f"Share of training subjects who {SUCCESSES[attack]}"
+    words = f"{succeeds}, beyond the share of holdout subjects: about 0 without a leak."
     return metric_of(COVARIATES_RISK, risk.leak, words, attack, reference=0.0)
 
 
 def _table(risks: Sequence[Risk]) -> Table:
-    rows: list[tuple[Cell, ...]] = [
-        (
-            risk.attack, *(round(figure, 3) for figure in (
-                risk.main.value, risk.control.value, risk.baseline, risk.leak.value, risk.leak.low, risk.leak.high
-            )),
-        )
-        for risk in risks
-    ]  # fmt: skip
+    figures = [(one.main.value, one.control.value, one.baseline, *one.leak.figures) for one in risks]
     return Table(
         part="privacy",
         title="Attacks on the table of conditions",
         caption="Success on training subjects, on holdout subjects, and of a guess. The risk is what the first has "
         "beyond the second; its interval should hold 0.",
         columns=("attack", "training", "holdout", "guess", "risk", "low", "high"),
-        rows=tuple(rows),
+        rows=tuple((risk.attack, *rounded(row, 3)) for risk, row in zip(risks, figures, strict=True)),
     )
-
-
-def _statements(specs: Sequence[ConditionSpec], counted: bool) -> tuple[str, ...]:
-    statements = []
-    if len(specs) < 2:
-        statements.append("Linkability and inference need at least two conditions; there is one.")
-    if not counted:
-        statements.append("No requested condition is a number: categories alone cannot be a single person's row.")
-    return tuple(statements)

@@ -15,7 +15,7 @@ from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_co
 from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold, expected_share, false_alarms, rank_of
 from meddiff_core.evidence.privacy.power import CopyGate, copy_gate
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Cell, Section, Table, rounded
 from meddiff_core.study import AuditConfig
 
 CONTROL_BLOCKED = MetricSpec(
@@ -81,8 +81,7 @@ def measured_blocking(control: NegativeControl, gate: CopyGate, bootstrap: Boots
     resampled = [
         _blocked_share(rng.choice(scores, len(scores)), control.null_size, gate, SPLITS, rng) for _ in range(repeats)
     ]
-    found = from_resamples(value, np.array(resampled), bootstrap.confidence, len(scores))
-    return Estimate(value, min(found.low, value), max(found.high, value), found.n)
+    return from_resamples(value, np.array(resampled), bootstrap.confidence, len(scores)).holding_value
 
 
 def _blocked_share(scores: Matrix, null_size: int, gate: CopyGate, splits: int, rng: np.random.Generator) -> float:
@@ -98,6 +97,7 @@ def control_section(control: NegativeControl, size: int, config: AuditConfig, bo
     gate = copy_gate(size, 0, control.null_size, config, bootstrap)
     theory, measured = chance_of_blocking(gate, control.null_size), measured_blocking(control, gate, bootstrap)
     words = "Share of repeats in which the copy gate blocks real volumes in place of synthetic ones."
+    splits = "random splits of both" if len(control.validation) else "random halves of the holdout"
     table = Table(
         part="privacy",
         title="Negative control: real volumes in place of synthetic ones",
@@ -107,7 +107,11 @@ def control_section(control: NegativeControl, size: int, config: AuditConfig, bo
             "who plays the cohort", "subjects", "flagged", "low", "high", "expected",
             "gate blocks", "blocks low", "blocks high",
         ),
-        rows=tuple(_rows(control, measured, theory, bootstrap)),
+        rows=(
+            *_flagged(control, bootstrap),
+            (splits, len(control.scores), *[None] * 4, *rounded(measured.figures)),
+            ("any honest cohort, in theory", *[None] * 5, round(theory, 4), None, None),
+        ),
     )  # fmt: skip
     return Section(
         metrics=[metric_of(CONTROL_BLOCKED, measured, words, reference=theory)],
@@ -116,25 +120,16 @@ def control_section(control: NegativeControl, size: int, config: AuditConfig, bo
     )
 
 
-def _rows(control: NegativeControl, measured: Estimate, theory: float, bootstrap: Bootstrap) -> list[tuple[Cell, ...]]:
+def _flagged(control: NegativeControl, bootstrap: Bootstrap) -> list[tuple[Cell, ...]]:
+    """Rows of the table: the flagged share of half of the holdout, and of the validation side where it may be shown."""
     holdout, validation = control.holdout, control.validation
     halves = false_alarms(holdout, ALPHA, bootstrap)
-    flagged = [("half of the holdout", len(holdout), halves, expected_share(len(holdout) // 2, ALPHA))]
+    found = [("half of the holdout", len(holdout), halves, expected_share(len(holdout) // 2, ALPHA))]
     if len(validation) >= FEWEST:
         count = int((validation < copy_threshold(holdout, ALPHA)).sum())
-        found = from_count(count, len(validation), bootstrap.confidence)
-        flagged.append(("validation", len(validation), found, expected_share(len(holdout), ALPHA)))
-    shares: list[tuple[Cell, ...]] = [
-        (name, n, *(round(figure, 4) for figure in (found.value, found.low, found.high, expected)), None, None, None)
-        for name, n, found, expected in flagged
-    ]
-    blocked = [round(figure, 4) for figure in (measured.value, measured.low, measured.high)]
-    splits = "random splits of both" if len(validation) else "random halves of the holdout"
-    return [
-        *shares,
-        (splits, len(control.scores), None, None, None, None, *blocked),
-        ("any honest cohort, in theory", None, None, None, None, None, round(theory, 4), None, None),
-    ]
+        share = from_count(count, len(validation), bootstrap.confidence)
+        found.append(("validation", len(validation), share, expected_share(len(holdout), ALPHA)))
+    return [(name, n, *rounded((*share.figures, expected)), *[None] * 3) for name, n, share, expected in found]
 
 
 def _statement(theory: float, size: int, control: NegativeControl, config: AuditConfig, bootstrap: Bootstrap) -> str:

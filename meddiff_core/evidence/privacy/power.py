@@ -6,7 +6,6 @@ power on the data at hand clears nothing.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,22 +15,14 @@ from scipy import stats
 
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.gates import passes_gate
-from meddiff_core.evidence.intervals import Bootstrap, Estimate
-from meddiff_core.evidence.metrics import MetricSpec, metric_of
-from meddiff_core.evidence.privacy.canaries import MIXTURE, SearchedCanaries
+from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.metrics import metric_of
+from meddiff_core.evidence.privacy.canaries import COPY_POWER, MIXTURE, SearchedCanaries
 from meddiff_core.evidence.privacy.copies import ALPHA, excess_metric, excess_of
-from meddiff_core.evidence.section import Cell, Curve, Line, Section, Table
+from meddiff_core.evidence.section import Cell, Curve, Line, Section, Table, rounded
 from meddiff_core.study import AuditConfig
 
-POWER = MetricSpec(
-    name="power",
-    part="privacy",
-    privacy=True,
-    proof=True,
-    better="higher",
-    limited_by="canary",
-    detail="share of copies",
-)
+POWER = COPY_POWER.model_copy(update={"name": "power", "detail": "share of copies", "failure": ""})
 METRICS = (POWER,)
 LEVELS = (0.01, 0.05, 0.20)
 """Shares of copies that have their metric."""
@@ -93,75 +84,62 @@ def copy_gate(size: int, flagged: int, null_size: int, config: AuditConfig, boot
 def power_section(gate: CopyGate, canaries: SearchedCanaries, confidence: float) -> Section:
     """How surely each share of copies would be stopped: `power:0.01` and so on, tables and a curve."""
     caught = canaries.share(confidence)
-    stopped = {share: _over(caught, partial(gate.stopped, share)) for share in LEVELS}
-    return Section(
-        metrics=[metric_of(POWER, found, STOPPED, f"{share:g}") for share, found in stopped.items()],
-        tables=[_by_share(gate, caught, stopped), _by_transformation(gate, canaries, confidence)],
-        curves=[_curve(gate, caught)],
-    )
-
-
-def _over(caught: Estimate, chance: Callable[[float], float]) -> Estimate:
-    """A chance that rises with the share caught, and its interval."""
-    return Estimate(chance(caught.value), chance(caught.low), chance(caught.high), caught.n)
-
-
-def _by_share(gate: CopyGate, caught: Estimate, stopped: Mapping[float, Estimate]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for share, found in stopped.items():
-        chances = gate.every_copy_flagged(share, caught.value), gate.blocks(share, caught.value)
-        figures = (*chances, found.value, found.low, found.high)
-        rows.append((f"{share:.0%}", gate.copies(share), *map(_rounded, figures)))
-    return Table(
+    stopped = {share: caught.through(partial(gate.stopped, share)) for share in LEVELS}
+    by_share = Table(
         part="privacy",
         title="Power of the copy test",
         caption="If this share of the cohort were transformed copies of this study's own training volumes: the chance "
         "that each of them is flagged, and so dropped; that the gate on copies_excess blocks the cohort; and that one "
         "or the other happens.",
         columns=("share of copies", "copies", "every copy flagged", "gate blocks", "stopped", "low", "high"),
-        rows=tuple(rows),
-    )
-
-
-def _by_transformation(gate: CopyGate, canaries: SearchedCanaries, confidence: float) -> Table:
-    names = list(dict.fromkeys(sorted(canaries.transformations, key=lambda name: name == MIXTURE)))
-    return Table(
-        part="privacy",
-        title="Canaries by transformation",
-        caption="Copies of training volumes that were planted for this audit, and the share of them that the copy "
-        "test flagged. A mixture, the mean of two volumes, is shown for what goes unseen; it does not count as power.",
-        columns=("transformation", "planted", "caught", "low", "high", "1% of the cohort stopped"),
-        rows=tuple(_transformation_row(gate, canaries, name, confidence) for name in names),
-    )
-
-
-def _transformation_row(gate: CopyGate, canaries: SearchedCanaries, name: str, confidence: float) -> tuple[Cell, ...]:
-    """Figures only where copies of enough subjects stand behind them."""
-    count = list(canaries.transformations).count(name)
-    if canaries.subjects_of(name) < FEWEST:
-        return name, count, None, None, None, None
-    found = canaries.share(confidence, name)
-    return name, count, *map(_rounded, (found.value, found.low, found.high, gate.stopped(LEVELS[0], found.value)))
-
-
-def _curve(gate: CopyGate, caught: Estimate) -> Curve:
+        rows=tuple(
+            (
+                f"{share:.0%}", gate.copies(share), *rounded((
+                    gate.every_copy_flagged(share, caught.value), gate.blocks(share, caught.value), *found.figures
+                )),
+            )
+            for share, found in stopped.items()
+        ),
+    )  # fmt: skip
     chances = {"every copy flagged": gate.every_copy_flagged, "gate blocks": gate.blocks, "stopped": gate.stopped}
-    return Curve(
+    ends = dict(zip(("y", "low", "high"), caught.figures, strict=True))
+    curve = Curve(
         part="privacy",
         title="Power of the copy test",
         caption="Chance that transformed copies of training volumes are stopped, by the share of the cohort that they "
         "are. Bands: from how many of the canaries were caught.",
         x="copies in the cohort (%)",
         y="probability",
-        lines=tuple(_line(name, chance, caught) for name, chance in chances.items()),
+        lines=tuple(
+            Line(
+                name=name,
+                x=tuple(100 * share for share in CURVE),
+                **{end: tuple(round(chance(share, figure), 4) for share in CURVE) for end, figure in ends.items()},
+            )
+            for name, chance in chances.items()
+        ),
+    )
+    return Section(
+        metrics=[metric_of(POWER, found, STOPPED, f"{share:g}") for share, found in stopped.items()],
+        tables=[by_share, _by_transformation(gate, canaries, confidence)],
+        curves=[curve],
     )
 
 
-def _line(name: str, chance: Callable[[float, float], float], caught: Estimate) -> Line:
-    ends = (caught.value, caught.low, caught.high)
-    y, low, high = (tuple(_rounded(chance(share, end)) for share in CURVE) for end in ends)
-    return Line(name=name, x=tuple(100 * share for share in CURVE), y=y, low=low, high=high)
-
-
-def _rounded(figure: float) -> float:
-    return round(figure, 4)
+def _by_transformation(gate: CopyGate, canaries: SearchedCanaries, confidence: float) -> Table:
+    """Figures only where copies of enough subjects stand behind them; mixtures come last."""
+    rows: list[tuple[Cell, ...]] = []
+    for name in dict.fromkeys(sorted(canaries.transformations, key=lambda name: name == MIXTURE)):
+        figures: tuple[float | None, ...] = (None,) * 4
+        if canaries.subjects_of(name) >= FEWEST:
+            found = canaries.share(confidence, name)
+            figures = rounded((*found.figures, gate.stopped(LEVELS[0], found.value)))
+        rows.append((name, list(canaries.transformations).count(name), *figures))
+    return Table(
+        part="privacy",
+        title="Canaries by transformation",
+        caption="Copies of training volumes that were planted for this audit, and the share of them that the copy "
+        "test flagged. A mixture, the mean of two volumes, is shown for what goes unseen; it does not count as power.",
+        columns=("transformation", "planted", "caught", "low", "high", "1% of the cohort stopped"),
+        rows=tuple(rows),
+    )

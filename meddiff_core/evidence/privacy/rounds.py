@@ -71,19 +71,14 @@ def fill_in_rounds(verdicts: pd.DataFrame, most: int, search: Search, refill: Re
         if not flagged or number == most:
             break
         table = yield from refill(table)
-    rounds = [searched.get(name, 0) for name in table["sample_id"]]
-    return _with_columns(table, rounds, table["sample_id"].isin(dropped))
+    ids = table["sample_id"]
+    rounds = pd.Series([searched.get(name, 0) for name in ids], table.index, dtype="int64")
+    return table.assign(**{SEARCHED: rounds}, **{DROPPED: ids.isin(dropped)})
 
 
 def unsearched(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The table of a cohort that no round has looked at."""
-    return _with_columns(verdicts, [0] * len(verdicts), [False] * len(verdicts))
-
-
-def _with_columns(table: pd.DataFrame, searched: Sequence[int], dropped: Sequence[bool] | pd.Series) -> pd.DataFrame:
-    table = table.copy()
-    table[SEARCHED], table[DROPPED] = searched, dropped
-    return table
+    return verdicts.assign(**{SEARCHED: 0}, **{DROPPED: False})
 
 
 def first_round(cohort: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +99,7 @@ def screened(cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def rounds_section(rounds: Sequence[Round], flagged: int, size: int, confidence: float) -> Section:
-    """What the rounds did, and how many of the final cohort's `size` volumes are flagged all the same."""
+    """What the rounds did, and how many of the final cohort's `size` volumes are flagged still."""
     if not rounds:
         return Section()
     words = (

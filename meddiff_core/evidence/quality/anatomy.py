@@ -4,11 +4,12 @@ Feature distances can miss what an anatomist sees at once: a blurred texture, a 
 longer grow as the cortex shrinks. Each volume is read once for all of it.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.contract import Contract
@@ -19,7 +20,7 @@ from meddiff_core.evidence.intervals import Bootstrap, Matrix, from_resamples, r
 from meddiff_core.evidence.measurements import MEASURED_VOLUME, measure
 from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
 from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
-from meddiff_core.evidence.quality.distances import estimate
+from meddiff_core.evidence.quality.distances import Sides, beside_real
 from meddiff_core.evidence.quality.effects import (
     COLUMNS,
     READING,
@@ -51,25 +52,18 @@ def _shift(name: str, part: Part = PART, detail: str = "") -> MetricSpec:
 EFFECT = _shift("effect", "quality", "measurement")
 EXCESS_NOISE = EFFECT.model_copy(update={"name": "effect:excess_noise", "better": "nearer", "detail": ""})
 SYMMETRY_EFFECT, ASYMMETRY_EFFECT = _shift("symmetry_effect"), _shift("symmetry_effect:intensity")
-VOLUME_EFFECT, SURFACE_EFFECT = (
-    _shift("volume_effect", detail="structure"),
-    _shift("surface_effect", detail="structure"),
-)
+VOLUME_EFFECT = _shift("volume_effect", detail="structure")
+SURFACE_EFFECT = _shift("surface_effect", detail="structure")
 COMPONENTS_EFFECT = _shift("components_effect", detail="structure")
-VOLUME_DISTANCE = MetricSpec(
-    name="volume_distance",
-    part=PART,
-    better="lower",
-    reference="that of the training volumes",
-    detail="structure",
-    requires="label maps (data.labels)",
-)
 STRUCTURE_CORRELATION = MetricSpec(
     name="structure_correlation",
     part=PART,
     better="lower",
     reference="that of the training volumes",
     requires="label maps (data.labels) of two structures",
+)
+VOLUME_DISTANCE = STRUCTURE_CORRELATION.model_copy(
+    update={"name": "volume_distance", "detail": "structure", "requires": "label maps (data.labels)"}
 )
 METRICS = (
     EFFECT, EXCESS_NOISE, SYMMETRY_EFFECT, ASYMMETRY_EFFECT, VOLUME_EFFECT, SURFACE_EFFECT, COMPONENTS_EFFECT,
@@ -92,8 +86,8 @@ Found = dict[str, Comparison]
 class Measured:
     """What was measured of the volumes of one set."""
 
-    figures: dict[str, Matrix]
-    """(n,) by name."""
+    figures: pd.DataFrame
+    """A row per volume, a column per figure."""
     subjects: NDArray[np.intp]
     """(n,) as in `Sample`."""
     shares: Matrix
@@ -101,62 +95,58 @@ class Measured:
 
     def sample(self, name: str) -> Sample:
         """One figure."""
-        return Sample(self.figures[name], self.subjects)
+        return Sample(self.figures[name].to_numpy(), self.subjects)
 
     def volumes(self, groups: Sequence[str]) -> Matrix:
         """(n, groups) in mm3."""
-        return np.stack([self.figures[f"{MEASURED_VOLUME}{group}"] for group in groups], axis=1)
-
-
-Three = tuple[Measured, Measured, Measured]
-"""Synthetic, train, holdout."""
+        return self.figures[[f"{MEASURED_VOLUME}{group}" for group in groups]].to_numpy()
 
 
 def appearance_and_anatomy(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Intensities, structures, their correlations and symmetry, beside train and holdout."""
     sets = yield from _measure_sets(audit)
-    subjects = [len(np.unique(one.subjects)) for one in sets[1:]]
-    if min(subjects) < FEWEST:
+    if min(len(np.unique(one.subjects)) for one in sets.real) < FEWEST:
         return Section(statements=(FEW_SUBJECTS,))
-    found = {name: _compare(name, sets, bootstrap) for name in _names(audit.contract)}
-    metrics = [*appearance_metrics(sets, found, bootstrap), *_symmetry_metrics(found)]
+    found = {name: compare(Sides(*(one.sample(name) for one in sets)), bootstrap) for name in _names(audit.contract)}
+    metrics = [*_appearance_metrics(found), *_symmetry_metrics(found)]
     tables = [_symmetry_table(found)]
     groups = list(audit.contract.labels)
     if groups:
         metrics += [metric for group in groups for metric in _structure_metrics(group, found)]
         tables.append(_structure_table(groups, found))
     if len(groups) > 1:
-        metrics.append(_correlation_metric([one.volumes(groups) for one in sets], bootstrap))
+        metrics.append(_correlation_metric(sets.each(lambda one: one.volumes(groups)), bootstrap))
         tables.append(_correlation_table(groups, sets, bootstrap))
     return Section(
         metrics=metrics,
         tables=tables,
-        histograms=_histograms(sets, audit, groups),
+        histograms=_histograms(sets, audit.dataset.subjects("train"), groups),
         statements=() if groups else (UNLABELLED,),
     )
 
 
-def _compare(name: str, sets: Three, bootstrap: Bootstrap) -> Comparison:
-    synthetic, train, holdout = (one.sample(name) for one in sets)
-    return compare(synthetic, train, holdout, bootstrap)
+def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Sides[Measured]]:
+    data, groups = audit.dataset, audit.contract.labels
+    sets = Sides(
+        synthetic=(yield from _measure_set("cohort", audit.accepted, audit.contract, None, audit.measured)),
+        train=(yield from _measure_set("train", data.volumes("train"), audit.contract, data.subjects("train"))),
+        holdout=(yield from _measure_set("holdout", data.volumes("holdout"), audit.contract, data.subjects("holdout"))),
+    )
+    centroids = {group: [f"{CENTROID}{group}:{axis}" for axis in AXES] for group in groups}
+    usual = sets.train.figures.mean()
+
+    def with_offsets(one: Measured) -> Measured:
+        offsets = {
+            f"{OFFSET}{group}": np.linalg.norm(one.figures[names] - usual[names], axis=1)
+            for group, names in centroids.items()
+        }
+        return replace(one, figures=one.figures.assign(**offsets))
+
+    return sets.each(with_offsets)
 
 
-def _measure_sets(audit: AuditInput) -> Generator[Progress, None, Three]:
-    data, contract = audit.dataset, audit.contract
-    accepted = yield from measure_set("measure cohort", audit.accepted, contract, None, audit.measured)
-    train = yield from measure_set("measure train", data.volumes("train"), contract, data.subjects("train"))
-    holdout = yield from measure_set("measure holdout", data.volumes("holdout"), contract, data.subjects("holdout"))
-    where = {
-        f"{CENTROID}{group}:{axis}": float(train.figures[f"{CENTROID}{group}:{axis}"].mean())
-        for group in contract.labels
-        for axis in AXES
-    }
-    synthetic, real, fresh = (_with_offsets(one, contract, where) for one in (accepted, train, holdout))
-    return synthetic, real, fresh
-
-
-def measure_set(
-    label: str,
+def _measure_set(
+    name: str,
     volumes: Volumes,
     contract: Contract,
     subjects: Sequence[str] | None,
@@ -170,18 +160,8 @@ def measure_set(
         known = measured[index] if measured is not None else measure(image, labels, contract)
         rows.append({**known, **shape(image, labels, contract)})
         shares.append(intensity_shares(image, contract))
-        yield Progress(label, index + 1, len(volumes))
-    figures = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
-    return Measured(figures, numbered(subjects, len(rows)), np.stack(shares))
-
-
-def _with_offsets(measured: Measured, contract: Contract, where: Mapping[str, float]) -> Measured:
-    """With the distance of each centroid from `where` they are on average, in mm."""
-    figures = dict(measured.figures)
-    for group in contract.labels:
-        names = [f"{CENTROID}{group}:{axis}" for axis in AXES]
-        figures[f"{OFFSET}{group}"] = np.sqrt(sum(np.square(figures[name] - where[name]) for name in names))
-    return replace(measured, figures=figures)
+        yield Progress(f"measure {name}", index + 1, len(volumes))
+    return Measured(pd.DataFrame(rows, dtype=np.float64), numbered(subjects, len(rows)), np.stack(shares))
 
 
 def _structure_figures(group: str) -> dict[str, str]:
@@ -206,7 +186,7 @@ NOISE = (
 )
 
 
-def appearance_metrics(sets: Three, found: Found, bootstrap: Bootstrap) -> list[Metric]:
+def _appearance_metrics(found: Found) -> list[Metric]:
     """Shifts of intensities, sharpness and noise, which feature distances can miss in a blurred cohort."""
     noise = found["noise"]
     signed = metric_of(EXCESS_NOISE, noise.effect, NOISE, reference=noise.effect_reference.value)
@@ -214,20 +194,20 @@ def appearance_metrics(sets: Three, found: Found, bootstrap: Bootstrap) -> list[
 
 
 def _symmetry_metrics(found: Found) -> list[Metric]:
-    names = {
-        "symmetry": (SYMMETRY_EFFECT, "Dice of the label map with its mirror image"),
-        "asymmetry": (ASYMMETRY_EFFECT, "intensity asymmetry"),
-    }
-    return [effect_metric(*words, found[name]) for name, words in names.items() if name in found]
+    specs = {"symmetry": SYMMETRY_EFFECT, "asymmetry": ASYMMETRY_EFFECT}
+    words = {"symmetry": "Dice of the label map with its mirror image", "asymmetry": "intensity asymmetry"}
+    return [effect_metric(spec, words[name], found[name]) for name, spec in specs.items() if name in found]
 
 
-def _structure_metrics(group: str, found: Found) -> Iterator[Metric]:
+def _structure_metrics(group: str, found: Found) -> list[Metric]:
     volume = found[f"{MEASURED_VOLUME}{group}"]
     words = f"Wasserstein distance of the volumes of {group} to the holdout's, in standard deviations of training."
-    yield metric_of(VOLUME_DISTANCE, volume.distance, words, group, volume.distance_reference.value)
-    yield effect_metric(VOLUME_EFFECT, f"volume of {group}", volume, group)
-    yield effect_metric(SURFACE_EFFECT, f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"], group)
-    yield effect_metric(COMPONENTS_EFFECT, f"number of components of {group}", found[f"pieces:{group}"], group)
+    return [
+        metric_of(VOLUME_DISTANCE, volume.distance, words, group, volume.distance_reference.value),
+        effect_metric(VOLUME_EFFECT, f"volume of {group}", volume, group),
+        effect_metric(SURFACE_EFFECT, f"surface to volume ratio of {group}", found[f"{SURFACE}{group}"], group),
+        effect_metric(COMPONENTS_EFFECT, f"number of components of {group}", found[f"pieces:{group}"], group),
+    ]
 
 
 def _structure_table(groups: Sequence[str], found: Found) -> Table:
@@ -247,11 +227,10 @@ def _symmetry_table(found: Found) -> Table:
     return Table(part=PART, title="Symmetry", caption=caption, columns=("Figure", *COLUMNS), rows=tuple(rows))
 
 
-def _correlation_metric(volumes: Sequence[Matrix], bootstrap: Bootstrap) -> Metric:
+def _correlation_metric(volumes: Sides[Matrix], bootstrap: Bootstrap) -> Metric:
     """How the correlations between structures differ from the holdout's, at equal sizes."""
-    synthetic, train, holdout = volumes
-    size = min(*(len(one) // 2 for one in volumes), LARGEST_SAMPLE)
-    found, real = (estimate(correlation_difference, query, holdout, size, bootstrap) for query in (synthetic, train))
+    size = min(min(map(len, volumes)) // 2, LARGEST_SAMPLE)
+    found, real = beside_real(correlation_difference, volumes, size, bootstrap)
     words = "Root mean square difference to the holdout of the correlations between volumes of structures."
     return metric_of(STRUCTURE_CORRELATION, found, words, reference=real.value)
 
@@ -273,39 +252,37 @@ def correlations(rows: Matrix, weights: Matrix | None = None) -> Matrix:
     return np.asarray((covariance / unit[:, None] / unit)[first, second])
 
 
-def _correlation_table(groups: Sequence[str], sets: Three, bootstrap: Bootstrap) -> Table:
+def _correlation_table(groups: Sequence[str], sets: Sides[Measured], bootstrap: Bootstrap) -> Table:
     """Per pair of structures, largest difference first."""
-    whole = [correlations(one.volumes(groups)) for one in sets]
-    resampled = [_resampled_correlations(one, groups, bootstrap, number) for number, one in enumerate(sets)]
+    whole = sets.each(lambda one: correlations(one.volumes(groups)))
+    synthetic, train, holdout = [
+        _resampled_correlations(one, groups, bootstrap, number) for number, one in enumerate(sets)
+    ]
     pairs = list(combinations(groups, 2))
-    order = np.argsort(-np.abs(whole[0] - whole[1]), kind="stable")[:MOST_PAIRS]
+    order = np.argsort(-np.abs(whole.synthetic - whole.train), kind="stable")[:MOST_PAIRS]
     rows: list[tuple[Cell, ...]] = []
     for pair in order.tolist():
-        values, samples = [one[pair] for one in whole], [one[:, pair] for one in resampled]
-        shift, real = (
-            from_resamples(
-                values[one] - values[1], samples[one] - samples[1], bootstrap.confidence, len(sets[one].subjects)
-            )
-            for one in (0, 2)
-        )
-        figures = [short(value) for value in values]
-        differences = (short(shift.value), span(shift), short(real.value), span(real))
-        rows.append((" and ".join(pairs[pair]), *figures, *differences))
-    caption = "Correlation of the volumes of two structures. Difference: synthetic minus training; its reference is "
+        row: list[Cell] = [" and ".join(pairs[pair]), *(short(one[pair]) for one in whole)]
+        for one, values, samples in (
+            (sets.synthetic, whole.synthetic, synthetic),
+            (sets.holdout, whole.holdout, holdout),
+        ):
+            value, resamples = values[pair] - whole.train[pair], samples[:, pair] - train[:, pair]
+            shift = from_resamples(value, resamples, bootstrap.confidence, len(one.subjects))
+            row += [short(shift.value), span(shift)]
+        rows.append(tuple(row))
+    cut = f", {MOST_PAIRS} of {len(pairs)}" if len(pairs) > MOST_PAIRS else ""
     return Table(
         part=PART,
         title="Structures together",
-        caption=f"{caption}that of the holdout. Largest differences first{_cut(len(pairs))}.",
+        caption="Correlation of the volumes of two structures. Difference: synthetic minus training; its reference is "
+        f"that of the holdout. Largest differences first{cut}.",
         columns=(
             "Pair", "Synthetic", "Training", "Holdout", "Difference", "Interval", "Reference of difference",
             "Its interval",
         ),
         rows=tuple(rows),
     )  # fmt: skip
-
-
-def _cut(pairs: int) -> str:
-    return f", {MOST_PAIRS} of {pairs}" if pairs > MOST_PAIRS else ""
 
 
 def _resampled_correlations(measured: Measured, groups: Sequence[str], bootstrap: Bootstrap, number: int) -> Matrix:
@@ -316,14 +293,9 @@ def _resampled_correlations(measured: Measured, groups: Sequence[str], bootstrap
     return np.stack([correlations(rows, one) for one in weights])
 
 
-def _histograms(sets: Three, audit: AuditInput, groups: Sequence[str]) -> list[Histogram]:
-    synthetic, train, _ = sets
-    subjects = audit.dataset.subjects("train")
-    volumes = [
-        histogram(
-            f"volume of {group}", "mm3", train.figures[f"{MEASURED_VOLUME}{group}"],
-            synthetic.figures[f"{MEASURED_VOLUME}{group}"], subjects,
-        )
-        for group in groups
-    ]  # fmt: skip
-    return [intensity_histogram(train.shares, synthetic.shares, subjects), *volumes]
+def _histograms(sets: Sides[Measured], subjects: Sequence[str], groups: Sequence[str]) -> list[Histogram]:
+    volumes = []
+    for group in groups:
+        real, synthetic = (one.volumes([group])[:, 0] for one in (sets.train, sets.synthetic))
+        volumes.append(histogram(f"volume of {group}", "mm3", real, synthetic, subjects))
+    return [intensity_histogram(sets.train.shares, sets.synthetic.shares, subjects), *volumes]

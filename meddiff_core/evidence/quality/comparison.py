@@ -1,18 +1,18 @@
 """Metrics of the audit that compare whole sets of volumes: features and diversity.
 
-Each takes what was extracted before and gives finished metrics, with the real-to-real reference at the same
-sizes; nothing here reads a volume.
+Each takes what was extracted before and gives finished metrics, with the real-to-real reference at the same sizes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 
-from meddiff_core.evidence.features.records import Features
-from meddiff_core.evidence.intervals import Bootstrap, Matrix, magnitude
+from meddiff_core.evidence.features.records import Extractor, Features, extract
+from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, magnitude
 from meddiff_core.evidence.metrics import Better, Metric, MetricSpec, metric_of
 from meddiff_core.evidence.quality.distances import (
+    Sides,
     Statistic,
-    estimate,
+    beside_real,
     fit_projection,
     frechet_distance,
     kernel_distance,
@@ -20,6 +20,7 @@ from meddiff_core.evidence.quality.distances import (
 )
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates, neighbourhood_size
 from meddiff_core.evidence.quality.similarity import PairSimilarity, mean_similarity, similarity_gap
+from meddiff_core.types import Progress
 
 LARGEST_SAMPLE = 500
 """Volumes per side of one comparison; more makes it slower, not clearer."""
@@ -48,87 +49,54 @@ EXPLANATIONS = {
     RECALL: "Share of real volumes that lie among synthetic ones.",
     DENSITY: "How densely real volumes surround the synthetic ones; outliers count little.",
     COVERAGE: "Share of real volumes with a synthetic one nearby.",
+    MS_SSIM: "Mean similarity of two synthetic volumes.",
+    MS_SSIM_GAP: "How far the similarity of two synthetic volumes is from that of two training ones.",
 }
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The same thing of the three sets that the audit compares."""
-
-    synthetic: Features
-    train: Features
-    holdout: Features
-
-    @property
-    def smallest(self) -> int:
-        """Volumes of the smallest set."""
-        return min(len(self.synthetic), len(self.train), len(self.holdout))
+def extract_sides(extractor: Extractor, audit: AuditInput) -> Generator[Progress, None, Sides[Features]]:
+    """Features of the three sets."""
+    return Sides(
+        synthetic=(yield from extract(extractor, audit.accepted)),
+        train=(yield from extract(extractor, audit.dataset.volumes("train"))),
+        holdout=(yield from extract(extractor, audit.dataset.volumes("holdout"))),
+    )
 
 
-def feature_metrics(sides: Sides, bootstrap: Bootstrap) -> list[Metric]:
+def feature_metrics(sides: Sides[Features], bootstrap: Bootstrap) -> list[Metric]:
     """Fréchet and kernel distance, precision, recall, density and coverage, to the holdout at equal sizes."""
-    half = min(sides.smallest // 2, LARGEST_SAMPLE)
-    whole = min(sides.smallest, LARGEST_SAMPLE)
+    smallest = min(map(len, sides))
+    half, whole = min(smallest // 2, LARGEST_SAMPLE), min(smallest, LARGEST_SAMPLE)
     projection = fit_projection(sides.train, min(16, half // 2), beside=sides.synthetic)
-    coordinates = [projection(side) for side in (sides.synthetic, sides.train, sides.holdout)]
-    standardised = [projection.standardise(side) for side in (sides.synthetic, sides.train, sides.holdout)]
-    name = sides.train.extractor
+    coordinates = sides.each(projection)
+    name, k = sides.train.extractor, neighbourhood_size(whole)
+    near, real = (
+        neighbourhood_estimates(query, coordinates.holdout, whole, bootstrap) for query in coordinates.compared
+    )
+
+    def metric(spec: MetricSpec, found: Estimate, reference: float, balls: str = "") -> Metric:
+        return metric_of(spec, found, EXPLANATIONS[spec] + balls, name, reference)
+
+    def distance(spec: MetricSpec, statistic: Statistic, rows: Sides[Matrix]) -> Metric:
+        found, reference = beside_real(statistic, rows, half, bootstrap)
+        return metric(spec, found, reference.value)
+
     return [
-        *_frechet_metrics(name, coordinates, half, bootstrap),
-        _beside_reference(KERNEL, kernel_distance, name, standardised, half, bootstrap),
-        *_neighbourhood_metrics(name, coordinates, whole, bootstrap),
+        distance(FRECHET, frechet_distance, coordinates),
+        metric(FRECHET_RATIO, ratio_to_real(frechet_distance, coordinates, half, bootstrap), 1.0),
+        distance(KERNEL, kernel_distance, sides.each(projection.standardise)),
+        *(
+            metric(spec, near[spec.name], real[spec.name].value, f" (k = {k})")
+            for spec in (PRECISION, RECALL, DENSITY, COVERAGE)
+        ),
     ]
 
 
-def _beside_reference(
-    spec: MetricSpec,
-    statistic: Statistic,
-    extractor: str,
-    sets: Sequence[Matrix],
-    size: int,
-    bootstrap: Bootstrap,
-) -> Metric:
-    """A distance to the holdout, beside that of the training volumes."""
-    synthetic, train, holdout = sets
-    found, real = (estimate(statistic, query, holdout, size, bootstrap) for query in (synthetic, train))
-    return metric_of(spec, found, EXPLANATIONS[spec], extractor, real.value)
-
-
-def _frechet_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
-    synthetic, train, holdout = sets
-    ratio = ratio_to_real(frechet_distance, synthetic, train, holdout, size, bootstrap)
-    return [
-        _beside_reference(FRECHET, frechet_distance, name, sets, size, bootstrap),
-        metric_of(FRECHET_RATIO, ratio, EXPLANATIONS[FRECHET_RATIO], name, reference=1.0),
-    ]
-
-
-def _neighbourhood_metrics(name: str, sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> list[Metric]:
-    synthetic, train, holdout = sets
-    found, real = (neighbourhood_estimates(query, holdout, size, bootstrap) for query in (synthetic, train))
-    k = neighbourhood_size(size)
-    return [
-        metric_of(spec, found[spec.name], f"{EXPLANATIONS[spec]} (k = {k})", name, real[spec.name].value)
-        for spec in (PRECISION, RECALL, DENSITY, COVERAGE)
-    ]
-
-
-def similarity_metrics(
-    synthetic: PairSimilarity, train: PairSimilarity, holdout: PairSimilarity, bootstrap: Bootstrap
-) -> list[Metric]:
+def similarity_metrics(pairs: Sides[PairSimilarity], bootstrap: Bootstrap) -> list[Metric]:
     """Mean MS-SSIM of synthetic pairs, and its distance from that of real pairs."""
-    real_gap = magnitude(similarity_gap(holdout, train, bootstrap))
+    gap, real_gap = (magnitude(similarity_gap(one, pairs.train, bootstrap)) for one in (pairs.synthetic, pairs.holdout))
+    mean, real = mean_similarity(pairs.synthetic, bootstrap), float(pairs.train.values.mean())
     return [
-        metric_of(
-            MS_SSIM,
-            mean_similarity(synthetic, bootstrap),
-            "Mean similarity of two synthetic volumes.",
-            reference=float(train.values.mean()),
-        ),
-        metric_of(
-            MS_SSIM_GAP,
-            magnitude(similarity_gap(synthetic, train, bootstrap)),
-            "How far the similarity of two synthetic volumes is from that of two training ones.",
-            reference=real_gap.value,
-        ),
+        metric_of(MS_SSIM, mean, EXPLANATIONS[MS_SSIM], reference=real),
+        metric_of(MS_SSIM_GAP, gap, EXPLANATIONS[MS_SSIM_GAP], reference=real_gap.value),
     ]

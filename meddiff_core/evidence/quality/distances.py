@@ -7,24 +7,51 @@ averaged over many subsamples, and set beside the same figure of train against h
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from meddiff_core.evidence.features.records import Features, require_same_extractor, require_same_origin
+from meddiff_core.evidence.features.records import Features, Origin, require_same_origin
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
 
 Statistic = Callable[[Matrix, Matrix], float]
 """A figure of (query rows, reference rows)."""
+Of = TypeVar("Of")
+As = TypeVar("As")
+
+
+@dataclass(frozen=True)
+class Sides(Generic[Of]):
+    """The same thing of the three sets that the audit compares."""
+
+    synthetic: Of
+    train: Of
+    holdout: Of
+
+    def __iter__(self) -> Iterator[Of]:
+        return iter((self.synthetic, self.train, self.holdout))
+
+    @property
+    def real(self) -> tuple[Of, Of]:
+        """Train and holdout."""
+        return self.train, self.holdout
+
+    @property
+    def compared(self) -> tuple[Of, Of]:
+        """What is compared with the holdout: the cohort, and the training set for reference."""
+        return self.synthetic, self.train
+
+    def each(self, change: Callable[[Of], As]) -> "Sides[As]":
+        """What each of them becomes."""
+        return Sides(*map(change, self))
 
 
 @dataclass(frozen=True)
 class Projection:
     """Standardisation by the standard deviations of the sets that it was fitted on, and their principal axes."""
 
-    extractor: str
-    digest: str
-    preprocessing: str
-    """These three are those of the training features: no others may be projected."""
+    origin: Origin
+    """That of the training features: no others may be projected."""
     centre: Matrix
     """(d,)."""
     scale: Matrix
@@ -34,8 +61,7 @@ class Projection:
 
     def standardise(self, features: Features) -> Matrix:
         """(n, d) in standard deviations."""
-        own = (self.extractor, self.digest, self.preprocessing)
-        require_same_origin(own, (features.extractor, features.digest, features.preprocessing))
+        require_same_origin(self.origin, features.origin)
         return np.asarray((features.values.astype(np.float64) - self.centre) / self.scale)
 
     def __call__(self, features: Features) -> Matrix:
@@ -53,7 +79,7 @@ def fit_projection(train: Features, components: int, beside: Features | None = N
     """
     sets = [train.values.astype(np.float64)]
     if beside is not None:
-        require_same_extractor(train, beside)
+        require_same_origin(train.origin, beside.origin)
         size = min(len(train), len(beside))
         sets = [_spread(values, size) for values in (sets[0], beside.values.astype(np.float64))]
     centre = np.mean([values.mean(0) for values in sets], axis=0)
@@ -61,7 +87,7 @@ def fit_projection(train: Features, components: int, beside: Features | None = N
     scale = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)
     _, _, axes = np.linalg.svd((np.concatenate(sets) - centre) / scale, full_matrices=False)
     kept = max(1, min(components, len(train) - 1))
-    return Projection(train.extractor, train.digest, train.preprocessing, centre, scale, axes[:kept].T)
+    return Projection(train.origin, centre, scale, axes[:kept].T)
 
 
 def _spread(rows: Matrix, size: int) -> Matrix:
@@ -156,14 +182,19 @@ def estimate(statistic: Statistic, query: Matrix, reference: Matrix, size: int, 
     return from_resamples(values.mean(), values, bootstrap.confidence, size)
 
 
-def ratio_to_real(
-    statistic: Statistic, synthetic: Matrix, train: Matrix, holdout: Matrix, size: int, bootstrap: Bootstrap
-) -> Estimate:
+def beside_real(
+    statistic: Statistic, sides: Sides[Matrix], size: int, bootstrap: Bootstrap
+) -> tuple[Estimate, Estimate]:
+    """`estimate` of the synthetic volumes to the holdout, and its real-to-real reference, that of the training ones."""
+    found, real = (estimate(statistic, query, sides.holdout, size, bootstrap) for query in sides.compared)
+    return found, real
+
+
+def ratio_to_real(statistic: Statistic, sides: Sides[Matrix], size: int, bootstrap: Bootstrap) -> Estimate:
     """Synthetic-to-holdout over train-to-holdout at equal sizes: 1 is as near as real volumes are.
 
     For statistics that are positive also between two real sets, as the Fréchet distance is at any finite size.
     Far below 1 is no success but a sign of copies. The interval is that of single subsample pairs.
     """
-    above = subsample(statistic, synthetic, holdout, size, bootstrap) + 1e-12
-    below = subsample(statistic, train, holdout, size, bootstrap) + 1e-12
+    above, below = (subsample(statistic, query, sides.holdout, size, bootstrap) + 1e-12 for query in sides.compared)
     return from_resamples(above.mean() / below.mean(), above / below, bootstrap.confidence, size)

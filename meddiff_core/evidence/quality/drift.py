@@ -16,12 +16,11 @@ from scipy import stats
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput, FirstAttempts
-from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples, resample_weights
+from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_flags, from_resamples, resample_weights
 from meddiff_core.evidence.metrics import Metric, MetricSpec, Part, metric_of
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, extract_sides
 from meddiff_core.evidence.quality.distances import (
-    Projection,
-    Statistic,
+    Sides,
     cubic_kernel,
     estimate,
     fit_projection,
@@ -54,6 +53,10 @@ LARGEST_UNION = 2000
 FEWEST_ATTEMPTS = 8
 """First attempts of a cell below which its rate says nothing."""
 UNKNOWN = "What screening changed was not measured: the first attempts of the cohort are not known."
+DRIFT = (
+    "Unbiased kernel distance between the first attempts and what was accepted, no volume compared with itself: about "
+    "0 without drift."
+)
 SHIFT = (
     "Difference between the accepted cohort and the first attempts in what was requested: largest difference of the "
     "distribution functions (Kolmogorov-Smirnov) for numbers, total variation for categories; 0 is none. p: chance of "
@@ -65,14 +68,9 @@ SHIFT = (
 def subgroups_and_drift(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Subgroups, and the cohort before and after screening, by the first extractor."""
     extractor, data = audit.extractors[0], audit.dataset
-    sides = Sides(
-        synthetic=(yield from extract(extractor, audit.accepted)),
-        train=(yield from extract(extractor, data.volumes("train"))),
-        holdout=(yield from extract(extractor, data.volumes("holdout"))),
-    )
-    groups = subgroups_of(
-        audit.contract.conditions, data.conditions("train"), min(len(sides.train), len(sides.holdout))
-    )
+    sides = yield from extract_sides(extractor, audit)
+    smallest = min(len(sides.train), len(sides.holdout))
+    groups = subgroups_of(audit.contract.conditions, data.conditions("train"), smallest)
     sections = [subgroup_section(sides, subject_tables_of(audit), groups, bootstrap)]
     if audit.first_attempts is None:
         sections.append(Section(statements=(UNKNOWN,)))
@@ -112,48 +110,36 @@ def _union(
     return Union(replace(accepted, values=values), np.array(in_first), np.array(in_cohort))
 
 
-def _distance_section(union: Union, sides: Sides, bootstrap: Bootstrap) -> Section:
+def _distance_section(union: Union, sides: Sides[Features], bootstrap: Bootstrap) -> Section:
     """First attempts and cohort beside the holdout, and beside each other."""
     first = union.features.take(union.first)
-    size = min(len(first) // 2, sides.smallest // 2, LARGEST_SAMPLE)
+    size = min(len(first) // 2, min(map(len, sides)) // 2, LARGEST_SAMPLE)
     if size < 2:
         return Section(statements=("What screening changed was not measured: it needs at least 4 first attempts.",))
     projection = fit_projection(sides.train, min(16, max(1, size // 2)), beside=union.features)
     sets = {"first attempts": first, "accepted": sides.synthetic, REFERENCE: sides.train}
-    found = {name: _to_holdout(one, sides.holdout, projection, size, bootstrap) for name, one in sets.items()}
+    found = {
+        name: [
+            estimate(statistic, rows_of(one), rows_of(sides.holdout), size, bootstrap)
+            for statistic, rows_of in ((kernel_distance, projection.standardise), (frechet_distance, projection))
+        ]
+        for name, one in sets.items()
+    }
     drift = screening_drift(projection.standardise(union.features), union.first, union.accepted, bootstrap)
-    rows = tuple(
-        (name, size, *(cell for one in pair for cell in (short(one.value), span(one)))) for name, pair in found.items()
-    )
     table = Table(
         part=PART,
         title="Distance to the holdout before and after screening",
         caption=f"At equal sizes, by {sides.train.extractor}. The first attempts are the cohort as it would be without "
         "a screen, and without rounds of the search for copies.",
         columns=("Volumes", "Per side", "Kernel distance", "Interval", "Fréchet distance", "Its interval"),
-        rows=rows,
+        rows=tuple(
+            (name, size, *(cell for one in both for cell in (short(one.value), span(one))))
+            for name, both in found.items()
+        ),
     )
-    return Section([_drift_metric(sides.train.extractor, drift, found[REFERENCE][0])], [table])
-
-
-def _to_holdout(
-    query: Features, holdout: Features, projection: Projection, size: int, bootstrap: Bootstrap
-) -> tuple[Estimate, Estimate]:
-    """Kernel and Fréchet distance."""
-
-    def distance(statistic: Statistic, coordinates: Callable[[Features], Matrix]) -> Estimate:
-        rows = coordinates(query), coordinates(holdout)
-        return estimate(statistic, *rows, size, bootstrap)
-
-    return distance(kernel_distance, projection.standardise), distance(frechet_distance, projection)
-
-
-def _drift_metric(extractor: str, drift: Estimate, real: Estimate) -> Metric:
-    words = (
-        "Unbiased kernel distance between the first attempts and what was accepted, no volume compared with itself: "
-        "about 0 without drift."
+    return Section(
+        [metric_of(SCREENING_DRIFT, drift, DRIFT, sides.train.extractor, found[REFERENCE][0].value)], [table]
     )
-    return metric_of(SCREENING_DRIFT, drift, words, extractor, real.value)
 
 
 def screening_drift(
@@ -200,12 +186,9 @@ def _condition_section(
         if len(attempted) == len(accepted) and len(cohort):
             p = permutation_p(measure, attempted, accepted, bootstrap)
             rows.append((spec.name, short(measure(attempted, cohort)), None if p is None else short(p)))
-    if not rows:
-        return Section()
     columns = ("Condition", "Shift", "p")
-    return Section(
-        tables=[Table(part=PART, title="Shift of conditions", caption=SHIFT, columns=columns, rows=tuple(rows))]
-    )
+    table = Table(part=PART, title="Shift of conditions", caption=SHIFT, columns=columns, rows=tuple(rows))
+    return Section(tables=[table] if rows else [])
 
 
 def _values(column: Sequence[float | str | None]) -> Values:
@@ -240,8 +223,8 @@ def acceptance_section(first: FirstAttempts, groups: Sequence[Subgroup], bootstr
     """Acceptance of first attempts per cell of a category and a band, and how the lowest compares with all."""
     accepted = np.array(first.accepted, dtype=np.bool_)
     cells = {name: mask for name, mask in _cells(groups, first.requested).items() if mask.any()}
-    rates = {name: _rate(accepted[mask], bootstrap.confidence) for name, mask in cells.items()}
-    overall = _rate(accepted, bootstrap.confidence)
+    rates = {name: from_flags(accepted[mask], bootstrap.confidence) for name, mask in cells.items()}
+    overall = from_flags(accepted, bootstrap.confidence)
     rows = tuple((name, one.n, round(one.value * one.n), short(one.value), span(one)) for name, one in rates.items())
     table = Table(
         part=PART,
@@ -252,10 +235,9 @@ def acceptance_section(first: FirstAttempts, groups: Sequence[Subgroup], bootstr
         rows=(*rows, ("all", overall.n, int(accepted.sum()), short(overall.value), span(overall))),
     )
     masks = [mask for mask in cells.values() if mask.sum() >= FEWEST_ATTEMPTS]
-    metrics = (
-        [_ratio_metric([accepted[mask] for mask in masks], overall, bootstrap)] if masks and accepted.any() else []
-    )
-    return Section(metrics, [table])
+    if not masks or not accepted.any():
+        return Section(tables=[table])
+    return Section([_ratio_metric([accepted[mask] for mask in masks], overall, bootstrap)], [table])
 
 
 def _cells(groups: Sequence[Subgroup], requested: Sequence[Condition]) -> dict[str, NDArray[np.bool_]]:
@@ -268,17 +250,13 @@ def _cells(groups: Sequence[Subgroup], requested: Sequence[Condition]) -> dict[s
     return {f"{a.name}, {b.name}": inside[a] & inside[b] for a, b in product(categories, bands)}
 
 
-def _rate(accepted: NDArray[np.bool_], confidence: float) -> Estimate:
-    return from_count(int(accepted.sum()), len(accepted), confidence)
-
-
 def _ratio_metric(cells: Sequence[NDArray[np.bool_]], overall: Estimate, bootstrap: Bootstrap) -> Metric:
     """Intervals of the cells hold together (Bonferroni), since the lowest of many is low by chance."""
     together = 1 - (1 - bootstrap.confidence) / len(cells)
-    rates = [_rate(cell, together) for cell in cells]
-    lowest = min(range(len(rates)), key=lambda index: rates[index].value)
-    value, low, high = (min(getattr(rate, end) for rate in rates) / overall.value for end in ("value", "low", "high"))
-    found = Estimate(value, low, max(value, high), rates[lowest].n)
+    rates = [from_flags(cell, together) for cell in cells]
+    lowest = min(rates, key=lambda rate: rate.value)
+    value, low, high = (min(ends) / overall.value for ends in zip(*(rate.figures for rate in rates), strict=True))
+    found = Estimate(value, low, max(value, high), lowest.n)
     words = (
         f"Acceptance of first attempts in the cell where it is lowest, over that of all; of {len(rates)} cells with at "
         f"least {FEWEST_ATTEMPTS} first attempts. 1 is even; lower is a kind of volume that screening keeps out."

@@ -1,7 +1,7 @@
 """How far one figure of synthetic volumes is from that of real ones: effect size and Wasserstein distance.
 
 An effect is in standard deviations between volumes, so that a shift of the ventricles and one of the sharpness read
-alike. Real volumes are resampled by subject: two scans of one person are not two subjects.
+alike. Real volumes are resampled by subject: two scans of one subject are not two subjects.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy import stats
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, magnitude, resample_weights
 from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
 from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
-from meddiff_core.evidence.quality.distances import Statistic, estimate
+from meddiff_core.evidence.quality.distances import Sides, Statistic, beside_real
 from meddiff_core.evidence.section import Cell
 
 RESOLUTION = 1e-3
@@ -28,6 +28,11 @@ class Sample:
     """(n,)."""
     subjects: NDArray[np.intp]
     """(n,) whose volume each is, from 0."""
+
+    @property
+    def count(self) -> int:
+        """Subjects."""
+        return int(self.subjects.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,19 @@ class Comparison:
     """The same of the training volumes."""
 
 
-def compare(synthetic: Sample, train: Sample, holdout: Sample, bootstrap: Bootstrap) -> Comparison:
+def compare(sides: Sides[Sample], bootstrap: Bootstrap) -> Comparison:
     """Everything of one figure."""
-    sets = [sample.values[:, None] for sample in (synthetic, train, holdout)]
-    size = min(*(len(values) // 2 for values in sets), LARGEST_SAMPLE)
-    statistic = wasserstein(_unit(synthetic.values, train.values))
+    synthetic, train, holdout = sides
+    values = sides.each(lambda sample: sample.values[:, None])
+    size = min(min(map(len, values)) // 2, LARGEST_SAMPLE)
+    distance, reference = beside_real(wasserstein(_unit(synthetic.values, train.values)), values, size, bootstrap)
     return Comparison(
         real=float(train.values.mean()),
         synthetic=float(synthetic.values.mean()),
         effect=effect(synthetic, train, bootstrap),
         effect_reference=effect(holdout, train, bootstrap),
-        distance=estimate(statistic, sets[0], sets[2], size, bootstrap),
-        distance_reference=estimate(statistic, sets[1], sets[2], size, bootstrap),
+        distance=distance,
+        distance_reference=reference,
     )
 
 
@@ -89,17 +95,15 @@ def effect(query: Sample, reference: Sample, bootstrap: Bootstrap) -> Estimate:
     Standard deviations of resampled sets scatter, which moves resamples away from 0: they are put back around the
     value.
     """
-    sides = ((query, bootstrap.seed), (reference, bootstrap.seed + 1))
-    first, second = (_moments(one, resample_weights(_subjects(one), bootstrap.repeats, seed)) for one, seed in sides)
-    resamples = _cohens_d(first, second, reference.values)
-    first, second = (_moments(one, np.ones((1, _subjects(one)))) for one, _ in sides)
-    value = _cohens_d(first, second, reference.values)
-    around = value[0] + resamples - np.median(resamples)
-    return from_resamples(float(value[0]), around, bootstrap.confidence, min(_subjects(query), _subjects(reference)))
-
-
-def _subjects(sample: Sample) -> int:
-    return int(sample.subjects.max()) + 1
+    counts = query.count, reference.count
+    first, second = (
+        # the first row is the sample itself
+        _moments(one, np.concatenate([np.ones((1, n)), resample_weights(n, bootstrap.repeats, bootstrap.seed + side)]))
+        for side, (one, n) in enumerate(zip((query, reference), counts, strict=True))
+    )
+    value, *resamples = _cohens_d(first, second, reference.values)
+    around = value + np.array(resamples) - np.median(resamples)
+    return from_resamples(value, around, bootstrap.confidence, min(counts))
 
 
 def _moments(sample: Sample, weights: Matrix) -> tuple[Matrix, Matrix]:

@@ -1,10 +1,10 @@
 """Precision, recall, density and coverage: whether synthetic volumes lie among the real ones, and everywhere.
 
-A distance alone cannot tell blurred volumes from a generator that makes only few kinds of them; recall and
+A distance alone does not separate blurred volumes from a generator that makes only few kinds of them; recall and
 coverage fall to 0 for the latter.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -12,11 +12,8 @@ from scipy.spatial.distance import cdist
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count, from_resamples
 from meddiff_core.evidence.quality.distances import subsampled_rows
 
-FIGURES = ("precision", "recall", "density", "coverage")
 
-
-@dataclass(frozen=True)
-class Neighbourhoods:
+class Neighbourhoods(NamedTuple):
     """Kynkäänniemi et al. 2019 (precision, recall) and Naeem et al. 2020 (density, coverage)."""
 
     precision: float
@@ -61,7 +58,7 @@ def neighbourhood_estimates(query: Matrix, reference: Matrix, size: int, bootstr
     """
     whole, half = (_subsampled(query, reference, n, bootstrap) for n in (size, max(2, size // 2)))
     estimates = {}
-    for name, value, around in zip(FIGURES, whole.mean(0), (half - half.mean(0)).T, strict=True):
+    for name, value, around in zip(Neighbourhoods._fields, whole.mean(0), (half - half.mean(0)).T, strict=True):
         spread = from_resamples(value, np.maximum(value + around, 0), bootstrap.confidence, size)
         estimates[name] = spread if name == "density" else _at_least_exact(spread, bootstrap.confidence)
     return estimates
@@ -71,7 +68,7 @@ def _subsampled(query: Matrix, reference: Matrix, size: int, bootstrap: Bootstra
     """(repeats, 4)."""
     k = neighbourhood_size(size)
     found = [neighbourhoods(few, others, k) for few, others in subsampled_rows(query, reference, size, bootstrap)]
-    return np.array([[getattr(one, name) for name in FIGURES] for one in found], dtype=np.float64)
+    return np.array(found, dtype=np.float64)
 
 
 def _at_least_exact(share: Estimate, confidence: float) -> Estimate:

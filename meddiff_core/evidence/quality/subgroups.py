@@ -1,13 +1,13 @@
 """Whether the cohort is as near to reality for women as for men, for the old as for the young.
 
 A mean over everyone hides a group that is imitated badly. Groups are the categories of a condition and bands of a
-number, with round edges; what would tell of fewer than five real subjects is not shown, nor what it can be computed
-from.
+number, with round edges; what would disclose fewer than five real subjects is not shown, nor what it can be
+computed from.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec
 from meddiff_core.evidence.aggregates import STEPS
 from meddiff_core.evidence.disclosure import FEWEST
+from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.inputs import AuditInput
-from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
+from meddiff_core.evidence.intervals import Bootstrap, Matrix
 from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
-from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE, Sides
-from meddiff_core.evidence.quality.distances import estimate, fit_projection, kernel_distance
+from meddiff_core.evidence.quality.comparison import LARGEST_SAMPLE
+from meddiff_core.evidence.quality.distances import Sides, beside_real, fit_projection, kernel_distance
 from meddiff_core.evidence.quality.effects import short, span
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_estimates
 from meddiff_core.evidence.section import Cell, Section, Table
@@ -106,54 +107,43 @@ def round_quantiles(values: Matrix, parts: int) -> list[float]:
 class SubjectTables:
     """Conditions and subjects of the volumes."""
 
-    requested: Sequence[Condition]
-    """Of the synthetic volumes."""
-    real: Sequence[Sequence[Condition]]
-    """Of training and held-out volumes."""
+    conditions: Sides[Sequence[Condition]]
+    """Of the synthetic volumes those that were requested."""
     subjects: Sequence[Sequence[str]]
-    """The same."""
+    """Of training and held-out volumes."""
 
 
 def subject_tables_of(audit: AuditInput) -> SubjectTables:
     """Conditions and subjects of everything that is audited."""
     data = audit.dataset
-    real = [data.conditions("train"), data.conditions("holdout")]
-    return SubjectTables(audit.requested, real, [data.subjects("train"), data.subjects("holdout")])
+    conditions = Sides[Sequence[Condition]](audit.requested, data.conditions("train"), data.conditions("holdout"))
+    return SubjectTables(conditions, [data.subjects("train"), data.subjects("holdout")])
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Which volumes a subgroup has, and how many of each set may be compared."""
-
-    synthetic: NDArray[np.bool_]
-    train: NDArray[np.bool_]
-    holdout: NDArray[np.bool_]
-    size: int
-    """Per side of a comparison."""
-    lacking: str
-    """Why it cannot be compared; empty if it can."""
-
-
-def subgroup_section(sides: Sides, tables: SubjectTables, groups: Sequence[Subgroup], bootstrap: Bootstrap) -> Section:
+def subgroup_section(
+    sides: Sides[Features], tables: SubjectTables, groups: Sequence[Subgroup], bootstrap: Bootstrap
+) -> Section:
     """Every subgroup that is large enough, and what the others lack."""
     if not groups:
         return Section(statements=(UNGROUPED,))
-    projection = fit_projection(sides.train, min(16, max(1, sides.smallest // 4)), beside=sides.synthetic)
-    sets = (sides.synthetic, sides.train, sides.holdout)
-    standardised, coordinates = [projection.standardise(one) for one in sets], [projection(one) for one in sets]
+    projection = fit_projection(sides.train, min(16, max(1, min(map(len, sides)) // 4)), beside=sides.synthetic)
+    standardised, coordinates = sides.each(projection.standardise), sides.each(projection)
     metrics: list[Metric] = []
     rows: list[tuple[Cell, ...]] = []
     for group in groups:
-        chosen = _rows_of(group, groups, tables)
-        if chosen.lacking:
-            rows.append((group.name, *[None] * 7, chosen.lacking))
+        masks = tables.conditions.each(group.holds)
+        size = min(*(int(mask.sum()) for mask in masks), _disclosable(group, groups, tables)) // 2
+        if lacking := _lacking(masks, tables, size):
+            rows.append((group.name, *[None] * 7, lacking))
             continue
-        masks = (chosen.synthetic, chosen.train, chosen.holdout)
-        kernel = _kernel([one[mask] for one, mask in zip(standardised, masks, strict=True)], chosen.size, bootstrap)
-        near = _near([one[mask] for one, mask in zip(coordinates, masks, strict=True)], 2 * chosen.size, bootstrap)
-        metrics.append(_metric(sides.train.extractor, group.name, *kernel))
+        size = min(size, LARGEST_SAMPLE)
+        kernel = beside_real(kernel_distance, _taken(standardised, masks), size, bootstrap)
+        words = f"Kernel distance of synthetic to held-out volumes of {group.name}."
+        detail = f"{sides.train.extractor}:{group.name}"
+        metrics.append(metric_of(KERNEL_SUBGROUP, kernel[0], words, detail, kernel[1].value))
         figures = [cell for one in kernel for cell in (short(one.value), span(one))]
-        rows.append((group.name, chosen.size, *figures, *near, "compared"))
+        near = _near(_taken(coordinates, masks), 2 * size, bootstrap)
+        rows.append((group.name, size, *figures, *near, "compared"))
     columns = (
         "Subgroup", "Volumes per side", "Kernel distance", "Interval", "Reference", "Interval of reference",
         "Recall (reference)", "Coverage (reference)", "Result",
@@ -162,53 +152,36 @@ def subgroup_section(sides: Sides, tables: SubjectTables, groups: Sequence[Subgr
     return Section(metrics, [table])
 
 
-def _rows_of(group: Subgroup, groups: Sequence[Subgroup], tables: SubjectTables) -> _Rows:
-    masks = [group.holds(one) for one in (tables.requested, *tables.real)]
-    counts = dict(zip(("synthetic", "training", "held-out"), [int(mask.sum()) for mask in masks], strict=True))
-    subjects = [
-        len({name for name, inside in zip(names, mask, strict=True) if inside})
-        for names, mask in zip(tables.subjects, masks[1:], strict=True)
-    ]
-    size = min(min(counts.values()), _disclosable(group, groups, tables)) // 2
-    return _Rows(masks[0], masks[1], masks[2], min(size, LARGEST_SAMPLE), _lacking(counts, subjects, size))
+def _taken(sides: Sides[Matrix], masks: Sides[NDArray[np.bool_]]) -> Sides[Matrix]:
+    return Sides(*(rows[mask] for rows, mask in zip(sides, masks, strict=True)))
 
 
 def _disclosable(group: Subgroup, groups: Sequence[Subgroup], tables: SubjectTables) -> int:
     """Volumes that may be named: so many that a difference from all leaves FEWEST, or more than are there."""
     alike = [one for one in groups if one.condition == group.condition]
-    known = [np.any([one.holds(side) for one in alike], axis=0) for side in tables.real]
+    known = [np.any([one.holds(side) for one in alike], axis=0) for side in tables.conditions.real]
     return max(0, min(int(side.sum()) for side in known) - FEWEST)
 
 
-def _lacking(counts: dict[str, int], subjects: Sequence[int], size: int) -> str:
-    short_of = [name for name, count in counts.items() if count < FEWEST_VOLUMES]
-    if short_of:
+def _lacking(masks: Sides[NDArray[np.bool_]], tables: SubjectTables, size: int) -> str:
+    """Why a subgroup cannot be compared; empty if it can."""
+    counts = zip(("synthetic", "training", "held-out"), masks, strict=True)
+    if short_of := [name for name, mask in counts if mask.sum() < FEWEST_VOLUMES]:
         return f"too small: needs {FEWEST_VOLUMES} {' and '.join(short_of)} volumes"
-    if min(subjects) < FEWEST:
+    if any(len(set(compress(*side))) < FEWEST for side in zip(tables.subjects, masks.real, strict=True)):
         return f"too small: needs {FEWEST} training and held-out subjects"
     if size < FEWEST_VOLUMES // 2:
         return f"not shown: the other subgroups need {FEWEST} training and held-out subjects"
     return ""
 
 
-def _kernel(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
-    """Distance to the holdout, and its real-to-real reference."""
-    found, real = (estimate(kernel_distance, query, sets[2], size, bootstrap) for query in sets[:2])
-    return found, real
-
-
-def _near(sets: Sequence[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Cell, Cell]:
+def _near(sides: Sides[Matrix], size: int, bootstrap: Bootstrap) -> tuple[Cell, Cell]:
     """Recall and coverage with their references; nothing for sets that are too small for neighbours."""
     if size < FEWEST_NEIGHBOURS:
         return None, None
-    found, real = (neighbourhood_estimates(query, sets[2], size, bootstrap) for query in sets[:2])
+    found, real = (neighbourhood_estimates(query, sides.holdout, size, bootstrap) for query in sides.compared)
     recall, coverage = (
         f"{short(found[name].value)}, {span(found[name])} ({short(real[name].value)})"
         for name in ("recall", "coverage")
     )
     return recall, coverage
-
-
-def _metric(extractor: str, group: str, found: Estimate, real: Estimate) -> Metric:
-    words = f"Kernel distance of synthetic to held-out volumes of {group}."
-    return metric_of(KERNEL_SUBGROUP, found, words, f"{extractor}:{group}", real.value)

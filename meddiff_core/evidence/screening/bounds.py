@@ -19,7 +19,7 @@ from meddiff_core.artefacts import write_bytes, write_json
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.duplicates import smallest_distance
-from meddiff_core.evidence.features.records import Features, require_same_extractor
+from meddiff_core.evidence.features.records import Features, require_same_origin
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.neighbours import nearest_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
@@ -120,7 +120,7 @@ def fit_reference(
     subject of each training volume where some have several.
     """
     sets = [train_features, validation_features] + ([reconstructed_features] if reconstructed_features else [])
-    require_same_extractor(*sets)
+    require_same_origin(*(features.origin for features in sets))
     centre, axes = _whitening(train_features)
     key_centre = train_keys.mean(0)
     arrays = ReferenceArrays(centre, axes, train_keys, key_centre)

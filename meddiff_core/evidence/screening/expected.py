@@ -10,7 +10,7 @@ from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, from_count
 from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.rejections import RealRejections
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Cell, Section, Table, rounded
 from meddiff_core.types import Progress
 
 ACCEPTED_SHARE = MetricSpec(name="accepted_share", part="screening", better="higher", limited_by="generated")
@@ -44,7 +44,7 @@ def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Section:
 
 def _row(text: str, real: int, volumes: int, found: int, candidates: int, bootstrap: Bootstrap) -> tuple[Cell, ...]:
     share, sampled = (from_count(k, n, bootstrap.confidence) for k, n in ((real, volumes), (found, candidates)))
-    return text, *(round(figure, 4) for figure in (share.value, share.low, share.high)), round(sampled.value, 4)
+    return text, *rounded((*share.figures, sampled.value))
 
 
 def _table(rows: Sequence[tuple[Cell, ...]], real: RealRejections) -> Table:

@@ -23,7 +23,6 @@ from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_int
 from meddiff_core.evidence.utility.resampling import (
     Outcome,
     Score,
-    Trials,
     accuracy_score,
     explained_score,
     mean_score,
@@ -208,7 +207,7 @@ def _report(
     }
     count = len(truth) if isinstance(spec, ContinuousCondition) else len(_of_tested_classes(truth, truth)[0])
     outcomes = {
-        arm: [outcome(Trials(arm.name, one, count), bootstrap) for one in zip(*runs, strict=True)]
+        arm: [outcome(arm.name, one, count, bootstrap) for one in zip(*runs, strict=True)]
         for arm, runs in scores.items()
     }
     task = _task(audit, spec, truth)

@@ -4,7 +4,7 @@ A model can generate a label map that follows its condition perfectly beside an 
 its own label maps, fidelity would never show it. Here the structures are measured on the images.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,9 @@ from meddiff_core.contract import Condition, ContinuousCondition
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
-from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
+from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.quality.fidelity import fidelity, fidelity_section
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.evidence.utility.arms import Arm
 from meddiff_core.evidence.utility.comparing import with_interval
@@ -36,6 +36,10 @@ PAIR_AGREEMENT = MetricSpec(
     requires="audit.utility.effort and label maps (data.labels)",
 )
 METRICS = (PAIR_AGREEMENT,)
+AGREEMENT = (
+    "Dice of a generated label map with what a segmentation network that was trained on real pairs sees in the image "
+    "beside it."
+)
 
 
 @dataclass(frozen=True)
@@ -110,33 +114,20 @@ def _agreement(synthetic: Matrix, real: Matrix, groups: Sequence[str], bootstrap
         return Section(statements=["No label group is common enough to tell whether image and label map agree."])
     columns = {"mean": kept} | {groups[column]: [column] for column in kept}
     found = {name: _both(synthetic[:, chosen], real[:, chosen], bootstrap) for name, chosen in columns.items()}
-    return Section(metrics=[_agreement_metric(*found["mean"])], tables=[_agreement_table(found)])
-
-
-def _both(synthetic: Matrix, real: Matrix, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
-    arms = (Arm("synthetic pairs", 0, len(synthetic)), synthetic), (Arm("real pairs", len(real), 0), real)
-    first, second = (dice_outcome(arm, [scores], bootstrap).estimate(bootstrap.confidence) for arm, scores in arms)
-    return first, second
-
-
-def _agreement_metric(mean: Estimate, real: Estimate) -> Metric:
-    words = (
-        "Dice of a generated label map with what a segmentation network that was trained on real pairs sees in the "
-        "image beside it."
-    )
-    return metric_of(PAIR_AGREEMENT, mean, words, reference=real.value)
-
-
-def _agreement_table(found: Mapping[str, tuple[Estimate, Estimate]]) -> Table:
-    rows: list[tuple[Cell, ...]] = [
-        (name, with_interval(synthetic), with_interval(real)) for name, (synthetic, real) in found.items()
-    ]
-    return Table(
+    synthetic_mean, real_mean = found["mean"]
+    table = Table(
         part="fidelity",
         title="Agreement of image and label map",
         caption="Dice of the label map of a pair with the segmentation of its image by a network that was trained on "
         "real pairs. Far below the holdout, images and label maps do not belong together; above it, synthetic images "
         "are easier than real ones.",
         columns=("structure", "synthetic", "holdout"),
-        rows=tuple(rows),
+        rows=tuple((name, *map(with_interval, both)) for name, both in found.items()),
     )
+    return Section([metric_of(PAIR_AGREEMENT, synthetic_mean, AGREEMENT, reference=real_mean.value)], [table])
+
+
+def _both(synthetic: Matrix, real: Matrix, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
+    arms = (Arm("synthetic pairs", 0, len(synthetic)), synthetic), (Arm("real pairs", len(real), 0), real)
+    first, second = (dice_outcome(arm, [scores], bootstrap).estimate(bootstrap.confidence) for arm, scores in arms)
+    return first, second

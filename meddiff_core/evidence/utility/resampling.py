@@ -85,17 +85,6 @@ def _quotient(above: Matrix, below: Matrix) -> Matrix:
 
 
 @dataclass(frozen=True)
-class Trials:
-    """One arm: trainings that differ in their seed, tested on the same subjects."""
-
-    arm: str
-    scores: Sequence[Score]
-    """One per seed."""
-    subjects: int
-    """In the test set."""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """A figure, and what it is in each bootstrap sample; samples of the same subjects in every arm."""
 
@@ -119,16 +108,15 @@ class Outcome:
         return Outcome(value, self.resamples / np.maximum(other.resamples, SMALLEST), self.subjects)
 
 
-def outcome(trials: Trials, bootstrap: Bootstrap) -> Outcome:
-    """The mean over seeds, and its bootstrap samples over subjects and seeds.
+def outcome(arm: str, scores: Sequence[Score], subjects: int, bootstrap: Bootstrap) -> Outcome:
+    """The mean over trainings of an arm, one per seed, and its bootstrap samples over test subjects and seeds.
 
     The same `bootstrap.seed` resamples the same subjects for every arm, so that differences between arms are paired.
     """
-    subjects = resample_weights(trials.subjects, bootstrap.repeats, bootstrap.seed)
-    whole = np.ones((1, trials.subjects))
-    found = np.stack([score(np.concatenate([whole, subjects])) for score in trials.scores], axis=1)
-    seeds = _seed_weights(len(trials.scores), bootstrap.repeats, derive_seed(bootstrap.seed, "seeds", trials.arm))
-    return Outcome(float(found[0].mean()), (found[1:] * seeds).sum(1), trials.subjects)
+    weights = [np.ones((1, subjects)), resample_weights(subjects, bootstrap.repeats, bootstrap.seed)]
+    found = np.stack([score(np.concatenate(weights)) for score in scores], axis=1)
+    seeds = _seed_weights(len(scores), bootstrap.repeats, derive_seed(bootstrap.seed, "seeds", arm))
+    return Outcome(float(found[0].mean()), (found[1:] * seeds).sum(1), subjects)
 
 
 def _seed_weights(count: int, repeats: int, seed: int) -> Matrix:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Matrix
-from meddiff_core.evidence.section import Cell, Section, Table
+from meddiff_core.evidence.section import Section, Table
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.evidence.utility.arms import Arm, Design, choose_synthetic
 from meddiff_core.evidence.utility.comparing import Task, compare_arms, with_interval
-from meddiff_core.evidence.utility.resampling import Outcome, Trials, mean_score, outcome
+from meddiff_core.evidence.utility.resampling import Outcome, mean_score, outcome
 from meddiff_core.evidence.utility.segmentation import (
     Recipe,
     Segmenter,
@@ -112,13 +113,8 @@ def _groups_of_enough(scores: Matrix, groups: Sequence[str]) -> tuple[dict[str, 
 
 def dice_outcome(arm: Arm, runs: Sequence[Matrix], bootstrap: Bootstrap) -> Outcome:
     """The mean of Dice (subjects, groups), first over the groups that a subject has."""
-    means = [mean_score(_mean_over_groups(scores)) for scores in runs]
-    return outcome(Trials(arm.name, means, len(runs[0])), bootstrap)
-
-
-def _mean_over_groups(scores: Matrix) -> Matrix:
-    known = np.isfinite(scores)
-    return np.where(known.any(1), np.where(known, scores, 0).sum(1) / np.maximum(1, known.sum(1)), np.nan)
+    means = [mean_score(pd.DataFrame(scores).mean(axis=1).to_numpy()) for scores in runs]
+    return outcome(arm.name, means, len(runs[0]), bootstrap)
 
 
 def _table(
@@ -130,7 +126,8 @@ def _table(
             dice_outcome(arm, [scores[:, [column]] for scores in runs], bootstrap) for column in range(len(groups))
         ]
         dice = [with_interval(one.estimate(bootstrap.confidence)) for one in (means[arm], *columns)]
-        rows.append((arm.name, *_volumes(arm), *dice))
+        volumes = (None, None) if arm == TRIVIAL else (arm.real, arm.synthetic)
+        rows.append((arm.name, *volumes, *dice))
     return Table(
         part="utility",
         title="Segmentation of the holdout",
@@ -139,7 +136,3 @@ def _table(
         columns=("trained on", "real volumes", "synthetic volumes", "mean Dice", *groups),
         rows=tuple(rows),
     )
-
-
-def _volumes(arm: Arm) -> tuple[Cell, Cell]:
-    return (None, None) if arm == TRIVIAL else (arm.real, arm.synthetic)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.features.cache import BLOCK, CachedExtractor, KeptVolumes
-from meddiff_core.evidence.features.records import extract, require_same_extractor
+from meddiff_core.evidence.features.records import extract, require_same_origin
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def test_features_are_the_same_with_and_without_the_cache_and_in_any_order(kept,
     for folder, how in ((tmp_path / "one", {}), (tmp_path / "other", {"mapper": backwards})):
         cached = finish(extract(CachedExtractor(Means(contract), folder, **how), kept))
         np.testing.assert_array_equal(cached.values, plain.values)
-        require_same_extractor(cached, plain)
+        require_same_origin(cached.origin, plain.origin)
 
 
 def test_finished_block_is_not_computed_twice(kept, contract, tmp_path, finish):

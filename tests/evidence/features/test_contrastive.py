@@ -21,7 +21,7 @@ from meddiff_core.evidence.features.contrastive import (
 )
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.neighbours import nearest
-from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS
+from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS, transformed
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,9 @@ def test_transformed_training_volume_is_nearest_to_its_original(fitted, contract
     heads, features = fitted
     train, rng = features(heads, range(16)).astype(np.float64), np.random.default_rng(0)
     caught = []
-    for transform in TRANSFORMATIONS.values():
-        images = [contract.intensity.store(transform(contract.intensity.unit(image), rng)) for image in heads.images]
+    for steps in TRANSFORMATIONS.values():
+        units = [transformed(contract.intensity.unit(image), steps, rng) for image in heads.images]
+        images = [contract.intensity.store(unit) for unit in units]
         found = nearest(features(type(heads)(np.stack(images)), range(16)).astype(np.float64), train)
         caught.append((found.index == np.arange(16)).mean())
     assert np.mean(caught) > 0.85

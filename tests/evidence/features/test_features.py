@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from meddiff_core.evidence.features.latents import LatentFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
-from meddiff_core.evidence.features.records import Features, extract, preprocessing_digest, require_same_extractor
+from meddiff_core.evidence.features.records import Features, extract, preprocessing_digest, require_same_origin
 from meddiff_core.evidence.quality.distances import fit_projection
 
 
@@ -65,10 +65,10 @@ def test_records_that_differ_are_not_compared_and_the_message_says_how(changed, 
     one = Features(values, "a", "1" * 64, "c" * 64)
     other = replace(one, **changed)
     with pytest.raises(ValueError, match=message):
-        require_same_extractor(one, other)
+        require_same_origin(one.origin, other.origin)
     with pytest.raises(ValueError, match=message):
         fit_projection(one, 2)(other)
-    require_same_extractor(one, one.take([0, 1]))
+    require_same_origin(one.origin, one.take([0, 1]).origin)
 
 
 @pytest.mark.parametrize("changed", [{"spacing_mm": (3.0, 3.0, 3.0)}, {"mask": "brain"}, {"labels": {"core": (2,)}}])

@@ -5,7 +5,7 @@ import numpy as np
 from meddiff_core.evidence.features.records import extract
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
 from meddiff_core.evidence.neighbours import nearest
-from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS
+from meddiff_core.evidence.privacy.canaries import TRANSFORMATIONS, transformed
 
 
 def test_flip_shift_and_gain_change_nothing(contract, make_heads):
@@ -22,8 +22,9 @@ def test_every_transformation_is_nearest_to_its_original(contract, make_heads, f
     heads, extractor = make_heads(24, 0), SpectrumFeatures(contract)
     train = finish(extract(extractor, heads)).values.astype(np.float64)
     rng = np.random.default_rng(0)
-    for name, transform in TRANSFORMATIONS.items():
-        images = [contract.intensity.store(transform(contract.intensity.unit(image), rng)) for image in heads.images]
+    for name, steps in TRANSFORMATIONS.items():
+        units = [transformed(contract.intensity.unit(image), steps, rng) for image in heads.images]
+        images = [contract.intensity.store(unit) for unit in units]
         found = nearest(extractor(type(heads)(np.stack(images)), range(24)).astype(np.float64), train)
         assert (found.index == np.arange(24)).mean() > 0.95, name
 

@@ -15,7 +15,8 @@ from meddiff_core.evidence.quality.anatomy import (
     appearance_and_anatomy,
     correlation_difference,
 )
-from meddiff_core.evidence.quality.comparison import Sides, feature_metrics
+from meddiff_core.evidence.quality.comparison import feature_metrics
+from meddiff_core.evidence.quality.distances import Sides
 from meddiff_core.study import AuditConfig
 
 BOOTSTRAP = Bootstrap(60, 0.95, 0)

@@ -9,6 +9,7 @@ from scipy import linalg
 from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.distances import (
+    Sides,
     estimate,
     fit_projection,
     frechet_distance,
@@ -93,8 +94,10 @@ def test_more_synthetic_volumes_do_not_make_the_estimate_better():
 
 def test_ratio_to_real_is_one_for_fresh_samples_and_far_above_for_others():
     train, holdout = normal(200, 6, 0), normal(60, 6, 1)
-    fresh = ratio_to_real(frechet_distance, normal(150, 6, 2), train, holdout, 30, Bootstrap(100, 0.95, 0))
-    shifted = ratio_to_real(frechet_distance, normal(150, 6, 2, 1.5), train, holdout, 30, Bootstrap(100, 0.95, 0))
+    fresh, shifted = (
+        ratio_to_real(frechet_distance, Sides(synthetic, train, holdout), 30, Bootstrap(100, 0.95, 0))
+        for synthetic in (normal(150, 6, 2), normal(150, 6, 2, 1.5))
+    )
     assert fresh.low < 1 < fresh.high
     assert fresh.value == pytest.approx(1, abs=0.4)
     assert shifted.low > 3

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meddiff_core.evidence.intervals import Bootstrap
+from meddiff_core.evidence.quality.distances import Sides
 from meddiff_core.evidence.quality.effects import Sample, compare, effect, wasserstein
 
 BOOTSTRAP = Bootstrap(200, 0.95, 0)
@@ -28,7 +29,7 @@ def test_effect_is_cohens_d():
 
 def test_identical_sets_have_no_effect_and_no_distance():
     same = sample(normal(20, 0))
-    found = compare(same, same, same, BOOTSTRAP)
+    found = compare(Sides(same, same, same), BOOTSTRAP)
     assert found.effect.value == 0
     assert wasserstein(1.0)(same.values[:, None], same.values[:, None]) == 0
 
@@ -56,7 +57,7 @@ def test_copies_of_a_subjects_scan_do_not_narrow_the_interval():
 
 
 def test_where_nothing_varies_a_shift_is_large_and_finite():
-    found = compare(sample(np.full(10, 0.99)), sample(np.ones(10)), sample(np.ones(10)), BOOTSTRAP)
+    found = compare(Sides(*map(sample, (np.full(10, 0.99), np.ones(10), np.ones(10)))), BOOTSTRAP)
     assert found.effect.value == pytest.approx(-10)
     assert found.distance.value == pytest.approx(10)
     assert found.distance_reference.value == 0
@@ -65,5 +66,5 @@ def test_where_nothing_varies_a_shift_is_large_and_finite():
 def test_one_torn_structure_among_many_whole_ones_is_a_small_distance():
     torn = np.ones(100)
     torn[0] = 2
-    found = compare(sample(torn), sample(np.ones(100)), sample(np.ones(40)), BOOTSTRAP)
+    found = compare(Sides(*map(sample, (torn, np.ones(100), np.ones(40)))), BOOTSTRAP)
     assert found.distance.value < 0.5

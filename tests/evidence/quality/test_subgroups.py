@@ -6,7 +6,7 @@ import pytest
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition
 from meddiff_core.evidence.features.records import Features
 from meddiff_core.evidence.intervals import Bootstrap
-from meddiff_core.evidence.quality.comparison import Sides
+from meddiff_core.evidence.quality.distances import Sides
 from meddiff_core.evidence.quality.subgroups import SubjectTables, round_quantiles, subgroup_section, subgroups_of
 
 BOOTSTRAP = Bootstrap(60, 0.95, 0)
@@ -25,10 +25,9 @@ def conditions(n, women, seed):
     return [{"sex": "F" if row < women else "M", "age": float(age)} for row, age in enumerate(ages)]
 
 
-def people(women=(20, 20, 20), n=(40, 40, 40)):
-    sides = [conditions(count, few, seed) for seed, (count, few) in enumerate(zip(n, women, strict=True))]
-    subjects = [[f"{side}-{row}" for row in range(len(sides[side]))] for side in (1, 2)]
-    return SubjectTables(sides[0], sides[1:], subjects)
+def subjects_with(women=(20, 20, 20), n=(40, 40, 40)):
+    sides = Sides(*[conditions(count, few, seed) for seed, (count, few) in enumerate(zip(n, women, strict=True))])
+    return SubjectTables(sides, [[f"{side}-{row}" for row in range(len(rows))] for side, rows in enumerate(sides.real)])
 
 
 def normal(n, seed):
@@ -36,11 +35,11 @@ def normal(n, seed):
 
 
 def section_of(who, shift_of_women=0.0):
-    synthetic, train, holdout = (normal(len(side), seed) for seed, side in enumerate((who.requested, *who.real)))
-    women = [one["sex"] == "F" for one in who.requested]
+    synthetic, train, holdout = (normal(len(side), seed) for seed, side in enumerate(who.conditions))
+    women = [one["sex"] == "F" for one in who.conditions.synthetic]
     synthetic[women] += shift_of_women
     sides = Sides(features(synthetic), features(train), features(holdout))
-    return subgroup_section(sides, who, subgroups_of(SPECS, who.real[0], len(holdout)), BOOTSTRAP)
+    return subgroup_section(sides, who, subgroups_of(SPECS, who.conditions.train, len(holdout)), BOOTSTRAP)
 
 
 def test_every_known_volume_is_in_one_group_of_each_condition():
@@ -70,7 +69,7 @@ def test_edges_are_round_and_halve_the_volumes():
 
 
 def test_a_fault_of_one_subgroup_shows_there_and_nowhere_else():
-    metrics = {metric.name: metric for metric in section_of(people(), shift_of_women=2.0).metrics}
+    metrics = {metric.name: metric for metric in section_of(subjects_with(), shift_of_women=2.0).metrics}
     women, men = metrics["kernel_subgroup:x:sex F"], metrics["kernel_subgroup:x:sex M"]
     assert women.low > max(0, women.reference)
     assert men.low < 0 < men.high
@@ -78,13 +77,13 @@ def test_a_fault_of_one_subgroup_shows_there_and_nowhere_else():
 
 
 def test_recall_is_shown_where_there_are_enough_neighbours():
-    rows = {row[0]: row for row in section_of(people()).tables[0].rows}
+    rows = {row[0]: row for row in section_of(subjects_with()).tables[0].rows}
     assert rows["sex F"][6] is not None
-    assert {row[0]: row for row in section_of(people((10, 10, 10))).tables[0].rows}["sex F"][6] is None
+    assert {row[0]: row for row in section_of(subjects_with((10, 10, 10))).tables[0].rows}["sex F"][6] is None
 
 
 def test_a_subgroup_that_is_too_small_says_what_it_needs_and_not_how_many_there_are():
-    found = section_of(people((4, 20, 7)))
+    found = section_of(subjects_with((4, 20, 7)))
     row = next(row for row in found.tables[0].rows if row[0] == "sex F")
     assert row == ("sex F", *[None] * 7, "too small: needs 8 synthetic and held-out volumes")
     assert not any("sex F" in metric.name for metric in found.metrics)
@@ -93,20 +92,20 @@ def test_a_subgroup_that_is_too_small_says_what_it_needs_and_not_how_many_there_
 @pytest.mark.parametrize("women", [0, 1, 4])
 def test_the_size_of_a_subgroup_does_not_tell_how_few_are_in_the_other(women):
     """38 men among 40 would say that there are 2 women."""
-    found = section_of(people((20, 20, women), (60, 60, 40)))
+    found = section_of(subjects_with((20, 20, women), (60, 60, 40)))
     sizes = {row[0]: row[1] for row in found.tables[0].rows}
     assert sizes["sex M"] == (40 - 5) // 2
 
 
 def test_scans_of_few_subjects_are_no_subgroup():
-    who = people()
+    who = subjects_with()
     repeated = [who.subjects[0], [f"holdout-{row % 4}" if row < 20 else f"man-{row}" for row in range(40)]]
-    found = section_of(SubjectTables(who.requested, who.real, repeated))
+    found = section_of(SubjectTables(who.conditions, repeated))
     row = next(row for row in found.tables[0].rows if row[0] == "sex F")
     assert row[-1] == "too small: needs 5 training and held-out subjects"
 
 
 def test_a_study_without_conditions_says_what_it_needs():
     sides = Sides(*[features(normal(10, seed)) for seed in range(3)])
-    found = subgroup_section(sides, people(), [], BOOTSTRAP)
+    found = subgroup_section(sides, subjects_with(), [], BOOTSTRAP)
     assert "needs conditions" in found.statements[0]

@@ -6,7 +6,6 @@ from sklearn import metrics
 
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.utility.resampling import (
-    Trials,
     accuracy_score,
     explained_score,
     mean_score,
@@ -48,28 +47,26 @@ def test_mean_leaves_out_subjects_for_whom_it_is_not_defined():
 
 def test_interval_over_subjects_has_the_width_of_a_mean():
     values = np.random.default_rng(2).standard_normal(60)
-    found = outcome(Trials("a", [mean_score(values)], 60), MANY)
+    found = outcome("a", [mean_score(values)], 60, MANY)
     assert found.value == pytest.approx(values.mean())
     assert found.resamples.std() == pytest.approx(values.std() / 60**0.5, rel=0.05)
 
 
 def test_interval_over_seeds_has_the_width_of_a_mean_of_three():
     levels = np.array([0.7, 0.8, 0.75])
-    found = outcome(Trials("a", [mean_score(np.full(20, level)) for level in levels], 20), MANY)
+    found = outcome("a", [mean_score(np.full(20, level)) for level in levels], 20, MANY)
     assert found.resamples.std() == pytest.approx(levels.std(ddof=1) / 3**0.5, rel=0.05)
 
 
 def test_difference_of_two_arms_is_paired_by_subject():
     values = np.random.default_rng(3).standard_normal(40)
-    first, second = (
-        outcome(Trials(name, [mean_score(values + shift)], 40), MANY) for name, shift in (("a", 1), ("b", 0))
-    )
+    first, second = (outcome(name, [mean_score(values + shift)], 40, MANY) for name, shift in (("a", 1), ("b", 0)))
     estimate = first.minus(second).estimate(0.95)
     np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], 1)
 
 
 def test_same_arm_over_itself_is_one():
     runs = [mean_score(np.random.default_rng(seed).uniform(0.5, 1, 12)) for seed in range(3)]
-    found = outcome(Trials("a", runs, 12), MANY)
+    found = outcome("a", runs, 12, MANY)
     estimate = found.over(found).estimate(0.95)
     np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], 1)
