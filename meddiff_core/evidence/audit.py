@@ -230,4 +230,4 @@ def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFind
         )
         for row in evidence.result.flagged
     )
-    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold)
+    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold.value)
