@@ -31,6 +31,7 @@ from meddiff_core.evidence.privacy.membership import (
 )
 from meddiff_core.evidence.privacy.negative_control import MOST_HOLDOUT, TOLERATED, chance_of_blocking
 from meddiff_core.evidence.privacy.power import CopyGate, copy_gate
+from meddiff_core.evidence.privacy.release_membership import RELEASE_AUC
 from meddiff_core.evidence.quality.comparison import COVERAGE, LARGEST_SAMPLE
 from meddiff_core.evidence.quality.distinct import DISTINCT_SHARE
 from meddiff_core.evidence.quality.fidelity import FIDELITY
@@ -41,8 +42,8 @@ from meddiff_core.study import AuditConfig
 BEYOND = 2.0
 """Copies in a bad cohort, in units of the excess that the gate allows."""
 PLAIN = 0.5
-"""Copy threshold over the lowest score of a fresh volume, where nearly all planted copies score below a quarter of the
-latter, as those of brains do."""
+"""Copy threshold over the lowest score of a fresh volume, where all planted copies score below a quarter of the
+latter."""
 FAITHFUL = 0.8
 """Correlation of requested and measured in a cohort that follows its conditions well."""
 HOPELESS = 0.5
@@ -313,6 +314,9 @@ _RULES = {
         "good: no copies; bad: twice as many as it allows, all caught; planted copies score far below held-out scans",
     ),
     COPY_POWER.name: _Rule(_copy_power, "train", "good: a test that catches every canary"),
+    RELEASE_AUC.name: _Rule(
+        _membership_auc, "holdout", "good: a release that betrays nobody; bad: just beyond the limit"
+    ),
     MEMBERSHIP_AUC.name: _Rule(
         _membership_auc, "holdout", "good: weights that betray nobody; bad: just beyond the limit"
     ),

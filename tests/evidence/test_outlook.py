@@ -57,8 +57,8 @@ def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> N
 def test_false_alarms_of_the_membership_gate_are_those_of_scores_that_tell_nothing() -> None:
     rng, members = np.random.default_rng(0), np.arange(36 + 18) < 36
     areas = [area(rng.random(54), members) for _ in range(200)]
-    share = np.mean([blocked("membership_auc:denoiser", auc_interval(auc, 36, 18, 0.95)) for auc in areas])
-    assert outlook()["membership_auc:*"].false_alarm == pytest.approx(share, abs=0.05)
+    share = np.mean([blocked("membership_release_auc", auc_interval(auc, 36, 18, 0.95)) for auc in areas])
+    assert outlook()["membership_release_auc"].false_alarm == pytest.approx(share, abs=0.05)
 
 
 def test_false_alarms_of_the_rate_of_members_found_are_those_of_scores_that_tell_nothing() -> None:
@@ -96,7 +96,7 @@ def test_more_of_everybody_never_lowers_the_prospects_but_for_steps_of_counts(pr
 def test_what_is_needed_does() -> None:
     found = outlook(40, 12, 12)
     needed = {one.metric: one for one in found.values() if one.needed is not None}
-    assert {"membership_auc:*", "copies_excess", "distinct_share", "fidelity_r:*"} & needed.keys()
+    assert {"membership_release_auc", "copies_excess", "distinct_share", "fidelity_r:*"} & needed.keys()
     for metric, one in needed.items():
         sizes = {"train": 40, "holdout": 12, "cohort": 12}
         sizes["cohort" if one.waits_for == "synthetic" else one.waits_for] = one.needed

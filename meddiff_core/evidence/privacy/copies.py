@@ -40,10 +40,8 @@ CLOSER_TO_TRAIN = MetricSpec(
 METRICS = (COPIES_SHARE, COPIES_EXCESS, COPY_FALSE_ALARMS, CLOSER_TO_TRAIN)
 ALPHA = 0.05
 """Share of fresh volumes that the copy test may flag."""
-APART = 0.95
-"""Share of planted copies that score below every fresh volume, where the two are told apart plainly."""
 ABOVE_COPIES = 1 / 3
-"""Where the threshold then lies on the way from the scores of planted copies up to the lowest of fresh volumes."""
+"""Where a threshold lies on the way from the highest score of planted copies up to the lowest of fresh volumes."""
 SAMPLES = 20_000
 """Of the distributions of both shares."""
 
@@ -121,23 +119,25 @@ def rank_of(null_size: int, alpha: float) -> int:
 
 
 def copy_threshold(null: Matrix, planted: Matrix, alpha: float = ALPHA) -> CopyThreshold:
-    """Between the scores of planted copies and of fresh volumes (the null) where they lie apart; else on the null.
+    """Between the scores of planted copies and of fresh volumes (the null) where that loses no copy; else on the null.
 
     On the null it is the k-th lowest of n scores, k = floor(alpha (n + 1)), at least 1: with few volumes the share of
-    fresh ones below it varies so much that one honest cohort in five is blocked. Copies that score far lower need no
-    threshold so high.
+    fresh ones below it varies so much that one honest cohort in five is blocked. Where all planted copies that it
+    catches score below every fresh volume, a lower one catches them as well.
     """
-    copies, fresh = copies_below(planted), np.sort(null)
-    if copies < fresh[0]:
-        value = float(copies + ABOVE_COPIES * (fresh[0] - copies))
-        return CopyThreshold(value, NullRank(len(null), 1, value / float(fresh[0])))
-    level = level_of(len(null), alpha)
-    return CopyThreshold(float(fresh[level.rank - 1]), level)
+    fresh, level = np.sort(null), level_of(len(null), alpha)
+    on_null = float(fresh[level.rank - 1])
+    highest, lowest = float(highest_caught(planted, np.array([on_null]))[0]), float(fresh[0])
+    if highest >= lowest:
+        return CopyThreshold(on_null, level)
+    value = highest + ABOVE_COPIES * (lowest - highest)
+    return CopyThreshold(value, NullRank(len(null), 1, value / lowest))
 
 
-def copies_below(planted: Matrix) -> float:
-    """Score below which nearly all planted copies are; infinite where none were planted."""
-    return float(np.quantile(planted, APART)) if len(planted) else np.inf
+def highest_caught(planted: Matrix, thresholds: Matrix) -> Matrix:
+    """(t,) the highest score of planted copies (m,) below each threshold; infinite where there is none."""
+    scores = np.concatenate([[np.inf], np.sort(planted)])
+    return np.asarray(scores[np.searchsorted(scores[1:], thresholds)])
 
 
 def level_of(null_size: int, alpha: float = ALPHA) -> NullRank:

@@ -18,9 +18,9 @@ from meddiff_core.evidence.privacy.copies import (
     ABOVE_COPIES,
     ALPHA,
     NullRank,
-    copies_below,
     copy_threshold,
     false_alarms,
+    highest_caught,
     level_of,
 )
 from meddiff_core.evidence.privacy.power import CopyGate, copy_gate
@@ -128,13 +128,15 @@ def _flagged_shares(
 
     Ties, which only a bootstrap has, are broken at random.
     """
-    count, copies = control.null_size, copies_below(control.planted)
+    count, ordered = control.null_size, np.sort(scores)
     order = rng.permuted(np.tile(np.argsort(np.lexsort((rng.random(len(scores)), scores))), (splits, 1)), axis=1)
     null = np.sort(order[:, :count], axis=1)
-    lowest = np.sort(scores)[null[:, 0]]
+    on_null = null[:, level_of(count).rank - 1]
+    lowest, copies = ordered[null[:, 0]], highest_caught(control.planted, ordered[on_null])
     apart = copies < lowest
-    below = np.searchsorted(np.sort(scores), np.where(apart, copies + ABOVE_COPIES * (lowest - copies), 0.0))
-    threshold = np.where(apart, below, null[:, level_of(count).rank - 1])
+    copies = np.where(apart, copies, lowest)
+    below = np.searchsorted(ordered, copies + ABOVE_COPIES * (lowest - copies))
+    threshold = np.where(apart, below, on_null)
     return (order[:, count:] < threshold[:, None]).mean(1), apart
 
 
@@ -199,5 +201,5 @@ def _statement(null: NullRank, size: int, config: AuditConfig, bootstrap: Bootst
 
 def _place(null: NullRank) -> str:
     if null.is_exact:
-        return "planted copies score as they do, or nearly so"
+        return "some planted copies score as they do"
     return f"planted copies score so much lower that the threshold is {null.fraction:.2f} of the lowest of them"

@@ -12,7 +12,6 @@ from meddiff_core.evidence.privacy.copies import (
     NullRank,
     closer_to_train,
     combined_score,
-    copies_below,
     copy_test,
     copy_threshold,
     excess_of,
@@ -244,19 +243,21 @@ def with_kin(rng, size):
     return np.where(rng.random(size) < 0.04, rng.uniform(0.1, 0.5, size), lognormal(0.8, 0.2)(rng, size))
 
 
-def mostly_exact(rng, size):
-    return np.where(rng.random(size) < 0.4, 0.0, lognormal(0.03, 0.9)(rng, size))
+def as_brains(rng, size):
+    """Seven transformations, of which one puts all the others together."""
+    kind = rng.integers(7, size=size)
+    return np.where(kind == 6, lognormal(0.085, 0.25)(rng, size), np.where(kind < 3, 0.0, lognormal(0.015, 0.4)(rng, size)))  # fmt: skip  # noqa: E501
 
 
 FRESH = {
-    "narrow": lognormal(0.8, 0.15), "as brains": lognormal(0.8, 0.3), "wide": lognormal(0.8, 0.6),
-    "skewed": lambda rng, size: 0.8 * rng.gamma(4, 0.25, size),
+    "narrow": lognormal(0.8, 0.15), "as brains": lognormal(0.8, 0.3), "wide": lognormal(0.8, 0.4),
+    "skewed": lambda rng, size: 0.8 * rng.gamma(8, 0.125, size),
     "uniform": lambda rng, size: rng.uniform(0.3, 1.2, size),
     "kin": with_kin,
 }  # fmt: skip
-COPIES = {"as brains": mostly_exact, "noisy": lognormal(0.12, 0.5)}
-PLAIN = [(fresh, copies) for fresh in FRESH for copies in COPIES if (copies, fresh) not in {("noisy", "wide"), ("noisy", "skewed"), ("noisy", "kin")}]  # fmt: skip  # noqa: E501
-"""Where nearly all copies score below fresh volumes."""
+COPIES = {"as brains": as_brains, "noisy": lognormal(0.12, 0.2)}
+PLAIN = [(fresh, copies) for fresh in FRESH for copies in COPIES if (fresh, copies) != ("kin", "noisy")]
+"""Where hardly a copy scores as fresh volumes do."""
 COHORT = 200
 
 
@@ -290,6 +291,7 @@ def test_where_copies_score_like_fresh_volumes_the_threshold_is_that_of_the_null
     rng = np.random.default_rng(0)
     for _ in range(50):
         null, planted = FRESH["as brains"](rng, held_out), lognormal(0.6, 0.4)(rng, 75)
+        null[0] = planted[planted < np.quantile(null, 0.5)].min()
         assert copy_threshold(null, planted) == copy_threshold(null, NONE)
         assert copy_threshold(null, planted).value == np.sort(null)[level_of(held_out).rank - 1]
 
@@ -310,7 +312,17 @@ def test_threshold_lies_between_copies_and_fresh_volumes_that_are_apart():
     assert found.value == pytest.approx(0.2)
     assert (found.null.size, found.null.rank, found.null.fraction) == (22, 1, pytest.approx(0.5))
     assert not found.null.is_exact
-    assert copies_below(NONE) == np.inf
+    assert copy_threshold(np.linspace(0.4, 1, 22), NONE).null == level_of(22)
+
+
+def test_lower_threshold_loses_no_planted_copy():
+    rng = np.random.default_rng(0)
+    for held_out in (18, 41, 160):
+        for planted in (as_brains(rng, 75), lognormal(0.3, 0.5)(rng, 75)):
+            null = FRESH["as brains"](rng, held_out)
+            lower, on_null = (copy_threshold(null, copies).value for copies in (planted, NONE))
+            assert lower <= on_null
+            assert (planted < lower).sum() == (planted < on_null).sum()
 
 
 def test_bounds_below_the_null_hold_the_excess_of_copies_and_count_no_fresh_volume_away():

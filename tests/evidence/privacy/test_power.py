@@ -73,7 +73,7 @@ NONE = np.zeros(0)
 """No planted copies: the threshold is on the null."""
 
 
-def tested(scores, null, planted):
+def found_in(scores, null, planted):
     return copy_test(scores, copy_threshold(null, planted), BOOTSTRAP)
 
 
@@ -98,7 +98,7 @@ def deal(population, contract, seed):
 
 def stopped(case, name):
     """Both copies among 200 volumes are flagged, or the gate blocks."""
-    result = tested(np.concatenate([case.canaries[name], case.synthetic[2:]]), case.null, case.planted)
+    result = found_in(np.concatenate([case.canaries[name], case.synthetic[2:]]), case.null, case.planted)
     return {0, 1} <= set(result.flagged.tolist()) or blocked(result)
 
 
@@ -117,20 +117,20 @@ def test_twelfth_of_copies_is_blocked_by_the_gate_itself_19_of_20(cases):
     stops = 0
     for case in cases:
         copies = np.concatenate(list(case.canaries.values()))
-        stops += blocked(tested(np.concatenate([copies, case.synthetic[16:]]), case.null, case.planted))
+        stops += blocked(found_in(np.concatenate([copies, case.synthetic[16:]]), case.null, case.planted))
     assert stops >= 19
 
 
 @pytest.mark.slow
 def test_honest_cohorts_pass_at_least_19_of_20(cases):
-    assert sum(not blocked(tested(case.synthetic, case.null, case.planted)) for case in cases) >= 19
+    assert sum(not blocked(found_in(case.synthetic, case.null, case.planted)) for case in cases) >= 19
 
 
 def test_identical_sets_are_blocked_with_all_flagged(population, contract):
     _, keys = population
     search = fit_search(keys[:60, 0], contract)
     null, copies = search(keys[60:120])[WHOLE].score, search(keys[:60])[WHOLE].score
-    result = tested(copies, null, NONE)
+    result = found_in(copies, null, NONE)
     assert len(result.flagged) == 60
     assert blocked(result)
     assert result.excess.low > 0.8
@@ -141,7 +141,7 @@ def test_gate_blocks_from_exactly_the_count_that_is_said():
     fewest = copy_gate(200, 0, level_of(len(null)), CONFIG, BOOTSTRAP).fewest_blocked
     for count, expected in ((fewest - 1, False), (fewest, True)):
         scores = np.where(np.arange(200) < count, null.min() - 1, null.max() + 1)
-        assert blocked(tested(scores, null, NONE)) is expected
+        assert blocked(found_in(scores, null, NONE)) is expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
@@ -149,14 +149,14 @@ def test_power_is_that_of_the_whole_test_on_random_mixtures(share):
     rng = np.random.default_rng(0)
     null, synthetic = rng.random(60), rng.random(200)
     scores = rng.random(400) * np.where(rng.random(400) < 0.9, 0.1, 10) * np.quantile(null, 0.05)
-    result = tested(synthetic, null, NONE)
+    result = found_in(synthetic, null, NONE)
     caught = float((scores < result.threshold.value).mean())
     gate = copy_gate(200, len(result.flagged), level_of(60), CONFIG, BOOTSTRAP)
     every, blocks, either = [], [], []
     for _ in range(150):
         copies = rng.choice(scores, gate.copies(share))
         mixture = np.concatenate([copies, rng.choice(synthetic, 200 - len(copies), replace=False)])
-        found = tested(mixture, null, NONE)
+        found = found_in(mixture, null, NONE)
         every.append(len(copies) == (found.flagged < len(copies)).sum())
         blocks.append(len(found.flagged) >= gate.fewest_blocked)
         either.append(every[-1] or blocks[-1])
@@ -215,7 +215,7 @@ def test_chance_of_blocking_an_honest_cohort_is_that_of_random_ones(null_size):
     null = level_of(null_size)
     gate = copy_gate(200, 0, null, CONFIG, BOOTSTRAP)
     blocked_by_chance = [
-        len(tested(rng.random(200), rng.random(null_size), NONE).flagged) >= gate.fewest_blocked for _ in range(200)
+        len(found_in(rng.random(200), rng.random(null_size), NONE).flagged) >= gate.fewest_blocked for _ in range(200)
     ]
     assert np.mean(blocked_by_chance) == pytest.approx(chance_of_blocking(gate, null), abs=0.1)
 
