@@ -102,5 +102,11 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         _at_least(0.05, ACCEPTED_SHARE),
     ),
 }
+ON_WEIGHTS: dict[str, GateConfig] = {
+    "research": _at_most(0.75, MEMBERSHIP_AUC, EVERY),
+    "strict": _at_most(0.60, MEMBERSHIP_AUC, EVERY),
+    "trial": _at_most(0.85, MEMBERSHIP_AUC, EVERY),
+}
+"""In force where the models are given away: what they remember then leaves with them."""
 OPTIONAL = (FIDELITY_R.named(EVERY), COVARIATES_RISK.named(EVERY), EXACT_ROWS.named())
 """Preset gates that a study without label maps or conditions does without."""

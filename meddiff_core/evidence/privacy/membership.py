@@ -23,7 +23,7 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
-from meddiff_core.models.denoiser import load_denoiser
+from meddiff_core.models.denoiser import has_guide, load_denoiser, load_guide
 from meddiff_core.models.inference.packed import packed
 from meddiff_core.types import Progress, Volumes
 
@@ -104,12 +104,13 @@ def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Pro
     volumes, device = audit.dataset.volumes(side), audit.device
     autoencoder, _ = load_autoencoder(audit.models / "autoencoder", device)
     denoiser, scale, _ = load_denoiser(audit.models / "denoiser", device)
+    early = load_guide(audit.models / "denoiser", denoiser) if has_guide(audit.models / "denoiser") else None
     if device == "cpu":
-        autoencoder, denoiser = packed(autoencoder), packed(denoiser)
+        autoencoder, denoiser, early = packed(autoencoder), packed(denoiser), None if early is None else packed(early)
     latents, errors = yield from autoencoder_scores(autoencoder, volumes, rows, audit.contract, device)
     given = audit.dataset.conditions(side)
     conditions = encode_conditions([given[row] for row in rows], audit.contract.conditions)
-    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device)
+    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device, early)
     subjects = audit.dataset.subjects(side)
     return Attacked(
         [subjects[row] for row in rows], difficulty_of(volumes, rows, audit.contract),
