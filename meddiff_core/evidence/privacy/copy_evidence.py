@@ -81,8 +81,8 @@ def copy_evidence(
     scores, rows = copy_scores(views, sets)
     planted = scores["canaries"][list(canaries.whole)]
     threshold = threshold_of(scores, sets, planted, bootstrap.seed)
-    real = [_one_score_each(side, scores, sets, bootstrap.seed) for side in NULL]
-    control = NegativeControl(*real, planted, threshold.null)
+    holdout, validation = (_one_score_each(side, scores, sets, bootstrap.seed) for side in NULL)
+    control = NegativeControl(holdout, validation, planted, threshold.null)
     result = copy_test(scores["synthetic"], threshold, bootstrap)
     subjects = [sets.subjects[row] for row in canaries.rows]
     searched = SearchedCanaries(scores["canaries"] < threshold.value, canaries.transformations, subjects)

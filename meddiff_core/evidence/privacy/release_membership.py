@@ -114,14 +114,13 @@ def release_membership(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Pro
     members = [row for row, name in enumerate(train.names) if name in planted]
     others = [row for row, name in enumerate(train.names) if name not in planted]
     mixed = _scores(spaces, "train", with_copies=True)
-    release, power = (
-        judge_attacks(RELEASE, *sides, bootstrap)
-        for sides in (
-            [_attacked(one, _scores(spaces, side, with_copies=False), range(len(one.names)))
-             for one, side in ((train, "train"), (holdout, "holdout"))],
-            [_attacked(train, mixed, rows) for rows in (members, others)],
-        )
-    )  # fmt: skip
+    release = judge_attacks(
+        RELEASE,
+        _attacked(train, _scores(spaces, "train", with_copies=False), range(len(train.names))),
+        _attacked(holdout, _scores(spaces, "holdout", with_copies=False), range(len(holdout.names))),
+        bootstrap,
+    )
+    power = judge_attacks(RELEASE, _attacked(train, mixed, members), _attacked(train, mixed, others), bootstrap)
     return Section(
         metrics=[_auc(release), _power(power, len(copies), len(audit.accepted))],
         tables=[outcomes_table(release.outcomes, "Membership inference by whoever receives the release")],
