@@ -539,6 +539,9 @@ class ReleaseConfig(Config):
     """Licence of the synthetic cohort, to be compatible with the terms of the real data."""
     contact: str = "not stated"
     """Whom to ask."""
+    models: bool = False
+    """Whether anybody who receives the cohort will be given the models, too. A release holds none; where they
+    leave by another way, every preset gates the attacks on their weights."""
     source: str = "not stated"
     """One public sentence on the real data, without anything that names a subject."""
 

@@ -211,7 +211,11 @@ CHAIN: dict[str, Artefact] = {
         "audit",
         "audit",
         ("dataset", "autoencoder", "denoiser", "cohort"),
-        lambda w: {"study.audit": w.study.audit, **w.extractor_digest()},
+        lambda w: {
+            "study.audit": w.study.audit,
+            "study.release.models": w.study.release.models,
+            **w.extractor_digest(),
+        },
     ),
     "report": Artefact("audit", "report.html", ("cohort", "audit"), lambda w: {"title": w.title}),
     "release": Artefact(

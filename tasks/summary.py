@@ -9,6 +9,7 @@ from meddiff_core.data.fingerprint import Fingerprint
 from meddiff_core.data.ingest import discover, listing_digest
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
+from meddiff_core.evidence.gates import audit_settings
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.stages.describe import describe_contract, lines_of
@@ -104,8 +105,8 @@ def _outlook(study: Study, sides: Mapping[str, int]) -> list[str]:
     """Gates that can be decided with so many subjects."""
     if not sides:
         return []
-    expected = decidable_gates(sides, study.audit, study.cohort.size)
-    return describe_outlook(expected, gates_left_out(study.audit))
+    settings = audit_settings(study)
+    return describe_outlook(decidable_gates(sides, settings, study.cohort.size), gates_left_out(settings))
 
 
 def _trainings(plan: Plan) -> dict[str, str]:

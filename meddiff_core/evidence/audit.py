@@ -20,6 +20,7 @@ from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
 from meddiff_core.evidence.privacy.covariates import covariate_attacks
 from meddiff_core.evidence.privacy.membership import membership_inference
+from meddiff_core.evidence.privacy.release_membership import release_membership
 from meddiff_core.evidence.privacy.rounds import rounds_section
 from meddiff_core.evidence.quality.anatomy import appearance_and_anatomy
 from meddiff_core.evidence.quality.comparison import extract_sides, feature_metrics, similarity_metrics
@@ -40,6 +41,9 @@ MOST_PAIRS = 100
 CAVEATS = (
     "Passing the copy test is necessary and not sufficient: it is no proof of anonymity, and membership may still "
     "be inferred.",
+    "Membership is attacked from two seats: of whoever receives the volumes, and of whoever has the weights. The "
+    "latter tells of memory that leaves only with the weights; both tell of the attacks that were tried, and of no "
+    "others.",
     "Copies are searched as whole volumes and as halves, flipped, shifted by a voxel, blurred, noisy or with other "
     "intensities. Copies of a smaller part, volumes that were rotated or warped, and mixtures of several volumes may "
     "go unseen.",
@@ -51,9 +55,10 @@ CAVEATS = (
 
 
 Part = Callable[[AuditInput, Bootstrap], Generator[Progress, None, Section]]
+SEATS: tuple[Part, ...] = (release_membership, membership_inference)
+"""Attacks by whoever receives a release, and by whoever has the weights: the first lines of the report."""
 PARTS: tuple[Part, ...] = (
     authenticity_evidence,
-    membership_inference,
     covariate_attacks,
     appearance_and_anatomy,
     fidelity_of_labels,
@@ -131,7 +136,10 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
     diversity = similarity_metrics(Sides(*pairs), bootstrap)
     distinct = distinct_metric(audit, bootstrap)
     rounds = rounds_section(audit.rounds, len(evidence.flagged), len(audit.accepted), bootstrap.confidence)
-    sections = [Section([distinct, *metrics, *diversity]), evidence.section, rounds]
+    sections = []
+    for part in SEATS:
+        sections.append((yield from part(audit, bootstrap)))
+    sections += [Section([distinct, *metrics, *diversity]), evidence.section, rounds]
     for part in PARTS:
         sections.append((yield from part(audit, bootstrap)))
     whole = Section.merge(sections)
@@ -193,4 +201,4 @@ def _internal(evidence: CopyEvidence, sample_ids: Sequence[str]) -> InternalFind
         )
         for row in evidence.result.flagged
     )
-    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold)
+    return InternalFindings(suspected=suspected, threshold=evidence.result.threshold.value)

@@ -13,8 +13,8 @@ from scipy import stats
 
 from meddiff_core.contract import Frozen
 from meddiff_core.evidence.metrics import EVERY, Metric, six_digits
-from meddiff_core.evidence.presets import OPTIONAL, PRESETS
-from meddiff_core.study import AuditConfig, GateConfig, WaiverConfig
+from meddiff_core.evidence.presets import ON_WEIGHTS, OPTIONAL, PRESETS
+from meddiff_core.study import AuditConfig, GateConfig, Study, WaiverConfig
 
 Verdict = Literal["pass", "quarantine", "block"]
 Direction = Literal["max", "min"]
@@ -109,6 +109,15 @@ def _explain_missing(result: GateResult, measured: Sequence[str]) -> GateResult:
     from meddiff_core.evidence.registry import why_missing  # the registry gathers metrics whose modules apply gates
 
     return result.model_copy(update={"failure": why_missing(result.metric, measured)})
+
+
+def audit_settings(study: Study) -> AuditConfig:
+    """Those of a study, with the gate on the weights where its models are given away, unless it has one of its own."""
+    gate = ON_WEIGHTS[study.audit.preset]
+    given = {own.metric for own in (*study.audit.gates, *PRESETS[study.audit.preset])}
+    if not study.release.models or gate.metric in given:
+        return study.audit
+    return study.audit.model_copy(update={"gates": [*study.audit.gates, gate]})
 
 
 def passes_gate(metric: Metric, audit: AuditConfig) -> bool:

@@ -18,7 +18,7 @@ from meddiff_core.evidence.intervals import Bootstrap, Estimate, from_count
 from meddiff_core.evidence.metrics import Metric, metric_of
 from meddiff_core.evidence.presets import OPTIONAL
 from meddiff_core.evidence.privacy.canaries import COPY_POWER, TRANSFORMATIONS
-from meddiff_core.evidence.privacy.copies import ALPHA, COPIES_EXCESS, expected_share
+from meddiff_core.evidence.privacy.copies import COPIES_EXCESS, NullRank, level_of
 from meddiff_core.evidence.privacy.copy_evidence import MOST_CANARIES
 from meddiff_core.evidence.privacy.covariates import EXACT_ROWS
 from meddiff_core.evidence.privacy.membership import (
@@ -29,8 +29,9 @@ from meddiff_core.evidence.privacy.membership import (
     TRAIN_PER_HOLDOUT,
     auc_interval,
 )
-from meddiff_core.evidence.privacy.negative_control import MOST_HOLDOUT, TOLERATED, chance_of_blocking, holdout_needed
-from meddiff_core.evidence.privacy.power import copy_gate
+from meddiff_core.evidence.privacy.negative_control import MOST_HOLDOUT, TOLERATED, chance_of_blocking
+from meddiff_core.evidence.privacy.power import CopyGate, copy_gate
+from meddiff_core.evidence.privacy.release_membership import RELEASE_AUC
 from meddiff_core.evidence.quality.comparison import COVERAGE, LARGEST_SAMPLE
 from meddiff_core.evidence.quality.distinct import DISTINCT_SHARE
 from meddiff_core.evidence.quality.fidelity import FIDELITY
@@ -40,6 +41,9 @@ from meddiff_core.study import AuditConfig
 
 BEYOND = 2.0
 """Copies in a bad cohort, in units of the excess that the gate allows."""
+PLAIN = 0.5
+"""Copy threshold over the lowest score of a fresh volume, where all planted copies score below a quarter of the
+latter."""
 FAITHFUL = 0.8
 """Correlation of requested and measured in a cohort that follows its conditions well."""
 HOPELESS = 0.5
@@ -74,17 +78,20 @@ class GateOutlook:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Subjects of the training set and of the holdout, and synthetic volumes."""
+    """Subjects of the three sides, and synthetic volumes."""
 
     train: int
+    validation: int
     holdout: int
     synthetic: int
 
     def scaled(self, waits_for: str, count: int) -> "Sizes":
-        """With so many of one set, and of the training set as many more as of the holdout."""
-        if waits_for == "holdout":
-            return Sizes(max(self.train, ceil(self.train * count / max(1, self.holdout))), count, self.synthetic)
-        return replace(self, **{waits_for: count})
+        """With so many of one set, and of the other sides as many more as of the holdout."""
+        if waits_for != "holdout":
+            return replace(self, **{waits_for: count})
+        factor = max(1.0, count / max(1, self.holdout))
+        train, validation = (ceil(side * factor) for side in (self.train, self.validation))
+        return Sizes(train, validation, count, self.synthetic)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class Chances:
 
     false_alarm: float
     power: float | None = None
+    otherwise: str = ""
+    """What the former is where an assumption of the reason does not hold."""
 
 
 Expectation = Callable[[str, Sizes, AuditConfig], Chances]
@@ -101,9 +110,9 @@ Expectation = Callable[[str, Sizes, AuditConfig], Chances]
 def decidable_gates(sizes: Mapping[str, int], audit: AuditConfig, cohort_size: int) -> tuple[GateOutlook, ...]:
     """What to expect of the gates in force, where the sizes alone tell.
 
-    `sizes` are subjects on the sides `train` and `holdout`; several scans of a subject make no difference here.
+    `sizes` are subjects of the three sides; several scans of a subject make no difference here.
     """
-    counts = Sizes(sizes["train"], sizes["holdout"], cohort_size)
+    counts = Sizes(sizes["train"], sizes["validation"], sizes["holdout"], cohort_size)
     known = [(gate.metric, _RULES.get(gate.metric.partition(":")[0])) for gate in gates_in_force(OPTIONAL, audit)]
     return tuple(_outlook(metric, rule, counts, audit) for metric, rule in known if rule is not None)
 
@@ -153,25 +162,26 @@ class _Rule:
 def _outlook(metric: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> GateOutlook:
     name = metric.replace("*", "any")
     chances = rule.expect(name, sizes, audit)
-    needed = None if chances.false_alarm <= TOLERATED else _needed(name, rule, sizes, audit)
+    sets = [] if chances.false_alarm <= TOLERATED else list(dict.fromkeys([rule.waits_for, "synthetic"]))
+    found = [(one, needed) for one in sets if (needed := _needed(name, rule, one, sizes, audit)) is not None]
+    waits_for, needed = found[0] if found else (rule.waits_for, None)
     return GateOutlook(
-        metric, _decides(chances), chances.power, chances.false_alarm, needed, rule.waits_for, rule.reason
-    )
+        metric, _decides(chances), chances.power, chances.false_alarm, needed, waits_for,
+        "; ".join(filter(None, [rule.reason, chances.otherwise])),
+    )  # fmt: skip
 
 
 def _decides(chances: Chances) -> bool:
     return chances.false_alarm <= HOPELESS and (chances.power is None or chances.power >= HOPELESS)
 
 
-def _needed(name: str, rule: _Rule, sizes: Sizes, audit: AuditConfig) -> int | None:
-    """Of the set that a gate waits for, so many that it holds back one good cohort in 20, by halving."""
-    if rule.expect is _copies_excess:  # its threshold is met exactly at some numbers alone
-        return holdout_needed(sizes.synthetic, audit, _bootstrap(audit))
+def _needed(name: str, rule: _Rule, waits_for: str, sizes: Sizes, audit: AuditConfig) -> int | None:
+    """Of the set that a gate may wait for, so many that it holds back one good cohort in 20, by halving."""
 
     def suffices(count: int) -> bool:
-        return rule.expect(name, sizes.scaled(rule.waits_for, count), audit).false_alarm <= TOLERATED
+        return rule.expect(name, sizes.scaled(waits_for, count), audit).false_alarm <= TOLERATED
 
-    low = int(getattr(sizes, rule.waits_for))
+    low = int(getattr(sizes, waits_for))
     if low >= MOST_SUBJECTS or not suffices(MOST_SUBJECTS):
         return None
     counts = range(low + 1, MOST_SUBJECTS)
@@ -211,10 +221,19 @@ def _fewest(name: str, n: int, audit: AuditConfig, passing: bool) -> int:
 
 
 def _copies_excess(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
-    """Exactly, as the audit's negative control (privacy/negative_control.py); every copy is taken to be caught."""
-    flagged = round(sizes.synthetic * expected_share(sizes.holdout, ALPHA))
-    gate = copy_gate(sizes.synthetic, min(flagged, sizes.synthetic), sizes.holdout, audit, _bootstrap(audit))
-    return Chances(chance_of_blocking(gate, sizes.holdout), gate.blocks(min(1.0, BEYOND * _limit(name, audit)), 1.0))
+    """As the audit's negative control (privacy/negative_control.py), for a threshold between planted copies and fresh
+    volumes; every copy is taken to be caught.
+    """
+    null_size = sizes.holdout + sizes.validation
+
+    def gate_at(null: NullRank) -> CopyGate:
+        flagged = round(sizes.synthetic * null.fraction * null.highest_share)
+        return copy_gate(sizes.synthetic, flagged, null, audit, _bootstrap(audit))
+
+    plain, mixed = NullRank(null_size, 1, PLAIN), level_of(null_size)
+    otherwise = f"{_percent(chance_of_blocking(gate_at(mixed), mixed))} of good ones where copies score like scans"
+    gate = gate_at(plain)
+    return Chances(chance_of_blocking(gate, plain), gate.blocks(min(1.0, BEYOND * _limit(name, audit)), 1.0), otherwise)
 
 
 def _copy_power(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
@@ -290,9 +309,14 @@ def _exact_rows(name: str, sizes: Sizes, audit: AuditConfig) -> Chances:
 
 _RULES = {
     COPIES_EXCESS.name: _Rule(
-        _copies_excess, "holdout", "good: no copies; bad: twice as many as it allows, if each of them is caught"
+        _copies_excess,
+        "holdout",
+        "good: no copies; bad: twice as many as it allows, all caught; planted copies score far below held-out scans",
     ),
     COPY_POWER.name: _Rule(_copy_power, "train", "good: a test that catches every canary"),
+    RELEASE_AUC.name: _Rule(
+        _membership_auc, "holdout", "good: a release that betrays nobody; bad: just beyond the limit"
+    ),
     MEMBERSHIP_AUC.name: _Rule(
         _membership_auc, "holdout", "good: weights that betray nobody; bad: just beyond the limit"
     ),

@@ -16,6 +16,7 @@ from meddiff_core.evidence.privacy import (
     membership,
     negative_control,
     power,
+    release_membership,
     rounds,
 )
 from meddiff_core.evidence.quality import anatomy, comparison, distinct, drift, fidelity, subgroups
@@ -30,6 +31,7 @@ METRICS: tuple[MetricSpec, ...] = (
     *negative_control.METRICS,
     *rounds.METRICS,
     *authenticity.METRICS,
+    *release_membership.METRICS,
     *membership.METRICS,
     *covariates.METRICS,
     *distinct.METRICS,

@@ -164,6 +164,11 @@ def load_denoiser(folder: Path, device: str = "cpu") -> tuple[Denoiser, LatentSc
     return network.eval().requires_grad_(False).to(device), LatentScale.model_validate(facts["scale"]), contract
 
 
+def has_guide(folder: Path) -> bool:
+    """Whether a checkpoint holds weights from early in the training."""
+    return load_beside(folder, GUIDE) is not None
+
+
 def load_guide(folder: Path, denoiser: Denoiser) -> Denoiser:
     """The same network with its weights from early in the training, on the same device.
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from meddiff_core.artefacts import digest_file, digest_of, write_json, writing_folder
 from meddiff_core.evidence.audit import Audit, InternalFindings, measured_by, run_audit, with_gates
+from meddiff_core.evidence.gates import audit_settings
 from meddiff_core.stages.cohort import fill_cohort
 from meddiff_core.stages.evidence_input import gather, read_audit
 from meddiff_core.stages.making import Made, Maker, Resources
@@ -25,7 +26,7 @@ def audit_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
         audit, findings = yield from run_audit((yield from gather(workspace, resources, cohort)))
     else:
         yield Message("audit: measured before; only gates and waivers are applied anew")
-        audit, findings = with_gates(kept[0], workspace.study.audit), kept[1]
+        audit, findings = with_gates(kept[0], audit_settings(workspace.study)), kept[1]
     with writing_folder(workspace.replaced("audit")) as partial:
         write_json(partial / "audit.json", audit)
         write_json(partial / "findings.json", findings)
@@ -42,7 +43,7 @@ def audit_cohort(workspace: Workspace, resources: Resources) -> Work[Made]:
 
 def _origin(workspace: Workspace) -> dict[str, str]:
     """Digest of everything that decides what is measured, gates and waivers apart."""
-    inputs = workspace.inputs("audit")
+    inputs = {key: value for key, value in workspace.inputs("audit").items() if key != "study.release.models"}
     return inputs | {"study.audit": digest_of(measured_by(workspace.study.audit))}
 
 

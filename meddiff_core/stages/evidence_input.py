@@ -5,6 +5,7 @@ import pandas as pd
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.audit import Audit, InternalFindings
 from meddiff_core.evidence.features.cache import KeptVolumes
+from meddiff_core.evidence.gates import audit_settings
 from meddiff_core.evidence.inputs import AuditInput, FirstAttempts, ScreenSummary
 from meddiff_core.evidence.privacy.rounds import DROPPED, first_round, rounds_of, screened
 from meddiff_core.evidence.rejections import count_rejections
@@ -38,7 +39,7 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
             rejections=count_rejections(after_screening),
             real=load_reference(workspace.path("reference"))[0].real,
         ),
-        config=workspace.study.audit,
+        config=audit_settings(workspace.study),
         models=workspace.folder / "models",
         device=resources.device,
         seed=workspace.study.seed,

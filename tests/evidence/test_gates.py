@@ -28,7 +28,12 @@ def all_metrics():
     good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0}
     rest = {"copies_excess": 0.0, "closer_to_train:voxels": 0.5, "ms_ssim_gap": 0.0}
     faults = {"effect:sharpness": 0.1, "effect:excess_noise": 0.0}
-    memory = {"closer_share:voxels": 0.5, "membership_auc:x": 0.5, "membership_tpr:x": 0.01}
+    memory = {
+        "closer_share:voxels": 0.5,
+        "membership_release_auc": 0.5,
+        "membership_auc:x": 0.5,
+        "membership_tpr:x": 0.01,
+    }
     distances = {"recall": 0.9, "coverage": 0.9, "frechet_ratio": 1.0, "closer_share": 0.5}
     views = {f"{name}:{view}": value for name, value in distances.items() for view in ("random-conv", "latents")}
     known = {**good, **rest, **faults, **memory, **views}

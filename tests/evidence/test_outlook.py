@@ -7,9 +7,9 @@ import pytest
 
 from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.intervals import Bootstrap, from_count
-from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out, metric_named
+from meddiff_core.evidence.outlook import PLAIN, decidable_gates, describe_outlook, gates_left_out, metric_named
 from meddiff_core.evidence.presets import PRESETS
-from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
+from meddiff_core.evidence.privacy.copies import NullRank, excess_of
 from meddiff_core.evidence.privacy.membership import area, auc_interval
 from meddiff_core.evidence.privacy.negative_control import TOLERATED, NegativeControl, control_section
 from meddiff_core.evidence.quality.neighbourhoods import neighbourhood_size, neighbourhoods
@@ -38,8 +38,12 @@ def test_every_gate_of_a_preset_is_foreseen_or_named_as_left_out(preset: str) ->
 
 def test_false_alarms_of_the_copy_gate_are_those_that_the_audit_reports() -> None:
     rng, bootstrap = np.random.default_rng(0), Bootstrap(AUDIT.repeats, AUDIT.confidence, 0)
-    (metric,) = control_section(NegativeControl(rng.random(18), rng.random(5)), 32, AUDIT, bootstrap).metrics
-    assert outlook()["copies_excess"].false_alarm == pytest.approx(metric.reference, abs=1e-5)
+    control = NegativeControl(rng.random(18), np.zeros(0), np.zeros(40), NullRank(18, 1, PLAIN))
+    (statement,) = control_section(control, 200, AUDIT, bootstrap).statements
+    expected = outlook(holdout=13, cohort=200)["copies_excess"]  # and 5 of validation
+    assert f"with probability at most {expected.false_alarm:.2f}" in statement
+    assert expected.needed is not None
+    assert f"About {expected.needed + 5} would bring" in statement or expected.needed >= 18
 
 
 def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> None:
@@ -47,15 +51,14 @@ def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> N
     assert found.decidable
     assert found.false_alarm < 0.1
     assert found.power > 0.99
-    flagged = round(200 * (2 * 0.10 + 0.8 * ALPHA))
-    assert blocked("copies_excess", excess_of(flagged, 200, 90, ALPHA, Bootstrap(1, 0.95, 0)))
+    assert blocked("copies_excess", excess_of(2 * 20, 200, NullRank(95, 1, PLAIN), Bootstrap(1, 0.95, 0)))
 
 
 def test_false_alarms_of_the_membership_gate_are_those_of_scores_that_tell_nothing() -> None:
     rng, members = np.random.default_rng(0), np.arange(36 + 18) < 36
     areas = [area(rng.random(54), members) for _ in range(200)]
-    share = np.mean([blocked("membership_auc:denoiser", auc_interval(auc, 36, 18, 0.95)) for auc in areas])
-    assert outlook()["membership_auc:*"].false_alarm == pytest.approx(share, abs=0.05)
+    share = np.mean([blocked("membership_release_auc", auc_interval(auc, 36, 18, 0.95)) for auc in areas])
+    assert outlook()["membership_release_auc"].false_alarm == pytest.approx(share, abs=0.05)
 
 
 def test_false_alarms_of_the_rate_of_members_found_are_those_of_scores_that_tell_nothing() -> None:
@@ -93,7 +96,7 @@ def test_more_of_everybody_never_lowers_the_prospects_but_for_steps_of_counts(pr
 def test_what_is_needed_does() -> None:
     found = outlook(40, 12, 12)
     needed = {one.metric: one for one in found.values() if one.needed is not None}
-    assert {"membership_auc:*", "copies_excess", "distinct_share", "fidelity_r:*"} & needed.keys()
+    assert {"membership_release_auc", "copies_excess", "distinct_share", "fidelity_r:*"} & needed.keys()
     for metric, one in needed.items():
         sizes = {"train": 40, "holdout": 12, "cohort": 12}
         sizes["cohort" if one.waits_for == "synthetic" else one.waits_for] = one.needed

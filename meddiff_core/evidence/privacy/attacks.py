@@ -4,7 +4,7 @@ Scores rise with likeness to a member, and are logarithms, so that difficulty ca
 same noises: with fresh ones for each, chance would hide what is looked for.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,12 +33,22 @@ TINY = 1e-12
 
 
 def denoiser_scores(
-    denoise: Denoise, latents: Latents, conditions: ConditionVectors, seed: int, device: str = "cpu"
+    denoise: Denoise,
+    latents: Latents,
+    conditions: ConditionVectors,
+    seed: int,
+    device: str = "cpu",
+    early: Denoise | None = None,
 ) -> Generator[Progress, None, Scores]:
-    """Attacks on a denoiser, on standardised latents: 14 evaluations per volume."""
+    """Attacks on a denoiser, on standardised latents: 14 evaluations per volume, and 4 of its `early` weights.
+
+    What weights from early in the training make of a volume tells how difficult it is: they remember little yet
+    (Watson et al. 2022).
+    """
     parts: list[dict[str, Tensor]] = []
     for clean, own in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
-        parts.append(_asked(denoise, clean.to(device), own.to(device), seed))
+        found = _asked(denoise, clean.to(device), own.to(device), seed)
+        parts.append(found if early is None else found | _since(early, found, clean.to(device), own.to(device), seed))
         yield Progress("attack denoiser", sum(len(part["PIA"]) for part in parts), len(latents))
     return _scores(parts)
 
@@ -54,6 +64,18 @@ def _asked(denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed:
         **{f"predicted noise, sigma {sigma:g}": _norm(noise) for sigma, noise in quiet.items()},
         "predicted noise, sigma 0.1, conditions dropped": _norm(_predicted_noise(denoise, clean, 0.1, dropped)),
         "PIA": _norm(quiet[0.1] - _predicted_noise(denoise, clean + 0.3 * quiet[0.1], 0.3, conditions)),
+    }
+
+
+@torch.inference_mode()
+def _since(
+    early: Denoise, found: Mapping[str, Tensor], clean: Latents, conditions: ConditionVectors, seed: int
+) -> dict[str, Tensor]:
+    """Loss over that of early weights on the same noise."""
+    return {
+        f"loss since early training, sigma {sigma:g}": found[f"loss, sigma {sigma:g}"]
+        / _loss(early, clean, sigma, conditions, seed).clamp_min(TINY)
+        for sigma in QUIET_SIGMAS
     }
 
 

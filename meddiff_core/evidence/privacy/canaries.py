@@ -107,6 +107,11 @@ class Canaries:
         """The transformation of every copy."""
         return tuple(self.transformation(index) for index in range(len(self)))
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Copies of whole volumes: they are the same whatever the partners."""
+        return tuple(index for index, name in enumerate(self.transformations) if name in TRANSFORMATIONS)
+
     def image(self, index: int) -> StoredArray:
         """(i, j, k), the same at every call."""
         name, rng = self.transformation(index), np.random.default_rng([self.seed, index])

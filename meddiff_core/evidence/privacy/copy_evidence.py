@@ -18,17 +18,18 @@ from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
 from meddiff_core.evidence.metrics import Metric, metric_of
 from meddiff_core.evidence.privacy.canaries import Canaries, SearchedCanaries, copy_power, plant_canaries
 from meddiff_core.evidence.privacy.copies import (
-    ALPHA,
     CLOSER_TO_TRAIN,
     COPIES_SHARE,
     COPY_FALSE_ALARMS,
     CopyResult,
+    CopyThreshold,
     closer_to_train,
     combined_score,
     copy_test,
+    copy_threshold,
     excess_metric,
-    expected_share,
     false_alarms,
+    level_of,
 )
 from meddiff_core.evidence.privacy.copy_views import CopySets, Known, Query, View, copy_sets, copy_views
 from meddiff_core.evidence.privacy.negative_control import NegativeControl, control_section
@@ -40,6 +41,9 @@ from meddiff_core.types import Progress
 
 Scores = dict[Query, Matrix]
 Rows = dict[Query, NDArray[np.int64]]
+NULL: tuple[Query, Query] = ("holdout", "validation")
+"""Real sets that no gradient has seen. The models may have been chosen by the validation side, but its scores compare
+real volumes with real ones; no model appears in them but as a way to look, and the split is random."""
 MOST_CANARIES = 180
 """20 of each transformation; of 100 subjects, all of them caught puts the lower bound at 0.96."""
 
@@ -60,8 +64,7 @@ class CopyEvidence:
 
 def find_copies(audit: AuditInput, known: Known, bootstrap: Bootstrap) -> Generator[Progress, None, CopyEvidence]:
     """Plant canaries, look for them and for real copies in every way there is, and test; `known` saves extracting."""
-    train = audit.dataset.volumes("train")
-    canaries = plant_canaries(train, MOST_CANARIES, audit.contract, audit.seed, audit.as_generated)
+    canaries = plant_copies(audit)
     sets = copy_sets(audit, canaries)
     views = yield from copy_views(audit, sets, known)
     return copy_evidence(views, sets, canaries, audit.config, bootstrap)
@@ -76,14 +79,16 @@ def copy_evidence(
         DataRefused: the holdout has fewer than 2 subjects.
     """
     scores, rows = copy_scores(views, sets)
-    null = null_scores(scores, sets, bootstrap.seed)
-    control = NegativeControl(null, _one_score_each("validation", scores, sets, bootstrap.seed))
-    result = copy_test(scores["synthetic"], null, ALPHA, bootstrap)
+    planted = scores["canaries"][list(canaries.whole)]
+    threshold = threshold_of(scores, sets, planted, bootstrap.seed)
+    holdout, validation = (_one_score_each(side, scores, sets, bootstrap.seed) for side in NULL)
+    control = NegativeControl(holdout, validation, planted, threshold.null)
+    result = copy_test(scores["synthetic"], threshold, bootstrap)
     subjects = [sets.subjects[row] for row in canaries.rows]
-    searched = SearchedCanaries(scores["canaries"] < result.threshold, canaries.transformations, subjects)
-    gate = copy_gate(result.share.n, len(result.flagged), len(null), config, bootstrap)
+    searched = SearchedCanaries(scores["canaries"] < threshold.value, canaries.transformations, subjects)
+    gate = copy_gate(result.share.n, len(result.flagged), threshold.null, config, bootstrap)
     sections = [
-        Section(_copy_metrics(result, searched.share(bootstrap.confidence), false_alarms(null, ALPHA, bootstrap))),
+        Section(_copy_metrics(result, searched.share(bootstrap.confidence), control, bootstrap)),
         power_section(gate, searched, bootstrap.confidence),
         control_section(control, result.share.n, config, bootstrap),
         Section([found for view in views if (found := _side_metric(view, sets, bootstrap)) is not None]),
@@ -91,7 +96,7 @@ def copy_evidence(
     return CopyEvidence(
         section=Section.merge(sections),
         result=result,
-        flagged=np.flatnonzero(scores.get("final", scores["synthetic"]) < result.threshold),
+        flagged=np.flatnonzero(scores.get("final", scores["synthetic"]) < threshold.value),
         synthetic=scores["synthetic"],
         rows=rows["synthetic"],
     )
@@ -107,16 +112,22 @@ def copy_scores(views: Sequence[View], sets: CopySets) -> tuple[Scores, Rows]:
     return {name: scores for name, (scores, _) in found.items()}, {name: rows for name, (_, rows) in found.items()}
 
 
-def null_scores(scores: Scores, sets: CopySets, seed: int) -> Matrix:
-    """(n,) what scores below which are flagged is read from: one holdout volume per subject.
+def plant_copies(audit: AuditInput) -> Canaries:
+    """Transformed copies of the training volumes of an audit."""
+    train = audit.dataset.volumes("train")
+    return plant_canaries(train, MOST_CANARIES, audit.contract, audit.seed, audit.as_generated)
+
+
+def threshold_of(scores: Scores, sets: CopySets, planted: Matrix, seed: int) -> CopyThreshold:
+    """From planted copies of whole volumes, which no cohort has a part in, and one real volume per subject.
 
     Raises:
         DataRefused: the holdout has fewer than 2 subjects.
     """
-    null = _one_score_each("holdout", scores, sets, seed)
-    if len(null) < FEWEST_COMPARED:
-        raise DataRefused(f"the copy test needs at least {FEWEST_COMPARED} holdout subjects, has {len(null)}")
-    return null
+    null = [_one_score_each(side, scores, sets, seed) for side in NULL]
+    if len(null[0]) < FEWEST_COMPARED:
+        raise DataRefused(f"the copy test needs at least {FEWEST_COMPARED} holdout subjects, has {len(null[0])}")
+    return copy_threshold(np.concatenate(null), planted)
 
 
 def _one_score_each(name: Query, scores: Scores, sets: CopySets, seed: int) -> Matrix:
@@ -126,14 +137,15 @@ def _one_score_each(name: Query, scores: Scores, sets: CopySets, seed: int) -> M
     return scores[name][one_of_each(sets.subjects_of[name], len(scores[name]), seed)]
 
 
-def _copy_metrics(result: CopyResult, caught: Estimate, alarms: Estimate) -> list[Metric]:
+def _copy_metrics(result: CopyResult, caught: Estimate, control: NegativeControl, bootstrap: Bootstrap) -> list[Metric]:
+    alarms = false_alarms(control.scores, control.planted, bootstrap)
     flagged = "Share of synthetic volumes flagged as suspected copies."
-    halves = "Flagged share when one half of the holdout is tested against the other half."
+    halves = "Flagged share when one half of the held-out and validation subjects is tested against the other half."
     return [
-        metric_of(COPIES_SHARE, result.share, flagged, reference=result.expected),
+        metric_of(COPIES_SHARE, result.share, flagged, reference=result.threshold.null.highest_share),
         excess_metric(result.excess),
         copy_power(caught),
-        metric_of(COPY_FALSE_ALARMS, alarms, halves, reference=expected_share(alarms.n // 2, ALPHA)),
+        metric_of(COPY_FALSE_ALARMS, alarms, halves, reference=level_of(alarms.n // 2).highest_share),
     ]
 
 

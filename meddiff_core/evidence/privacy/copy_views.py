@@ -13,7 +13,6 @@ from meddiff_core.data.split.sides import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.neighbours import Neighbours, nearest
-from meddiff_core.evidence.privacy.canaries import Canaries
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
 from meddiff_core.evidence.quality.distances import fit_projection
 from meddiff_core.evidence.voxel_keys import keys_of, smoothed_keys_of
@@ -53,16 +52,16 @@ class View:
     that of an encoder which was trained to set training volumes apart."""
 
 
-def copy_sets(audit: AuditInput, canaries: Canaries | None = None) -> CopySets:
-    """The sets of an audit; without canaries, those alone that say which volumes are flagged."""
+def copy_sets(audit: AuditInput, canaries: Volumes) -> CopySets:
+    """The sets of an audit."""
     real = audit.dataset
-    queries: dict[Query, Volumes] = {"synthetic": audit.as_generated, "holdout": real.volumes("holdout")}
+    queries: dict[Query, Volumes] = {
+        "synthetic": audit.as_generated, "holdout": real.volumes("holdout"), "canaries": canaries,
+    }  # fmt: skip
     if audit.first_round is not None:
         queries["final"] = audit.accepted
-    if canaries is not None:
-        queries["canaries"] = canaries
-        if len(validation := real.volumes("validation")):
-            queries["validation"] = validation
+    if len(validation := real.volumes("validation")):
+        queries["validation"] = validation
     subjects_of: dict[str, list[str]] = {side: real.subjects(side) for side in SIDES if side in queries}
     return CopySets(real.volumes("train"), real.subjects("train"), queries, subjects_of)
 

@@ -23,7 +23,7 @@ from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
-from meddiff_core.models.denoiser import load_denoiser
+from meddiff_core.models.denoiser import has_guide, load_denoiser, load_guide
 from meddiff_core.models.inference.packed import packed
 from meddiff_core.types import Progress, Volumes
 
@@ -85,22 +85,19 @@ def membership_inference(audit: AuditInput, bootstrap: Bootstrap) -> Generator[P
             "Membership inference needs the weights of autoencoder and denoiser, which are not at hand: whether they "
             "betray who was trained on is not known.",
         ))  # fmt: skip
-    train = yield from _attack(audit, "train", _train_rows(audit))
-    holdout = yield from _attack(audit, "holdout", _at_most(len(audit.dataset.subjects("holdout")), MOST, audit.seed))
+    train = yield from _attack(audit, "train", attacked_rows(audit, "train"))
+    holdout = yield from _attack(audit, "holdout", attacked_rows(audit, "holdout"))
     sections = [evaluate_attacks(name, train, holdout, bootstrap) for name in MODELS]
     return Section.merge([*sections, Section(statements=[_resolution(holdout)])])
 
 
-def _train_rows(audit: AuditInput) -> list[int]:
-    sides: tuple[Side, Side] = ("train", "holdout")
-    train, holdout = (len(audit.dataset.subjects(side)) for side in sides)
-    return _at_most(train, min(MOST, TRAIN_PER_HOLDOUT * holdout), audit.seed)
-
-
-def _at_most(count: int, most: int, seed: int) -> list[int]:
+def attacked_rows(audit: AuditInput, side: Side) -> list[int]:
+    """Volumes of a side that are attacked, all or a random sample."""
+    count, holdout = len(audit.dataset.subjects(side)), len(audit.dataset.subjects("holdout"))
+    most = min(MOST, TRAIN_PER_HOLDOUT * holdout)
     if count <= most:
         return list(range(count))
-    return sorted(map(int, np.random.default_rng([seed, 7]).choice(count, most, replace=False)))
+    return sorted(map(int, np.random.default_rng([audit.seed, 7]).choice(count, most, replace=False)))
 
 
 def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Progress, None, Attacked]:
@@ -108,12 +105,13 @@ def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Pro
     volumes, device = audit.dataset.volumes(side), audit.device
     autoencoder, _ = load_autoencoder(audit.models / "autoencoder", device)
     denoiser, scale, _ = load_denoiser(audit.models / "denoiser", device)
+    early = load_guide(audit.models / "denoiser", denoiser) if has_guide(audit.models / "denoiser") else None
     if device == "cpu":
-        autoencoder, denoiser = packed(autoencoder), packed(denoiser)
+        autoencoder, denoiser, early = packed(autoencoder), packed(denoiser), None if early is None else packed(early)
     latents, errors = yield from autoencoder_scores(autoencoder, volumes, rows, audit.contract, device)
     given = audit.dataset.conditions(side)
     conditions = encode_conditions([given[row] for row in rows], audit.contract.conditions)
-    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device)
+    answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device, early)
     subjects = audit.dataset.subjects(side)
     return Attacked(
         [subjects[row] for row in rows], difficulty_of(volumes, rows, audit.contract),
@@ -127,11 +125,42 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
     return np.log(np.maximum([[one[name] for name in DIFFICULTY] for one in figures], 1e-6))
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What all attacks on one thing come to."""
+
+    outcomes: Sequence[Outcome]
+    chance: float
+    """Mean area of the strongest without a leak."""
+    p: float
+    """Chance of an area as high as that of the strongest without a leak."""
+
+    @property
+    def best(self) -> Outcome:
+        """The strongest attack."""
+        return max(self.outcomes, key=lambda outcome: outcome.auc.value)
+
+    @property
+    def corrected(self) -> Estimate:
+        """Its area, corrected for having been chosen."""
+        return beyond_chance(self.best.auc, self.chance)
+
+
 def evaluate_attacks(model: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Section:
-    """Every attack on one model, and the strongest of them, with a correction for having been chosen."""
-    names = list(train.scores[model])
+    """Every attack on one model, and the strongest of them."""
+    verdict = judge_attacks(model, train, holdout, bootstrap)
+    return Section(
+        metrics=_metrics(model, verdict),
+        tables=[outcomes_table(verdict.outcomes, f"Membership inference on the {model}")],
+        statements=[_statement(model, verdict)],
+    )
+
+
+def judge_attacks(attacked: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Verdict:
+    """Every attack on a model, or on what is released."""
+    names = list(train.scores[attacked])
     sides = (train, holdout)
-    answers = [np.stack([side.scores[model][name] for name in names], 1) for side in sides]
+    answers = [np.stack([side.scores[attacked][name] for name in names], 1) for side in sides]
     plain = [mean_by_subject(rows, side.subjects) for rows, side in zip(answers, sides, strict=True)]
     difficulty = np.concatenate([mean_by_subject(side.difficulty, side.subjects) for side in sides])
     members = np.arange(len(difficulty)) < len(plain[0])
@@ -140,14 +169,10 @@ def evaluate_attacks(model: str, train: Attacked, holdout: Attacked, bootstrap: 
         _outcome(name, column, before, members, bootstrap.confidence)
         for name, column, before in zip(names, scores.T, np.concatenate(plain).T, strict=True)
     ]
-    best = max(outcomes, key=lambda outcome: outcome.auc.value)
+    highest = max(outcome.auc.value for outcome in outcomes)
     chance = best_by_chance(scores, members, bootstrap.seed)
-    p = (1 + int((chance >= best.auc.value - 1e-12).sum())) / (1 + len(chance))
-    return Section(
-        metrics=_metrics(model, best, float(chance.mean())),
-        tables=[_table(model, outcomes)],
-        statements=[_statement(model, best, len(names), float(chance.mean()), p)],
-    )
+    p = (1 + int((chance >= highest - 1e-12).sum())) / (1 + len(chance))
+    return Verdict(outcomes, float(chance.mean()), p)
 
 
 def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:
@@ -213,8 +238,8 @@ def beyond_chance(auc: Estimate, chance: float) -> Estimate:
     return Estimate(value, low, high, auc.n)
 
 
-def _metrics(model: str, best: Outcome, chance: float) -> list[Metric]:
-    outsiders = best.auc.n
+def _metrics(model: str, verdict: Verdict) -> list[Metric]:
+    best, outsiders = verdict.best, verdict.best.auc.n
     strongest = (
         f"Area under the ROC curve of the strongest attack on the weights of the {model}, corrected for the choice of "
         "the strongest: 0.5 is no leak."
@@ -224,7 +249,7 @@ def _metrics(model: str, best: Outcome, chance: float) -> list[Metric]:
         f"positives, the fewest that {outsiders} holdout subjects can show."
     )
     return [
-        metric_of(MEMBERSHIP_AUC, beyond_chance(best.auc, chance), strongest, model, reference=0.5),
+        metric_of(MEMBERSHIP_AUC, verdict.corrected, strongest, model, reference=0.5),
         metric_of(MEMBERSHIP_TPR, best.found, found, model, _share_by_chance(outsiders)),
     ]
 
@@ -238,7 +263,8 @@ def _least_rate(outsiders: int) -> str:
     return f"{max(FALSE_POSITIVES, _share_by_chance(outsiders)):.1%}"
 
 
-def _table(model: str, outcomes: Sequence[Outcome]) -> Table:
+def outcomes_table(outcomes: Sequence[Outcome], title: str) -> Table:
+    """A row for each attack."""
     rows: list[tuple[Cell, ...]] = [
         (
             outcome.attack, *(round(figure, 3) for figure in (
@@ -249,7 +275,7 @@ def _table(model: str, outcomes: Sequence[Outcome]) -> Table:
     ]  # fmt: skip
     return Table(
         part="privacy",
-        title=f"Membership inference on the {model}",
+        title=title,
         caption="How well each attack tells training subjects from holdout subjects: 0.5 is chance, 1 is always. "
         "Difficulty is subtracted but in the column `not calibrated`; no interval is corrected for there being many.",
         columns=("attack", "AUC", "low", "high", "not calibrated", f"found at {_least_rate(outcomes[0].auc.n)}"),
@@ -257,11 +283,12 @@ def _table(model: str, outcomes: Sequence[Outcome]) -> Table:
     )
 
 
-def _statement(model: str, best: Outcome, count: int, chance: float, p: float) -> str:
+def _statement(model: str, verdict: Verdict) -> str:
+    best, count = verdict.best, len(verdict.outcomes)
     return (
-        f"The strongest of {count} membership attacks on the {model} ({best.attack}) reaches an area of "
-        f"{best.auc.value:.2f} ({best.auc.low:.2f} to {best.auc.high:.2f}); the best of {count} would reach "
-        f"{chance:.2f} without any leak, and as much as was found with p = {p:.2g}."
+        f"Whoever had the weights: the strongest of {count} membership attacks on the {model} ({best.attack}) reaches "
+        f"an area of {best.auc.value:.2f} ({best.auc.low:.2f} to {best.auc.high:.2f}); the best of {count} would reach "
+        f"{verdict.chance:.2f} without any leak, and as much as was found with p = {verdict.p:.2g}."
     )
 
 

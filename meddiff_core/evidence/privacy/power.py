@@ -18,7 +18,7 @@ from meddiff_core.evidence.gates import passes_gate
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.metrics import metric_of
 from meddiff_core.evidence.privacy.canaries import COPY_POWER, MIXTURE, SearchedCanaries
-from meddiff_core.evidence.privacy.copies import ALPHA, excess_metric, excess_of
+from meddiff_core.evidence.privacy.copies import NullRank, excess_metric, excess_of
 from meddiff_core.evidence.section import Cell, Curve, Line, Section, Table, rounded
 from meddiff_core.study import AuditConfig
 
@@ -72,11 +72,11 @@ class CopyGate:
         return np.asarray(stats.hypergeom.pmf(self._others_flagged, self.size, self.flagged, self.size - copies))
 
 
-def copy_gate(size: int, flagged: int, null_size: int, config: AuditConfig, bootstrap: Bootstrap) -> CopyGate:
-    """The gate that is in force, for a cohort of some size against a null of some size, by asking the gate itself."""
+def copy_gate(size: int, flagged: int, null: NullRank, config: AuditConfig, bootstrap: Bootstrap) -> CopyGate:
+    """The gate that is in force, for a cohort of some size and a threshold at some place, by asking the gate itself."""
 
     def is_blocked(count: int) -> bool:
-        return not passes_gate(excess_metric(excess_of(count, size, null_size, ALPHA, bootstrap)), config)
+        return not passes_gate(excess_metric(excess_of(count, size, null, bootstrap)), config)
 
     return CopyGate(size, flagged, bisect_left(range(size + 1), True, key=is_blocked))
 

@@ -13,11 +13,11 @@ import pandas as pd
 from meddiff_core.evidence.inputs import AuditInput, Round
 from meddiff_core.evidence.intervals import from_count
 from meddiff_core.evidence.metrics import MetricSpec, metric_of
-from meddiff_core.evidence.privacy.copies import ALPHA, copy_threshold
-from meddiff_core.evidence.privacy.copy_evidence import copy_scores, null_scores
+from meddiff_core.evidence.privacy.copy_evidence import copy_scores, plant_copies, threshold_of
 from meddiff_core.evidence.privacy.copy_views import copy_sets, copy_views
 from meddiff_core.evidence.rejections import AUDITED, REJECTIONS, Rejection, reject
 from meddiff_core.evidence.section import Section, Table
+from meddiff_core.evidence.selection import Selection
 from meddiff_core.types import Progress, Work
 
 COPIES_LEFT = MetricSpec(
@@ -43,10 +43,12 @@ def suspected_copies(audit: AuditInput) -> Generator[Progress, None, dict[int, R
     Raises:
         DataRefused: the holdout has fewer than 2 subjects.
     """
-    sets = copy_sets(audit)
+    canaries = plant_copies(audit)
+    whole = Selection.of(canaries, canaries.whole)
+    sets = copy_sets(audit, whole)
     views = yield from copy_views(audit, sets, {})
     scores, _ = copy_scores(views, sets)
-    threshold = copy_threshold(null_scores(scores, sets, audit.seed), ALPHA)
+    threshold = threshold_of(scores, sets, scores["canaries"], audit.seed).value
     flagged = np.flatnonzero(scores["synthetic"] < threshold).tolist()
     return {
         row: Rejection(measurement=AUDITED, value=float(scores["synthetic"][row]), bound=threshold, side="below")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from meddiff_core.evidence.gates import apply_gates
+from meddiff_core.evidence.gates import apply_gates, audit_settings
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.attacks import denoiser_scores
 from meddiff_core.evidence.privacy.membership import (
@@ -19,10 +19,12 @@ from meddiff_core.evidence.privacy.membership import (
     membership_inference,
     without_difficulty,
 )
-from meddiff_core.study import AuditConfig
+from meddiff_core.study import AuditConfig, GateConfig, Study
 
 BOOTSTRAP = Bootstrap(50, 0.95, 0)
 SHAPE = (2, 3, 3, 3)
+STUDY = Study(name="heads", data={"images": "scans"})
+GIVEN_AWAY = STUDY.model_copy(update={"release": STUDY.release.model_copy(update={"models": True})})
 
 
 def normal(n, seed):
@@ -83,7 +85,7 @@ def test_a_small_study_without_a_leak_passes_the_research_gate(finish):
     passed = 0
     for seed in range(30):
         metrics, _ = verdict(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish)
-        gates = apply_gates(list(metrics.values()), AuditConfig())
+        gates = apply_gates(list(metrics.values()), audit_settings(GIVEN_AWAY))
         passed += next(gate.passed for gate in gates if gate.metric == "membership_auc:denoiser")
     assert passed >= 24
 
@@ -184,3 +186,42 @@ def test_part_attacks_both_models_or_says_that_it_has_none(
     assert all(metric.low < 0.6 for metric in section.metrics)
     assert "At least 99 are needed" in section.statements[-1]
     assert finish(membership_inference(audit, BOOTSTRAP)) == section
+
+
+@pytest.mark.parametrize("preset", ["research", "strict", "trial"])
+def test_weights_are_gated_by_every_preset_where_they_leave_and_by_strict_where_they_stay(preset, finish):
+    train = normal(40, 0)
+    metrics, _ = verdict(memorising(train), train, normal(20, 1), finish)
+
+    def gated(study):
+        given = study.model_copy(update={"audit": AuditConfig(preset=preset)})
+        gates = apply_gates(list(metrics.values()), audit_settings(given))
+        return [gate.passed for gate in gates if gate.metric == "membership_auc:denoiser"]
+
+    assert gated(GIVEN_AWAY) == [False]
+    assert gated(STUDY) == ([False] if preset == "strict" else [])
+
+
+def test_own_gate_on_the_weights_stays():
+    own = AuditConfig(gates=[GateConfig(metric="membership_auc:*", max=0.9)])
+    assert audit_settings(GIVEN_AWAY.model_copy(update={"audit": own})) == own
+
+
+def test_early_weights_calibrate_what_is_difficult_to_all(finish):
+    """Losses that differ by volume a hundredfold hide who is a member; over those of early weights they do not."""
+    train, holdout = normal(30, 0), normal(30, 1)
+    spread = torch.logspace(-1, 1, 30).repeat(2).reshape(-1, 1, 1, 1, 1)
+    latents, told = torch.cat([train, holdout]), torch.full((60, 1), torch.nan)
+
+    def erring(members_gain):
+        def denoise(noisy, sigma, told):
+            row = torch.cdist(noisy.flatten(1), latents.flatten(1)).argmin(1)
+            gain = torch.where(row < 30, members_gain, 1.0).reshape(-1, 1, 1, 1, 1)
+            return latents[row] + 0.1 * spread[row] * gain
+
+        return denoise
+
+    scores = finish(denoiser_scores(erring(0.8), latents, told, 0, early=erring(1.0)))
+    members = np.arange(60) < 30
+    assert area(scores["loss since early training, sigma 0.3"], members) > 0.99
+    assert area(scores["loss, sigma 0.3"], members) < 0.6

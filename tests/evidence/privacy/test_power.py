@@ -8,13 +8,20 @@ import pytest
 from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.canaries import HALF, MIXTURE, TRANSFORMATIONS, SearchedCanaries, plant_canaries
-from meddiff_core.evidence.privacy.copies import ALPHA, combined_score, copy_test, excess_metric
+from meddiff_core.evidence.privacy.copies import (
+    NullRank,
+    combined_score,
+    copy_test,
+    copy_threshold,
+    excess_metric,
+    level_of,
+)
 from meddiff_core.evidence.privacy.negative_control import (
     NegativeControl,
     chance_of_blocking,
     control_section,
-    holdout_needed,
     measured_blocking,
+    subjects_needed,
 )
 from meddiff_core.evidence.privacy.power import CopyGate, copy_gate, power_section
 from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search
@@ -46,6 +53,11 @@ class Case:
     synthetic: np.ndarray
     canaries: dict[str, np.ndarray]
 
+    @property
+    def planted(self) -> np.ndarray:
+        """Scores of copies of whole volumes."""
+        return np.concatenate([self.canaries[name] for name in TRANSFORMATIONS])
+
 
 @pytest.fixture(scope="module")
 def first(population, contract):
@@ -55,6 +67,14 @@ def first(population, contract):
 @pytest.fixture(scope="module")
 def cases(population, contract):
     return [deal(population, contract, seed) for seed in range(20)]
+
+
+NONE = np.zeros(0)
+"""No planted copies: the threshold is on the null."""
+
+
+def found_in(scores, null, planted):
+    return copy_test(scores, copy_threshold(null, planted), BOOTSTRAP)
 
 
 def deal(population, contract, seed):
@@ -78,7 +98,7 @@ def deal(population, contract, seed):
 
 def stopped(case, name):
     """Both copies among 200 volumes are flagged, or the gate blocks."""
-    result = copy_test(np.concatenate([case.canaries[name], case.synthetic[2:]]), case.null, ALPHA, BOOTSTRAP)
+    result = found_in(np.concatenate([case.canaries[name], case.synthetic[2:]]), case.null, case.planted)
     return {0, 1} <= set(result.flagged.tolist()) or blocked(result)
 
 
@@ -97,20 +117,20 @@ def test_twelfth_of_copies_is_blocked_by_the_gate_itself_19_of_20(cases):
     stops = 0
     for case in cases:
         copies = np.concatenate(list(case.canaries.values()))
-        stops += blocked(copy_test(np.concatenate([copies, case.synthetic[16:]]), case.null, ALPHA, BOOTSTRAP))
+        stops += blocked(found_in(np.concatenate([copies, case.synthetic[16:]]), case.null, case.planted))
     assert stops >= 19
 
 
 @pytest.mark.slow
 def test_honest_cohorts_pass_at_least_19_of_20(cases):
-    assert sum(not blocked(copy_test(case.synthetic, case.null, ALPHA, BOOTSTRAP)) for case in cases) >= 19
+    assert sum(not blocked(found_in(case.synthetic, case.null, case.planted)) for case in cases) >= 19
 
 
 def test_identical_sets_are_blocked_with_all_flagged(population, contract):
     _, keys = population
     search = fit_search(keys[:60, 0], contract)
     null, copies = search(keys[60:120])[WHOLE].score, search(keys[:60])[WHOLE].score
-    result = copy_test(copies, null, ALPHA, BOOTSTRAP)
+    result = found_in(copies, null, NONE)
     assert len(result.flagged) == 60
     assert blocked(result)
     assert result.excess.low > 0.8
@@ -118,10 +138,10 @@ def test_identical_sets_are_blocked_with_all_flagged(population, contract):
 
 def test_gate_blocks_from_exactly_the_count_that_is_said():
     null = np.random.default_rng(0).random(160)
-    fewest = copy_gate(200, 0, len(null), CONFIG, BOOTSTRAP).fewest_blocked
+    fewest = copy_gate(200, 0, level_of(len(null)), CONFIG, BOOTSTRAP).fewest_blocked
     for count, expected in ((fewest - 1, False), (fewest, True)):
         scores = np.where(np.arange(200) < count, null.min() - 1, null.max() + 1)
-        assert blocked(copy_test(scores, null, ALPHA, BOOTSTRAP)) is expected
+        assert blocked(found_in(scores, null, NONE)) is expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
@@ -129,14 +149,14 @@ def test_power_is_that_of_the_whole_test_on_random_mixtures(share):
     rng = np.random.default_rng(0)
     null, synthetic = rng.random(60), rng.random(200)
     scores = rng.random(400) * np.where(rng.random(400) < 0.9, 0.1, 10) * np.quantile(null, 0.05)
-    result = copy_test(synthetic, null, ALPHA, BOOTSTRAP)
-    caught = float((scores < result.threshold).mean())
-    gate = copy_gate(200, len(result.flagged), 60, CONFIG, BOOTSTRAP)
+    result = found_in(synthetic, null, NONE)
+    caught = float((scores < result.threshold.value).mean())
+    gate = copy_gate(200, len(result.flagged), level_of(60), CONFIG, BOOTSTRAP)
     every, blocks, either = [], [], []
     for _ in range(150):
         copies = rng.choice(scores, gate.copies(share))
         mixture = np.concatenate([copies, rng.choice(synthetic, 200 - len(copies), replace=False)])
-        found = copy_test(mixture, null, ALPHA, BOOTSTRAP)
+        found = found_in(mixture, null, NONE)
         every.append(len(copies) == (found.flagged < len(copies)).sum())
         blocks.append(len(found.flagged) >= gate.fewest_blocked)
         either.append(every[-1] or blocks[-1])
@@ -192,28 +212,29 @@ def test_table_and_curve_agree_at_1_percent():
 @pytest.mark.parametrize("null_size", [18, 60])
 def test_chance_of_blocking_an_honest_cohort_is_that_of_random_ones(null_size):
     rng = np.random.default_rng(0)
-    gate = copy_gate(200, 0, null_size, CONFIG, BOOTSTRAP)
+    null = level_of(null_size)
+    gate = copy_gate(200, 0, null, CONFIG, BOOTSTRAP)
     blocked_by_chance = [
-        len(copy_test(rng.random(200), rng.random(null_size), ALPHA, BOOTSTRAP).flagged) >= gate.fewest_blocked
-        for _ in range(200)
+        len(found_in(rng.random(200), rng.random(null_size), NONE).flagged) >= gate.fewest_blocked for _ in range(200)
     ]
-    assert np.mean(blocked_by_chance) == pytest.approx(chance_of_blocking(gate, null_size), abs=0.1)
+    assert np.mean(blocked_by_chance) == pytest.approx(chance_of_blocking(gate, null), abs=0.1)
 
 
 def test_holdout_that_is_called_enough_is_enough_and_less_is_not():
-    needed = holdout_needed(200, CONFIG, BOOTSTRAP)
-    assert needed is not None
-    for subjects, enough in ((needed, True), (needed - 20, False)):
-        gate = copy_gate(200, 0, subjects, CONFIG, BOOTSTRAP)
-        assert (chance_of_blocking(gate, subjects) <= 0.05) is enough
+    for null, step in ((level_of(18), 20), (NullRank(5, 1, 0.5), 1)):
+        needed = subjects_needed(null, 200, CONFIG, BOOTSTRAP)
+        assert needed is not None
+        for subjects, enough in ((needed, True), (needed - step, False)):
+            one = level_of(subjects) if null.is_exact else NullRank(subjects, 1, 0.5)
+            gate = copy_gate(200, 0, one, CONFIG, BOOTSTRAP)
+            assert (chance_of_blocking(gate, one) <= 0.05) is enough
 
 
 def test_the_negative_control_sees_a_validation_side_that_was_memorised():
     rng = np.random.default_rng(0)
-    honest = NegativeControl(rng.random(60), rng.random(60))
-    memorised = NegativeControl(rng.random(60), 0.01 * rng.random(60))
-    gate = copy_gate(200, 0, 60, CONFIG, BOOTSTRAP)
-    assert measured_blocking(honest, gate, BOOTSTRAP).value < 0.35
+    honest = NegativeControl(rng.random(60), rng.random(60), np.zeros(0), level_of(120))
+    memorised = NegativeControl(rng.random(60), 0.01 * rng.random(60), np.zeros(0), level_of(120))
+    assert measured_blocking(honest, 200, CONFIG, BOOTSTRAP).value < 0.35
     (table,) = control_section(memorised, 200, CONFIG, BOOTSTRAP).tables
     rows = {row[0]: row for row in table.rows}
     assert rows["validation"][2] > 0.8
@@ -221,7 +242,7 @@ def test_the_negative_control_sees_a_validation_side_that_was_memorised():
 
 
 def test_the_negative_control_without_validation_uses_halves_and_says_how_many_subjects_are_needed():
-    control = NegativeControl(np.random.default_rng(0).random(18), np.zeros(0))
+    control = NegativeControl(np.random.default_rng(0).random(18), np.zeros(0), np.zeros(0), level_of(18))
     found = control_section(control, 200, CONFIG, BOOTSTRAP)
     assert found.metrics[0].low <= found.metrics[0].value <= found.metrics[0].high
     assert "About 159 would bring it to at most 0.05" in found.statements[0]

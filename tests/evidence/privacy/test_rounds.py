@@ -12,7 +12,7 @@ from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.inputs import AuditInput, Round
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.privacy.authenticity import authenticity_evidence
-from meddiff_core.evidence.privacy.copies import ALPHA, excess_of
+from meddiff_core.evidence.privacy.copies import excess_of, level_of
 from meddiff_core.evidence.privacy.copy_evidence import CopyEvidence, find_copies
 from meddiff_core.evidence.privacy.rounds import (
     DROPPED,
@@ -244,7 +244,7 @@ def test_the_gates_on_copies_read_the_first_round(
     assert list(after.flagged) == []
     assert metrics(after) == metrics(before)
     assert metrics(after)["copies_excess"].value > 0.2
-    assert excess_of(0, len(final.accepted), 19, ALPHA, BOOTSTRAP).value < 0
+    assert excess_of(0, len(final.accepted), level_of(19), BOOTSTRAP).value < 0
     sides = [finish(authenticity_evidence(one, BOOTSTRAP)).metrics for one in (sampled, final)]
     assert sides[0] == sides[1]
 
