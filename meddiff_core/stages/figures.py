@@ -5,6 +5,7 @@ from pathlib import Path
 from meddiff_core.artefacts import digest_of, write_bytes
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
+from meddiff_core.evidence.guidance_choice import GuidanceChoice
 from meddiff_core.evidence.tuning import Tuning
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import request
@@ -34,7 +35,8 @@ def draw_samples(workspace: Workspace, device: str) -> tuple[Path, ...]:
     study, design = workspace.study, design_of(workspace)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
     digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
-    engine = open_engine(workspace.folder / "models", digest, study.sampling, device)
+    plain = study.sampling.model_copy(update={"guidance": study.sampling.guidance or 1.0, "candidates": 1})
+    engine = open_engine(workspace.folder / "models", digest, plain, device)
     images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm
     pictures = {"samples": figures.mosaic(units, columns=SHOWN, kind="png", spacing_mm=spacing)}
@@ -48,6 +50,11 @@ def draw_choice(workspace: Workspace) -> tuple[Path, ...]:
     """How the weights of the denoiser that was just trained were chosen, if they were."""
     record = read_selection(workspace.path("denoiser"))
     return (_keep(workspace, "choice", figures.checkpoint_selection(record, "png")),) if record else ()
+
+
+def draw_guidance(workspace: Workspace, choice: GuidanceChoice) -> tuple[Path, ...]:
+    """What samples came to at each weight of the guidance, if they were measured."""
+    return (_keep(workspace, "guidance", figures.guidance(choice, "png")),) if choice.measured else ()
 
 
 def draw_tuning(workspace: Workspace, tuning: Tuning) -> tuple[Path, ...]:
