@@ -16,7 +16,6 @@ from meddiff_core.contract import Condition, Frozen
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix
 from meddiff_core.evidence.quality.distances import kernel_interval
 from meddiff_core.evidence.quality.fidelity import fidelity
-from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.models.randomness import derive_seed
 
 WEIGHTS = (1.0, 1.5, 2.0, 3.0)
@@ -83,15 +82,17 @@ def measure_weight(
     asked: Sequence[Condition],
     volumes: Mapping[str, ArrayLike],
     features: Matrix,
-    scorer: LatentScorer,
+    validation: Matrix,
     seed: int,
 ) -> MeasuredWeight:
-    """Figures of samples at one weight: `volumes` are those measured, by condition; `features` those of the latents."""
+    """Figures of samples at one weight: `volumes` are those measured, by condition; `features` those of the latents, as
+    `validation` are of the validation scans.
+    """
     bootstrap = Bootstrap(REPEATS, CONFIDENCE, derive_seed(seed, "guidance"))
     return MeasuredWeight(
         guidance=guidance,
         following=tuple(_following(name, asked, found, bootstrap) for name, found in volumes.items()),
-        distance=_interval(kernel_interval(features, scorer.validation, bootstrap)),
+        distance=_interval(kernel_interval(features, validation, bootstrap)),
     )
 
 

@@ -139,7 +139,6 @@ class Candidates(StoredVolumes):
         """`places` holds the shard's name and the position in it, for each volume."""
         found = [(candidates / shard, position) for shard, position in places]
         super().__init__(found, has_labels=any((shard / "label").exists() for shard, _ in found))
-        self._places = found
 
     def batches(self) -> list[int]:
         """Volumes a network call that each volume was sampled with."""

@@ -101,7 +101,7 @@ def render_internal(content: InternalContent) -> str:
         curves=[(humanise(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
         selection=figures.checkpoint_selection(content.selection).decode() if content.selection else None,
         chosen=describe_selection(content.selection) if content.selection else None,
-        guidance=figures.guidance(content.guidance).decode() if guided else None,
+        guidance=figures.guidance(content.guidance).decode() if content.guidance and guided else None,
         guided=guided,
         suspects=list(_suspects(content)),
         refused=content.refused,

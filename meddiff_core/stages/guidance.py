@@ -17,6 +17,7 @@ from meddiff_core.evidence.guidance_choice import (
     WHY,
     GuidanceChoice,
     MeasuredWeight,
+    Why,
     best_weight,
     measure_weight,
 )
@@ -57,7 +58,7 @@ def _choose(workspace: Workspace, resources: Resources) -> Work[GuidanceChoice]:
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
     scorer = open_scorer(train, validation, load_scale(workspace.path("denoiser")), workspace.study.seed)
     if not conditions or scorer is None:
-        why = "too few scans" if conditions else "nothing measurable"
+        why: Why = "too few scans" if conditions else "nothing measurable"
         return GuidanceChoice(guidance=1.0, interval=None, why=why)
     measured = yield from _measure(workspace, resources, conditions, scorer)
     best, interval = best_weight(measured).guidance, given.guidance_interval or INTERVAL
@@ -105,7 +106,7 @@ def _measure(
             asked,
             _volumes(group, asked, contract),
             scorer.features(torch.cat([sampled.latents for sampled in group])),
-            scorer,
+            scorer.validation,
             seed,
         )
         for weight, group in zip(WEIGHTS, groups, strict=True)
