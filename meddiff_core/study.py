@@ -366,9 +366,10 @@ class SamplingConfig(Config):
     """Lowest and highest noise level at which guidance acts. Null: at all of them, or [0.3, 5] where its weight is
     chosen after training."""
     candidates: Count = 4
-    """Volumes that are sampled for each one wanted whose condition asks for the volume of a structure: that which
-    measures nearest to it is kept. It is rejection sampling from p(volume | measured = asked), and costs as many times
-    the time. What asks for nothing measurable has one."""
+    """Volumes that are sampled for each one wanted: that which comes nearest to its condition is kept, by the volumes
+    of structures and by what latents were found to tell of other conditions (`models/predictors`). It is rejection
+    sampling from p(volume | measured = asked), and costs as many times the time. What asks for nothing that can be
+    measured has one."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0

@@ -196,16 +196,17 @@ CHAIN: dict[str, Artefact] = {
         lambda w: _training_settings(w, "denoiser"),
         follows=("plan",),
     ),
+    "predictors": Artefact("generate", "models/predictors", ("dataset", "latents"), lambda w: {}),
     "guidance": Artefact(
         "generate",
         "guidance.json",
-        ("dataset", "autoencoder", "latents", "denoiser"),
+        ("dataset", "autoencoder", "latents", "denoiser", "predictors"),
         lambda w: {"study.sampling": _guidance_settings(w.study.sampling), "study.seed": w.study.seed},
     ),
     "candidates": Artefact(
         "generate",
         "candidates.zarr",
-        ("dataset", "autoencoder", "denoiser"),
+        ("dataset", "autoencoder", "denoiser", "predictors"),
         lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.sampling, "requests": w.requests_digest()},
         follows=("guidance",),
     ),
@@ -324,9 +325,9 @@ class Workspace:
         return record is not None and self.path("plan").exists() and self.plan_digest() != record.digest
 
     def models_digest(self) -> str:
-        """Of both models as they are recorded."""
+        """Of the models as they are recorded."""
         inputs = self.inputs("candidates")
-        return digest_of([inputs["autoencoder"], inputs["denoiser"]])
+        return digest_of([inputs[name] for name in ("autoencoder", "denoiser", "predictors")])
 
     def requests_digest(self) -> str | None:
         """Of the table of requests, if the cohort has one."""

@@ -2,8 +2,8 @@
 
 A denoiser follows a number only roughly. To keep the volume that measures nearest to what was asked for is rejection
 sampling from p(volume | measured = asked), ended after a fixed number of candidates. What is measured is the label map
-that was sampled along with the image, by the arithmetic of screen and release; whether the image follows as well, the
-audit's segmentation network says, which never saw this choice.
+that was sampled along with the image, by the arithmetic of screen and release, and what latents tell of other
+conditions (predictors.py); whether the image follows as well, the audit's networks say, which never saw this choice.
 """
 
 import math
@@ -24,7 +24,7 @@ class Candidate:
     number: int
     distance: float | None
     """Squared differences of measured and asked, in standard deviations of the training volumes, summed over the
-    conditions that were asked for and can be measured; None where there is none."""
+    conditions that were asked for and can be measured or predicted; None where there is none."""
     latents: Latents
     """(1, z, u, v, w), standardised."""
     image: StoredArray
@@ -56,7 +56,7 @@ def measurable_conditions(condition: Condition, contract: Contract) -> dict[str,
 
 
 def distance_to_condition(label: LabelArray | None, condition: Condition, contract: Contract) -> float | None:
-    """The `distance` of a candidate with a label map (i, j, k)."""
+    """The part of a candidate's `distance` that its label map (i, j, k) tells."""
     asked = measurable_conditions(condition, contract)
     if label is None or not asked:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from meddiff_core.contract import Contract
+from meddiff_core.contract import Condition, Contract
 from meddiff_core.diffusion.guidance import with_guidance
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
@@ -25,6 +25,7 @@ from meddiff_core.generation.candidates import (
     distance_to_condition,
     measurable_conditions,
 )
+from meddiff_core.generation.predictors import NONE, Predictors, load_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
@@ -67,12 +68,14 @@ class Engine:
         config: SamplingConfig,
         device: str = "cpu",
         guide: Denoiser | None = None,
+        predictors: Predictors = NONE,
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
         self.autoencoder, self.denoiser = for_inference(autoencoder, device), for_inference(denoiser, device)
         self.guide = None if guide is None else for_inference(guide, device)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
+        self.predictors = predictors
         self.batch = config.batch
         """Volumes a network call; on a GPU it is part of the identity of a volume."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
@@ -85,7 +88,7 @@ class Engine:
         return found.images, found.labels
 
     def sample_nearest(self, samples: Sequence[SampleRequest], batch: int | None = None) -> Sampled:
-        """The nearest of `sampling.candidates` volumes for each sample that asks for something measurable.
+        """The nearest of `sampling.candidates` volumes for each sample that asks for something that they tell.
 
         `batch` is the one that an earlier run had, to have its bits again. Where the memory does not hold a batch,
         all samples are computed anew with half of it, as are later ones: one call has one `self.batch`.
@@ -107,14 +110,21 @@ class Engine:
             part = walks[start : start + self.batch]
             sampled = self._sample_batch([candidate_request(samples[place], number) for place, number in part])
             for (place, number), (latents, image, label) in zip(part, sampled, strict=True):
-                distance = distance_to_condition(label, samples[place].condition, self.contract)
+                distance = self._distance(samples[place].condition, latents, label)
                 candidate = Candidate(number, distance, latents, image, label)
                 if candidate.is_nearer(nearest.get(place)):
                     nearest[place] = candidate
         return _in_order([nearest[place] for place in range(len(samples))])
 
     def _candidates(self, sample: SampleRequest) -> int:
-        return self.config.candidates if measurable_conditions(sample.condition, self.contract) else 1
+        told = measurable_conditions(sample.condition, self.contract) or self.predictors.useful(sample.condition)
+        return self.config.candidates if told else 1
+
+    def _distance(self, condition: Condition, latents: Latents, label: LabelArray | None) -> float | None:
+        measured = distance_to_condition(label, condition, self.contract)
+        if not self.predictors.useful(condition):
+            return measured
+        return (measured or 0.0) + self.predictors.distance(self.scale.restore(latents), condition)
 
     @torch.inference_mode()
     def _sample_batch(self, samples: Sequence[SampleRequest]) -> list[tuple[Latents, StoredArray, LabelArray | None]]:
@@ -169,9 +179,9 @@ def sample_noise(seed: int, shape: tuple[int, ...], level: int = 0) -> Latents:
 
 @lru_cache(maxsize=1)
 def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) -> Engine:
-    """The engine over `models/autoencoder` and `models/denoiser`; a worker keeps it from shard to shard.
+    """The engine over the checkpoints below `models`; a worker keeps it from shard to shard.
 
-    `digest` is that of both models: it renews the engine when they were trained again.
+    `digest` is that of them all: it renews the engine when they were trained again.
     """
     keep_freed_memory()
     autoencoder, contract = load_autoencoder(models / "autoencoder", device)
@@ -179,7 +189,8 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
     if differences := contract.differences(own):
         raise IntegrityError(f"autoencoder and denoiser must share a contract; {'; '.join(differences)}")
     guide = open_guide(models / "denoiser", denoiser, config)
-    return Engine(autoencoder, denoiser, scale, contract, config, device, guide)
+    predictors = load_predictors(models / "predictors")
+    return Engine(autoencoder, denoiser, scale, contract, config, device, guide, predictors)
 
 
 def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:

@@ -1,7 +1,7 @@
 """The methods text: one sentence per stage, from what the study and its plan say."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from meddiff_core.contract import ContinuousCondition, Contract, spacing_text
 from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
@@ -37,8 +37,11 @@ def describe_methods(
     sides: Mapping[str, int],
     selection: SelectionRecord | None = None,
     guidance: GuidanceChoice | None = None,
+    predicted: Sequence[str] = (),
 ) -> list[str]:
-    """Sentences for a methods section, in the order of the stages. The guidance of the study is a number."""
+    """Sentences for a methods section, in the order of the stages. The guidance of the study is a number; `predicted`
+    are conditions that candidates were compared by although no label map shows them.
+    """
     chosen = describe_choice(guidance) if guidance else None
     contract, sampling = plan.contract, study.sampling
     voxels = f"{' x '.join(map(str, contract.size))} voxels of {spacing_text(contract.spacing_mm)}"
@@ -54,7 +57,7 @@ def describe_methods(
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",
         *([chosen] if chosen else []),
-        *_candidates(plan.contract, sampling.candidates),
+        *_candidates(plan.contract, sampling.candidates, predicted),
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new samples of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
@@ -73,13 +76,15 @@ def _guidance(sampling: SamplingConfig) -> str:
     return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g}{where})"
 
 
-def _candidates(contract: Contract, count: int) -> list[str]:
+def _candidates(contract: Contract, count: int, predicted: Sequence[str]) -> list[str]:
     measured = [spec.name for spec in contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
-    if count == 1 or not measured:
+    ways = [f"{' and '.join(measured)} on the label map"] if measured else []
+    ways += [f"{' and '.join(predicted)} by a regression from latents"] if predicted else []
+    if count == 1 or not ways:
         return []
     return [
-        f"Of {count} volumes that were sampled for each request, the one was kept whose label map came nearest to the "
-        f"requested {' and '.join(measured)}: rejection sampling from the volumes that measure what was asked for."
+        f"Of {count} volumes that were sampled for each request, the one that came nearest to it was kept, measured as "
+        f"{' and as '.join(ways)}: rejection sampling from the volumes that measure what was asked for."
     ]
 
 

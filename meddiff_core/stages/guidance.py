@@ -1,4 +1,4 @@
-"""A trained denoiser to the guidance that its samples have."""
+"""Trained models to how samples follow their conditions: what chooses among candidates, and the guidance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from meddiff_core.artefacts import digest_file, write_json
+from meddiff_core.artefacts import digest_file, digest_of, write_json
 from meddiff_core.contract import Condition, Contract
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.guidance_choice import (
     INTERVAL,
     SAMPLES,
@@ -21,19 +22,42 @@ from meddiff_core.evidence.guidance_choice import (
     best_weight,
     measure_weight,
 )
+from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.sample_scoring import LatentScorer, open_scorer
 from meddiff_core.generation.candidates import measurable_conditions, structure_volumes
 from meddiff_core.generation.engine import Sampled, open_engine
+from meddiff_core.generation.predictors import fit_predictors, latent_features, reliability, save_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.generation.shards import sampling
+from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.models.denoiser import load_scale
 from meddiff_core.models.latents import LatentSet
-from meddiff_core.models.randomness import derive_seed
+from meddiff_core.models.randomness import derive_seed, generator_for
 from meddiff_core.stages.figures import draw_guidance
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Message, Progress, Work, serial_map
 from meddiff_core.workspace import Workspace
+
+SIDES: tuple[Side, Side] = ("train", "validation")
+
+
+def make_predictors(workspace: Workspace, resources: Resources) -> Work[Made]:
+    """Fit on the train side what latents tell of conditions that no label map shows; validation says how reliably."""
+    contract, path = Dataset.open(workspace.folder).contract, workspace.replaced("predictors")
+    train, validation = (_known(workspace, side) for side in SIDES)
+    predictors = fit_predictors(contract.conditions, train, validation)
+    save_predictors(path, predictors)
+    told = reliability(predictors)
+    if told:
+        yield Message("latents tell, r on validation: " + ", ".join(f"{name} {r:.2f}" for name, r in told.items()))
+    return Made(digest_of(digest_checkpoint(path)), {"predicted": len(told)})
+
+
+def _known(workspace: Workspace, side: Side) -> tuple[Matrix, list[Condition]]:
+    latents = LatentSet.open(workspace.path("latents"), side)
+    sampled = latents.sample(torch.arange(len(latents)), generator_for(workspace.study.seed, "predictors", side))
+    return latent_features(sampled), Dataset.open(workspace.folder).conditions(side)
 
 
 def choose_guidance(workspace: Workspace, resources: Resources) -> Work[Made]:
@@ -134,4 +158,4 @@ def _volumes(group: Sequence[Sampled], asked: Sequence[Condition], contract: Con
     return {name: [volumes[str(spec.group)] for volumes in measured] for name, spec in specs.items()}
 
 
-MAKERS: dict[str, Maker] = {"guidance": choose_guidance}
+MAKERS: dict[str, Maker] = {"predictors": make_predictors, "guidance": choose_guidance}

@@ -18,6 +18,7 @@ from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, round
 from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
+from meddiff_core.generation.predictors import load_predictors
 from meddiff_core.models.plan import load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
@@ -105,7 +106,12 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         curves=audit.curves,
         statements=audit.sentences,
         methods=describe_methods(
-            study, load_plan(workspace.path("plan")), dataset.sizes(), selection, read_choice(workspace)
+            study,
+            load_plan(workspace.path("plan")),
+            dataset.sizes(),
+            selection,
+            read_choice(workspace),
+            load_predictors(workspace.path("predictors")).conditions,
         ),
         parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),

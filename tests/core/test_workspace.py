@@ -29,6 +29,7 @@ PLAN: dict[str, Any] = {
     "reasons": {"size": "because"},
 }
 TRAINED = ["guidance", "candidates", "verdicts", "cohort", "audit", "report", "release"]
+MODELS = ["autoencoder", "latents", "denoiser", "predictors", "reference"]
 SCANS = "digest of inventory"
 
 
@@ -86,12 +87,28 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
     [
         ("data.modality", "CT", list(CHAIN)),
         ("plan.budget_minutes", 5, ["plan"]),
-        ("split.train", 0.5, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("seed", 3, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("train.autoencoder.kl_weight", 0.5, ["autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        (
+            "split.train",
+            0.5,
+            ["split", "plan", "dataset", *MODELS, *TRAINED],
+        ),
+        (
+            "seed",
+            3,
+            ["split", "plan", "dataset", *MODELS, *TRAINED],
+        ),
+        (
+            "train.autoencoder.kl_weight",
+            0.5,
+            [*MODELS, *TRAINED],
+        ),
         ("train.denoiser.learning_rate", 0.5, ["denoiser", "reference", *TRAINED]),
         ("train.denoiser.steps", 7, ["plan", "denoiser", "reference", *TRAINED]),
-        ("train.autoencoder.patch", [8, 8, 8], ["plan", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        (
+            "train.autoencoder.patch",
+            [8, 8, 8],
+            ["plan", *MODELS, *TRAINED],
+        ),
         ("cohort.size", 7, TRAINED[1:]),
         ("sampling.steps", 7, TRAINED),
         ("sampling.candidates", 1, TRAINED),

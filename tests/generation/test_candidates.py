@@ -11,7 +11,8 @@ import torch
 from meddiff_core.contract import ContinuousCondition, Contract
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.generation.candidates import candidate_request, distance_to_condition, structure_volumes
-from meddiff_core.generation.engine import Sampled, open_engine
+from meddiff_core.generation.engine import Engine, Sampled, open_engine
+from meddiff_core.generation.predictors import Predictors, Target, latent_features
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.generation.shards import Candidates, ShardJob, make_shard
 from meddiff_core.study import SamplingConfig
@@ -108,6 +109,31 @@ def test_the_choice_depends_on_no_shard_and_no_restart_and_is_written_down(
         volumes = Candidates(folder, [(shard.name, place) for shard in shards for place in range(size)])
         assert volumes.kept() == list(zip(found.kept, found.distances, strict=True))
         assert all(np.array_equal(volumes.image(n), found.images[n]) for n in range(4))
+
+
+def test_what_latents_tell_of_a_condition_chooses_too(models: Path, sampling: Sampling) -> None:
+    """Features are the means of the latents here, and age is ten times the first of them."""
+    blank = latent_features(sample(models, sampling(candidates=1), samples(1)).latents).shape[1]
+    weights = np.zeros((blank + 1, 1))
+    weights[0] = 10
+    ages = Target(condition="age", std=10, r=0.9, slope=1, intercept=0)
+    opened = open_engine(models, "digest", sampling(candidates=4, batch=3), "cpu")
+    parts = opened.autoencoder, opened.denoiser, opened.scale, opened.contract
+    wanted = [SampleRequest(f"syn-{n}", n, 0, 50 + n, {"age": 20.0 * (-1) ** n}) for n in range(4)]
+
+    def chosen(target: Target, samples: list[SampleRequest]) -> Sampled:
+        engine = Engine(*parts, opened.config, predictors=Predictors((target,), weights))  # type: ignore[arg-type]
+        return engine.sample_nearest(samples)
+
+    together = chosen(ages, wanted)
+    assert any(together.kept)
+    assert all(same(chosen(ages, [one]), together, [n]) for n, one in enumerate(wanted))
+    predicted = (latent_features(opened.scale.restore(together.latents)) @ weights[:-1])[:, 0]
+    asked = [float(one.condition["age"] or 0) for one in wanted]
+    distances = [0.81 * (value - age) ** 2 / 100 for value, age in zip(predicted, asked, strict=True)]
+    assert list(together.distances) == pytest.approx(distances)
+    unreliable = chosen(ages.model_copy(update={"r": 0.3}), wanted)
+    assert (unreliable.kept, unreliable.distances) == ((0,) * 4, (None,) * 4)
 
 
 def test_how_many_candidates_there_were_is_part_of_the_identity(models: Path, sampling: Sampling) -> None:

@@ -69,7 +69,10 @@ def test_candidates_are_said_to_be_where_there_was_something_to_choose_by(plan: 
     contract = plan.contract.model_copy(update={"labels": {"left": (1,)}, "conditions": (volume,)})
     measurable = plan.model_copy(update={"contract": contract})
     assert "Of 4 volumes that were sampled for each request" in methods(measurable)
-    assert "nearest to the requested left_mm3: rejection sampling" in methods(measurable)
+    assert "measured as left_mm3 on the label map: rejection sampling" in methods(measurable)
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
+    text = " ".join(describe_methods(study, measurable, SIDES, predicted=["age"]))
+    assert "left_mm3 on the label map and as age by a regression from latents: rejection" in text
     single = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(guidance=1, candidates=1))
     assert "rejection sampling" not in " ".join(describe_methods(single, measurable, SIDES))
 
