@@ -35,7 +35,8 @@ def draw_samples(workspace: Workspace, device: str) -> tuple[Path, ...]:
     study, design = workspace.study, design_of(workspace)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
     digest = digest_of([digest_checkpoint(workspace.path(name)) for name in ("autoencoder", "denoiser")])
-    plain = study.sampling.model_copy(update={"guidance": study.sampling.guidance or 1.0, "candidates": 1})
+    weight = study.sampling.guidance
+    plain = study.sampling.model_copy(update={"guidance": 1.0 if weight is None else weight, "candidates": 1})
     engine = open_engine(workspace.folder / "models", digest, plain, device)
     images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm

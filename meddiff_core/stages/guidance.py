@@ -110,31 +110,31 @@ def _measure(
     workspace: Workspace, resources: Resources, conditions: Sequence[Condition], scorer: LatentScorer
 ) -> Work[list[MeasuredWeight]]:
     """Samples of the conditions in turn, from the same noise at each weight."""
-    study, contract = workspace.study, Dataset.open(workspace.folder).contract
-    asked, seed = [conditions[number % len(conditions)] for number in range(SAMPLES)], study.seed
+    contract, seed, measured = Dataset.open(workspace.folder).contract, workspace.study.seed, list[MeasuredWeight]()
+    asked = [conditions[number % len(conditions)] for number in range(SAMPLES)]
     samples = [
         SampleRequest(f"guidance-{number}", number, 0, derive_seed(seed, "guidance", number), condition)
         for number, condition in enumerate(asked)
     ]
-    jobs = [job for weight in WEIGHTS for job in _jobs(workspace, resources.device, samples, weight)]
+    for weight in WEIGHTS:
+        group = yield from _sample_at(workspace, resources, samples, weight)
+        features = scorer.features(torch.cat([sampled.latents for sampled in group]))
+        volumes = _volumes(group, asked, contract)
+        measured.append(measure_weight(weight, asked, volumes, features, scorer.validation, seed))
+    return measured
+
+
+def _sample_at(
+    workspace: Workspace, resources: Resources, samples: Sequence[SampleRequest], weight: float
+) -> Work[list[Sampled]]:
+    """Samples at one weight of the guidance, in their order."""
+    jobs = _jobs(workspace, resources.device, samples, weight)
     mapper = resources.mapper if resources.device == "cpu" else serial_map  # a GPU is in this process
     found: dict[int, Sampled] = {}
     for position, sampled in mapper(_sample, jobs):
         found[position] = sampled
-        yield Progress("measure guidance", len(found), len(jobs))
-    each = len(jobs) // len(WEIGHTS)
-    groups = [[found[row * each + place] for place in range(each)] for row in range(len(WEIGHTS))]
-    return [
-        measure_weight(
-            weight,
-            asked,
-            _volumes(group, asked, contract),
-            scorer.features(torch.cat([sampled.latents for sampled in group])),
-            scorer.validation,
-            seed,
-        )
-        for weight, group in zip(WEIGHTS, groups, strict=True)
-    ]
+        yield Progress(f"measure guidance {weight:g}", len(found), len(jobs))
+    return [found[position] for position in range(len(jobs))]
 
 
 def _jobs(workspace: Workspace, device: str, samples: Sequence[SampleRequest], weight: float) -> list[_Job]:
