@@ -126,7 +126,7 @@ def describe_choice(choice: GuidanceChoice) -> str | None:
     slopes = ", ".join(f"{one.slope.value:.2f} for {one.condition}" for one in taken.following)
     return (
         f"The guidance weight of {choice.guidance:g} was chosen among {weights} after training, by {SAMPLES} samples "
-        f"under conditions of the validation scans at each: of those whose kernel distance to the validation scans is not "
-        f"above that without guidance by more than its noise, its slope of measured on requested volumes is nearest "
+        "under conditions of the validation scans at each: of those whose kernel distance to the validation scans is "
+        "not above that without guidance by more than its noise, its slope of measured on requested volumes is nearest "
         f"to 1 ({slopes})."
     )
