@@ -356,14 +356,22 @@ class SamplingConfig(Config):
     level, which needs many. `meddiff tune-solver` measures them on the trained study."""
     steps: Count = 15
     """Noise levels to walk through."""
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the guidance: 1 is none and costs one network evaluation instead of two, more exaggerates."""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the guidance: 1 is none and costs one network evaluation instead of two, more exaggerates. Null: chosen
+    after training among 1, 1.5, 2 and 3 by what samples of the validation scans' conditions measure; see
+    `guidance.json`. It is 1 where no condition is the volume of a structure."""
     guided_by: Literal["classifier_free", "autoguidance"] = "classifier_free"
     """What guidance leads away from. `classifier_free`: the same denoiser without conditions, which makes conditions
     stronger. `autoguidance`: its own weights from early in the training with the same conditions, which corrects
     errors and keeps variety."""
     guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
-    """Lowest and highest noise level at which guidance acts. Null: at all of them."""
+    """Lowest and highest noise level at which guidance acts. Null: at all of them, or [0.3, 5] where its weight is
+    chosen after training."""
+    candidates: Count = 4
+    """Volumes that are sampled for each one wanted: that which comes nearest to its condition is kept, by the volumes
+    of structures and by what latents were found to tell of other conditions (`models/predictors`). It is rejection
+    sampling from p(volume | measured = asked), and costs as many times the time. What asks for nothing that can be
+    measured has one."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0

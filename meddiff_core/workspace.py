@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from meddiff_core.artefacts import STATE, Ledger, Record, changed_inputs, digest_file, digest_of
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import Study, load_study
+from meddiff_core.study import SamplingConfig, Study, load_study
 
 STUDY_FILE = "study.yaml"
 SPLIT_FILE = "split.json"
@@ -145,6 +145,13 @@ def _start(w: "Workspace", name: str) -> dict[str, Any]:
     return {"start_from": digest_file(facts) if facts.is_file() else "missing"}
 
 
+def _guidance_settings(sampling: SamplingConfig) -> dict[str, Any]:
+    """What a choice of the guidance follows: a number that the study gives, or how samples are made."""
+    if sampling.guidance is not None:
+        return {"guidance": sampling.guidance, "guidance_interval": sampling.guidance_interval}
+    return sampling.model_dump(mode="json", exclude={"batch", "shard"})
+
+
 DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "denoiser_training", "start_from")
 """The parts of plan.json that later stages follow."""
 
@@ -189,11 +196,19 @@ CHAIN: dict[str, Artefact] = {
         lambda w: _training_settings(w, "denoiser"),
         follows=("plan",),
     ),
+    "predictors": Artefact("generate", "models/predictors", ("dataset", "latents"), lambda w: {}),
+    "guidance": Artefact(
+        "generate",
+        "guidance.json",
+        ("dataset", "autoencoder", "latents", "denoiser", "predictors"),
+        lambda w: {"study.sampling": _guidance_settings(w.study.sampling), "study.seed": w.study.seed},
+    ),
     "candidates": Artefact(
         "generate",
         "candidates.zarr",
-        ("dataset", "autoencoder", "denoiser"),
-        lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.study.sampling, "requests": w.requests_digest()},
+        ("dataset", "autoencoder", "denoiser", "predictors"),
+        lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.sampling, "requests": w.requests_digest()},
+        follows=("guidance",),
     ),
     "reference": Artefact(
         "screen", "reference", ("dataset", "autoencoder", "denoiser"), lambda w: {"study.screen": w.study.screen}
@@ -292,6 +307,18 @@ class Workspace:
         start_from = self.plan_content().get("start_from")
         return None if start_from is None else self.folder / str(start_from) / name
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How volumes are sampled, with the guidance that was chosen after training where the study leaves it open."""
+        given, path = self.study.sampling, self.path("guidance")
+        if given.guidance is not None or not path.exists():
+            return given
+        chosen = json.loads(path.read_text())
+        interval = given.guidance_interval or chosen["interval"]
+        return given.model_copy(
+            update={"guidance": chosen["guidance"], "guidance_interval": interval and (interval[0], interval[1])}
+        )
+
     def plan_digest(self) -> str:
         """Digest of what the plan decides, without its reasons and what it measured of this machine."""
         return digest_of(_planned(self, *DECISIONS))
@@ -302,9 +329,9 @@ class Workspace:
         return record is not None and self.path("plan").exists() and self.plan_digest() != record.digest
 
     def models_digest(self, **trained: str) -> str:
-        """Digest of both models as they are recorded, or of those just `trained`, given by name."""
+        """Digest of the models as they are recorded, or of those just `trained`, given by name."""
         inputs = self.inputs("candidates") | trained
-        return digest_of([inputs["autoencoder"], inputs["denoiser"]])
+        return digest_of([inputs[name] for name in ("autoencoder", "denoiser", "predictors")])
 
     def requests_digest(self) -> str | None:
         """Digest of the table of requests, if the cohort has one."""

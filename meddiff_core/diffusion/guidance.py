@@ -11,6 +11,7 @@ import torch
 from meddiff_core.diffusion.solvers import DenoisedAt
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.denoiser import Denoiser
+from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
 
@@ -45,3 +46,17 @@ def guided(
         return worse + guidance * (conditioned(noisy, sigma) - worse)
 
     return conditioned if guidance == 1 else contrasted
+
+
+def with_guidance(
+    denoiser: Denoiser, conditions: ConditionVectors, config: SamplingConfig, guide: Denoiser | None = None
+) -> DenoisedAt:
+    """`guided` as the settings say.
+
+    Raises:
+        ValueError: they leave the weight open (`Workspace.sampling` has the chosen one).
+    """
+    if config.guidance is None:
+        raise ValueError("sampling.guidance must be a number here, is null")
+    interval = config.guidance_interval or (0.0, math.inf)
+    return guided(denoiser, conditions, config.guidance, interval, guide)

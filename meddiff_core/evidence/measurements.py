@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.contract import Contract
+from meddiff_core.generation.candidates import structure_volumes
 from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray, Volumes
 
 MEASURED_VOLUME = "volume_mm3:"
@@ -78,13 +79,13 @@ def _sharpness(unit: FloatArray, foreground: NDArray[np.bool_], contract: Contra
 
 
 def _structures(label: LabelArray, contract: Contract) -> dict[str, float]:
-    counts = np.bincount(label.ravel(), minlength=len(contract.labels) + 1)
+    volumes = structure_volumes(label, contract)
     boxes: list[Any] = ndimage.find_objects(label, max_label=len(contract.labels))
     figures = {}
     for value, group in enumerate(contract.labels, start=1):
         box = boxes[value - 1]
         whole, pieces = _wholeness(label[box] == value) if box is not None else (0.0, 0)
-        figures[f"{MEASURED_VOLUME}{group}"] = float(counts[value]) * contract.voxel_mm3
+        figures[f"{MEASURED_VOLUME}{group}"] = volumes[group]
         figures[f"components:{group}"] = whole
         figures[f"pieces:{group}"] = float(pieces)
     return figures

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meddiff_core.contract import Frozen
 from meddiff_core.diffusion.fitting import Trace, fit_levels, trace_flow
-from meddiff_core.diffusion.guidance import guided
+from meddiff_core.diffusion.guidance import with_guidance
 from meddiff_core.diffusion.noise import karras_sigmas, noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, DenoisedAt, evaluations
 from meddiff_core.errors import ConfigurationError
@@ -109,9 +109,8 @@ def open_batches(
     weaker = packed(guide) if guide is not None and device == "cpu" else guide
     repeated = conditions[torch.arange(samples) % len(conditions)].to(device)
     noise = torch.cat([sample_noise(derive_seed(seed, "tune", number), shape) for number in range(samples)]).to(device)
-    interval = config.guidance_interval or (0.0, torch.inf)
     parts = zip(repeated.split(TOGETHER), noise.split(TOGETHER), strict=True)
-    return [(guided(network, own, config.guidance, interval, weaker), start) for own, start in parts]
+    return [(with_guidance(network, own, config, weaker), start) for own, start in parts]
 
 
 def tune_solver(

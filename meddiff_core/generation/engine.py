@@ -5,20 +5,27 @@ batch, place, neighbours, workers and restarts change no bit. On a GPU, where ke
 batch, all batches have one shape, padded if need be; where that had to be smaller, the shard and the release say so.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from meddiff_core.contract import Contract
-from meddiff_core.diffusion.guidance import guided
+from meddiff_core.contract import Condition, Contract
+from meddiff_core.diffusion.guidance import with_guidance
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
+from meddiff_core.generation.candidates import (
+    Candidate,
+    candidate_request,
+    distance_to_condition,
+    measurable_conditions,
+)
+from meddiff_core.generation.predictors import NONE, Predictors, load_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
@@ -34,6 +41,21 @@ from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """Volumes in the order in which they were asked for."""
+
+    images: StoredArray
+    """(n, i, j, k)"""
+    labels: LabelArray | None
+    latents: Latents
+    """Standardised."""
+    kept: tuple[int, ...]
+    """Number of the candidate that was kept for each."""
+    distances: tuple[float | None, ...]
+    """How far it is from what was asked for; see `Candidate.distance`."""
+
+
 class Engine:
     """Both models, and the settings of the solver."""
 
@@ -46,12 +68,14 @@ class Engine:
         config: SamplingConfig,
         device: str = "cpu",
         guide: Denoiser | None = None,
+        predictors: Predictors = NONE,
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
         self.autoencoder, self.denoiser = for_inference(autoencoder, device), for_inference(denoiser, device)
         self.guide = None if guide is None else for_inference(guide, device)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
+        self.predictors = predictors
         self.batch = config.batch
         """Volumes a network call; on a GPU it is part of the identity of a volume."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
@@ -59,7 +83,12 @@ class Engine:
     def sample(
         self, samples: Sequence[SampleRequest], batch: int | None = None
     ) -> tuple[StoredArray, LabelArray | None]:
-        """Stored images (n, i, j, k) and label values of the samples, in their order.
+        """Stored images (n, i, j, k) and label values of the samples, in their order; see `sample_nearest`."""
+        found = self.sample_nearest(samples, batch)
+        return found.images, found.labels
+
+    def sample_nearest(self, samples: Sequence[SampleRequest], batch: int | None = None) -> Sampled:
+        """The nearest of `sampling.candidates` volumes for each sample that asks for something that they tell.
 
         `batch` is the one that an earlier run had, to have its bits again. Where the memory does not hold a batch,
         all samples are computed anew with half of it, as are later ones: one call has one `self.batch`.
@@ -74,26 +103,46 @@ class Engine:
                     raise
                 self.batch //= 2
 
-    def _sample_in_batches(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
-        batches = [samples[start : start + self.batch] for start in range(0, len(samples), self.batch)]
-        images, labels = zip(*map(self._sample_batch, batches), strict=True)
-        return np.concatenate(images), np.concatenate(labels) if self.contract.labels else None
+    def _sample_in_batches(self, samples: Sequence[SampleRequest]) -> Sampled:
+        walks = [(place, number) for place, sample in enumerate(samples) for number in range(self._candidates(sample))]
+        nearest: dict[int, Candidate] = {}
+        for start in range(0, len(walks), self.batch):
+            part = walks[start : start + self.batch]
+            sampled = self._sample_batch([candidate_request(samples[place], number) for place, number in part])
+            for (place, number), (latents, image, label) in zip(part, sampled, strict=True):
+                distance = self._distance(samples[place].condition, latents, label)
+                candidate = Candidate(number, distance, latents, image, label)
+                if candidate.is_nearer(nearest.get(place)):
+                    nearest[place] = candidate
+        return _in_order([nearest[place] for place in range(len(samples))])
+
+    def _candidates(self, sample: SampleRequest) -> int:
+        told = measurable_conditions(sample.condition, self.contract) or self.predictors.useful(sample.condition)
+        return self.config.candidates if told else 1
+
+    def _distance(self, condition: Condition, latents: Latents, label: LabelArray | None) -> float | None:
+        measured = distance_to_condition(label, condition, self.contract)
+        if not self.predictors.useful(condition):
+            return measured
+        return (measured or 0.0) + self.predictors.distance(self.scale.restore(latents), condition)
 
     @torch.inference_mode()
-    def _sample_batch(self, samples: Sequence[SampleRequest]) -> tuple[StoredArray, LabelArray | None]:
+    def _sample_batch(self, samples: Sequence[SampleRequest]) -> list[tuple[Latents, StoredArray, LabelArray | None]]:
         missing = 0 if self._cpu else self.batch - len(samples)
-        latents = self.scale.restore(self._solve([*samples, *[samples[-1]] * missing]))[: len(samples)]
+        standardised = self._solve([*samples, *[samples[-1]] * missing])[: len(samples)]
+        latents = self.scale.restore(standardised)
         decoded = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
         decode = decode_tiled if self.tiled else Autoencoder.decode
         volumes = torch.cat([decode(self.autoencoder, part) for part in latents.split(decoded)])
-        return to_stored(volumes.float(), self.contract)
+        images, labels = to_stored(volumes.float(), self.contract)
+        each = [None] * len(images) if labels is None else labels
+        return list(zip(standardised.float().cpu().split(1), images, each, strict=True))
 
     def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
         conditions = encode_conditions([sample.condition for sample in samples], self.contract.conditions)
         sigmas = noise_levels(self.config)
         start = (self._noise(samples) * float(sigmas[0])).to(self.device)
-        interval = self.config.guidance_interval or (0.0, math.inf)
-        denoiser = guided(self.denoiser, conditions.to(self.device), self.config.guidance, interval, self.guide)
+        denoiser = with_guidance(self.denoiser, conditions.to(self.device), self.config, self.guide)
         if self.config.solver == "ancestral":
             return solve_ancestral(denoiser, start, sigmas, lambda level: self._noise(samples, level + 1))
         return SOLVERS[self.config.solver](denoiser, start, sigmas)
@@ -104,6 +153,17 @@ class Engine:
     def _latent_shape(self) -> tuple[int, ...]:
         shape = self.autoencoder.shape
         return shape.latent_channels, *shape.latent_size(self.contract.size)
+
+
+def _in_order(kept: Sequence[Candidate]) -> Sampled:
+    labels = [candidate.label for candidate in kept if candidate.label is not None]
+    return Sampled(
+        images=np.stack([candidate.image for candidate in kept]),
+        labels=np.stack(labels) if labels else None,
+        latents=torch.cat([candidate.latents for candidate in kept]),
+        kept=tuple(candidate.number for candidate in kept),
+        distances=tuple(candidate.distance for candidate in kept),
+    )
 
 
 def sample_noise(seed: int, shape: tuple[int, ...], level: int = 0) -> Latents:
@@ -119,9 +179,9 @@ def sample_noise(seed: int, shape: tuple[int, ...], level: int = 0) -> Latents:
 
 @lru_cache(maxsize=1)
 def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) -> Engine:
-    """The engine over `models/autoencoder` and `models/denoiser`; a worker keeps it from shard to shard.
+    """The engine over the checkpoints below `models`; a worker keeps it from shard to shard.
 
-    `digest` is that of both models: it renews the engine when they were trained again.
+    `digest` is that of them all: it renews the engine when they were trained again.
     """
     keep_freed_memory()
     autoencoder, contract = load_autoencoder(models / "autoencoder", device)
@@ -129,7 +189,8 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
     if differences := contract.differences(own):
         raise IntegrityError(f"autoencoder and denoiser must share a contract; {'; '.join(differences)}")
     guide = open_guide(models / "denoiser", denoiser, config)
-    return Engine(autoencoder, denoiser, scale, contract, config, device, guide)
+    predictors = load_predictors(models / "predictors")
+    return Engine(autoencoder, denoiser, scale, contract, config, device, guide, predictors)
 
 
 def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:

@@ -20,13 +20,13 @@ from meddiff_core.data.store import (
     open_array,
     read_volume,
 )
-from meddiff_core.generation.engine import open_engine
+from meddiff_core.generation.engine import Sampled, open_engine
 from meddiff_core.generation.schedule import Shard
 from meddiff_core.study import Count, SamplingConfig
-from meddiff_core.types import LabelArray, StoredArray
+from meddiff_core.types import StoredArray
 
 MARKER = "shard.json"
-_sampling = Lock()
+sampling = Lock()
 """One thread of a process samples at a time, so that they share one engine; the others write meanwhile."""
 
 
@@ -40,6 +40,10 @@ class ShardMarker(Frozen):
     """SHA-256 of each sample's image and label voxels."""
     batch: Count
     """Volumes a network call; fewer than `sampling.batch` where memory was short. A GPU may round by it."""
+    kept: tuple[int, ...]
+    """Number of the candidate that was kept for each sample."""
+    distances: tuple[float | None, ...]
+    """How far each is from what was asked for; see `Candidate.distance`."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ def make_shard(job: ShardJob) -> ShardMarker:
     if (marker := find_shard(job)) is not None:
         return marker
     before = _read_marker(job)
-    with _sampling:
+    with sampling:
         engine = open_engine(job.models, job.models_digest, job.config, job.device)
-        images, labels = engine.sample(job.shard.samples, before.batch if before else None)
+        sampled = engine.sample_nearest(job.shard.samples, before.batch if before else None)
         batch = engine.batch
-    return _write_shard(job, images, labels, engine.contract, batch)
+    return _write_shard(job, sampled, engine.contract, batch)
 
 
 def find_shard(job: ShardJob) -> ShardMarker | None:
@@ -101,17 +105,23 @@ def _read_marker(job: ShardJob) -> ShardMarker | None:
     return marker if (marker.key, marker.samples) == (job.key(marker.batch), job.samples) else None
 
 
-def _write_shard(
-    job: ShardJob, images: StoredArray, labels: LabelArray | None, contract: Contract, batch: int
-) -> ShardMarker:
-    arrays = [("image", images)] + ([("label", labels)] if labels is not None else [])
+def _write_shard(job: ShardJob, sampled: Sampled, contract: Contract, batch: int) -> ShardMarker:
+    arrays: list[tuple[str, StoredArray]] = [("image", sampled.images)]
+    if sampled.labels is not None:
+        arrays.append(("label", sampled.labels))
     with writing_folder(job.path) as partial:
         group = create_store(partial, {"contract": contract.model_dump(mode="json")})
         for name, volumes in arrays:
             array = create_volumes(group, name, len(volumes), volumes.shape[1:], str(volumes.dtype))
             array[...] = volumes
-        digests = _digests(partial, len(images))
-        marker = ShardMarker(key=job.key(batch), samples=job.samples, digests=digests, batch=batch)
+        marker = ShardMarker(
+            key=job.key(batch),
+            samples=job.samples,
+            digests=_digests(partial, len(sampled.images)),
+            batch=batch,
+            kept=sampled.kept,
+            distances=sampled.distances,
+        )
         write_json(partial / MARKER, marker)
     return marker
 
@@ -129,9 +139,16 @@ class Candidates(StoredVolumes):
         """`places` holds the shard's name and the position in it, for each volume."""
         found = [(candidates / shard, position) for shard, position in places]
         super().__init__(found, has_labels=any((shard / "label").exists() for shard, _ in found))
-        self._shards = [shard for shard, _ in found]
 
     def batches(self) -> list[int]:
         """Volumes a network call that each volume was sampled with."""
-        read = {shard: ShardMarker.model_validate_json((shard / MARKER).read_bytes()) for shard in set(self._shards)}
-        return [read[shard].batch for shard in self._shards]
+        return [marker.batch for marker, _ in self._marked()]
+
+    def kept(self) -> list[tuple[int, float | None]]:
+        """Number of the candidate that each volume is, and its distance to what was asked for."""
+        return [(marker.kept[position], marker.distances[position]) for marker, position in self._marked()]
+
+    def _marked(self) -> list[tuple[ShardMarker, int]]:
+        shards = {shard for shard, _ in self._places}
+        read = {shard: ShardMarker.model_validate_json((shard / MARKER).read_bytes()) for shard in shards}
+        return [(read[shard], position) for shard, position in self._places]

@@ -7,6 +7,7 @@ stays text, so that a page sets it in its own typeface and a screen reader finds
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from meddiff_core.contract import Spacing
 from meddiff_core.diffusion.checkpoint_selection import MEMBERSHIP_LIMIT, ScoredCheckpoint, SelectionRecord
 from meddiff_core.evidence.aggregates import Histogram
+from meddiff_core.evidence.guidance_choice import GuidanceChoice
 from meddiff_core.evidence.section import Curve
 from meddiff_core.evidence.tuning import Tuning, Walk
 from meddiff_core.release.slices import (
@@ -263,6 +265,29 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
     errors.set(xlabel="evaluations", ylabel="error")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return _svg(figure, "Solvers by network evaluations") if kind == "svg" else _picture(figure, kind)
+
+
+def guidance(choice: GuidanceChoice, kind: str = "svg") -> bytes:
+    """Slopes of measured on requested volumes, and distance to validation scans, by weight; the circle is the choice.
+
+    The line of a slope is 1; the band is the noise of the distance without guidance.
+    """
+    figure, (slopes, distances) = _figures(4.6, 4.2, 2)
+    weights, first = [one.guidance for one in choice.measured], choice.measured[0]
+    slopes.axhline(1, color=REAL, linewidth=1, dashes=(4, 3))
+    for row, colour in zip(range(len(first.following)), cycle(SERIES)):
+        values = [one.following[row].slope.value for one in choice.measured]
+        slopes.plot(weights, values, ".-", color=colour, linewidth=1.4, label=humanise(first.following[row].condition))
+    distances.axhspan(first.distance.low, first.distance.high, color=REAL, alpha=0.25, linewidth=0)
+    distances.plot(weights, [one.distance.value for one in choice.measured], ".-", color=SYNTHETIC, linewidth=1.4)
+    chosen = next(one for one in choice.measured if one.guidance == choice.guidance)
+    distances.plot(chosen.guidance, chosen.distance.value, "o", markersize=9, fillstyle="none", color=INK)
+    for axes in (slopes, distances):
+        axes.grid(True, axis="y")
+    slopes.set_ylabel("slope")
+    distances.set(xlabel="weight of the guidance", ylabel="kernel distance")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return _svg(figure, "Slope and distance by weight of the guidance") if kind == "svg" else _picture(figure, kind)
 
 
 def _plot_solver(distances: Axes, errors: Axes, walks: Sequence[Walk], colour: str) -> None:

@@ -14,6 +14,7 @@ from meddiff_core.contract import Contract
 from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.evidence import section
 from meddiff_core.evidence.gates import GateResult
+from meddiff_core.evidence.guidance_choice import GuidanceChoice, describe_choice
 from meddiff_core.evidence.metrics import Metric
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.release import figures
@@ -58,6 +59,8 @@ class InternalContent:
     """(step, value) by name. `autoencoder/train` and `autoencoder/validation` share a figure."""
     selection: SelectionRecord | None = None
     """How the denoiser's weights were chosen."""
+    guidance: GuidanceChoice | None = None
+    """How the guidance was."""
     suspects: Sequence[Suspect] = ()
     refused: Sequence[Refusal] = ()
     minutes: Mapping[str, float | int] = field(default_factory=dict)
@@ -82,6 +85,7 @@ def render_internal(content: InternalContent) -> str:
     synthetic = sheet_of(content.synthetic, content.contract, ON_SHEET) if content.synthetic else []
     failed = [gate for gate in content.gates if gate.holds_back]
     spacing = content.contract.spacing_mm
+    guided = describe_choice(content.guidance) if content.guidance else None
     parts = part_views(content.metrics, content.tables, content.evidence_curves)
     return render(
         "internal.html.j2",
@@ -97,6 +101,8 @@ def render_internal(content: InternalContent) -> str:
         curves=[(humanise(name), figures.curve(lines, name).decode()) for name, lines in _grouped(content.curves)],
         selection=figures.checkpoint_selection(content.selection).decode() if content.selection else None,
         chosen=describe_selection(content.selection) if content.selection else None,
+        guidance=figures.guidance(content.guidance).decode() if content.guidance and guided else None,
+        guided=guided,
         suspects=list(_suspects(content)),
         refused=content.refused,
         minutes=content.minutes,
@@ -119,7 +125,7 @@ def _sections(content: InternalContent, parts: Sequence[PartView]) -> list[tuple
         ("findings", content.statements),
         ("volumes", True),
         ("reconstructions", content.reconstructions),
-        ("training", content.curves or content.selection),
+        ("training", content.curves or content.selection or (content.guidance and content.guidance.measured)),
         ("suspects", True),
         ("cells", content.cells),
     ]

@@ -1,10 +1,12 @@
 """The methods text: one sentence per stage, from what the study and its plan say."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
-from meddiff_core.contract import spacing_text
+from meddiff_core.contract import ContinuousCondition, Contract, spacing_text
 from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import evaluations
+from meddiff_core.evidence.guidance_choice import GuidanceChoice, describe_choice
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import AutoencoderConfig, SamplingConfig, Study
 
@@ -30,9 +32,17 @@ _SOLVERS = {
 
 
 def describe_methods(
-    study: Study, plan: Plan, sides: Mapping[str, int], selection: SelectionRecord | None = None
+    study: Study,
+    plan: Plan,
+    sides: Mapping[str, int],
+    selection: SelectionRecord | None = None,
+    guidance: GuidanceChoice | None = None,
+    predicted: Sequence[str] = (),
 ) -> list[str]:
-    """Sentences for a methods section, in the order of the stages."""
+    """Sentences for a methods section, in the order of the stages. The guidance of the study is a number; `predicted`
+    are conditions that candidates were compared by although no label map shows them.
+    """
+    chosen = describe_choice(guidance) if guidance else None
     contract, sampling = plan.contract, study.sampling
     voxels = f"{' x '.join(map(str, contract.size))} voxels of {spacing_text(contract.spacing_mm)}"
     return [
@@ -46,6 +56,8 @@ def describe_methods(
         f"Volumes were sampled with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",
+        *([chosen] if chosen else []),
+        *_candidates(plan.contract, sampling.candidates, predicted),
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new samples of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
@@ -55,10 +67,25 @@ def describe_methods(
 
 
 def _guidance(sampling: SamplingConfig) -> str:
+    assert sampling.guidance is not None, "what was sampled had a guidance"
     if sampling.guidance == 1:
         return "without guidance"
     kinds = {"classifier_free": "classifier-free guidance", "autoguidance": "autoguidance"}
-    return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g})"
+    low, high = sampling.guidance_interval or (0.0, math.inf)
+    where = "" if sampling.guidance_interval is None else f" between noise levels {low:g} and {high:g}"
+    return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g}{where})"
+
+
+def _candidates(contract: Contract, count: int, predicted: Sequence[str]) -> list[str]:
+    measured = [spec.name for spec in contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
+    ways = [f"{' and '.join(measured)} on the label map"] if measured else []
+    ways += [f"{' and '.join(predicted)} by a regression from latents"] if predicted else []
+    if count == 1 or not ways:
+        return []
+    return [
+        f"Of {count} volumes that were sampled for each request, the one that came nearest to it was kept, measured as "
+        f"{' and as '.join(ways)}: rejection sampling from the volumes that measure what was asked for."
+    ]
 
 
 def _autoencoder(plan: Plan, config: AutoencoderConfig) -> str:

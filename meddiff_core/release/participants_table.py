@@ -14,6 +14,8 @@ from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
 IDENTIFIER = "participant_id"
 BATCH = "sampling_batch"
 """Column with the batch that a volume was sampled in, where the memory did not hold the study's."""
+CANDIDATE = "candidate"
+"""Column with the number of the candidate that was kept, where some volume is not the first of its own."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
 
@@ -27,6 +29,11 @@ def public_table(table: pd.DataFrame) -> pd.DataFrame:
 def with_batches(table: pd.DataFrame, batches: Sequence[int], usual: int) -> pd.DataFrame:
     """The table with the batch that each volume was sampled in, if any of them is not the study's."""
     return table if set(batches) <= {usual} else table.assign(**{BATCH: list(batches)})
+
+
+def with_candidates(table: pd.DataFrame, kept: Sequence[int]) -> pd.DataFrame:
+    """The table with the candidate that each volume is, if any is not the first of its own."""
+    return table.assign(**{CANDIDATE: list(kept)}) if any(kept) else table
 
 
 def as_tsv(table: pd.DataFrame) -> str:
@@ -48,6 +55,11 @@ def _describe(name: str, contract: Contract) -> dict[str, Any]:
         return {"Description": "Seed of the noise that the volume was sampled from."}
     if name == BATCH:
         return {"Description": "Volumes of the batch that it was sampled in; a GPU may round by it."}
+    if name == CANDIDATE:
+        return {
+            "Description": "Which of the volumes that were sampled for its conditions was kept, because it measures "
+            "nearest to them. Its noise is of the seed where it is 0, else of the seed and this number."
+        }
     if name == EXTRAPOLATED:
         return {"Description": "Whether a requested condition lies outside the range that the models were trained on."}
     if condition := conditions.get(name):

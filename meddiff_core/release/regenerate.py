@@ -15,12 +15,13 @@ import pandas as pd
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.generation.candidates import candidate_request
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
-from meddiff_core.release.participants_table import BATCH, IDENTIFIER
+from meddiff_core.release.participants_table import BATCH, CANDIDATE, IDENTIFIER
 from meddiff_core.release.reader import Release
 from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
@@ -91,8 +92,11 @@ def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
 
 
 def released_sampling(manifest: Manifest) -> SamplingConfig:
-    """Sampling settings of a release, also of one that an older version wrote."""
-    settings = dict(manifest.study["sampling"])
+    """Settings with which a volume of a release is sampled again, also of one that an older version wrote.
+
+    The release says which candidate of its seed a volume is, so no other is made.
+    """
+    settings = dict(manifest.study["sampling"]) | {"candidates": 1}
     if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
         settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
     return SamplingConfig.model_validate(settings)
@@ -102,7 +106,8 @@ def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
     sample, seed = str(release.table[IDENTIFIER].iloc[row]), int(release.table["seed"].iloc[row])
     condition = _condition(release.table.iloc[row], engine.contract.conditions)
     batch = int(release.table[BATCH].iloc[row]) if BATCH in release.table else engine.config.batch
-    image, label = engine.sample([SampleRequest(sample, 0, 0, seed, condition)], batch)
+    number = int(release.table[CANDIDATE].iloc[row]) if CANDIDATE in release.table else 0
+    image, label = engine.sample([candidate_request(SampleRequest(sample, 0, 0, seed, condition), number)], batch)
     low, high = intensity_range(engine.contract)
     apart = np.abs(released_image(image[0], engine.contract).T - release.image(row))
     known = release.label(row)

@@ -13,7 +13,7 @@ from pathlib import Path
 from meddiff_core.artefacts import Record
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
-from meddiff_core.stages import audit, generate, prepare, release, screen, train
+from meddiff_core.stages import audit, generate, guidance, prepare, release, screen, train
 from meddiff_core.stages.lock import locked
 from meddiff_core.stages.making import Made, Maker, Resources, choose_device
 from meddiff_core.training import resume_points
@@ -21,7 +21,9 @@ from meddiff_core.types import Mapper, Message, Work, serial_map
 from meddiff_core.workspace import CHAIN, Workspace
 
 MAKERS: dict[str, Maker] = {
-    name: maker for stage in (prepare, train, generate, screen, audit, release) for name, maker in stage.MAKERS.items()
+    name: maker
+    for stage in (prepare, train, guidance, generate, screen, audit, release)
+    for name, maker in stage.MAKERS.items()
 }
 """Maker of each artefact."""
 

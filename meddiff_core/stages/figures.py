@@ -5,6 +5,7 @@ from pathlib import Path
 from meddiff_core.artefacts import write_bytes
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
+from meddiff_core.evidence.guidance_choice import GuidanceChoice
 from meddiff_core.evidence.tuning import Tuning
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import request
@@ -32,7 +33,9 @@ def plot_samples(workspace: Workspace, device: str, models_digest: str) -> tuple
     """The first volumes of the cohort, sampled from the denoiser that was just trained."""
     study, design = workspace.study, design_of(workspace)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
-    engine = open_engine(workspace.folder / "models", models_digest, study.sampling, device)
+    weight = study.sampling.guidance
+    plain = study.sampling.model_copy(update={"guidance": 1.0 if weight is None else weight, "candidates": 1})
+    engine = open_engine(workspace.folder / "models", models_digest, plain, device)
     images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm
     pictures = {"samples": figures.mosaic(units, columns=SHOWN, kind="png", spacing_mm=spacing)}
@@ -46,6 +49,11 @@ def plot_checkpoint_selection(workspace: Workspace) -> tuple[Path, ...]:
     """Curves by which the checkpoint of the denoiser was selected, if it was."""
     record = read_selection(workspace.path("denoiser"))
     return (_keep(workspace, "choice", figures.checkpoint_selection(record, "png")),) if record else ()
+
+
+def plot_guidance(workspace: Workspace, choice: GuidanceChoice) -> tuple[Path, ...]:
+    """Fidelity and distance of samples at each weight of the guidance, if they were measured."""
+    return (_keep(workspace, "guidance", figures.guidance(choice, "png")),) if choice.measured else ()
 
 
 def plot_tuning(workspace: Workspace, tuning: Tuning) -> tuple[Path, ...]:

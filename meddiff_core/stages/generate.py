@@ -62,7 +62,7 @@ def _prepare_store(workspace: Workspace) -> None:
 
 
 def _jobs(workspace: Workspace, device: str, shards: Sequence[Shard]) -> list[ShardJob]:
-    models, digest, sampling = workspace.folder / "models", workspace.models_digest(), workspace.study.sampling
+    models, digest, sampling = workspace.folder / "models", workspace.models_digest(), workspace.sampling
     return [ShardJob(shard, workspace.path("candidates"), models, digest, sampling, device) for shard in shards]
 
 

@@ -17,15 +17,17 @@ from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, round
 from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
+from meddiff_core.generation.predictors import load_predictors
 from meddiff_core.models.plan import load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.release.participants_table import with_batches
+from meddiff_core.release.participants_table import with_batches, with_candidates
 from meddiff_core.release.regenerate import choose_few, regenerate
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
+from meddiff_core.stages.guidance import read_choice
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
@@ -74,13 +76,15 @@ def _version(package: str) -> str | None:
 
 
 def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
-    study, dataset = workspace.study, Dataset.open(workspace.folder)
+    study = workspace.study.model_copy(update={"sampling": workspace.sampling})
+    dataset = Dataset.open(workspace.folder)
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
     accepted, selection = int(cohort["accepted"].sum()), read_selection(workspace.path("denoiser"))
     cells = design_of(workspace).tally(kept.loc[kept["accepted"], "slot"])
     volumes = accepted_volumes(kept, workspace.path("candidates"))
+    numbers = [number for number, _ in volumes.kept()]
     table = _public_table(kept[kept["accepted"]], dataset, study.cohort.extrapolation == "allow")
     return ReleaseContent(
         title=workspace.title,
@@ -91,14 +95,21 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         source=study.release.source,
         contract=dataset.contract,
         volumes=volumes,
-        table=with_batches(table, volumes.batches(), study.sampling.batch),
+        table=with_candidates(with_batches(table, volumes.batches(), study.sampling.batch), numbers),
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,
         tables=audit.tables,
         curves=audit.curves,
         statements=audit.sentences,
-        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), selection),
+        methods=describe_methods(
+            study,
+            load_plan(workspace.path("plan")),
+            dataset.sizes(),
+            selection,
+            read_choice(workspace),
+            load_predictors(workspace.path("predictors")).conditions,
+        ),
         parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
         versions=installed_versions(PACKAGES),

@@ -21,6 +21,7 @@ from meddiff_core.release.internal import InternalContent, Suspect, write_intern
 from meddiff_core.stages.curves import read_curves
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
+from meddiff_core.stages.guidance import read_choice
 from meddiff_core.stages.inventory import REFUSED
 from meddiff_core.stages.making import Made, Resources
 from meddiff_core.stages.prepare import PREPARED
@@ -51,6 +52,7 @@ def _content(workspace: Workspace) -> InternalContent:
         reconstructions=_reconstructions(workspace, dataset.volumes("validation")),
         curves={name: points for name, points in read_curves(workspace).items() if not name.startswith("selection/")},
         selection=read_selection(workspace.path("denoiser")),
+        guidance=read_choice(workspace),
         suspects=[*_flagged(workspace, dataset, cohort, findings), *_rejected(workspace, cohort)],
         refused=_refused(workspace.folder),
         minutes={name: record.summary["minutes"] for name, record in workspace.records().items()},

@@ -22,6 +22,9 @@ TUNING = "tuning.json"
 def measure_solvers(workspace: Workspace, resources: Resources, samples: int) -> Work[Made]:
     """Sample with every solver, keep what was measured, and say which one to take."""
     study, device, path = workspace.study, resources.device, workspace.folder / TUNING
+    sampling = workspace.sampling
+    if sampling.guidance is None:  # it is chosen when volumes are sampled first
+        sampling = sampling.model_copy(update={"guidance": 1.0})
     denoiser, scale, contract = load_denoiser(workspace.path("denoiser"), device)
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
     scorer = open_scorer(train, validation, scale, study.seed)
@@ -30,9 +33,9 @@ def measure_solvers(workspace: Workspace, resources: Resources, samples: int) ->
         raise ConfigurationError(f"train and validation must have 2 volumes or more to compare samples with, {found}")
     conditions = encode_conditions(Dataset.open(workspace.folder).conditions("validation"), contract.conditions)
     shape = tuple(validation.mean.shape[1:])
-    guide = open_guide(workspace.path("denoiser"), denoiser, study.sampling)
-    batches = open_batches(denoiser, conditions, study.sampling, shape, samples, study.seed, device, guide)
-    tuning = yield from tune_solver(batches, scorer, study.sampling, study.seed)
+    guide = open_guide(workspace.path("denoiser"), denoiser, sampling)
+    batches = open_batches(denoiser, conditions, sampling, shape, samples, study.seed, device, guide)
+    tuning = yield from tune_solver(batches, scorer, sampling, study.seed)
     write_json(path, tuning)
     chosen = tuning.chosen.model_dump(mode="json", include={"solver", "schedule", "evaluations"})
     return Made(digest_file(path), chosen, (path, *plot_tuning(workspace, tuning)))

@@ -43,7 +43,7 @@ def main() -> None:
     train, validation = (LatentSet.open(workspace.path("latents"), side) for side in ("train", "validation"))
     scorer = LatentScorer(train, validation, scale, 0)
     conditions = encode_conditions(Dataset.open(options.study).conditions("validation"), contract.conditions)
-    config = SamplingConfig()
+    config = SamplingConfig(guidance=1.0)
     batches = open_batches(denoiser, conditions, config, tuple(validation.mean.shape[1:]), options.samples, 0)
     print(f"{options.samples} samples; kernel distance to {len(validation)} validation volumes, 95% interval")
     report("train", 0, scorer, scorer.train)

@@ -108,7 +108,7 @@ def _all(pipes: Sequence[Connection], act: Callable[[Connection], object]) -> No
 def _serve(folder: Path, samples: Sequence[SampleRequest], pipe: Connection) -> None:
     workspace = Workspace.open(folder)
     digest = workspace.models_digest()
-    config = workspace.study.sampling
+    config = workspace.sampling
     engine = open_engine(workspace.folder / "models", digest, config, "cpu")
     engine.sample(samples[: config.batch])
     pipe.send(True)

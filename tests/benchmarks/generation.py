@@ -53,7 +53,7 @@ def _ours(latent: Size, volumes: int) -> Draw:
         labels={},
         conditions=(),
     )
-    config = SamplingConfig(steps=EVALUATIONS, solver="adams")
+    config = SamplingConfig(guidance=1.0, steps=EVALUATIONS, solver="adams")
     engine = Engine(*_networks(), LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4), contract, config)
     samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(volumes // 2)]
     return lambda: engine.sample(samples)

@@ -130,7 +130,7 @@ def sample(study: Path, denoiser: Denoiser, scale: LatentScale, few: FewOf, coun
     requests = [
         SampleRequest(f"s{slot}", slot, 0, 1000 + slot, conditions[slot % len(conditions)]) for slot in range(count)
     ]
-    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig()).sample(requests))
+    return Drawn(*Engine(autoencoder, denoiser, scale, contract, SamplingConfig(guidance=1.0)).sample(requests))
 
 
 def audit_copies(study: Path, few: FewOf, cohort: Volumes) -> CopyEvidence:

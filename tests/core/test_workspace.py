@@ -28,7 +28,8 @@ PLAN: dict[str, Any] = {
     "device": "cpu",
     "reasons": {"size": "because"},
 }
-TRAINED = ["candidates", "verdicts", "cohort", "audit", "report", "release"]
+TRAINED = ["guidance", "candidates", "verdicts", "cohort", "audit", "report", "release"]
+MODELS = ["autoencoder", "latents", "denoiser", "predictors", "reference"]
 SCANS = "digest of inventory"
 
 
@@ -50,6 +51,8 @@ def workspace(tmp_path: Path) -> Workspace:
     for name in CHAIN:
         if name == "plan":
             write_json(made.path("plan"), PLAN)
+        elif name == "guidance":
+            write_json(made.path("guidance"), {"guidance": 2.0, "interval": [0.3, 5.0]})
         elif made.path(name).suffix in (".json", ".parquet", ".html"):
             made.path(name).touch()
         else:
@@ -84,14 +87,33 @@ def test_a_finished_chain_is_done(workspace: Workspace) -> None:
     [
         ("data.modality", "CT", list(CHAIN)),
         ("plan.budget_minutes", 5, ["plan"]),
-        ("split.train", 0.5, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("seed", 3, ["split", "plan", "dataset", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("train.autoencoder.kl_weight", 0.5, ["autoencoder", "latents", "denoiser", "reference", *TRAINED]),
+        (
+            "split.train",
+            0.5,
+            ["split", "plan", "dataset", *MODELS, *TRAINED],
+        ),
+        (
+            "seed",
+            3,
+            ["split", "plan", "dataset", *MODELS, *TRAINED],
+        ),
+        (
+            "train.autoencoder.kl_weight",
+            0.5,
+            [*MODELS, *TRAINED],
+        ),
         ("train.denoiser.learning_rate", 0.5, ["denoiser", "reference", *TRAINED]),
         ("train.denoiser.steps", 7, ["plan", "denoiser", "reference", *TRAINED]),
-        ("train.autoencoder.patch", [8, 8, 8], ["plan", "autoencoder", "latents", "denoiser", "reference", *TRAINED]),
-        ("cohort.size", 7, TRAINED),
+        (
+            "train.autoencoder.patch",
+            [8, 8, 8],
+            ["plan", *MODELS, *TRAINED],
+        ),
+        ("cohort.size", 7, TRAINED[1:]),
         ("sampling.steps", 7, TRAINED),
+        ("sampling.candidates", 1, TRAINED),
+        ("sampling.guidance", 3.0, TRAINED),
+        ("sampling.shard", 3, TRAINED[1:]),
         ("screen.margin", 0.5, ["reference", "verdicts", "cohort", "audit", "report", "release"]),
         ("audit.rounds", 7, ["cohort", "audit", "report", "release"]),
         ("audit.repeats", 7, ["audit", "report", "release"]),
@@ -126,6 +148,26 @@ def test_a_setting_makes_stale_only_what_descends_from_it(
 )
 def test_writing_down_what_the_plan_decided_makes_no_model_stale(workspace: Workspace, key: str, value: Any) -> None:
     assert list(behind(workspace, (key, value))) == ["plan"]
+
+
+def test_writing_down_the_guidance_that_was_chosen_makes_no_volume_stale(workspace: Workspace) -> None:
+    chosen = {"guidance": 2.0, "guidance_interval": [0.3, 5.0]}
+    assert list(behind(workspace, ("sampling", chosen))) == ["guidance"]
+    assert Workspace(study(("sampling", chosen)), workspace.folder).sampling == workspace.sampling
+    assert "candidates" in behind(workspace, ("sampling", chosen | {"guidance": 1.5}))
+
+
+def test_a_guidance_that_is_chosen_anew_makes_volumes_stale(workspace: Workspace) -> None:
+    write_json(workspace.path("guidance"), {"guidance": 3.0, "interval": [0.3, 5.0]})
+    assert behind(workspace)["candidates"].reasons == ("study.sampling changed",)
+
+
+def test_the_guidance_of_the_study_goes_before_the_chosen_one(workspace: Workspace) -> None:
+    assert (workspace.sampling.guidance, workspace.sampling.guidance_interval) == (2.0, (0.3, 5.0))
+    own = Workspace(study(("sampling.guidance", 1.5)), workspace.folder).sampling
+    assert (own.guidance, own.guidance_interval) == (1.5, None)
+    within = Workspace(study(("sampling.guidance_interval", [1, 2])), workspace.folder).sampling
+    assert (within.guidance, within.guidance_interval) == (2.0, (1.0, 2.0))
 
 
 def test_a_training_needs_the_plan_to_follow_the_study(workspace: Workspace) -> None:

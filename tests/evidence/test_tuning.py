@@ -16,7 +16,7 @@ from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
 SHAPE = (2, 6, 6, 6)
-CONFIG = SamplingConfig(batch=4)
+CONFIG = SamplingConfig(guidance=1.0, batch=4)
 DEVIATIONS = torch.logspace(-1.5, 0.3, 432).reshape(SHAPE)
 
 

@@ -157,7 +157,7 @@ def test_decisions_stand_until_the_study_contradicts_them(finished: Path, served
     assert after["denoiser_training"]["steps"] == 5
     anew = next(line for line in done.out.splitlines() if line.startswith("made again"))
     assert [part.split()[0] for part in anew.split("anew")[1].split(";")[0].split(",")] == [
-        "denoiser", "candidates", "reference", "verdicts", "cohort", "audit", "report", "release",
+        "denoiser", "guidance", "candidates", "reference", "verdicts", "cohort", "audit", "report", "release",
     ]  # fmt: skip
     assert states(served("status", finished).out)["autoencoder"] == "done"
 

@@ -10,7 +10,7 @@ import torch
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
 from meddiff_core.study import SamplingConfig
 
-SAMPLING = SamplingConfig(steps=2, batch=1, shard=4, sigma_max=5.0, sigma_min=0.1)
+SAMPLING = SamplingConfig(guidance=1.0, steps=2, batch=1, shard=4, sigma_max=5.0, sigma_min=0.1)
 
 
 @pytest.fixture(autouse=True)

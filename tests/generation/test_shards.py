@@ -198,11 +198,12 @@ def test_a_shard_made_again_has_the_batch_that_it_had(
     """Memory is short at first, and is not when a damaged volume is made again."""
     wanted, asked = job(settings={"batch": 2}), list[int | None]()
     engine = open_engine(models, "digest", sampling(batch=2), "cpu")
-    sample = engine.sample
+    sample = engine.sample_nearest
     monkeypatch.setattr(engine, "batch", 1)
     assert make_shard(wanted).batch == 1
     monkeypatch.setattr(engine, "batch", 2)
-    monkeypatch.setattr(engine, "sample", lambda samples, batch=None: (asked.append(batch), sample(samples, batch))[1])
+    watched = lambda samples, batch=None: (asked.append(batch), sample(samples, batch))[1]  # noqa: E731
+    monkeypatch.setattr(engine, "sample_nearest", watched)
     chunk_path(open_array(wanted.path, "image"), 1).unlink()
     assert make_shard(wanted).batch == 1
     assert asked == [1]
@@ -244,7 +245,7 @@ def test_a_cohort_without_labels_has_none(
 
 def test_one_shard_is_written_while_the_next_is_sampled(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, sampling, one_is_written, next_is_sampled = [job("00-000000"), job("00-000001")], 0, Event(), Event()
-    write, sample = shards._write_shard, Engine.sample
+    write, sample = shards._write_shard, Engine.sample_nearest
 
     def watched(engine: Engine, samples: Sequence[SampleRequest], batch: int | None = None) -> Any:
         nonlocal sampling
@@ -261,7 +262,7 @@ def test_one_shard_is_written_while_the_next_is_sampled(job: Job, monkeypatch: p
         assert next_is_sampled.wait(30)
         return write(*arguments)
 
-    monkeypatch.setattr(Engine, "sample", watched)
+    monkeypatch.setattr(Engine, "sample_nearest", watched)
     monkeypatch.setattr(shards, "_write_shard", slow_write)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(make_shard, jobs))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meddiff_core.contract import Contract, IntensityMapping
+from meddiff_core.contract import ContinuousCondition, Contract, IntensityMapping
 from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import SOLVERS
 from meddiff_core.models.autoencoder import AutoencoderShape
@@ -14,6 +14,7 @@ from meddiff_core.models.preconditioning import RectifiedFlow
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.study import DataConfig, SamplingConfig, Study
 
+UNGUIDED = SamplingConfig(guidance=1.0)
 SIDES = {"train": 6, "validation": 2, "holdout": 2}
 
 
@@ -35,7 +36,9 @@ def plan() -> Plan:
 
 
 def methods(plan: Plan) -> str:
-    return " ".join(describe_methods(Study(name="heads", data=DataConfig(images="scans")), plan, SIDES))
+    return " ".join(
+        describe_methods(Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED), plan, SIDES)
+    )
 
 
 def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
@@ -54,8 +57,24 @@ def test_models_trained_here_are_said_to_be(plan: Plan) -> None:
     ],
 )
 def test_guidance_is_that_of_the_study(plan: Plan, sampling: dict[str, Any], text: str) -> None:
-    study = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(**sampling))
+    study = Study(
+        name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(**({"guidance": 1.0} | sampling))
+    )
     assert text in " ".join(describe_methods(study, plan, SIDES))
+
+
+def test_candidates_are_said_to_be_where_there_was_something_to_choose_by(plan: Plan) -> None:
+    assert "rejection sampling" not in methods(plan)
+    volume = ContinuousCondition(name="left_mm3", low=0, high=9, mean=5, std=2, group="left")
+    contract = plan.contract.model_copy(update={"labels": {"left": (1,)}, "conditions": (volume,)})
+    measurable = plan.model_copy(update={"contract": contract})
+    assert "Of 4 volumes that were sampled for each request" in methods(measurable)
+    assert "measured as left_mm3 on the label map: rejection sampling" in methods(measurable)
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
+    text = " ".join(describe_methods(study, measurable, SIDES, predicted=["age"]))
+    assert "left_mm3 on the label map and as age by a regression from latents: rejection" in text
+    single = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(guidance=1, candidates=1))
+    assert "rejection sampling" not in " ".join(describe_methods(single, measurable, SIDES))
 
 
 def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan: Plan) -> None:
@@ -69,7 +88,7 @@ def test_imported_models_are_said_to_be_and_what_that_means_for_the_holdout(plan
 
 
 def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) -> None:
-    study = Study(name="heads", data=DataConfig(images="scans"))
+    study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
     point = ScoredCheckpoint(
         step=60, average="0.1", validation_distance=1.0, train_distance=1.0, nearer_train=0.5, nearer_train_low=0.2
     )
@@ -81,7 +100,9 @@ def test_the_choice_of_weights_has_a_sentence_where_there_was_one(plan: Plan) ->
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "ancestral"])
 def test_solver_and_levels_are_those_of_the_study(plan: Plan, solver: str) -> None:
-    sampling = SamplingConfig.model_validate({"solver": solver, "steps": 30, "sigmas": [40, 2.5, 0.3, 0.02]})
+    sampling = SamplingConfig.model_validate(
+        {"guidance": 1, "solver": solver, "steps": 30, "sigmas": [40, 2.5, 0.3, 0.02]}
+    )
     study = Study(name="heads", data=DataConfig(images="scans"), sampling=sampling)
     text = " ".join(describe_methods(study, plan, SIDES))
     assert f"over 4 noise levels ({7 if solver == 'heun' else 4} evaluations)" in text
@@ -102,7 +123,7 @@ def test_the_terms_of_the_loss_are_those_that_the_study_weighs(
     plan: Plan, changes: dict[str, object], present: list[str], absent: list[str]
 ) -> None:
     train = {"autoencoder": changes}
-    study = Study.model_validate({"name": "heads", "data": {"images": "scans"}, "train": train})
+    study = Study.model_validate({"name": "heads", "data": {"images": "scans"}, "train": train, "sampling": UNGUIDED})
     text = " ".join(describe_methods(study, plan, SIDES))
     assert all(name in text for name in present)
     assert not any(name in text for name in absent)

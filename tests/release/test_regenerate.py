@@ -15,11 +15,11 @@ from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.build import build_release
 from meddiff_core.release.manifest import read_manifest
-from meddiff_core.release.participants_table import with_batches
+from meddiff_core.release.participants_table import CANDIDATE, with_batches, with_candidates
 from meddiff_core.release.regenerate import Regenerated, choose_few, regenerate, released_sampling
 from meddiff_core.study import SamplingConfig
 
-SAMPLING = SamplingConfig(steps=2, sigma_max=5.0, sigma_min=0.1)
+SAMPLING = SamplingConfig(guidance=1.0, steps=2, sigma_max=5.0, sigma_min=0.1)
 CONDITIONS = [
     {"age": 41.5, "sex": "F", "ventricles": 20000.0},
     {"age": None, "sex": "M", "ventricles": 9000.0},
@@ -50,15 +50,17 @@ def models(tmp_path: Path, make_content: Any, save_models: Callable[..., Path]) 
 
 @pytest.fixture
 def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path:
-    """Three volumes that the models drew, with gaps among their conditions."""
+    """Three volumes that the models drew, with gaps among their conditions, each the nearest of four."""
     engine = open_engine(models, "first", SAMPLING, "cpu")
     samples = [SampleRequest(f"syn-{n}", n, 0, 2**62 + n, condition) for n, condition in enumerate(CONDITIONS)]
     table = pd.DataFrame({"sample_id": [s.sample_id for s in samples], "seed": [s.seed for s in samples]})
     content = make_content(size=(8, 8, 8))
+    sampled = engine.sample_nearest(samples)
+    assert any(sampled.kept)
     content = replace(
         content,
-        volumes=Drawn(*engine.sample(samples)),
-        table=pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1),
+        volumes=Drawn(sampled.images, sampled.labels),
+        table=with_candidates(pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1), sampled.kept),
         parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser")},
         study={"sampling": SAMPLING.model_dump(mode="json")},
     )
@@ -86,6 +88,30 @@ def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
     monkeypatch.setattr(pd, "read_parquet", lambda path: with_batches(read(path), [8, 2, 8], usual=8))
     assert next(regenerate(release, ["syn-1"], models)).equal
     assert asked == [SAMPLING.batch, 2]
+
+
+def test_the_candidate_that_was_kept_is_made_again_and_no_other(
+    release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked, solve, read = list[int](), Engine._solve, pd.read_parquet
+
+    def watched(engine: Engine, samples: Any) -> Any:
+        walked.append(len(samples))
+        return solve(engine, samples)
+
+    monkeypatch.setattr(Engine, "_solve", watched)
+    kept = list(pd.read_parquet(release / "participants.parquet")[CANDIDATE])
+    names = [f"syn-{n}" for n in range(3)]
+    assert all(volume.equal for volume in regenerate(release, names, models))
+    assert walked == [1, 1, 1]
+    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).assign(**{CANDIDATE: [n + 1 for n in kept]}))
+    assert not any(volume.alike for volume in regenerate(release, names, models))
+
+
+def test_candidates_are_named_only_where_another_than_the_first_was_kept() -> None:
+    table = pd.DataFrame({"sample_id": ["a", "b"]})
+    assert list(with_candidates(table, [0, 0])) == ["sample_id"]
+    assert list(with_candidates(table, [0, 3])[CANDIDATE]) == [0, 3]
 
 
 def test_batches_are_named_only_where_memory_was_short() -> None:
@@ -122,7 +148,7 @@ def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before:
     manifest = read_manifest(release)
     sampling = manifest.study["sampling"] | {"guided_by": before}
     older = manifest.model_copy(update={"study": {"sampling": sampling}})
-    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now})
+    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now, "candidates": 1})
 
 
 def test_an_unknown_sample_is_refused_with_the_known_ones(release: Path, models: Path) -> None:

@@ -15,6 +15,13 @@ from PIL import Image
 from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord, describe_selection
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.audit import CAVEATS
+from meddiff_core.evidence.guidance_choice import (
+    Following,
+    GuidanceChoice,
+    Interval,
+    MeasuredWeight,
+    describe_choice,
+)
 from meddiff_core.evidence.inputs import Round
 from meddiff_core.evidence.privacy.rounds import describe_rounds
 from meddiff_core.release import figures, slices
@@ -39,6 +46,27 @@ SELECTION = SelectionRecord(
         )
         for step in (100, 200)
         for average in ("0.05", "0.15")
+    ),
+)
+GUIDANCE = GuidanceChoice(
+    guidance=2.0,
+    interval=(0.3, 5.0),
+    why="measured",
+    candidates=4,
+    measured=tuple(
+        MeasuredWeight(
+            guidance=weight,
+            following=tuple(
+                Following(
+                    condition=name,
+                    r=Interval(value=0.7, low=0.6, high=0.8),
+                    slope=Interval(value=weight / 2, low=weight / 3, high=weight),
+                )
+                for name in ("ventricles", "cortex")
+            ),
+            distance=Interval(value=0.3, low=0.2, high=0.4),
+        )
+        for weight in (1.0, 2.0, 3.0)
     ),
 )
 AGES = Histogram(name="age", unit="years", edges=(30, 40, 60), real=(0.2, 0.3, 0.4, 0.1), synthetic=(0.1, 0.4, 0.5, 0))
@@ -207,6 +235,21 @@ def test_both_reports_show_how_the_weights_were_chosen(content: Any, internal: I
         assert shown not in plain
         assert Page(page).missing_alt == 0
     assert describe_selection(SELECTION) in pages[1]
+
+
+def test_the_internal_report_shows_how_the_guidance_was_chosen_if_it_was_measured(internal: InternalContent) -> None:
+    page = render_internal(replace(internal, guidance=GUIDANCE))
+    assert page.count('aria-label="Slope and distance by weight of the guidance"') == 1
+    assert describe_choice(GUIDANCE) in page
+    assert Page(page).missing_alt == 0
+    given = GUIDANCE.model_copy(update={"why": "given", "measured": ()})
+    assert render_internal(replace(internal, guidance=given)) == render_internal(internal)
+
+
+def test_the_figure_of_the_guidance_has_a_line_for_each_condition() -> None:
+    text = figures.guidance(GUIDANCE).decode()
+    assert all(humanise(name) in text for name in ("ventricles", "cortex"))
+    assert figures.guidance(GUIDANCE, "png") == figures.guidance(GUIDANCE, "png")
 
 
 @pytest.mark.parametrize(("low", "high"), [(25.0, 31.0), (2.0, 90.0), (-0.1, 40.0)])

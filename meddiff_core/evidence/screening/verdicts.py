@@ -29,6 +29,9 @@ REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
 """Prefixes of the columns of a table of verdicts."""
 EXTRAPOLATED = "extrapolated"
 """Column that says whether a condition lies outside what training saw."""
+KEPT, KEPT_DISTANCE = "kept_candidate", "kept_distance"
+"""Columns with the number of the candidate that the volume is, of those of one condition that were sampled for it, and
+its distance to what was asked for (see `generation.candidates`)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def screen_shard(job: ScreenJob) -> list[Row]:
     volumes = Candidates(job.candidates, places)
     features = RandomConvFeatures(job.contract)(volumes, range(len(volumes)))
     probe = open_probe(job.models) if job.models and reference.outliers else None
-    rows = []
+    kept, rows = volumes.kept(), []
     for position, sample in enumerate(job.shard.samples):
         image, label = volumes.image(position), volumes.label(position)
         measured = measure(image, label, job.contract)
@@ -59,7 +62,8 @@ def screen_shard(job: ScreenJob) -> list[Row]:
             measured, features[position], voxel_keys(image, job.contract), reference, arrays, errors
         )
         identity = {"sample_id": sample.sample_id, "slot": sample.slot, "attempt": sample.attempt, "seed": sample.seed}
-        place = {"shard": job.shard.name, "position": position}
+        place: Row = {"shard": job.shard.name, "position": position}
+        place |= dict(zip((KEPT, KEPT_DISTANCE), kept[position], strict=True))
         decided = {"accepted": verdict.accepted, REJECTIONS: stored(verdict.rejections)}
         asked = {EXTRAPOLATED: is_extrapolated(sample.condition, job.contract.conditions)}
         figures = _prefixed(MEASURED, measured) | _prefixed(SCORE, verdict.scores)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meddiff_core.artefacts import write_json
 from meddiff_core.contract import Contract
 from meddiff_core.data.store import create_store, create_volumes
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
@@ -14,6 +15,7 @@ from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.screening.bounds import Reference, ReferenceArrays, fit_reference
 from meddiff_core.evidence.voxel_keys import all_keys_of
 from meddiff_core.generation.schedule import SampleRequest, Shard
+from meddiff_core.generation.shards import MARKER, ShardMarker
 from meddiff_core.study import ScreenConfig
 
 
@@ -48,7 +50,13 @@ def save_shard(tmp_path: Path) -> Callable[..., Shard]:
         group = create_store(tmp_path / "candidates.zarr" / name)
         for key, values in (("image", volumes.images), ("label", volumes.labels)):
             create_volumes(group, key, len(values), values.shape[1:], str(values.dtype))[...] = values
-        slots = range(first, first + len(volumes))
+        count = len(volumes)
+        distances = tuple(0.5 * n for n in range(count))
+        kept = ShardMarker(
+            key="key", samples=(), digests=(), batch=8, kept=tuple(range(count)), distances=(None, *distances[1:])
+        )
+        write_json(tmp_path / "candidates.zarr" / name / MARKER, kept)
+        slots = range(first, first + count)
         return Shard(name, tuple(SampleRequest(f"syn-{n:06d}-0", n, 0, 70 + n, {"core_volume": 9.0}) for n in slots))
 
     return save

@@ -17,6 +17,8 @@ from meddiff_core.evidence.screening.bounds import save_reference
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.evidence.screening.verdicts import (
     EXTRAPOLATED,
+    KEPT,
+    KEPT_DISTANCE,
     MEASURED,
     REQUESTED,
     SCORE,
@@ -68,6 +70,7 @@ def test_a_row_says_who_what_was_asked_what_was_measured_and_the_verdict(
     assert (good["sample_id"], good["slot"], good["attempt"], good["seed"]) == ("syn-000004-0", 4, 0, 74)
     assert (good["shard"], good["position"], empty["position"]) == ("00-000004", 0, 1)
     assert good[f"{REQUESTED}core_volume"] == 9.0
+    assert (good[KEPT], good[KEPT_DISTANCE], empty[KEPT], empty[KEPT_DISTANCE]) == (0, None, 1, 0.5)
     measured = measure(heads.image(0), heads.label(0), contract)
     assert {name: good[f"{MEASURED}{name}"] for name in measured} == measured
     assert good[f"{SCORE}copy_score"] > 0

@@ -1,0 +1,71 @@
+"""Candidates of a sample: volumes of the same condition from other noise, of which the nearest to it is kept.
+
+A denoiser follows a number only roughly. To keep the volume that measures nearest to what was asked for is rejection
+sampling from p(volume | measured = asked), ended after a fixed number of candidates. What is measured is the label map
+that was sampled along with the image, by the arithmetic of screen and release, and what latents tell of other
+conditions (predictors.py); whether the image follows as well, the audit's networks say, which never saw this choice.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meddiff_core.contract import Condition, ContinuousCondition, Contract
+from meddiff_core.generation.schedule import SampleRequest
+from meddiff_core.models.randomness import derive_seed
+from meddiff_core.types import LabelArray, Latents, StoredArray
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A volume that was sampled, and how near it came to what was asked for."""
+
+    number: int
+    distance: float | None
+    """Squared differences of measured and asked, in standard deviations of the training volumes, summed over the
+    conditions that were asked for and can be measured or predicted; None where there is none."""
+    latents: Latents
+    """(1, z, u, v, w), standardised."""
+    image: StoredArray
+    label: LabelArray | None
+
+    def is_nearer(self, other: "Candidate | None") -> bool:
+        """Whether it takes the place of another one; of equals the first stays."""
+        return other is None or (self.distance is not None and self.distance < _or_furthest(other.distance))
+
+
+def _or_furthest(distance: float | None) -> float:
+    return math.inf if distance is None else distance
+
+
+def candidate_request(sample: SampleRequest, number: int) -> SampleRequest:
+    """The sample with the noise of its candidate `number`; number 0 has the sample's own."""
+    return replace(sample, seed=derive_seed(sample.seed, "candidate", number)) if number else sample
+
+
+def measurable_conditions(condition: Condition, contract: Contract) -> dict[str, ContinuousCondition]:
+    """Conditions by name that ask for the volume of a structure, and for a known one."""
+    return {
+        spec.name: spec
+        for spec in contract.conditions
+        if isinstance(spec, ContinuousCondition)
+        and spec.group in contract.labels
+        and condition.get(spec.name) is not None
+    }
+
+
+def distance_to_condition(label: LabelArray | None, condition: Condition, contract: Contract) -> float | None:
+    """The part of a candidate's `distance` that its label map (i, j, k) tells."""
+    asked = measurable_conditions(condition, contract)
+    if label is None or not asked:
+        return None
+    volumes = structure_volumes(label, contract)
+    away = [(volumes[str(spec.group)] - float(condition[name] or 0)) / spec.std for name, spec in asked.items()]
+    return float(np.square(away).sum())
+
+
+def structure_volumes(label: LabelArray, contract: Contract) -> dict[str, float]:
+    """Volume in mm3 of each label group of a label map (i, j, k)."""
+    counts = np.bincount(label.ravel(), minlength=len(contract.labels) + 1)
+    return {group: float(counts[value]) * contract.voxel_mm3 for value, group in enumerate(contract.labels, start=1)}

@@ -1,0 +1,74 @@
+"""The weight is taken that follows conditions best, of those that cost no likeness."""
+
+import numpy as np
+import pytest
+
+from meddiff_core.evidence.guidance_choice import (
+    Following,
+    GuidanceChoice,
+    Interval,
+    MeasuredWeight,
+    best_weight,
+    describe_choice,
+    measure_weight,
+)
+
+
+def interval(value: float, noise: float = 0.1) -> Interval:
+    return Interval(value=value, low=value - noise, high=value + noise)
+
+
+def weight(guidance: float, slopes: list[float], distance: float) -> MeasuredWeight:
+    following = [
+        Following(condition=f"volume_{n}", r=interval(0.5), slope=interval(slope)) for n, slope in enumerate(slopes)
+    ]
+    return MeasuredWeight(guidance=guidance, following=tuple(following), distance=interval(distance))
+
+
+def test_the_slope_nearest_to_one_is_taken_from_either_side() -> None:
+    rising = [weight(1, [0.6, 0.5], 0.3), weight(1.5, [0.9, 0.8], 0.3), weight(2, [1.1, 1.0], 0.3)]
+    assert best_weight(rising).guidance == 2
+    assert best_weight([rising[0], rising[1], weight(2, [1.5, 1.4], 0.3)]).guidance == 1.5
+
+
+def test_a_weight_that_moves_samples_away_is_not_taken_however_well_they_follow() -> None:
+    found = [weight(1, [0.6], 0.3), weight(1.5, [0.8], 0.39), weight(2, [1.0], 0.41)]
+    assert best_weight(found).guidance == 1.5
+    assert best_weight([found[0], weight(2, [1.0], 0.41)]).guidance == 1
+
+
+def test_of_equals_the_first_is_taken() -> None:
+    assert best_weight([weight(1, [1.0], 0.3), weight(2, [1.0], 0.1)]).guidance == 1
+
+
+def test_slopes_are_those_of_what_was_measured_and_gaps_are_left_out() -> None:
+    random = np.random.default_rng(0)
+    asked = [{"a": float(n), "b": None if n % 2 else float(n)} for n in range(32)]
+    volumes = {"a": [0.5 * n + 3 for n in range(32)], "b": [2.0 * n if n % 2 == 0 else 1e9 for n in range(32)]}
+    validation = random.normal(size=(20, 6))
+    found = measure_weight(1.5, asked, volumes, random.normal(size=(32, 6)), validation, 0)
+    assert [one.condition for one in found.following] == ["a", "b"]
+    assert [one.slope.value for one in found.following] == pytest.approx([0.5, 2.0])
+    assert [one.r.value for one in found.following] == pytest.approx([1, 1])
+    assert found.off == pytest.approx(0.75)
+    assert found.distance.low <= found.distance.value <= found.distance.high
+    away = measure_weight(1.5, asked, volumes, random.normal(3, 1, size=(32, 6)), validation, 0)
+    assert away.distance.low > found.distance.high
+
+
+def test_samples_that_do_not_vary_follow_nothing() -> None:
+    asked = [{"a": float(n)} for n in range(8)]
+    validation, features = np.eye(6), np.eye(8, 6)
+    found = measure_weight(1.0, asked, {"a": [7.0] * 8}, features, validation, 0)
+    assert (found.following[0].slope.value, found.off) == (0, 1)
+
+
+def test_a_choice_has_a_sentence_and_what_was_given_has_none() -> None:
+    given = GuidanceChoice(guidance=2.0, interval=None, why="given")
+    assert describe_choice(given) is None
+    measured = (weight(1, [0.6], 0.3), weight(2, [0.97], 0.3))
+    chosen = GuidanceChoice(guidance=2.0, interval=(0.3, 5.0), why="measured", measured=measured)
+    text = describe_choice(chosen)
+    assert text is not None
+    assert "weight of 2 was chosen among 1, 2" in text
+    assert "(0.97 for volume_0)" in text
