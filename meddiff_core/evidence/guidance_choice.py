@@ -19,7 +19,7 @@ from meddiff_core.evidence.quality.fidelity import fidelity
 from meddiff_core.models.randomness import derive_seed
 
 WEIGHTS = (1.0, 1.5, 2.0, 3.0)
-"""Those that are tried; 1 is none."""
+"""Those that are tried, in turn until more would not help; 1 is none."""
 INTERVAL = (0.3, 5.0)
 """Noise levels between which it acts: outside it costs evaluations and variety, and moves no volume of a structure."""
 SAMPLES = 32
@@ -115,6 +115,13 @@ def best_weight(measured: Sequence[MeasuredWeight]) -> MeasuredWeight:
     """
     bound = measured[0].distance.high
     return min((one for one in measured if one.distance.value <= bound), key=lambda one: one.off)
+
+
+def is_settled(measured: Sequence[MeasuredWeight]) -> bool:
+    """Whether more guidance would only exaggerate, or has already cost likeness, so that no more has to be tried."""
+    last = measured[-1]
+    slope = float(np.mean([one.slope.value for one in last.following]))
+    return slope >= 1 or last.distance.value > measured[0].distance.high
 
 
 def describe_choice(choice: GuidanceChoice) -> str | None:

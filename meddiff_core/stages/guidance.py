@@ -20,6 +20,7 @@ from meddiff_core.evidence.guidance_choice import (
     MeasuredWeight,
     Why,
     best_weight,
+    is_settled,
     measure_weight,
 )
 from meddiff_core.evidence.intervals import Matrix
@@ -121,6 +122,8 @@ def _measure(
         features = scorer.features(torch.cat([sampled.latents for sampled in group]))
         volumes = _volumes(group, asked, contract)
         measured.append(measure_weight(weight, asked, volumes, features, scorer.validation, seed))
+        if is_settled(measured):
+            break
     return measured
 
 

@@ -10,6 +10,7 @@ from meddiff_core.evidence.guidance_choice import (
     MeasuredWeight,
     best_weight,
     describe_choice,
+    is_settled,
     measure_weight,
 )
 
@@ -35,6 +36,21 @@ def test_a_weight_that_moves_samples_away_is_not_taken_however_well_they_follow(
     found = [weight(1, [0.6], 0.3), weight(1.5, [0.8], 0.39), weight(2, [1.0], 0.41)]
     assert best_weight(found).guidance == 1.5
     assert best_weight([found[0], weight(2, [1.0], 0.41)]).guidance == 1
+
+
+@pytest.mark.parametrize(
+    ("slopes", "distances", "settled"),
+    [
+        pytest.param([0.5], [0.3], False, id="more may help"),
+        pytest.param([0.5, 1.05], [0.3, 0.3], True, id="more would exaggerate"),
+        pytest.param([0.5, 0.8], [0.3, 0.41], True, id="more costs likeness"),
+    ],
+)
+def test_no_more_weights_are_tried_than_can_help(slopes: list[float], distances: list[float], settled: bool) -> None:
+    tried = [
+        weight(1 + n, [slope], distance) for n, (slope, distance) in enumerate(zip(slopes, distances, strict=True))
+    ]
+    assert is_settled(tried) == settled
 
 
 def test_of_equals_the_first_is_taken() -> None:
