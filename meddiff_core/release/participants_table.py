@@ -1,8 +1,11 @@
 """The table of a release, three times: for a person, for a program, and what each column means.
 
-Both tables hold the same rows in the order of the arrays, so row n always describes volume n.
+Both tables hold the same rows in the order of the arrays, so row n always describes volume n. The one for a person may
+be opened in a spreadsheet, which runs a cell that begins with `=`: such a text begins with an apostrophe there.
 """
 
+import csv
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +19,9 @@ BATCH = "sampling_batch"
 """Column with the batch that a volume was sampled in, where the memory did not hold the study's."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
+FORMULA = re.compile(r"[=+\-@\"']")
+"""How a text begins that a spreadsheet would run, or take the beginning of."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def public_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -30,9 +36,23 @@ def with_batches(table: pd.DataFrame, batches: Sequence[int], usual: int) -> pd.
 
 
 def as_tsv(table: pd.DataFrame) -> str:
-    """Tab-separated, a missing value is `n/a`, a truth `true` or `false` (BIDS)."""
-    truths = table.select_dtypes("bool").replace({True: "true", False: "false"})
-    return str(table.assign(**truths).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    """Tab-separated and never quoted, a missing value is `n/a`, a truth `true` or `false` (BIDS)."""
+    text = table.copy()
+    for name, column in table.items():
+        if pd.api.types.is_bool_dtype(column):
+            text[name] = column.map({True: "true", False: "false"})
+        elif not pd.api.types.is_numeric_dtype(column):
+            text[name] = column.map(as_cell, na_action="ignore")
+    header = [as_cell(str(name)) for name in table.columns]
+    return str(
+        text.to_csv(sep="\t", index=False, header=header, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE)
+    )
+
+
+def as_cell(value: Any) -> str:
+    """A text as a cell of the tab-separated table: on one line, and no formula. A number stays a number."""
+    text = re.sub(r"[\t\r\n]+", " ", str(value))
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:
