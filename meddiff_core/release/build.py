@@ -14,9 +14,11 @@ from meddiff_core.parquet import write_parquet
 from meddiff_core.release.content import ReleaseContent, check_content
 from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.guard import find_leaks
+from meddiff_core.release.healthdcat import describe_for_catalogues
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
+from meddiff_core.release.records import write_evidence
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.release.verify import verify_release
 from meddiff_core.types import Progress
@@ -75,6 +77,8 @@ def _write(content: ReleaseContent, folder: Path) -> Generator[Progress, None, N
     write_text(folder / TEXT, as_tsv(table))
     write_parquet(folder / TABLE, table)
     write_json(folder / "participants.json", describe_columns(table.columns, content.contract))
+    write_evidence(folder, content)
+    write_json(folder / "healthdcat-ap.jsonld", describe_for_catalogues(content, table))
     write_json(folder / "croissant.json", describe_release(content, table, {TABLE: describe_file(folder / TABLE)}))
     yield Progress("writing the report", 0, 1)
     write_text(folder / "report.html", render_report(content))

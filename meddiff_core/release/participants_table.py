@@ -19,6 +19,8 @@ BATCH = "sampling_batch"
 """Column with the batch that a volume was sampled in, where the memory did not hold the study's."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
+AGES = ("age", "age_years")
+AGE_STEP = 5
 FORMULA = re.compile(r"[=+\-@\"']")
 """How a text begins that a spreadsheet would run, or take the beginning of."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -53,6 +55,20 @@ def as_cell(value: Any) -> str:
     """A text as a cell of the tab-separated table: on one line, and no formula. A number stays a number."""
     text = re.sub(r"[\t\r\n]+", " ", str(value))
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def age_range(table: pd.DataFrame) -> tuple[int, int] | None:
+    """Youngest and oldest of the synthetic volumes in years, rounded outwards to fives; None without a column of ages.
+
+    Only a column that is called so is taken: an age in days or weeks would be published as one in years.
+    """
+    column = next((name for name in table.columns if str(name).lower() in AGES), None)
+    if column is None or not pd.api.types.is_numeric_dtype(table[column]):
+        return None
+    known = table[column].dropna()
+    if known.empty:
+        return None
+    return int(known.min() // AGE_STEP * AGE_STEP), int(-(-known.max() // AGE_STEP) * AGE_STEP)
 
 
 def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """How templates are found and filled, and how a number reads in a text.
 
 What a person wrote is text in every page and card, never markup: HTML is escaped, and so is what Markdown would take
-for markup, since a hub shows the card as a page. Pages are self-contained: a content policy in each forbids the browser to fetch anything, so that opening a
-report notifies nobody that it was opened.
+for markup, since a hub shows the card as a page. Pages are self-contained: a content policy in each forbids the browser
+to fetch anything, so that opening a report notifies nobody that it was opened.
 """
 
 import math

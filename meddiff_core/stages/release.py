@@ -1,7 +1,8 @@
 """Audited volumes to a release."""
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, round
 from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
-from meddiff_core.models.plan import load_plan
+from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
@@ -43,7 +44,7 @@ REGENERATED = 3
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
     audit, _ = read_audit(workspace)
-    content, regenerated = _content(workspace, audit), list[str]()
+    content, regenerated = _content(workspace, audit, resources.device), list[str]()
     prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
     path = yield from build_release(
         content, workspace.path("release"), sorted(identifiers_of(workspace) | {str(workspace.folder)}), prove
@@ -73,8 +74,28 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
-    study, dataset = workspace.study, Dataset.open(workspace.folder)
+def describe_environment(device: str, versions: Mapping[str, str]) -> str:
+    """Python, system, kind of device and packages: nothing that names a machine."""
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return ", ".join([python, f"device {device.partition(':')[0]}", *(f"{name} {versions[name]}" for name in versions)])
+
+
+def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
+    """Shapes of both networks, how they were trained, and the seed of split and trainings."""
+    parts = {
+        "autoencoder": (plan.autoencoder, plan.autoencoder_training, study.train.autoencoder),
+        "denoiser": (plan.denoiser, plan.denoiser_training, study.train.denoiser),
+    }
+    return {"seed": study.seed} | {
+        name: shape.model_dump(mode="json")
+        | {"steps": training.steps, "batch": training.batch, "learning_rate": config.learning_rate}
+        for name, (shape, training, config) in parts.items()
+    }
+
+
+def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
+    study, dataset, plan = workspace.study, Dataset.open(workspace.folder), load_plan(workspace.path("plan"))
+    versions = installed_versions(PACKAGES)
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
@@ -98,15 +119,21 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         tables=audit.tables,
         curves=audit.curves,
         statements=audit.sentences,
-        methods=describe_methods(study, load_plan(workspace.path("plan")), dataset.sizes(), selection),
+        methods=describe_methods(study, plan, dataset.sizes(), selection),
         parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
         study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
-        versions=installed_versions(PACKAGES),
+        versions=versions,
         preset=_preset(audit, changed=bool(study.audit.gates)),
         counts=_counts(cohort, audit),
         selection=selection,
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells, _limit(study, cohort)),
         cells=cells,
+        intended_use=study.release.intended_use,
+        not_intended_for=study.release.not_intended_for,
+        data_use=study.release.data_use,
+        code_repository=study.release.code_repository,
+        environment=study.release.environment or describe_environment(device, versions),
+        hyperparameters=describe_hyperparameters(study, plan),
     )
 
 
