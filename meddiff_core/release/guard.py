@@ -40,6 +40,12 @@ def find_leaks(folder: Path, identifiers: Iterable[str]) -> list[str]:
     return [leak for path in files for leak in _search(path, path.relative_to(folder).as_posix(), wanted)]
 
 
+def count_names(text: str, identifiers: Iterable[str]) -> int:
+    """How many identifiers a sentence names."""
+    names = {part for identifier in identifiers for part in _spellings(identifier.strip().lower())}
+    return len(_Index.of(name for name in names if _is_telling(name)).found_in(text.lower()))
+
+
 def _spellings(identifier: str) -> set[str]:
     """A name, and what still identifies a subject in it: without a file's ending, `sub-` and leading zeros."""
     stem = ENDING.sub("", identifier)

@@ -45,10 +45,7 @@ def as_tsv(table: pd.DataFrame) -> str:
             text[name] = column.map({True: "true", False: "false"})
         elif not pd.api.types.is_numeric_dtype(column):
             text[name] = column.map(as_cell, na_action="ignore")
-    header = [as_cell(str(name)) for name in table.columns]
-    return str(
-        text.to_csv(sep="\t", index=False, header=header, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE)
-    )
+    return str(text.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE))
 
 
 def as_cell(value: Any) -> str:
