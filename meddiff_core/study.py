@@ -528,12 +528,18 @@ class AuditConfig(Config):
         return self
 
 
+def _semantic(version: str) -> str:
+    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
+        raise ValueError(f"must be a semantic version such as 1.0.0, is {version!r}")
+    return version
+
+
 class ReleaseConfig(Config):
     """What the outside sees."""
 
     title: str | None = None
     """Title of the card. Null: the study's name."""
-    version: Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}$")] = "1.0.0"
+    version: Annotated[str, AfterValidator(_semantic)] = "1.0.0"
     """Semantic version of the release: the first number grows when volumes of an earlier version are changed or left
     out, the second when volumes are added, the third otherwise. An existing version is never overwritten."""
     licence: str = "not stated"
@@ -597,6 +603,20 @@ class Study(Config):
     """Card."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Machine."""
+
+
+LOCAL_KEYS = {
+    "data": {"images", "labels", "participants", "subject", "same_subject"},
+    "cohort": {"requests"},
+    "audit": {"extractor_weights"},
+    "release": {"signing_key"},
+}
+"""Settings that name files and folders of this machine, or subjects."""
+
+
+def shareable_settings(study: Study) -> dict[str, Any]:
+    """Settings as they may leave: without those that name files, folders or subjects."""
+    return study.model_dump(mode="json", exclude=LOCAL_KEYS)
 
 
 def load_study(path: Path) -> Study:

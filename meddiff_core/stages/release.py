@@ -30,11 +30,13 @@ from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
-from meddiff_core.study import Study
+from meddiff_core.study import Study, shareable_settings
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+PUBLIC_SECTIONS = ("cohort", "sampling", "screen", "audit")
+"""Of the study, in a release."""
 NO_PARENTS = ("inventory", "report", "release")
 """Artefacts whose digest a release does not name: they depend on where scans lie and how long things took."""
 REGENERATED = 3
@@ -95,7 +97,7 @@ def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
 
 def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
     study, dataset, plan = workspace.study, Dataset.open(workspace.folder), load_plan(workspace.path("plan"))
-    versions = installed_versions(PACKAGES)
+    versions, settings = installed_versions(PACKAGES), shareable_settings(study)
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
@@ -121,7 +123,7 @@ def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
         statements=audit.sentences,
         methods=describe_methods(study, plan, dataset.sizes(), selection),
         parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
-        study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
+        study={name: settings[name] for name in PUBLIC_SECTIONS},
         versions=versions,
         preset=_preset(audit, changed=bool(study.audit.gates)),
         counts=_counts(cohort, audit),
