@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.release.difference import compare, describe_difference, version_of_release
 from meddiff_core.release.verify import verify_release
@@ -124,3 +126,12 @@ def test_the_history_of_all_versions_is_carried_on(small: Any, build: Any, tmp_p
 def test_another_cohort_beside_it_is_no_version_of_it(small: Any, build: Any, tmp_path: Path) -> None:
     build(replace(small(1), name="heads-mr"), tmp_path)
     assert not (build(replace(small(1), version="2.0.0"), tmp_path) / "CHANGES.md").exists()
+
+
+def test_the_command_prints_a_line_for_each_thing(released: Path) -> None:
+    done = CliRunner().invoke(app, ["diff", str(released), str(released)])
+    assert done.exit_code == 0
+    assert [line.split(maxsplit=1) for line in done.stdout.splitlines()] == [
+        ["added", "0"], ["removed", "0"], ["altered", "0"], ["kept", "3, voxel for voxel the same"],
+        ["rows", "0 with other values in the table"],
+    ]  # fmt: skip

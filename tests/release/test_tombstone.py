@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
+from flows.cli import app
 from meddiff_core.artefacts import digest_file
+from meddiff_core.data.ingest import Inventory
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release import open_release
 from meddiff_core.release.tombstone import yank_release
 from meddiff_core.release.verify import verify_release
+from meddiff_core.types import CaseRef
 
 
 @pytest.fixture
@@ -74,3 +79,21 @@ def test_a_withdrawn_version_is_not_made_again_and_the_next_is_compared_with_the
     with pytest.raises(ConfigurationError, match=r"must be new, 1\.0\.1 exists"):
         build(replace(content, version="1.0.1"), tmp_path)
     assert "## 1.0.2, after 1.0.0" in (build(replace(content, version="1.0.2"), tmp_path) / "CHANGES.md").read_text()
+
+
+def test_the_command_knows_the_names_of_the_study_around_a_release(released: Path, tmp_path: Path) -> None:
+    release = Path(shutil.copytree(released, tmp_path / "releases" / "heads-1.0.0"))
+    (tmp_path / "study.yaml").write_text("{name: heads, data: {images: scans}}")
+    cases = (CaseRef(case="meier_T1", subject="meier", image=Path("/archive/meier_T1.nii.gz")),)
+    inventory = TypeAdapter(Inventory).dump_json(Inventory(cases=cases, refused=(), notes=()))
+    (tmp_path / "inventory.json").write_bytes(inventory)
+    refused = CliRunner().invoke(app, ["yank", str(release), "--reason", "Meier withdrew consent."])
+    assert isinstance(refused.exception, ConfigurationError)
+    assert verify_release(release) == []
+    done = CliRunner().invoke(app, ["yank", str(release), "--reason", "A subject withdrew consent."])
+    assert (done.exit_code, done.output) == (0, f"{release}: withdrawn; its manifest and the reason stay\n")
+    assert "A subject withdrew consent." in (release / "TOMBSTONE.md").read_text()
+
+
+def test_a_release_outside_a_study_is_withdrawn_as_well(copy: Path) -> None:
+    assert CliRunner().invoke(app, ["yank", str(copy), "--reason", "A fault."]).exit_code == 0
