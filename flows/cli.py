@@ -223,6 +223,33 @@ def regenerate(
 
 
 @app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="Folder of the earlier release.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="Folder of the later one.", show_default=False)],
+) -> None:
+    """Say what changed from one release to another: volumes, settings, gates, metrics."""
+    from meddiff_core.release.difference import compare, describe_difference, version_of_release
+    from tasks.progress import console_for, show, speaking
+
+    with speaking(console_for()):
+        difference = show(compare(version_of_release(old), version_of_release(new)))
+    print("\n".join(describe_difference(difference)))
+
+
+@app.command()
+def yank(
+    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why; it stays where the release was, so it names nobody.")],
+) -> None:
+    """Withdraw a release: its data are removed, its manifest and the reason stay."""
+    from meddiff_core.release.tombstone import yank_release
+    from meddiff_core.stages.identifiers import identifiers_around
+
+    yank_release(release, reason, identifiers_around(release))
+    print(f"{release}: withdrawn; its manifest and the reason stay")
+
+
+@app.command()
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="How many brains.")] = 100,

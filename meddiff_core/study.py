@@ -536,13 +536,20 @@ class AuditConfig(Config):
         return self
 
 
+def _semantic(version: str) -> str:
+    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
+        raise ValueError(f"must be a semantic version such as 1.0.0, is {version!r}")
+    return version
+
+
 class ReleaseConfig(Config):
     """What the outside sees."""
 
     title: str | None = None
     """Title of the card. Null: the study's name."""
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
-    """Version of the release; an existing one is never overwritten."""
+    version: Annotated[str, AfterValidator(_semantic)] = "1.0.0"
+    """Semantic version of the release: the first number grows when volumes of an earlier version are changed or left
+    out, the second when volumes are added, the third otherwise. An existing version is never overwritten."""
     licence: str = "not stated"
     """Licence of the synthetic cohort, to be compatible with the terms of the real data."""
     contact: str = "not stated"
@@ -552,6 +559,18 @@ class ReleaseConfig(Config):
     leave by another way, every preset gates the attacks on their weights."""
     source: str = "not stated"
     """One public sentence on the real data, without anything that names a subject."""
+    intended_use: str | None = None
+    """What the cohort is for. Null: card and scorecard say that it is not stated."""
+    not_intended_for: str | None = None
+    """What it must not be used for, besides diagnosis, treatment, decisions about a person, and linking a volume to
+    one."""
+    data_use: list[Annotated[str, Field(pattern=r"^DUO:\d{7}$")]] = []
+    """Conditions of use as terms of the Data Use Ontology: `[DUO:0000042]`, general research use."""
+    code_repository: str | None = None
+    """Public address of the code that made it. Null: not stated."""
+    environment: str | None = None
+    """What the volumes were made with. Null: the versions of Python and packages, the kind of system and of device,
+    without the name of a machine."""
 
 
 class RuntimeConfig(Config):
@@ -595,6 +614,20 @@ class Study(Config):
     """Card."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Machine."""
+
+
+LOCAL_KEYS = {
+    "data": {"images", "labels", "participants", "subject", "same_subject"},
+    "cohort": {"requests"},
+    "audit": {"extractor_weights"},
+    "release": {"signing_key"},
+}
+"""Settings that name files and folders of this machine, or subjects."""
+
+
+def shareable_settings(study: Study) -> dict[str, Any]:
+    """Settings as they may leave: without those that name files, folders or subjects."""
+    return study.model_dump(mode="json", exclude=LOCAL_KEYS)
 
 
 def load_study(path: Path) -> Study:

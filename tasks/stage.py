@@ -13,6 +13,7 @@ from meddiff_core.stages.chain import kept
 from meddiff_core.stages.chain import make as make_artefact
 from meddiff_core.stages.lock import locked
 from meddiff_core.stages.making import Made, Resources, choose_device, fit_here
+from meddiff_core.study import shareable_settings
 from meddiff_core.training import Facts
 from meddiff_core.types import Mapper, Message, Work
 from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
@@ -55,7 +56,7 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         end_lost_runs()
         stack.enter_context(stage_run(stage, digest))
-        log_parameters(workspace.study)
+        log_parameters(shareable_settings(workspace.study))
         yield workspace
 
 

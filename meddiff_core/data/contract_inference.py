@@ -45,7 +45,7 @@ def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple
         spacing_mm=spacing, size=size, intensity=intensity, mask=study.data.mask, labels=labels, conditions=conditions
     )
     mask = {
-        "none": "Every voxel is kept.",
+        "none": "Every voxel is kept. Faces are not removed: heads that have theirs keep them, and the card says so.",
         "label": "Voxels outside the label map are 0.",
         "brain": "Only the brain is kept.",
     }

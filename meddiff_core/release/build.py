@@ -13,10 +13,13 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.parquet import write_parquet
 from meddiff_core.release.content import ReleaseContent, check_content
 from meddiff_core.release.croissant import describe_release
+from meddiff_core.release.difference import CHANGES, changes_of
 from meddiff_core.release.guard import find_leaks
+from meddiff_core.release.healthdcat import describe_for_catalogues
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
+from meddiff_core.release.records import write_evidence
 from meddiff_core.release.report import render_card, render_report
 from meddiff_core.release.verify import verify_release
 from meddiff_core.types import Progress
@@ -44,7 +47,8 @@ def build_release(
         prove: Looks at the written folder before it is published, and says what is wrong with it.
 
     Raises:
-        ConfigurationError: that version exists with other content; a release is never overwritten.
+        ConfigurationError: that version exists with other content, as a release is never overwritten; or its number
+            is too low for what changed since the version before it.
         GatesFailed: a gate failed, or there is none.
         IntegrityError: a real name was found in it, or it does not hold together. Nothing is published.
     """
@@ -54,8 +58,9 @@ def build_release(
         if _is_same(content, final):
             return final
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
+    changes = yield from changes_of(content, releases)
     with writing_folder(final) as partial:
-        yield from _write(content, partial)
+        yield from _write(content, partial, changes)
         _refuse_faults(partial, identifiers, prove)
     return final
 
@@ -69,16 +74,20 @@ def _is_same(content: ReleaseContent, folder: Path) -> bool:
         return False
 
 
-def _write(content: ReleaseContent, folder: Path) -> Generator[Progress, None, None]:
+def _write(content: ReleaseContent, folder: Path, changes: str | None) -> Generator[Progress, None, None]:
     table = public_table(content.table)
     yield from write_cohort(folder / COHORT, content.volumes, table, content.contract, content.title)
     write_text(folder / TEXT, as_tsv(table))
     write_parquet(folder / TABLE, table)
     write_json(folder / "participants.json", describe_columns(table.columns, content.contract))
+    write_evidence(folder, content)
+    write_json(folder / "healthdcat-ap.jsonld", describe_for_catalogues(content, table))
     write_json(folder / "croissant.json", describe_release(content, table, {TABLE: describe_file(folder / TABLE)}))
     yield Progress("writing the report", 0, 1)
     write_text(folder / "report.html", render_report(content))
     write_text(folder / CARD, render_card(content))
+    if changes is not None:
+        write_text(folder / CHANGES, changes)
     write_json(folder / MANIFEST, _manifest(content, folder))
     yield Progress("writing the report", 1, 1)
 

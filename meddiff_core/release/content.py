@@ -71,6 +71,16 @@ class ReleaseContent:
     """Wanted volumes beside those in the release, where the cohort is made up of parts."""
     selection: SelectionRecord | None = None
     """How the denoiser's weights were chosen; distances between sets, nothing of a single case."""
+    intended_use: str | None = None
+    not_intended_for: str | None = None
+    """What the owner adds to what no cohort is for."""
+    data_use: Sequence[str] = ()
+    """Terms of the Data Use Ontology."""
+    code_repository: str | None = None
+    environment: str | None = None
+    """Versions and kind of machine that the volumes were made with, without a machine's name."""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """Of the networks, their trainings and their seed."""
     tables: Sequence[section.Table] = ()
     curves: Sequence[section.Curve] = ()
     statements: Sequence[str] = ()

@@ -8,11 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff_core.release import wording
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import FileEntry
+from meddiff_core.release.methods import describe_preprocessing
 from meddiff_core.release.ome import COHORT
 from meddiff_core.release.participants_table import TABLE, describe_columns
 from meddiff_core.release.report import summarise
+from meddiff_core.release.scorecard import not_intended_for
 
 TERMS = """
 arrayShape citeAs column containedIn equivalentProperty excludes extract field fileObject fileProperty fileSet format
@@ -27,6 +30,7 @@ CONTEXT: dict[str, Any] = {
     "rai": "http://mlcommons.org/croissant/RAI/",
     "dct": "http://purl.org/dc/terms/",
     "prov": "http://www.w3.org/ns/prov#",
+    "duo": "http://purl.obolibrary.org/obo/DUO_",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
@@ -47,12 +51,56 @@ def describe_release(content: ReleaseContent, table: pd.DataFrame, files: Mappin
         "license": content.licence,
         "creator": {"@type": "sc:Organization", "name": content.contact},
         "rai:hasSyntheticData": True,
-        "rai:dataCollection": " ".join(content.methods),
-        "prov:wasDerivedFrom": [
-            {"@id": f"urn:sha256:{digest}", "name": name} for name, digest in sorted(content.parents.items())
-        ],
+        **_responsible_use(content),
+        **({"usageInfo": [_data_use(term) for term in content.data_use]} if content.data_use else {}),
+        "prov:wasDerivedFrom": _parents(content),
+        "prov:wasGeneratedBy": _generation(content),
         "distribution": _distribution(files),
         "recordSet": [_record_set(content, table)],
+    }
+
+
+def _responsible_use(content: ReleaseContent) -> dict[str, Any]:
+    """Terms of the vocabulary for responsible use of data (RAI)."""
+    return {
+        "rai:dataCollection": " ".join(content.methods),
+        "rai:dataCollectionType": "Synthetic: sampled from a generative model",
+        "rai:dataPreprocessingProtocol": describe_preprocessing(content.contract),
+        "rai:dataUseCases": content.intended_use or wording.NOT_STATED,
+        "rai:dataLimitations": [*wording.LIMITATIONS, f"Not intended for: {not_intended_for(content)}"],
+        "rai:dataBiases": wording.LIMITATIONS[0],
+        "rai:personalSensitiveInformation": " ".join(wording.PRIVACY_DOES_NOT_SHOW),
+    }
+
+
+def _data_use(term: str) -> dict[str, Any]:
+    """A term of the Data Use Ontology."""
+    return {
+        "@id": f"duo:{term.removeprefix('DUO:')}",
+        "@type": "sc:DefinedTerm",
+        "termCode": term,
+        "inDefinedTermSet": "http://purl.obolibrary.org/obo/duo.owl",
+    }
+
+
+def _parents(content: ReleaseContent) -> list[dict[str, Any]]:
+    return [{"@id": f"urn:sha256:{digest}", "name": name} for name, digest in sorted(content.parents.items())]
+
+
+def _generation(content: ReleaseContent) -> dict[str, Any]:
+    """The activity that made the volumes, and the program that carried it out."""
+    version = content.versions.get("meddiff")
+    agent = {"@type": "prov:SoftwareAgent", "name": "meddiff"} | ({"version": version} if version else {})
+    used = [
+        {"@id": f"urn:sha256:{content.parents[name]}"}
+        for name in ("autoencoder", "denoiser")
+        if name in content.parents
+    ]
+    return {
+        "@type": "prov:Activity",
+        "name": "sampling from a latent diffusion model",
+        "prov:used": used,
+        "prov:wasAssociatedWith": agent,
     }
 
 

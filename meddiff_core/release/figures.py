@@ -138,9 +138,8 @@ def histogram(found: Histogram) -> bytes:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(0, max(float(h.max()) for h in heights) * 1.08 or 1)
-    name = humanise(found.name)
-    axes.set_xlabel(f"{name} ({humanise(found.unit)})" if found.unit else name)
-    return _svg(figure, f"Histogram of {name}: shares of real subjects and synthetic volumes")
+    axes.set_xlabel(_literal(f"{found.name} ({found.unit})" if found.unit else found.name))
+    return _svg(figure, f"Histogram of {humanise(found.name)}: shares of real subjects and synthetic volumes")
 
 
 def _closed(edges: Sequence[float]) -> NDArray[np.float64]:
@@ -170,7 +169,7 @@ def scatter(requested: ArrayLike, measured: ArrayLike, name: str, unit: str = ""
         axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad))
     axes.scatter(x[both], y[both], s=14, color=SYNTHETIC, alpha=0.6, linewidths=0)
     suffix = f" ({unit})" if unit else ""
-    axes.set_xlabel(f"{name} requested{suffix}")
+    axes.set_xlabel(_no_formula(f"{name} requested{suffix}"))
     axes.set_ylabel(f"measured{suffix}")
     axes.grid(True)
     return _svg(figure, f"{name}: requested against measured value of {int(both.sum())} synthetic volumes")
@@ -181,7 +180,7 @@ def curve(series: Mapping[str, Sequence[tuple[float | int, float | int]]], name:
     figure, axes = _figure(3.5, 2.3 + 0.12 * len(series))
     for (label, points), colour in zip(series.items(), SERIES * len(series), strict=False):
         steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=_no_formula(label))
     axes.set_xlabel("step")
     axes.grid(True, axis="y")
     if len(series) > 1:
@@ -207,7 +206,11 @@ def lines(found: Curve) -> bytes:
 
 def _literal(name: str) -> str:
     """A name as words, of which nothing is taken for a formula."""
-    return humanise(name).replace("$", r"\$")
+    return _no_formula(humanise(name))
+
+
+def _no_formula(text: str) -> str:
+    return text.replace("$", r"\$")
 
 
 def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:

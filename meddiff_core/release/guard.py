@@ -14,7 +14,10 @@ digits name nobody: 101 is a site as well.
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 ABSOLUTE = re.compile(
     r"file://|(?<![\w.:</~-])/(?:home|users|mnt|media|srv|root|tmp|var|opt|data|work|scratch|volumes|nfs|gpfs)/[\w.-]|\b[a-z]:\\\w"
 )
+WORD = re.compile(r"[^\W_]+")
 YEAR = re.compile(r"(19|20)\d\d")
 ENDING = re.compile(r"\.(nii|dcm|ima|mgz|mgh|mha|mhd|nrrd|img|hdr)(\.gz)?$")
 
@@ -31,9 +35,15 @@ ENDING = re.compile(r"\.(nii|dcm|ima|mgz|mgh|mha|mhd|nrrd|img|hdr)(\.gz)?$")
 def find_leaks(folder: Path, identifiers: Iterable[str]) -> list[str]:
     """Where a release holds an identifier (id, case or file name, path) or an absolute path; empty is good."""
     names = {part for identifier in identifiers for part in _spellings(identifier.strip().lower())}
-    wanted = sorted(name for name in names if len(name) > (3 if name.isdigit() else 1))
+    wanted = _Names.of(name for name in names if len(name) > (3 if name.isdigit() else 1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [leak for path in files for leak in _search(path, path.relative_to(folder).as_posix(), wanted)]
+
+
+def count_names(text: str, identifiers: Iterable[str]) -> int:
+    """How many identifiers a sentence names."""
+    names = {part for identifier in identifiers for part in _spellings(identifier.strip().lower())}
+    return len(_Index.of(name for name in names if _is_telling(name)).found_in(text.lower()))
 
 
 def _spellings(identifier: str) -> set[str]:
@@ -44,19 +54,68 @@ def _spellings(identifier: str) -> set[str]:
     return {identifier, *(part for part in (stem, short, bare) if _digits(part) > 1 and _is_telling(part))}
 
 
-def _search(path: Path, name: str, identifiers: list[str]) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Index:
+    """Names by the word in them that fewest of them share, so that a text is read once for all of them.
+
+    A name is searched as whole words. So its words are words of the text, and only where that one word stands is
+    the name itself compared.
+    """
+
+    by_word: Mapping[str, Sequence[tuple[str, int]]]
+    """Names with a word, and how many characters stand before it."""
+    wordless: Sequence[str]
+    """Names without a letter or a digit."""
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "_Index":
+        words = {name: list(WORD.finditer(name)) for name in sorted(names)}
+        shared = Counter(word[0] for found in words.values() for word in found)
+        by_word: dict[str, list[tuple[str, int]]] = {}
+        for name, found in words.items():
+            if found:
+                rarest = min(found, key=lambda word: shared[word[0]])
+                by_word.setdefault(rarest[0], []).append((name, rarest.start()))
+        return cls(by_word, [name for name, found in words.items() if not found])
+
+    def found_in(self, text: str) -> set[str]:
+        """Those that stand in a text as whole words."""
+        found = {name for name in self.wordless if name in text and _whole(name).search(text)}
+        for word in WORD.finditer(text):
+            for name, before in self.by_word.get(word[0], ()):
+                start = word.start() - before
+                if start >= 0 and text.startswith(name, start) and _whole(name).match(text, start):
+                    found.add(name)
+        return found
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Names by where they count."""
+
+    all: frozenset[str]
+    """As a whole cell."""
+    anywhere: _Index
+    """In any text."""
+    in_cells: _Index
+    """Inside a cell, a category name or a setting."""
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "_Names":
+        wanted = frozenset(names)
+        telling = [name for name in wanted if _is_telling(name)]
+        rare = [name for name in telling if _is_rare(name)]
+        return cls(wanted, _Index.of(rare), _Index.of(set(telling).difference(rare)))
+
+
+def _search(path: Path, name: str, wanted: _Names) -> Iterator[str]:
     lines, cells = _read(path, name)
     text, words = "\n".join([name, *lines]).lower(), {cell.lower() for cell in cells}
-    inside = "\n".join(words)
-    for identifier in identifiers:
-        if identifier in words or _occurs(identifier, text if _is_rare(identifier) else inside):
-            yield f"{name}: a real name or id of {len(identifier)} characters"
+    found = wanted.all & words | wanted.anywhere.found_in(text) | wanted.in_cells.found_in("\n".join(words))
+    for identifier in sorted(found):
+        yield f"{name}: a real name or id of {len(identifier)} characters"
     if ABSOLUTE.search(text):
         yield f"{name}: an absolute path"
-
-
-def _occurs(identifier: str, text: str) -> bool:
-    return _is_telling(identifier) and identifier in text and _whole(identifier).search(text) is not None
 
 
 def _is_telling(name: str) -> bool:
@@ -73,6 +132,7 @@ def _digits(name: str) -> int:
     return sum(character.isdigit() for character in name)
 
 
+@lru_cache
 def _whole(identifier: str) -> re.Pattern[str]:
     left, right = (r"(?<!\d[.,])", r"(?![.,]\d)") if identifier.isdigit() else ("(?<!#)", "")
     return re.compile(rf"(?<![^\W_]){left}{re.escape(identifier)}(?![^\W_]){right}")

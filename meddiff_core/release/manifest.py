@@ -14,6 +14,8 @@ from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
 
 MANIFEST = "manifest.json"
+TOMBSTONE = "TOMBSTONE.md"
+"""What stays beside the manifest of a release that was withdrawn: why."""
 FORMAT: Final = "meddiff-release/1"
 
 
@@ -80,6 +82,8 @@ def read_manifest(folder: Path) -> Manifest:
         IntegrityError: the folder is no release, or its manifest does not follow the format.
     """
     path = folder / MANIFEST
+    if (folder / TOMBSTONE).is_file():
+        raise IntegrityError(f"{folder.name} was withdrawn, its {TOMBSTONE} says why")
     if not path.is_file():
         raise IntegrityError(f"{folder.name} must be a release, a folder with {MANIFEST}; there is none")
     try:

@@ -31,6 +31,13 @@ _SOLVERS = {
 }
 
 
+_MASKS = {
+    "none": "nothing was masked",
+    "label": "voxels outside the label map were set to background",
+    "brain": "voxels outside the brain were set to background",
+}
+
+
 def describe_methods(
     study: Study,
     plan: Plan,
@@ -64,6 +71,19 @@ def describe_methods(
         f"and the real-against-real value beside each distance; the gates are those of the preset "
         f"{study.audit.preset}{' as changed by the study' if study.audit.gates else ''}.",
     ]
+
+
+def describe_preprocessing(contract: Contract) -> str:
+    """What happened to every real scan before a network saw it, without anything that was measured on few of them."""
+    mapping = contract.intensity
+    voxels = f"{' x '.join(map(str, contract.size))} voxels of {spacing_text(contract.spacing_mm)}"
+    scale = (
+        f"percentiles {mapping.percentiles[0]:g} and {mapping.percentiles[1]:g} of each scan's foreground"
+        if mapping.percentiles
+        else f"{mapping.low:g} and {mapping.high:g} HU"
+    )
+    mask = _MASKS[contract.mask]
+    return f"Scans were brought to {voxels} in RAS+ orientation; intensities were clipped to {scale}; {mask}."
 
 
 def _guidance(sampling: SamplingConfig) -> str:

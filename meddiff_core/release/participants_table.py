@@ -1,8 +1,11 @@
 """The table of a release, three times: for a person, for a program, and what each column means.
 
-Both tables hold the same rows in the order of the arrays, so row n always describes volume n.
+Both tables hold the same rows in the order of the arrays, so row n always describes volume n. The one for a person may
+be opened in a spreadsheet, which runs a cell that begins with `=`: such a text begins with an apostrophe there.
 """
 
+import csv
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +21,11 @@ CANDIDATE = "candidate"
 """Column with the number of the candidate that was kept, where some volume is not the first of its own."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
+AGES = ("age", "age_years")
+AGE_STEP = 5
+FORMULA = re.compile(r"[=+\-@\"']")
+"""How a text begins that a spreadsheet would run, or take the beginning of."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def public_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -37,9 +45,34 @@ def with_candidates(table: pd.DataFrame, kept: Sequence[int]) -> pd.DataFrame:
 
 
 def as_tsv(table: pd.DataFrame) -> str:
-    """Tab-separated, a missing value is `n/a`, a truth `true` or `false` (BIDS)."""
-    truths = table.select_dtypes("bool").replace({True: "true", False: "false"})
-    return str(table.assign(**truths).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    """Tab-separated and never quoted, a missing value is `n/a`, a truth `true` or `false` (BIDS)."""
+    text = table.copy()
+    for name, column in table.items():
+        if pd.api.types.is_bool_dtype(column):
+            text[name] = column.map({True: "true", False: "false"})
+        elif not pd.api.types.is_numeric_dtype(column):
+            text[name] = column.map(as_cell, na_action="ignore")
+    return str(text.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE))
+
+
+def as_cell(value: Any) -> str:
+    """A text as a cell of the tab-separated table: on one line, and no formula. A number stays a number."""
+    text = re.sub(r"[\t\r\n]+", " ", str(value))
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def age_range(table: pd.DataFrame) -> tuple[int, int] | None:
+    """Youngest and oldest of the synthetic volumes in years, rounded outwards to fives; None without a column of ages.
+
+    Only a column that is called so is taken: an age in days or weeks would be published as one in years.
+    """
+    column = next((name for name in table.columns if str(name).lower() in AGES), None)
+    if column is None or not pd.api.types.is_numeric_dtype(table[column]):
+        return None
+    known = table[column].dropna()
+    if known.empty:
+        return None
+    return int(known.min() // AGE_STEP * AGE_STEP), int(-(-known.max() // AGE_STEP) * AGE_STEP)
 
 
 def describe_columns(columns: Iterable[str], contract: Contract) -> dict[str, dict[str, Any]]:

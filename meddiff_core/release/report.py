@@ -17,8 +17,19 @@ from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent
-from meddiff_core.release.evidence import PartView, gate_rows, part_views, privacy_summary, verdict, waived
+from meddiff_core.release.evidence import (
+    PartView,
+    gate_rows,
+    metric_row,
+    part_views,
+    privacy_summary,
+    verdict,
+    waived,
+)
+from meddiff_core.release.methods import describe_preprocessing
 from meddiff_core.release.ome import MR_RANGE
+from meddiff_core.release.participants_table import age_range
+from meddiff_core.release.scorecard import fill_scorecard, not_intended_for
 from meddiff_core.release.slices import data_uri, middle_slab, window_of
 from meddiff_core.release.templating import flat, humanise, number, percent, render
 from meddiff_core.types import FloatArray, LabelArray, Volumes
@@ -27,7 +38,17 @@ SHOWN = 12
 """Volumes shown in three planes."""
 ON_SHEET = 40
 """Volumes on the contact sheet."""
-BEFORE, AFTER = ("Gates", "Findings", "Volumes"), ("Distributions", "Conditions", "Methods", "Reading", "Provenance")
+BEFORE, AFTER = (
+    ("Gates", "Findings", "Volumes"),
+    (
+        "Distributions",
+        "Conditions",
+        "Methods",
+        "Scorecard",
+        "Reading",
+        "Provenance",
+    ),
+)
 """Sections before and after the parts of the evidence."""
 OPTIONAL = {"Findings": "statements", "Distributions": "histograms", "Conditions": "scatters"}
 """Sections that need what a release may lack."""
@@ -39,7 +60,7 @@ ML_PER_MM3 = 1e-3
 def render_report(content: ReleaseContent) -> str:
     """report.html: a self-contained page."""
     pictures, parts = _pictures(content), part_views(content.metrics, content.tables, content.curves, ALWAYS)
-    known = {**pictures, "statements": content.statements}
+    known = {**pictures, "statements": content.statements, "scorecard": _scorecard_rows(content)}
     return render("report.html.j2", **_shared(content), **known, parts=parts, sections=_sections(known, parts))
 
 
@@ -67,7 +88,13 @@ def _shared(content: ReleaseContent) -> dict[str, Any]:
         "gates": gate_rows(content.gates, content.metrics),
         "privacy_shows": wording.PRIVACY_SHOWS,
         "privacy_does_not_show": wording.PRIVACY_DOES_NOT_SHOW,
-        "limitations": [*wording.LIMITATIONS, *_extrapolations(content)],
+        "limitations": [*wording.LIMITATIONS, *_faces(content), *_extrapolations(content)],
+        "intended_use": content.intended_use or wording.NOT_STATED,
+        "not_intended_for": not_intended_for(content),
+        "preprocessing": describe_preprocessing(content.contract),
+        "environment": content.environment or wording.NOT_STATED,
+        "code_repository": content.code_repository or wording.NOT_STATED,
+        "data_use": content.data_use,
         "methods": content.methods,
         "acceptance": _acceptance(content),
         "reading": wording.READING.format(folder=content.folder),
@@ -147,6 +174,7 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
         ("Volumes", str(len(content.volumes))),
         ("Modality", contract.intensity.modality),
         ("Grid", f"{' × '.join(map(str, contract.size))}, {spacing_text(contract.spacing_mm)}"),
+        ("Age", _ages(content)),
         ("Structures", ", ".join(map(humanise, contract.labels))),
         ("Conditions", ", ".join(humanise(condition.name) for condition in contract.conditions)),
         ("Gates", content.preset),
@@ -154,6 +182,12 @@ def _facts(content: ReleaseContent) -> list[tuple[str, str]]:
         ("Contact", content.contact),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _ages(content: ReleaseContent) -> str:
+    """Of the synthetic volumes, rounded."""
+    ages = age_range(content.table)
+    return f"{ages[0]} to {ages[1]} years" if ages else ""
 
 
 def _acceptance(content: ReleaseContent) -> str:
@@ -165,6 +199,21 @@ def _acceptance(content: ReleaseContent) -> str:
         verb = "was" if counts.flagged == 1 else "were"
         text += f" {number(counts.flagged)} {verb} withheld as suspected copies."
     return f"{text} {counts.rounds}".rstrip()
+
+
+def _faces(content: ReleaseContent) -> list[str]:
+    return [wording.FACES] if content.contract.mask == "none" else []
+
+
+def _scorecard_rows(content: ReleaseContent) -> dict[str, Any]:
+    """The scorecard, with its figures as the other tables show theirs."""
+    card, known = fill_scorecard(content), {metric.name: metric for metric in content.metrics}
+    return {
+        "criteria": [
+            {**dict(one), "rows": [metric_row(known[figure.metric]) for figure in one.metrics]} for one in card.criteria
+        ],
+        "descriptor": flat(card.descriptor),
+    }
 
 
 def _extrapolations(content: ReleaseContent) -> list[str]:

@@ -1,7 +1,8 @@
 """How templates are found and filled, and how a number reads in a text.
 
-Pages are self-contained: a content policy in each forbids the browser to fetch anything, so that opening a
-report notifies nobody that it was opened.
+What a person wrote is text in every page and card, never markup: HTML is escaped, and so is what Markdown would take
+for markup, since a hub shows the card as a page. Pages are self-contained: a content policy in each forbids the browser
+to fetch anything, so that opening a report notifies nobody that it was opened.
 """
 
 import math
@@ -10,14 +11,21 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 THIN = "\u202f"
 WRITTEN = {"auc": "AUC", "ms ssim": "MS-SSIM", "mm3": "mm³"}
 """Words of names that are written in their own way."""
+ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&<>\\*`[]|$~"}
+"""What Markdown would take for markup, as HTML entities: they cannot be markup, and every reader of text knows them."""
+BREAKS = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]+")
+"""With a line break a text could begin a heading or another list."""
+UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""One that could begin or end emphasis; inside a name it cannot."""
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of `release/templates`. HTML is escaped; a missing value is an error."""
+    """Fill a template of `release/templates`. HTML or Markdown is escaped; a missing value is an error."""
     return _environment(escaped=".html" in template).get_template(template).render(**values)
 
 
@@ -26,12 +34,13 @@ def _environment(escaped: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("meddiff_core.release"),
         autoescape=escaped,
+        finalize=None if escaped else _as_markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "flat": flat, "cell": cell, "humanise": humanise}
+    environment.filters |= {"number": number, "percent": percent, "flat": flat, "humanise": humanise}
     return environment
 
 
@@ -72,9 +81,13 @@ def humanise(name: str) -> str:
     return re.sub(rf"\b({'|'.join(WRITTEN)})\b", lambda found: WRITTEN[found[0]], words)
 
 
-def cell(text: Any) -> str:
-    """A text inside a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def markdown(text: str) -> str:
+    """A text in Markdown, of which nothing is taken for markup: one line, also inside a table."""
+    return UNDERSCORE.sub("&#95;", BREAKS.sub(" ", text).translate(ENTITIES))
+
+
+def _as_markdown(value: Any) -> Any:
+    return value if isinstance(value, Markup) else markdown(str(value))
 
 
 def _plain(value: Any) -> str:

@@ -24,6 +24,12 @@ LIMITATIONS = (
     "Results obtained on this cohort should be confirmed on real scans before they are relied on.",
     "Do not try to link a volume to a person.",
 )
+NOT_INTENDED_FOR = "Diagnosis, treatment or any decision about a person; linking a volume to a person."
+NOT_STATED = "not stated"
+FACES = (
+    "Faces were not removed by this software: nothing was masked. Where the real scans show heads with their faces,"
+    " synthetic volumes show faces too."
+)
 EXTRAPOLATION = (
     "{count} of {total} volumes have a requested condition outside the range that the models were trained on; what"
     " they show is extrapolated. The column `extrapolated` marks them."

@@ -1,6 +1,7 @@
 """Names that stay in the study: of subjects, cases and files, and the paths that lead to them."""
 
 import re
+from pathlib import Path
 
 from meddiff_core.stages.inventory import read_inventory
 from meddiff_core.workspace import Workspace
@@ -16,3 +17,12 @@ def identifiers_of(workspace: Workspace) -> set[str]:
     files = {case.image for case in inventory.cases}
     slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
     return names | {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
+
+
+def identifiers_around(release: Path) -> set[str]:
+    """The same, of the study in whose folder a release lies; empty where it lies elsewhere."""
+    folder = release.absolute().parents[1]
+    if not (folder / "study.yaml").is_file():
+        return set()
+    workspace = Workspace.open(folder)
+    return identifiers_of(workspace) if workspace.path("inventory").is_file() else set()

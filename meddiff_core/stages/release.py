@@ -1,7 +1,8 @@
 """Audited volumes to a release."""
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.generation.predictors import load_predictors
-from meddiff_core.models.plan import load_plan
+from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
@@ -31,11 +32,13 @@ from meddiff_core.stages.guidance import read_choice
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
-from meddiff_core.study import Study
+from meddiff_core.study import Study, shareable_settings
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
 
 PACKAGES = ("meddiff", "torch", "monai", "numpy", "zarr")
+PUBLIC_SECTIONS = ("cohort", "sampling", "screen", "audit")
+"""Of the study, in a release."""
 NO_PARENTS = ("inventory", "report", "release")
 """Artefacts whose digest a release does not name: they depend on where scans lie and how long things took."""
 REGENERATED = 3
@@ -45,7 +48,7 @@ REGENERATED = 3
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
     audit, _ = read_audit(workspace)
-    content, regenerated = _content(workspace, audit), list[str]()
+    content, regenerated = _content(workspace, audit, resources.device), list[str]()
     prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
     path = yield from build_release(
         content, workspace.path("release"), sorted(identifiers_of(workspace) | {str(workspace.folder)}), prove
@@ -75,9 +78,29 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
+def describe_environment(device: str, versions: Mapping[str, str]) -> str:
+    """Python, system, kind of device and packages: nothing that names a machine."""
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return ", ".join([python, f"device {device.partition(':')[0]}", *(f"{name} {versions[name]}" for name in versions)])
+
+
+def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
+    """Shapes of both networks, how they were trained, and the seed of split and trainings."""
+    parts = {
+        "autoencoder": (plan.autoencoder, plan.autoencoder_training, study.train.autoencoder),
+        "denoiser": (plan.denoiser, plan.denoiser_training, study.train.denoiser),
+    }
+    return {"seed": study.seed} | {
+        name: shape.model_dump(mode="json")
+        | {"steps": training.steps, "batch": training.batch, "learning_rate": config.learning_rate}
+        for name, (shape, training, config) in parts.items()
+    }
+
+
+def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
     study = workspace.study.model_copy(update={"sampling": workspace.sampling})
-    dataset = Dataset.open(workspace.folder)
+    dataset, plan = Dataset.open(workspace.folder), load_plan(workspace.path("plan"))
+    versions, settings = installed_versions(PACKAGES), shareable_settings(study)
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)
@@ -104,20 +127,26 @@ def _content(workspace: Workspace, audit: Audit) -> ReleaseContent:
         statements=audit.sentences,
         methods=describe_methods(
             study,
-            load_plan(workspace.path("plan")),
+            plan,
             dataset.sizes(),
             selection,
             read_choice(workspace),
             load_predictors(workspace.path("predictors")).conditions,
         ),
         parents={name: record.digest for name, record in workspace.records().items() if name not in NO_PARENTS},
-        study=study.model_dump(mode="json", include={"cohort", "sampling", "screen", "audit"}),
-        versions=installed_versions(PACKAGES),
+        study={name: settings[name] for name in PUBLIC_SECTIONS},
+        versions=versions,
         preset=_preset(audit, changed=bool(study.audit.gates)),
         counts=_counts(cohort, audit),
         selection=selection,
         shortfall=_shortfall(study.cohort.size, accepted, len(audit.flagged), cells, _limit(study, cohort)),
         cells=cells,
+        intended_use=study.release.intended_use,
+        not_intended_for=study.release.not_intended_for,
+        data_use=study.release.data_use,
+        code_repository=study.release.code_repository,
+        environment=study.release.environment or describe_environment(device, versions),
+        hyperparameters=describe_hyperparameters(study, plan),
     )
 
 

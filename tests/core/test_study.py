@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import Study, load_study, render_study
+from meddiff_core.study import Study, load_study, render_study, shareable_settings
 
 MINIMAL: dict[str, Any] = {"name": "knees", "data": {"images": "scans"}}
 
@@ -107,7 +107,9 @@ def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones(tmp_path: Path
         ("data.mask", "skull", "data.mask: must be 'none', 'label' or 'brain', is 'skull'"),
         ("data.images", None, "data.images: must be a valid string, is None"),
         ("name", "My Knees", "name: String must match pattern '^[a-z0-9][a-z0-9-]*$', is 'My Knees'"),
-        ("release.version", "1.0", r"release.version: String must match pattern '^\d+\.\d+\.\d+$', is '1.0'"),
+        ("release.version", "1.0", "release.version: must be a semantic version such as 1.0.0, is '1.0'"),
+        ("release.version", "01.0.0", "release.version: must be a semantic version such as 1.0.0, is '01.0.0'"),
+        ("release.data_use", ["GRU"], r"release.data_use.0: String must match pattern '^DUO:\d{7}$', is 'GRU'"),
         (
             "cohort.seed",
             "zero",
@@ -280,3 +282,20 @@ def test_a_setting_cannot_be_changed_after_it_was_read() -> None:
     study = Study.model_validate(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         study.seed = 3  # type: ignore[misc]
+
+
+def test_settings_that_may_leave_name_no_file_and_no_subject() -> None:
+    study = Study.model_validate(
+        {
+            "name": "knees",
+            "data": {
+                "images": "../Smith/scans", "labels": "../Smith/labels", "participants": "Smith.tsv",
+                "subject": "(?P<subject>Smith.*)", "same_subject": [["Smith-1", "Smith-2"]],
+            },
+            "cohort": {"like": None, "requests": "like-Smith.csv"},
+            "audit": {"extractor": "resnet10", "extractor_weights": "Smith.pt"},
+        }
+    )  # fmt: skip
+    assert "Smith" in str(study.model_dump())
+    assert "Smith" not in str(shareable_settings(study))
+    assert shareable_settings(study)["audit"]["extractor"] == "resnet10"

@@ -35,9 +35,9 @@ EASY = [
 """Gates that nothing fails which is measured of every cohort of these heads."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {
-        "images": "../scans/images",
-        "labels": "../scans/labels",
-        "participants": "../scans/participants.tsv",
+        "images": "../Zyxwquill ward/images",
+        "labels": "../Zyxwquill ward/labels",
+        "participants": "../Zyxwquill ward/participants.tsv",
         "label_groups": {"brain": [1], "ventricles": [2]},
         "covariates": {"age": "continuous", "sex": "categorical"},
         "mask": "label",
@@ -56,6 +56,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+CANARY = "Zyxwquill"
+"""A patient's name. Nothing that leaves a study may hold it."""
+HEADER_TEXTS = ("descrip", "aux_file", "db_name", "intent_name")
+"""Every text that a NIfTI header has."""
+SIDECAR = ("PatientName", "InstitutionName", "ImageComments", "SeriesDescription")
 IDS = [f"qx7-vombat-{number:02d}" for number in range(SUBJECTS)]
 """Nothing else is called so by chance."""
 
@@ -64,6 +69,12 @@ IDS = [f"qx7-vombat-{number:02d}" for number in range(SUBJECTS)]
 def subjects() -> list[str]:
     """Ids of the real subjects."""
     return IDS
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """The name that was planted in the scans."""
+    return CANARY
 
 
 @dataclass(frozen=True)
@@ -151,20 +162,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scans(site: Path) -> Path:
-    """Images, label maps and a table of covariates."""
+    """Images, label maps and a table of covariates, with a patient's name wherever a text has room."""
+    folder = site / f"{CANARY} ward"
     with FileLock(site / "scans.lock"):
-        if not (site / "scans" / "participants.tsv").exists():
-            _write_scans(site / "scans")
-    return site / "scans"
+        if not (folder / "participants.tsv").exists():
+            _write_scans(folder)
+    return folder
 
 
 def _write_scans(folder: Path) -> None:
-    rows = ["participant_id\tage\tsex"]
+    rows = [f"participant_id\tage\tsex\tsurname\t{CANARY} score"]
     for number, name in enumerate(IDS):
         image, label = _head(number)
         _save(folder / "images" / f"{name}.nii.gz", image)
         _save(folder / "labels" / f"{name}.nii.gz", label)
-        rows.append(f"{name}\t{20 + (7 * number) % SUBJECTS}\t{'MF'[number % 2]}")
+        (folder / "images" / f"{name}.json").write_text(json.dumps(dict.fromkeys(SIDECAR, CANARY)))
+        rows.append(f"{name}\t{20 + (7 * number) % SUBJECTS}\t{'MF'[number % 2]}\t{CANARY}\t{number}")
     (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
 
 
@@ -182,7 +195,11 @@ def _head(number: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 
 def _save(path: Path, array: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([10.0, 10.0, 10.0, 1.0])), path)
+    image = nibabel.Nifti1Image(array, np.diag([10.0, 10.0, 10.0, 1.0]))
+    for name in HEADER_TEXTS:
+        image.header[name] = CANARY
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", CANARY.encode()))
+    nibabel.save(image, path)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A real name in a release is found wherever it hides, and chance is not taken for one."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.gates import GateResult
 from meddiff_core.evidence.section import Curve, Line, Table
-from meddiff_core.release.guard import find_leaks
+from meddiff_core.release.guard import _Index, _is_telling, _whole, find_leaks
 from meddiff_core.study import WaiverConfig
 
 SUBJECT = "IXI012-HH-1211"
@@ -151,3 +152,32 @@ def test_a_file_name_that_anyone_uses_is_no_leak(tmp_path: Path) -> None:
     pd.DataFrame({"note": ["image of the brain", "T1 and CT"]}).to_parquet(tmp_path / "participants.parquet")
     (tmp_path / "README.md").write_text("Each image shows a brain. #a12 is blue, T1w the contrast.")
     assert find_leaks(tmp_path, ["image.nii.gz", "brain.nii.gz", "ct.nii.gz", "T1.nii.gz", "T1w.nii.gz", "a12"]) == []
+
+
+NAMES = st.lists(st.text(st.sampled_from("ab1 0-_/.é"), min_size=1, max_size=7), max_size=8, unique=True)
+
+
+@settings(deadline=None)
+@given(NAMES, st.text(st.sampled_from("ab1 0-_/.é#,"), max_size=40))
+def test_all_names_at_once_are_the_names_one_by_one(names: list[str], text: str) -> None:
+    one_by_one = {name for name in names if _whole(name).search(text)}
+    assert _Index.of(names).found_in(text) == one_by_one
+
+
+def test_twenty_thousand_names_cost_one_pass_over_each_file(tmp_path: Path) -> None:
+    """One by one they took a quarter of an hour for a cohort; here they would take a hundred times as long."""
+    names = [f"site-{n % 40:02d}/sub-{n:05d}_ses-1" for n in range(20_000)]
+    assert all(map(_is_telling, names))
+    text = " ".join(f"syn-{n:06d}-0 volume of site-{n % 40:02d} 0.{n}" for n in range(1000))
+    for number in range(40):
+        (tmp_path / f"{number}.md").write_text(text)
+    (tmp_path / "last.md").write_text(f"{text} {names[12_345]}.")
+    started = time.process_time()
+    assert find_leaks(tmp_path, names) == [f"last.md: a real name or id of {len(names[0])} characters"]
+    at_once = time.process_time() - started
+    patterns = [_whole(name) for name in names[:200]]
+    started = time.process_time()
+    for pattern in patterns:
+        assert pattern.search(text) is None
+    one_by_one = (time.process_time() - started) / len(patterns) * len(names) * 41
+    assert at_once < one_by_one / 10

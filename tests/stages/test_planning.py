@@ -16,6 +16,7 @@ from meddiff_core.diffusion import sizing
 from meddiff_core.diffusion.sizing import MOST_LATENTS_MEASURED, MOST_MEASURED, Cost, Way, infer_plan
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.plan import Plan
+from meddiff_core.stages.describe import describe_contract
 from meddiff_core.study import Study
 
 MEMORY_GB = 8.0
@@ -134,3 +135,9 @@ def test_a_plan_for_a_large_volume_times_steps_on_parts_of_it_alone(
     assert max(built["denoiser"]) <= MOST_LATENTS_MEASURED
     assert sum(map(len, built.values())) < 20
     assert "on a part of a volume" in plan.reasons["autoencoder_training"]
+
+
+def test_a_plan_that_masks_nothing_says_that_faces_stay() -> None:
+    contract, reasons = infer_contract(scans_of((158.0, 190.0, 158.0), (1.0,) * 3, "MR", 2), study_of(), "cpu")
+    (line,) = (text for text in describe_contract(contract, reasons) if text.startswith("mask"))
+    assert "Faces are not removed: heads that have theirs keep them" in line
