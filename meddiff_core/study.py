@@ -541,6 +541,9 @@ class ReleaseConfig(Config):
     """Whom to ask."""
     source: str = "not stated"
     """One public sentence on the real data, without anything that names a subject."""
+    signing_key: str | None = None
+    """File of the private key that signs releases, as `meddiff keygen` makes it. Relative to this file. Null: the key
+    in the environment variable MEDDIFF_SIGNING_KEY; without that, releases are not signed."""
 
 
 class RuntimeConfig(Config):
