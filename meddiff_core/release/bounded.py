@@ -81,7 +81,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def decompress(data: bytes, nbytes: int) -> bytes:
+def decompress(data: bytes, nbytes: int) -> bytearray:
     """The content of one zstd frame with checksum that says of itself that it holds `nbytes` bytes.
 
     Raises:
@@ -90,12 +90,11 @@ def decompress(data: bytes, nbytes: int) -> bytes:
     claimed = frame_size(data)
     if claimed != nbytes:
         raise IntegrityError(f"must hold {nbytes} bytes, says that it holds {claimed}")
+    content = bytearray(nbytes)
     try:
-        content = bytes(Zstd(checksum=True).decode(data))
+        Zstd().decode(data, out=content)
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"cannot be decompressed: {describe_error(error)}") from error
-    if len(content) != nbytes:
-        raise IntegrityError(f"must hold {nbytes} bytes, holds {len(content)}")
     return content
 
 

@@ -1,5 +1,6 @@
 """Synthetic heads, made by formulas, and the content of a release of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from meddiff_core.evidence.metrics import Metric, metric_of
 from meddiff_core.evidence.registry import spec_of
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
+from meddiff_core.release.manifest import list_files
 
 
 class Heads:
@@ -236,6 +238,18 @@ def build(finish: Any) -> Any:
     return lambda content, releases, identifiers=(), signer=None: finish(
         build_release(content, releases, identifiers, signer=signer)
     )
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Any:
+    """(folder) hashes every file again: what somebody does who edits one and wants the manifest to agree."""
+
+    def seal(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"] = {name: entry.model_dump() for name, entry in list_files(folder).items()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return seal
 
 
 @pytest.fixture(scope="session")
