@@ -216,7 +216,7 @@ def verify(
 
     share, seed = share_of(sample) if sample else float(deep), randbits(32) if seed is None else seed
     depth = Depth(share, seed, read_public_key(key) if key else None)
-    with speaking(console_for(quiet=quiet)):
+    with speaking(console_for(quiet=quiet or not (share or sys.stderr.isatty()))):
         found = show(check_release(release, depth))
     if found.faults:
         _print_faults(found.faults)

@@ -224,8 +224,8 @@ def _check_copies(documents: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         within = f"{group}/" if group else ""
         known = {path.removeprefix(within): own for path, own in documents.items() if path != group and
                  path.startswith(within)}  # fmt: skip
-        found = copies.get("metadata") if isinstance(copies, dict) else None
-        if not isinstance(found, dict) or copies.get("kind") != "inline":
+        found = copies.get("metadata") if isinstance(copies, dict) and copies.get("kind") == "inline" else None
+        if not isinstance(found, dict):
             yield f"{COHORT}/{within}{DOCUMENT}: must have consolidated metadata, has none that can be read"
             continue
         for path in sorted(known.keys() ^ found.keys()):
