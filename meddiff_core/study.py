@@ -545,6 +545,13 @@ class ReleaseConfig(Config):
     """File of the private key that signs releases, as `meddiff keygen` makes it. Relative to this file. Null: the key
     in the environment variable MEDDIFF_SIGNING_KEY; without that, releases are not signed."""
 
+    @field_validator("signing_key")
+    @classmethod
+    def _is_no_key(cls, path: str | None) -> str | None:
+        if path and ("PRIVATE KEY" in path or "\n" in path):  # a study is logged and shared; the value is not repeated
+            raise ValueError("must be the file of a key, is a key itself: take it out of the study, and make another")
+        return path
+
 
 class RuntimeConfig(Config):
     """Where it runs. Dask and its workers change no result, and processes only the last digits of trained weights. The

@@ -113,7 +113,11 @@ def _read_plain(path: Path, texts: list[str]) -> pd.DataFrame:
         name = table.column_names[position]
         if pa.types.is_dictionary(column.type) and column.type.value_type in (pa.string(), pa.large_string()):
             table = table.set_column(position, name, _repeat(column, name, path.name))
-        elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or column.type == pa.bool_()):
+        elif not (
+            pa.types.is_integer(column.type)
+            or pa.types.is_floating(column.type)
+            or column.type in (pa.bool_(), pa.null())  # null: text of which none is known
+        ):
             raise IntegrityError(f"{path.name}: column {name} must hold numbers, truths or text, holds {column.type}")
     frame: pd.DataFrame = table.to_pandas()
     return frame

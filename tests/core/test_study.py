@@ -280,3 +280,11 @@ def test_a_setting_cannot_be_changed_after_it_was_read() -> None:
     study = Study.model_validate(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         study.seed = 3  # type: ignore[misc]
+
+
+def test_a_private_key_in_the_study_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(ConfigurationError) as refused:
+        load_study(save(tmp_path, ("release.signing_key", pem)))
+    assert str(refused.value).startswith("release.signing_key: must be the file of a key, is a key itself")
+    assert "MC4CAQAwBQYDK2VwBCIEI" not in str(refused.value)

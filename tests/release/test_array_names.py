@@ -70,6 +70,11 @@ def test_a_release_keeps_every_name_that_people_gave(content: Any, build: Any, t
         np.testing.assert_array_equal(arrays[name][:], wanted)
 
 
+def test_a_covariate_that_is_known_for_no_volume_is_released(content: Any, build: Any, tmp_path: Path) -> None:
+    table = content.table.assign(sex=None, age=np.nan, extrapolated=[True, False, True])
+    assert verify_release(build(replace(content, table=table), tmp_path), Depth(1)) == []
+
+
 @pytest.mark.parametrize(
     ("name", "group", "why"),
     [
