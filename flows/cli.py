@@ -1,7 +1,7 @@
 """The `meddiff` command. It imports nothing heavy until a subcommand needs it, so that `--help` is instant."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 StudyPath = Annotated[Path, typer.Argument(help="The study.yaml of a study, or its folder.", show_default=False)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the engines log, and whole tracebacks.")]
+MOST_FAULTS = 50
+"""Lines on faults of a release."""
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")]
 
 
@@ -190,14 +192,62 @@ def tune_solver(
 
 
 @app.command()
-def verify(release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]) -> None:
-    """Re-hash every file of a release and check its schema."""
-    from meddiff_core.release.verify import verify_release
+def verify(
+    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every volume, and measure it again.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Public key of who must have signed it.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Decode so many of the volumes only, such as 5%.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Which volumes --sample takes; chosen if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check that a release is whole, unaltered and consistent.
 
-    if faults := verify_release(release):
-        print("\n".join(faults), file=sys.stderr)
+    Always: every file against its hash, metadata against each other and the
+    contract, the tables against each other and the store, the signature if there
+    is one. With --deep also every volume: its smaller copy, label values, the
+    volumes in mm3 that its row gives.
+    """
+    from secrets import randbits
+
+    from meddiff_core.release.signing import read_public_key
+    from meddiff_core.release.verify import Depth, check_release
+    from meddiff_core.release.volume_checks import share_of
+    from tasks.progress import console_for, show, speaking
+
+    share, seed = share_of(sample) if sample else float(deep), randbits(32) if seed is None else seed
+    depth = Depth(share, seed, read_public_key(key) if key else None)
+    with speaking(console_for(quiet=quiet or not (share or sys.stderr.isatty()))):
+        found = show(check_release(release, depth))
+    if found.faults:
+        _print_faults(found.faults)
         raise typer.Exit(1)
     print(f"{release}: every file is as it was released")
+    if found.decoded:
+        which = f", chosen by --seed {seed}" if share < 1 else ""
+        print(f"volumes    {found.decoded} of {found.samples} decoded and measured again{which}")
+    print(f"signature  {found.signature}")
+
+
+def _print_faults(faults: Sequence[str]) -> None:
+    """The first faults of a release, and how many more there are."""
+    print("\n".join(faults[:MOST_FAULTS]), file=sys.stderr)
+    if len(faults) > MOST_FAULTS:
+        print(f"and {len(faults) - MOST_FAULTS} more", file=sys.stderr)
+
+
+@app.command()
+def keygen(folder: Annotated[Path, typer.Argument(help="Folder to write the keys to.", show_default=False)]) -> None:
+    """Make a pair of keys to sign releases with.
+
+    Name the private key in study.yaml as release.signing_key, or put its text into
+    MEDDIFF_SIGNING_KEY. Give the public key, or its fingerprint, to those who
+    receive releases, by another way than the release itself.
+    """
+    from meddiff_core.release.signing import fingerprint, generate_keys, read_public_key
+
+    private, public = generate_keys(folder)
+    print(f"private  {private} (keep it; whoever has it signs in your name)\npublic   {public}")
+    print(f"fingerprint {fingerprint(read_public_key(public))}")
 
 
 @app.command()

@@ -19,6 +19,10 @@ Condition = dict[str, ConditionValue]
 """Value per condition name."""
 
 
+RELEASED_COLUMNS = frozenset({"participant_id", "sample_id", "seed", "sampling_batch", "extrapolated"})
+"""Columns that a release has of its own, whatever the conditions are called."""
+
+
 def along_each_axis(given: Any) -> Any:
     """One number as three equal ones, for i, j, k; anything else as it is."""
     return (given,) * 3 if isinstance(given, int | float) else given
@@ -121,6 +125,25 @@ class Contract(Frozen):
     def voxel_mm3(self) -> float:
         """Volume of a voxel."""
         return math.prod(self.spacing_mm)
+
+    def name_conflicts(self) -> list[str]:
+        """Conditions whose names a release needs for something else, one line each with what to do; empty is good.
+
+        A table has a column a condition, `measured_NAME` where it asks for a volume, and `GROUP_mm3` for other groups.
+        """
+        volumes = {spec.name: spec.group for spec in self.conditions if isinstance(spec, ContinuousCondition)}
+        taken = {f"{group}_mm3": f"the volume of {group}" for group in self.labels}
+        taken = {name: what for name, what in taken.items() if name != f"{volumes.get(name)}_mm3"}
+        taken |= {f"measured_{name}": f"what {name} measures" for name, group in volumes.items() if group}
+        taken |= dict.fromkeys(RELEASED_COLUMNS, "a column of its own")
+        names = [spec.name for spec in self.conditions]
+        conflicts = [
+            f"{name}: must have another name, a release calls {taken[name]} so; rename the column of the table"
+            for name in names
+            if name in taken
+        ]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        return conflicts + [f"{name}: must be the name of one condition" for name in twice]
 
     def differences(self, other: "Contract") -> list[str]:
         """What differs, one `field: this, not that` each; empty when both are the same."""

@@ -571,6 +571,16 @@ class ReleaseConfig(Config):
     environment: str | None = None
     """What the volumes were made with. Null: the versions of Python and packages, the kind of system and of device,
     without the name of a machine."""
+    signing_key: str | None = None
+    """File of the private key that signs releases, as `meddiff keygen` makes it. Relative to this file. Null: the key
+    in the environment variable MEDDIFF_SIGNING_KEY; without that, releases are not signed."""
+
+    @field_validator("signing_key")
+    @classmethod
+    def _is_no_key(cls, path: str | None) -> str | None:
+        if path and ("PRIVATE KEY" in path or "\n" in path):  # a study is logged and shared; the value is not repeated
+            raise ValueError("must be the file of a key, is a key itself: take it out of the study, and make another")
+        return path
 
 
 class RuntimeConfig(Config):

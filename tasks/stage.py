@@ -3,6 +3,7 @@
 What is made, and how, is the core's. Here each artefact becomes a task, and its record a node of the lineage.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ from tasks.tracking import (
 from tasks.work import RETRIES, run_as_task
 
 MODELS = ("autoencoder", "denoiser")
+SIGNING_KEY = "MEDDIFF_SIGNING_KEY"
 TRIED_ONCE = (*MODELS, "release")
 """A training has its own ways to recover; a release is refused or it is there."""
 
@@ -92,7 +94,7 @@ def work_on(workspace: Workspace, name: str, work: Callable[[Resources], Work[Ma
 def resources_of(workspace: Workspace, mapper: Mapper) -> Resources:
     """What this machine and the engines lend to the study."""
     device = choose_device(workspace.study.runtime.device)
-    return Resources(device, mapper, fit=fit_in_processes)
+    return Resources(device, mapper, fit=fit_in_processes, signing_key=os.environ.get(SIGNING_KEY))
 
 
 def fit_in_processes(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:

@@ -34,7 +34,8 @@ def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple
     """The contract that fits the scans of a fingerprint (see `training_part`), and one sentence of reason per field.
 
     Raises:
-        ConfigurationError: a size that the networks cannot halve, or scans of both MR and CT.
+        ConfigurationError: a size that the networks cannot halve, scans of both MR and CT, or a condition whose name a
+            release needs for something else.
     """
     train = fingerprint.cases
     spacing, size, why = choose_grid(train, study, device)
@@ -44,6 +45,8 @@ def infer_contract(fingerprint: Fingerprint, study: Study, device: str) -> tuple
     contract = Contract(
         spacing_mm=spacing, size=size, intensity=intensity, mask=study.data.mask, labels=labels, conditions=conditions
     )
+    if conflicts := contract.name_conflicts():
+        raise ConfigurationError(f"data.covariates.{conflicts[0]}")
     mask = {
         "none": "Every voxel is kept. Faces are not removed: heads that have theirs keep them, and the card says so.",
         "label": "Voxels outside the label map are 0.",

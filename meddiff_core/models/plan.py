@@ -92,6 +92,8 @@ def load_plan(path: Path) -> Plan:
 
 def check_plan(plan: Plan) -> None:
     """Refuse, with ConfigurationError, decisions that do not go together."""
+    if conflicts := plan.contract.name_conflicts():
+        raise ConfigurationError(f"plan.json contract.conditions: {'; '.join(conflicts)}")
     factors, size = plan.autoencoder.downsampling, plan.contract.size
     if any(side % factor for side, factor in zip(size, factors, strict=True)):
         factor = factors[0] if len(set(factors)) == 1 else factors

@@ -5,7 +5,7 @@ random id goes in. Before the move the folder is searched for real names, and re
 """
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from meddiff_core.artefacts import write_json, write_text, writing_folder
@@ -21,6 +21,7 @@ from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.records import write_evidence
 from meddiff_core.release.report import render_card, render_report
+from meddiff_core.release.signing import Signer, check_signature, sign_manifest
 from meddiff_core.release.verify import verify_release
 from meddiff_core.types import Progress
 
@@ -37,6 +38,7 @@ def build_release(
     releases: Path,
     identifiers: Iterable[str] = (),
     prove: Callable[[Path], list[str]] = _nothing,
+    signer: Signer | None = None,
 ) -> Generator[Progress, None, Path]:
     """Write `releases/<name>-<version>/` and return it; the very same release, whole, is left as it is.
 
@@ -45,6 +47,7 @@ def build_release(
         releases: Folder of all releases of the study.
         identifiers: Subject ids, case names, file names and paths of the real scans: none may occur in any file.
         prove: Looks at the written folder before it is published, and says what is wrong with it.
+        signer: Signs the manifest; without one the release is not signed, and its card says so.
 
     Raises:
         ConfigurationError: that version exists with other content, as a release is never overwritten; or its number
@@ -53,23 +56,27 @@ def build_release(
         IntegrityError: a real name was found in it, or it does not hold together. Nothing is published.
     """
     check_content(content)
+    content = replace(content, signed_by=signer.key_id if signer else None)
     final = releases / content.folder
     if final.exists():
-        if _is_same(content, final):
+        if _is_same(content, final, signer):
             return final
         raise ConfigurationError(f"release.version: must be new, {content.version} exists")
     changes = yield from changes_of(content, releases)
     with writing_folder(final) as partial:
         yield from _write(content, partial, changes)
+        if signer:
+            sign_manifest(partial, read_manifest(partial), signer)
         _refuse_faults(partial, identifiers, prove)
     return final
 
 
-def _is_same(content: ReleaseContent, folder: Path) -> bool:
+def _is_same(content: ReleaseContent, folder: Path, signer: Signer | None) -> bool:
     """Whether a release that exists is whole and of this content: its maker may have been killed right after."""
     try:
-        card = (folder / CARD).read_text()
-        return card == render_card(content) and read_manifest(folder) == _manifest(content, folder)
+        card, manifest = (folder / CARD).read_text(), read_manifest(folder)
+        vouched = check_signature(folder, manifest, signer.public_key if signer else None)
+        return card == render_card(content) and manifest == _manifest(content, folder) and not vouched.faults
     except (OSError, IntegrityError):
         return False
 

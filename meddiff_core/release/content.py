@@ -88,6 +88,9 @@ class ReleaseContent:
     shortfall: str | None = None
     """Why the cohort is smaller than, or differs from, the one that was asked for."""
 
+    signed_by: str | None = None
+    """Fingerprint of the key that signs the manifest."""
+
     @property
     def folder(self) -> str:
         """Name of the folder of the release."""

@@ -1,7 +1,7 @@
 """The list of what a release holds: each file's size and SHA-256, and where it all came from.
 
-With it a recipient can distinguish a complete, unaltered release from one that lost a chunk on the way. It says
-nothing about who wrote it: compare the digest of the manifest itself with the one its maker gave you.
+With it a recipient can distinguish a complete, unaltered release from one that lost a chunk on the way. Who wrote it,
+only the signature beside it says (see signing.py), or the digest of the manifest as its maker gave it to you.
 """
 
 from pathlib import Path, PurePosixPath
@@ -12,10 +12,16 @@ from pydantic import AfterValidator, Field, ValidationError
 from meddiff_core.artefacts import digest_file
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
+from meddiff_core.release.bounded import read_bounded
 
 MANIFEST = "manifest.json"
 TOMBSTONE = "TOMBSTONE.md"
 """What stays beside the manifest of a release that was withdrawn: why."""
+SIGNATURE = "manifest.dsse.json"
+"""The signature over the manifest; like the manifest itself it is not listed."""
+MOST_BYTES = 256 << 20
+"""Bytes of a manifest; that of 100,000 volumes has 65 MB."""
+MOST_SHOWN = 5
 FORMAT: Final = "meddiff-release/1"
 
 
@@ -65,9 +71,9 @@ class Manifest(Frozen):
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Size and digest of every file of a release but the manifest, sorted by path."""
+    """Size and digest of every file of a release but the manifest and its signature, sorted by path."""
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {path: describe_file(folder / path) for path in paths if path != MANIFEST}
+    return {path: describe_file(folder / path) for path in paths if path not in (MANIFEST, SIGNATURE)}
 
 
 def describe_file(path: Path) -> FileEntry:
@@ -86,8 +92,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise IntegrityError(f"{folder.name} was withdrawn, its {TOMBSTONE} says why")
     if not path.is_file():
         raise IntegrityError(f"{folder.name} must be a release, a folder with {MANIFEST}; there is none")
+    raw = read_bounded(path, MOST_BYTES)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()]
-        raise IntegrityError(f"{MANIFEST} must follow {FORMAT}: {'; '.join(faults)}") from error
+        found = error.errors(include_url=False, include_input=False)
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in found[:MOST_SHOWN]]
+        more = f"; and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+        raise IntegrityError(f"{MANIFEST} must follow {FORMAT}: {'; '.join(faults)}{more}") from error

@@ -5,7 +5,6 @@ one request and a flipped bit is an error. The smaller copy for viewers lies in 
 sizes side by side would keep xarray from opening the store. Axes are (sample, z, y, x) at this edge only.
 """
 
-import re
 import warnings
 from collections.abc import Generator
 from pathlib import Path
@@ -21,6 +20,7 @@ from zarr.errors import ZarrUserWarning
 from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.data.store import create_store, create_volumes
 from meddiff_core.errors import IntegrityError
+from meddiff_core.release.array_names import array_names
 from meddiff_core.release.colours import label_colours
 from meddiff_core.types import LabelArray, Progress, StoredArray, Volumes
 
@@ -32,7 +32,6 @@ MR_RANGE = 1000
 LEVEL = 5
 """Level of zstd: a release is written once and read often."""
 Factors = tuple[int, int, int]
-RESERVED = frozenset({"image", "pyramid", "labels", *AXES})
 
 
 def affine_of(contract: Contract) -> NDArray[np.float64]:
@@ -95,8 +94,8 @@ def write_cohort(
     """Write the whole store; yields after each volume. `table` is the public one."""
     root = create_store(path, _root_attributes(contract, title))
     _write_coordinates(root, contract)
-    for column in table.columns:
-        _write_column(root, table[column])
+    for column, name in array_names(map(str, table.columns)).items():
+        _write_column(root, name, table[column])
     arrays = _create_arrays(root, len(volumes), contract)
     for index in range(len(volumes)):
         _write_sample(arrays, index, volumes, contract)
@@ -172,19 +171,12 @@ def _write_coordinates(root: zarr.Group, contract: Contract) -> None:
         _write_line(root, name, positions, name, {"units": "mm", "long_name": f"RAS {name} of the voxel's middle"})
 
 
-def _write_column(root: zarr.Group, column: "pd.Series[Any]") -> None:
-    name = str(column.name)
+def _write_column(root: zarr.Group, name: str, column: "pd.Series[Any]") -> None:
     if pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy()
     else:
         values = column.astype(object).where(column.notna(), "n/a").astype(str).to_numpy(dtype=object)
-    _write_line(root, array_name(name), values, "sample", {"column": name})
-
-
-def array_name(column: str) -> str:
-    """What a column of the table is called in the store: its own name, if zarr and the layout leave it free."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", column).lstrip("_.") or "column"
-    return f"{name}_" if name in RESERVED else name
+    _write_line(root, name, values, "sample", {"column": str(column.name)})
 
 
 def _write_line(root: zarr.Group, name: str, values: NDArray[Any], dimension: str, attributes: dict[str, Any]) -> None:

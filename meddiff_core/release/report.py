@@ -67,7 +67,8 @@ def render_report(content: ReleaseContent) -> str:
 def render_card(content: ReleaseContent) -> str:
     """README.md: the data set card."""
     privacy = privacy_summary(content.gates, content.metrics)
-    return render("README.md.j2", **_shared(content), folder=content.folder, privacy=privacy)
+    signed = wording.SIGNED.format(key=content.signed_by) if content.signed_by else wording.NOT_SIGNED
+    return render("README.md.j2", **_shared(content), folder=content.folder, privacy=privacy, signed=signed)
 
 
 def _shared(content: ReleaseContent) -> dict[str, Any]:

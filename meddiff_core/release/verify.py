@@ -1,114 +1,173 @@
-"""Whether a release is what its manifest says: complete, unaltered, and consistent in itself.
+"""Whether a release is what its manifest says: complete, unaltered, consistent in itself, and vouched for.
 
-A checksum alone does not show that a table lost a row before it was hashed, or that an array has no chunk
-where zarr would read zeros; so the parts are also held against each other.
+A checksum alone does not show that a table lost a row before it was hashed, or that an array has no chunk where zarr
+would read zeros; so the parts are also held against each other. Each check stands on those before it: nothing is
+decoded whose size was not compared, and whatever a forged release holds, what comes back is lines of text.
 """
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import os
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
-import zarr
-from zarr.codecs import ZstdCodec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from meddiff_core.data.store import chunk_path
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.manifest import MANIFEST, Manifest, describe_file, read_manifest
-from meddiff_core.release.ome import COHORT, array_name
-from meddiff_core.release.participants_table import IDENTIFIER, TABLE, TEXT
+from meddiff_core.release.bounded import describe_error, one_line
+from meddiff_core.release.layout import Layout, read_layout
+from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest, describe_file, read_manifest
+from meddiff_core.release.ome import COHORT
+from meddiff_core.release.parquet_bounds import read_table
+from meddiff_core.release.participants_table import TABLE
+from meddiff_core.release.signing import check_signature
+from meddiff_core.release.table_agreement import check_columns, check_croissant, check_tables
+from meddiff_core.release.volume_checks import check_volumes, choose_volumes
+from meddiff_core.types import Progress
+
+EVERY = 256
+"""Small files are hashed in the time that a line of progress takes, so so many of them are one step."""
 
 
-def verify_release(path: Path) -> list[str]:
+@dataclass(frozen=True)
+class Depth:
+    """How far to look."""
+
+    volumes: float = 0.0
+    """Share of the volumes to decode; 0 decodes none."""
+    seed: int = 0
+    """Which volumes a share smaller than 1 takes."""
+    key: Ed25519PublicKey | None = None
+    """Who must have signed it."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was looked at, and what is wrong."""
+
+    faults: tuple[str, ...]
+    """One line each; empty when nothing is wrong."""
+    signature: str = ""
+    """Who vouches for the release."""
+    decoded: int = 0
+    """Volumes that were decoded and compared."""
+    samples: int = 0
+    """Volumes that there are."""
+
+
+def verify_release(path: Path, depth: Depth | None = None) -> list[str]:
     """What is wrong with a release, one line each; empty when nothing is."""
+    work = check_release(path, depth or Depth())
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Findings = end.value
+            return list(found.faults)
+
+
+def check_release(path: Path, depth: Depth) -> Generator[Progress, None, Findings]:
+    """Look at a release as far as wanted; yields how far it is, and never raises for what the release holds."""
     try:
         manifest = read_manifest(path)
     except IntegrityError as error:
+        return Findings((one_line(str(error)),))
+    vouched = check_signature(path, manifest, depth.key)
+    faults = [*vouched.faults, *(yield from _check_files(path, manifest))]
+    chosen: list[int] = []
+    if not faults:
+        layout, table, faults = _check_metadata(path, manifest)
+        if layout and table is not None and not faults and depth.volumes:
+            chosen = choose_volumes(manifest.samples, depth.volumes, depth.seed)
+            faults = yield from check_volumes(layout, table, chosen)
+    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples)
+
+
+def _check_metadata(path: Path, manifest: Manifest) -> tuple[Layout | None, pd.DataFrame | None, list[str]]:
+    """What can be compared without decoding a volume."""
+    layouts: list[Layout] = []
+    tables: list[pd.DataFrame] = []
+
+    def look_at_store() -> Iterable[str]:
+        layout, faults = read_layout(path / COHORT, manifest)
+        layouts.extend([layout] if layout else [])
+        return faults
+
+    def look_at_table() -> Iterable[str]:
+        tables.append(read_table(path / TABLE, manifest.samples))
+        return check_tables(path, tables[0])
+
+    faults = _safely(COHORT, look_at_store)
+    if not faults:  # only then is the number of rows known to be no larger than that of files
+        faults = _safely("participants", look_at_table) + _safely(
+            "croissant.json", partial(check_croissant, path, manifest)
+        )
+    if not faults:
+        faults = _safely(COHORT, partial(check_columns, layouts[0], tables[0]))
+    return next(iter(layouts), None), next(iter(tables), None), faults
+
+
+def _safely(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
+    """The faults that a check finds; a file made to break it is a fault as well."""
+    try:
+        return [*check()]
+    except IntegrityError as error:
         return [str(error)]
-    faults = [*_check_files(path, manifest)]
-    return faults or [*_check_tables(path, manifest), *_check_arrays(path / COHORT, manifest)]
+    except Exception as error:  # each library raises its own
+        return [f"{what}: cannot be read: {describe_error(error)}"]
 
 
-def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
-    for name in sorted(manifest.files.keys() - found.keys()):
-        yield f"{name}: missing"
-    for name in sorted(found.keys() - manifest.files.keys() - {MANIFEST}):
-        yield f"{name}: not in the manifest"
-    for name, path in found.items():
-        if path.is_symlink():
-            yield f"{name}: must be a file, is a link"
-        elif (expected := manifest.files.get(name)) and describe_file(path) != expected:
-            yield f"{name}: altered, it is not the file in the manifest"
-
-
-def _check_tables(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _check_files(folder: Path, manifest: Manifest) -> Generator[Progress, None, list[str]]:
+    """Whether the folder holds the files of the manifest, and only those."""
     try:
-        table = pd.read_parquet(folder / TABLE)
-        text = pd.read_csv(folder / TEXT, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        yield f"participants: both tables must be readable: {type(error).__name__}"
-        return
-    for name, rows in ((TABLE, len(table)), (TEXT, len(text))):
-        if rows != manifest.samples:
-            yield f"{name}: must have {manifest.samples} rows, has {rows}"
-    if list(table.columns) != list(text.columns) or IDENTIFIER not in table:
-        yield f"{TEXT}: must have the columns of {TABLE}, {IDENTIFIER} among them"
-    elif list(table[IDENTIFIER]) != list(text[IDENTIFIER]):
-        yield f"{TEXT}: {IDENTIFIER} must be that of {TABLE}"
+        kinds = dict(_walk(folder))
+    except OSError as error:
+        return [f"the folder cannot be read: {describe_error(error)}"]
+    files = {name for name, kind in kinds.items() if kind == "file"}
+    missing = manifest.files.keys() - kinds.keys()
+    faults = [f"{name}: missing" for name in sorted(missing)]
+    for emptied in kinds.keys() & {str(parent) for name in missing for parent in PurePosixPath(name).parents}:
+        del kinds[emptied]  # what it held is missing, and was said to be
+    extra = kinds.keys() - manifest.files.keys() - {MANIFEST, SIGNATURE}
+    faults += [f"{name}: not in the manifest" for name in sorted(extra) if kinds[name] == "file"]
+    faults += [f"{name}: must be a file, is a {kind}" for name, kind in sorted(kinds.items()) if kind != "file"]
+    listed = sorted(files & manifest.files.keys())
+    for done, name in enumerate(listed, start=1):
+        if not _is_unaltered(folder / name, name, manifest):
+            faults.append(f"{name}: altered, it is not the file in the manifest")
+        if done % EVERY == 0 or done == len(listed):
+            yield Progress("checking files", done, len(listed))
+    return faults
 
 
-def _check_arrays(store: Path, manifest: Manifest) -> Iterator[str]:
+def _is_unaltered(path: Path, name: str, manifest: Manifest) -> bool:
     try:
-        root = zarr.open_group(store, mode="r", use_consolidated=False)
-        datasets = _datasets(store, "")
-        for name in _attributes(store / "labels")["ome"]["labels"] if (store / "labels").is_dir() else []:
-            datasets |= _datasets(store, f"labels/{name}/")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        yield f"{COHORT}: must be an OME-Zarr with multiscales: {type(error).__name__}"
-        return
-    for name, axes in datasets.items():
-        yield from _check_volumes(root, name, axes, manifest.samples)
-    yield from _check_columns(root, store.parent, manifest.samples)
+        expected = manifest.files[name]
+        return path.stat().st_size == expected.bytes and describe_file(path) == expected
+    except OSError:
+        return False
 
 
-def _attributes(group: Path) -> dict[str, Any]:
-    return dict(json.loads((group / "zarr.json").read_bytes())["attributes"])
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """Path and kind of everything in a folder that is no folder with something in it."""
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
+        if not entries and inside:
+            yield inside, "folder with nothing in it"
+        for entry in entries:
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(name)
+            else:
+                yield name, _kind_of(entry.stat(follow_symlinks=False).st_mode)
 
 
-def _datasets(store: Path, prefix: str) -> dict[str, int]:
-    """Number of axes by path of each array that the metadata promise."""
-    scales = _attributes(store / prefix)["ome"]["multiscales"]
-    return {prefix + dataset["path"]: len(scale["axes"]) for scale in scales for dataset in scale["datasets"]}
-
-
-def _check_volumes(root: zarr.Group, name: str, axes: int, samples: int) -> Iterator[str]:
-    array = root.get(name)
-    if not isinstance(array, zarr.Array):
-        yield f"{COHORT}/{name}: the array is missing"
-        return
-    if array.ndim != axes or array.shape[0] != samples or array.chunks != (1, *array.shape[1:]):
-        found = f"shape {array.shape} in chunks of {array.chunks}"
-        yield f"{COHORT}/{name}: must hold {samples} volumes of one chunk each, has {found}"
-        return
-    if not _is_checksummed(array):
-        yield f"{COHORT}/{name}: must be stored as zstd with checksum"
-    for index in range(samples):
-        if not chunk_path(array, index).is_file():
-            yield f"{COHORT}/{name}: the chunk of volume {index} is missing"
-
-
-def _is_checksummed(array: zarr.Array[Any]) -> bool:
-    return any(isinstance(codec, ZstdCodec) and codec.checksum for codec in array.compressors)
-
-
-def _check_columns(root: zarr.Group, folder: Path, samples: int) -> Iterator[str]:
-    for column in pd.read_parquet(folder / TABLE).columns:
-        array = root.get(array_name(str(column)))
-        if not isinstance(array, zarr.Array) or array.shape != (samples,):
-            yield f"{COHORT}/{array_name(str(column))}: must hold the {samples} values of the column {column}"
+def _kind_of(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "file"
+    kinds = {stat.S_IFLNK: "link", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")

@@ -42,3 +42,9 @@ PLAIN_READING = """import zarr
 
 cohort = zarr.open_group("{folder}/cohort.ome.zarr", mode="r")
 volume = cohort["image"][0]  # (z, y, x)"""
+
+SIGNED = (
+    "`manifest.dsse.json` is an Ed25519 signature over `manifest.json`, and so over every file; "
+    "`meddiff verify . --key KEY` checks it with the public key whose fingerprint is `{key}`."
+)
+NOT_SIGNED = "This release is not signed: the hashes in `manifest.json` show damage, not who made it."

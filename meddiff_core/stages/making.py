@@ -34,6 +34,8 @@ class Resources:
     """Where cases and shards are worked on."""
     fit: Fit = fit_here
     """How a model is trained."""
+    signing_key: str | None = field(default=None, repr=False)
+    """Private key in PEM that signs releases, where the study names no file of one."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.release.participants_table import with_batches, with_candidates
 from meddiff_core.release.regenerate import choose_few, regenerate
+from meddiff_core.release.signing import Signer, parse_signer, read_signer
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.guidance import read_choice
@@ -47,16 +48,25 @@ REGENERATED = 3
 
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
+    signer = _signer(workspace, resources)
     audit, _ = read_audit(workspace)
     content, regenerated = _content(workspace, audit, resources.device), list[str]()
     prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
     path = yield from build_release(
-        content, workspace.path("release"), sorted(identifiers_of(workspace) | {str(workspace.folder)}), prove
+        content, workspace.path("release"), sorted(identifiers_of(workspace) | {str(workspace.folder)}), prove, signer
     )
     for line in regenerated:
         yield Message(f"regenerated {line}")
     summary = {"volumes": len(content.table), "folder": path.name}
     return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
+
+
+def _signer(workspace: Workspace, resources: Resources) -> Signer | None:
+    if path := workspace.study.release.signing_key:
+        return read_signer(workspace.folder / path)
+    if resources.signing_key:
+        return parse_signer(resources.signing_key.encode(), "MEDDIFF_SIGNING_KEY")
+    return None
 
 
 def _check_regenerated(release: Path, models: Path, device: str, lines: list[str]) -> list[str]:

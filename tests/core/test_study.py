@@ -299,3 +299,11 @@ def test_settings_that_may_leave_name_no_file_and_no_subject() -> None:
     assert "Smith" in str(study.model_dump())
     assert "Smith" not in str(shareable_settings(study))
     assert shareable_settings(study)["audit"]["extractor"] == "resnet10"
+
+
+def test_a_private_key_in_the_study_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(ConfigurationError) as refused:
+        load_study(save(tmp_path, ("release.signing_key", pem)))
+    assert str(refused.value).startswith("release.signing_key: must be the file of a key, is a key itself")
+    assert "MC4CAQAwBQYDK2VwBCIEI" not in str(refused.value)

@@ -49,6 +49,24 @@ def test_a_name_that_cases_parquet_has_is_ignored_or_refused() -> None:
         covariate_kinds(DataConfig(images="x", covariates={"side": "categorical"}), table)
 
 
+@pytest.mark.parametrize("name", ["seed", "participant_id", "sampling_batch", "extrapolated", "a\tb", "a" * 101])
+def test_a_name_that_no_release_can_hold_is_ignored_or_refused(name: str) -> None:
+    """Before anything is trained, and with what to do."""
+    table = pd.DataFrame({name: ["1", "2", "3"] * 20}, dtype=str)
+    assert covariate_kinds(INFER, table) == {}
+    if name != "participant_id":  # whose cells are ids, never covariates
+        (note,) = ignored_columns(INFER, table)
+        assert "another name in the table makes it a covariate" in note.reason
+    with pytest.raises(ConfigurationError, match=r"must have another name, .*; rename it in the table"):
+        covariate_kinds(DataConfig(images="x", covariates={name: "continuous"}), table)
+
+
+@pytest.mark.parametrize("name", ["年齢", "a b", "image of the day", "labels", "Größe", "x", "c"])
+def test_a_name_in_any_script_is_a_covariate(name: str) -> None:
+    table = pd.DataFrame({name: ["1.5", "2.5", "3.5"] * 20}, dtype=str)
+    assert covariate_kinds(INFER, table) == {name: "continuous"}
+
+
 def test_missing_cells_are_none_and_a_word_in_a_number_is_named() -> None:
     kinds = {"age": "continuous", "sex": "categorical", "v": "volume of left"}
     assert covariates_of({"age": "NaN", "sex": "n/a"}, kinds) == {"age": None, "sex": None}

@@ -9,6 +9,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from meddiff_core.release.manifest import read_manifest
+from meddiff_core.release.signing import read_signer, sign_manifest
 from meddiff_core.stages.lock import locked
 
 Run = Callable[..., Any]
@@ -59,7 +61,33 @@ def release(tmp_path: Path) -> Path:
 def test_a_release_as_it_was_released_is_confirmed(meddiff: Run, release: Path) -> None:
     done = meddiff("verify", release)
     assert (done.status, done.err) == (0, "")
-    assert done.out == f"{release}: every file is as it was released\n"
+    said, signature = done.out.splitlines()
+    assert said == f"{release}: every file is as it was released"
+    assert signature == "signature  not signed: hashes show damage, not who made it"
+
+
+def test_what_a_deep_check_finds_is_said(meddiff: Run, release: Path) -> None:
+    """The first version's test data gave volumes in mm3 that nothing measured."""
+    done = meddiff("verify", release, "--sample", "50%", "--seed", "1")
+    assert (done.status, done.out) == (1, "")
+    progress, *faults = done.err.splitlines()
+    assert progress == "checking files: 42 of 42"
+    assert [fault.split(":")[0] for fault in faults[1:]] == ["cortex_mm3", "measured_ventricles"]
+    assert meddiff("verify", release, "--sample", "5 percent").status == 2
+
+
+def test_a_key_pair_signs_and_checks(meddiff: Run, release: Path, tmp_path: Path) -> None:
+    made = meddiff("keygen", tmp_path / "keys")
+    assert made.status == 0
+    assert "PRIVATE" not in made.out + made.err
+    private, public = tmp_path / "keys" / "meddiff-release.key", tmp_path / "keys" / "meddiff-release.pub"
+    assert meddiff("verify", release, "--key", public).err.startswith("manifest.dsse.json: must be there for --key")
+    sign_manifest(release, read_manifest(release), read_signer(private))
+    done = meddiff("verify", release, "--key", public)
+    assert done.status == 0
+    assert done.out.splitlines()[-1] == f"signature  signed by the key {made.out.split()[-1]}"
+    assert meddiff("keygen", tmp_path / "keys").status == 2
+    assert meddiff("verify", release, "--key", private).status == 2
 
 
 def test_a_damaged_release_is_refused_with_the_files(meddiff: Run, release: Path) -> None:

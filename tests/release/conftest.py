@@ -1,5 +1,6 @@
 """Synthetic heads, made by formulas, and the content of a release of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from meddiff_core.evidence.metrics import Metric, metric_of
 from meddiff_core.evidence.registry import spec_of
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
+from meddiff_core.release.manifest import list_files
 
 
 class Heads:
@@ -73,16 +75,17 @@ def contract_of(size: tuple[int, int, int], modality: str = "MR", labelled: bool
     )
 
 
-def table_of(count: int, labelled: bool = True) -> pd.DataFrame:
-    rng = np.random.default_rng(7)
+def table_of(heads: Heads, contract: Contract) -> pd.DataFrame:
+    rng, count = np.random.default_rng(7), len(heads)
     table = pd.DataFrame({"sample_id": [f"head-{n:06d}" for n in range(count)], "seed": rng.integers(0, 2**31, count)})
-    if labelled:
-        asked = rng.uniform(8000, 52000, count).round(1)
+    if heads.labelled:
+        counts = np.array([np.bincount(heads.label(index).ravel(), minlength=4) for index in range(count)])
+        volumes = counts * contract.voxel_mm3
+        asked = (volumes[:, 3] * rng.normal(1, 0.08, count)).round(1)
         table["age"] = rng.uniform(20, 80, count).round(1)
         table["sex"] = rng.choice(["F", "M"], count)
         table["ventricles"] = asked
-        table["measured_ventricles"] = (asked * rng.normal(1, 0.08, count)).round(1)
-        table["cortex_mm3"] = rng.normal(620_000, 40_000, count).round(0)
+        table["measured_ventricles"], table["cortex_mm3"] = volumes[:, 3], volumes[:, 1]
     return table
 
 
@@ -168,6 +171,7 @@ def content_of(
     labelled: bool = True,
     **changes: Any,
 ) -> ReleaseContent:
+    heads, contract = Heads(count, size, labelled), contract_of(size, modality, labelled)
     content = ReleaseContent(
         title="Synthetic heads",
         name="heads",
@@ -175,9 +179,9 @@ def content_of(
         licence="CC BY 4.0",
         contact="data@example.org",
         source="Head scans of healthy adults from one public collection.",
-        contract=contract_of(size, modality, labelled),
-        volumes=Heads(count, size, labelled),
-        table=table_of(count, labelled),
+        contract=contract,
+        volumes=heads,
+        table=table_of(heads, contract),
         gates=gates(),
         metrics=metrics(),
         histograms=(
@@ -231,7 +235,21 @@ def make_content() -> Any:
 
 @pytest.fixture
 def build(finish: Any) -> Any:
-    return lambda content, releases, identifiers=(): finish(build_release(content, releases, identifiers))
+    return lambda content, releases, identifiers=(), signer=None: finish(
+        build_release(content, releases, identifiers, signer=signer)
+    )
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Any:
+    """(folder) hashes every file again: what somebody does who edits one and wants the manifest to agree."""
+
+    def seal(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"] = {name: entry.model_dump() for name, entry in list_files(folder).items()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return seal
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from meddiff_core.release.colours import label_colours
-from meddiff_core.release.ome import array_name, halve_image, halve_label
+from meddiff_core.release.ome import halve_image, halve_label
 
 
 @pytest.mark.parametrize(("modality", "labelled"), [("MR", True), ("CT", False)])
@@ -96,13 +96,6 @@ def test_a_smaller_label_map_takes_the_majority() -> None:
 @given(st.integers(-1000, 1000), st.tuples(*[st.integers(1, 5)] * 3))
 def test_a_smaller_image_keeps_a_constant(value: int, shape: tuple[int, int, int]) -> None:
     assert np.unique(halve_image(np.full(shape, value, np.int16))).tolist() == [value]
-
-
-@pytest.mark.parametrize(
-    ("column", "name"), [("age", "age"), ("image", "image_"), ("a/b", "a_b"), ("../sex", "sex"), ("z", "z_")]
-)
-def test_a_column_never_leaves_the_store_nor_hides_the_image(column: str, name: str) -> None:
-    assert array_name(column) == name
 
 
 def test_no_two_labels_share_a_colour() -> None:

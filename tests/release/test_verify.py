@@ -1,7 +1,9 @@
 """Whatever happens to a release on its way, it is found."""
 
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,10 @@ def test_a_deleted_chunk_is_found(copy: Path) -> None:
 
 
 def test_a_deleted_chunk_is_found_though_the_manifest_agrees(copy: Path) -> None:
-    (copy / "cohort.ome.zarr/labels/structures/0/c/1/0/0/0").unlink()
+    chunk = copy / "cohort.ome.zarr/labels/structures/0/c/1/0/0/0"
+    chunk.unlink()
+    for folder in list(chunk.parents)[:3]:  # an empty folder is a fault of its own
+        folder.rmdir()
     seal_again(copy)
     assert verify_release(copy) == ["cohort.ome.zarr/labels/structures/0: the chunk of volume 1 is missing"]
 
@@ -110,6 +115,24 @@ def test_array_metadata_of_another_form_are_found(copy: Path) -> None:
     path.write_text(json.dumps(content))
     seal_again(copy)
     assert verify_release(copy) == ["cohort.ome.zarr: must be an OME-Zarr with multiscales: KeyError"]
+
+
+def test_what_is_no_file_is_found(copy: Path) -> None:
+    (copy / "empty" / "inside").mkdir(parents=True)
+    os.mkfifo(copy / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(copy / "ear"))  # its full path may be longer than a socket's may be
+        assert verify_release(copy) == [
+            "ear: must be a file, is a socket",
+            "empty/inside: must be a file, is a folder with nothing in it",
+            "pipe: must be a file, is a FIFO",
+        ]
+
+
+def test_a_fifo_in_place_of_a_file_is_not_waited_for(copy: Path) -> None:
+    (copy / "croissant.json").unlink()
+    os.mkfifo(copy / "croissant.json")
+    assert verify_release(copy) == ["croissant.json: must be a file, is a FIFO"]
 
 
 def test_a_folder_that_is_no_release_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from meddiff_core.contract import RELEASED_COLUMNS
 from meddiff_core.data.tables.cells import is_bound, known_cells, number_of
 
 MOST_CATEGORIES = 20
@@ -26,6 +27,7 @@ TABLE_OF_CASES = frozenset(
     {"row", "case", "subject", "side", "image_sha256", "source", "voxels_sha256", "label_voxels_sha256"}
 )
 """Columns that cases.parquet has of its own."""
+LONGEST_NAME = 100
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DATE = re.compile(
     r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:\d\d){1,2}|"
@@ -47,8 +49,8 @@ def infer_kind(column: "pd.Series[str]") -> Reading:
     name, cells = str(column.name), known_cells(column)
     numbers = [cell for cell in cells if number_of(cell) is not None]
     rejected = [cell for cell in cells if number_of(cell) is None]
-    if name in TABLE_OF_CASES:
-        return Reading(None, "is ignored: it is named like a column of cases.parquet")
+    if fault := fault_of_name(name):
+        return Reading(None, f"is ignored: {fault}; another name in the table makes it a covariate")
     if not cells:
         return Reading(None, "is ignored: it is empty")
     if all(_DATE.fullmatch(cell) for cell in cells):
@@ -67,6 +69,17 @@ def infer_kind(column: "pd.Series[str]") -> Reading:
         f"is ignored: it has {len(numbers)} numbers beside {_shown(rejected)}; name in data.missing what means "
         f"`not known`, or its kind in data.covariates",
     )
+
+
+def fault_of_name(name: str) -> str | None:
+    """Why a column cannot be a covariate under its name, or None."""
+    if name in TABLE_OF_CASES:
+        return "it is named like a column of cases.parquet"
+    if name in RELEASED_COLUMNS:
+        return "it is named like a column that every release has of its own"
+    if _CONTROL.search(name):
+        return "its name has control characters"
+    return f"its name has more than {LONGEST_NAME} characters" if len(name) > LONGEST_NAME else None
 
 
 def _are_codes(name: str, cells: Sequence[str], numbers: Sequence[str]) -> bool:

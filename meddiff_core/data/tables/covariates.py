@@ -17,9 +17,9 @@ from meddiff_core.contract import ConditionValue
 from meddiff_core.data.tables.cells import BLANK, MISSING, is_bound, is_missing, known_cells, number_of
 from meddiff_core.data.tables.column_kinds import (
     MOSTLY,
-    TABLE_OF_CASES,
     describe_rejected,
     fault_of_categories,
+    fault_of_name,
     infer_kind,
 )
 from meddiff_core.data.tables.delimited import SPREADSHEETS, read_delimited
@@ -133,8 +133,8 @@ def covariate_kinds(config: DataConfig, table: pd.DataFrame) -> dict[str, str]:
 
 
 def _check_declared(name: str, kind: str, table: pd.DataFrame) -> None:
-    if name in TABLE_OF_CASES:
-        raise ConfigurationError(f"data.covariates.{name}: must have another name, {name} is a column of cases.parquet")
+    if fault := fault_of_name(name):
+        raise ConfigurationError(f"data.covariates.{name}: must have another name, {fault}; rename it in the table")
     if kind.startswith("volume of "):
         return
     if name not in table.columns:

@@ -1,0 +1,116 @@
+"""Reading what a stranger wrote: every size is known to be small before anything is decoded.
+
+A release comes over a network. Of its files a few bytes can claim gigabytes (a compressed chunk, a nested JSON), so
+each is measured against what its neighbours allow first, and whatever is wrong ends as one line of plain text.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from numcodecs.zstd import Zstd
+
+from meddiff_core.errors import IntegrityError
+
+MOST_JSON = 16 << 20
+"""Bytes of a JSON file; the consolidated metadata of 1000 arrays have one."""
+LONGEST_LINE = 400
+_MAGIC = bytes.fromhex("28b52ffd")
+_SINGLE_SEGMENT, _CHECKSUM, _RESERVED = 0x20, 0x04, 0x08
+
+
+def one_line(text: str) -> str:
+    """Text from a release as one line that no terminal takes as a command and any encoding can print."""
+    shown = text[: LONGEST_LINE + 1].encode("utf-8", "backslashreplace").decode()
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in shown)
+    return plain if len(plain) <= LONGEST_LINE else f"{plain[: LONGEST_LINE - 1]}…"
+
+
+def describe_error(error: Exception) -> str:
+    """An unexpected error as a part of a line."""
+    detail = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        IntegrityError: there are more than `most`, or it is no file.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise IntegrityError(f"{path.name}: must be a file, there is none")
+    if (size := path.stat().st_size) > most:
+        raise IntegrityError(f"{path.name}: must have at most {most} bytes, has {size}")
+    return path.read_bytes()
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """`parse_json` of a file of at most `most` bytes."""
+    return parse_json(read_bounded(path, most), path.name)
+
+
+def parse_json(raw: bytes, name: str) -> Any:
+    """JSON in which no key occurs twice, since readers differ in which one they take.
+
+    Raises:
+        IntegrityError: it is none, is nested too deeply, or has a number that JSON does not know.
+    """
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{name}: must be JSON: {describe_error(error)}") from error
+
+
+def read_object(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """`read_json` where a file must hold keys and values."""
+    content = read_json(path, most)
+    if not isinstance(content, dict):
+        raise IntegrityError(f"{path.name}: must hold keys and values, holds {type(content).__name__}")
+    return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def decompress(data: bytes, nbytes: int) -> bytearray:
+    """The content of one zstd frame with checksum that says of itself that it holds `nbytes` bytes.
+
+    Raises:
+        IntegrityError: it says otherwise, or its bytes are damaged.
+    """
+    claimed = frame_size(data)
+    if claimed != nbytes:
+        raise IntegrityError(f"must hold {nbytes} bytes, says that it holds {claimed}")
+    content = bytearray(nbytes)
+    try:
+        Zstd().decode(data, out=content)
+    except (RuntimeError, ValueError) as error:
+        raise IntegrityError(f"cannot be decompressed: {describe_error(error)}") from error
+    return content
+
+
+def frame_size(data: bytes) -> int:
+    """Bytes that a zstd frame says it holds (RFC 8878, 3.1.1.1).
+
+    Raises:
+        IntegrityError: it is no frame, does not say, or has no checksum.
+    """
+    if len(data) < 6 or data[:4] != _MAGIC or data[4] & _RESERVED:
+        raise IntegrityError("must be a zstd frame, is none")
+    flags = data[4]
+    if not flags & _CHECKSUM:
+        raise IntegrityError("must be a zstd frame with a checksum, has none")
+    width = (int(bool(flags & _SINGLE_SEGMENT)), 2, 4, 8)[flags >> 6]
+    start = 5 + (not flags & _SINGLE_SEGMENT) + (0, 1, 2, 4)[flags & 3]
+    if width == 0 or len(data) < start + width:
+        raise IntegrityError("must be a zstd frame that says how much it holds, does not")
+    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
