@@ -64,7 +64,7 @@ def test_thick_slices_keep_their_number_in_the_smaller_copy(make_content: Any, b
     store = build(replace(content, contract=thick), tmp_path) / "cohort.ome.zarr"
     cohort: Any = zarr.open_group(store, mode="r")
     assert cohort["pyramid/1"].shape == (1, 6, 10, 8)
-    assert cohort["labels/structures/1"].shape == (1, 6, 10, 8)
+    assert cohort["labels/structures/pyramid/1"].shape == (1, 6, 10, 8)
     full, half = (d["coordinateTransformations"] for d in cohort.attrs["ome"]["multiscales"][0]["datasets"])
     assert (full[0]["scale"], half[0]["scale"]) == ([1, 6, 1, 1], [1, 6, 2, 2])
     np.testing.assert_allclose(np.subtract(half[1]["translation"], full[1]["translation"]), [0, 0, 0.5, 0.5])

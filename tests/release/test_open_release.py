@@ -102,7 +102,7 @@ def test_missing_covariates_can_be_collated(make_content: Any, build: Any, tmp_p
 
 
 def test_a_missing_chunk_raises(copy: Path) -> None:
-    (copy / "cohort.ome.zarr/image/c/1/0/0/0").unlink()
+    (copy / "cohort.ome.zarr/image/c.1.0.0.0").unlink()
     dataset = open_release(copy).dataset()
     assert dataset[0]["image"].max() > 0
     with pytest.raises(IntegrityError, match="volume 1 is missing"):
@@ -110,7 +110,7 @@ def test_a_missing_chunk_raises(copy: Path) -> None:
 
 
 def test_an_altered_chunk_raises(copy: Path) -> None:
-    path = copy / "cohort.ome.zarr/labels/structures/0/c/1/0/0/0"
+    path = copy / "cohort.ome.zarr/labels/structures/0/c.1.0.0.0"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(bytes(data))
