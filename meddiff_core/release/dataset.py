@@ -79,10 +79,11 @@ class CohortDataset(Dataset[Item]):
 
 
 class CohortStream(IterableDataset[Item]):
-    """The items of a data set by blocks of volumes that lie side by side: in order, or blocks and their volumes shuffled.
+    """The items of a data set by blocks of volumes that lie side by side, in order or shuffled.
 
-    Each worker of a loader takes every n-th block. The order is drawn anew in every epoch, from torch's own
-    random numbers as `DataLoader(shuffle=True)` does it: `torch.manual_seed` repeats it.
+    Shuffled are the blocks, and the volumes in each. Each worker of a loader takes every n-th block. The order is
+    drawn anew in every epoch, from torch's own random numbers as `DataLoader(shuffle=True)` does it:
+    `torch.manual_seed` repeats it.
     """
 
     def __init__(self, dataset: CohortDataset, block: int, shuffle: bool) -> None:
