@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
 from torch.utils.data import DataLoader
@@ -247,6 +249,14 @@ def test_two_workers_read_what_one_reads(released: Path, start: str) -> None:
     ages = torch.cat([batch["covariates"]["age"] for batch in batches])
     assert torch.equal(images, torch.stack([item["image"] for item in alone]))
     assert ages.tolist() == [item["covariates"]["age"] for item in alone]
+
+
+def test_the_card_tells_hubs_that_the_table_is_the_data(content: Any, released: Path) -> None:
+    """Without its header `datasets.load_dataset(folder)` took every zarr.json for a row."""
+    _, header, _ = (released / "README.md").read_text().split("---\n", 2)
+    (config,) = yaml.safe_load(header)["configs"]
+    table = pd.read_parquet(released / config["data_files"])
+    assert list(table["participant_id"]) == list(content.table["sample_id"])
 
 
 def test_a_dataset_travels_without_its_data(released: Path) -> None:
