@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from meddiff_core.release.reader import side_by_side
 from meddiff_core.release.selection import position_of
 
 Item = dict[str, Any]
@@ -39,6 +38,9 @@ class Cohort(Protocol):
     def covariates(self, index: SupportsIndex) -> Mapping[str, float | int | str]:
         """Columns of the table."""
 
+    def each(self, function: Callable[[int], Item], items: Sequence[int]) -> list[Item]:
+        """`function` of each item, side by side."""
+
 
 class CohortDataset(Dataset[Item]):
     """Items are dictionaries that torch collates as they are.
@@ -62,8 +64,8 @@ class CohortDataset(Dataset[Item]):
     def __getitems__(self, positions: Sequence[int]) -> list[Item]:
         """A batch; outside a worker its volumes are read side by side."""
         indices = [self.indices[position_of(position, len(self))] for position in positions]
-        alone = len(indices) < 2 or get_worker_info() is not None
-        items = [self._read(index) for index in indices] if alone else side_by_side(self._read, indices)
+        in_worker = get_worker_info() is not None
+        items = [self._read(index) for index in indices] if in_worker else self.release.each(self._read, indices)
         return [self._transformed(item) for item in items]
 
     def _transformed(self, item: Item) -> Item:

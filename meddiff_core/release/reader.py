@@ -7,8 +7,9 @@ scipy is needed before `dataset()` is called.
 
 import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from meddiff_core.release.dataset import CohortDataset, CohortStream, Transform
 
 IMAGE, LABEL = "image", f"labels/{LABELS}/0"
+LARGE = 2**18
+"""Voxels from which volumes of a batch are read side by side."""
 Result = TypeVar("Result")
 Indices = Sequence[int] | NDArray[Any]
 """Numbers of volumes, or a mask with a truth for each."""
@@ -155,6 +158,16 @@ class Release:
         stream: CohortStream = _torch_datasets().CohortStream(self.dataset(transform, indices, where), block, shuffle)
         return stream
 
+    def each(self, function: Callable[[int], Result], items: Sequence[int]) -> list[Result]:
+        """`function`, which reads a volume, of each item: on as many threads as there are cores, for large volumes.
+
+        Decoding leaves Python's lock alone. Small volumes are read sooner than threads take turns.
+        """
+        if len(items) < 2 or math.prod(self.contract["size"]) < LARGE:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+            return list(pool.map(function, items))
+
     @cached_property
     def _files(self) -> ReleasedFiles:
         return ReleasedFiles(self.path, self.manifest.files if self.check else None)
@@ -188,7 +201,7 @@ class Release:
         def fill(place: int) -> None:
             stacked[place] = self._read(name, chosen[place])
 
-        side_by_side(fill, range(len(chosen)))
+        self.each(fill, range(len(chosen)))
         return stacked.transpose(0, 3, 2, 1)
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -204,12 +217,6 @@ class Release:
                 raise IntegrityError(f"{COHORT}/{name} must hold {len(self)} volumes, has the shape {array.shape}")
             self._arrays[name] = array
         return self._arrays[name]
-
-
-def side_by_side(function: Callable[[int], Result], items: Iterable[int]) -> list[Result]:
-    """`function` of each item, on as many threads as this process has cores: decoding leaves Python's lock alone."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        return list(pool.map(function, items))
 
 
 def _torch_datasets() -> Any:

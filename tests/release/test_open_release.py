@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release import dataset as torch_datasets
-from meddiff_core.release import objects, open_release
+from meddiff_core.release import objects, open_release, reader
 from meddiff_core.release.build import build_release
 from meddiff_core.release.ome import affine_of
 from meddiff_core.release.verify import verify_release
@@ -129,7 +129,10 @@ def test_an_archive_is_refused_in_a_line() -> None:
         open_release(GOLDEN)
 
 
-def test_batches_hold_what_single_reads_give(released: Path) -> None:
+@pytest.mark.parametrize("large", [1, 2**30])
+def test_batches_hold_what_single_reads_give(released: Path, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether by threads, as large volumes are read, or one by one."""
+    monkeypatch.setattr(reader, "LARGE", large)
     release = open_release(released)
     images, labels = release.images([2, 0]), release.label_maps(np.array([True, False, True]))
     np.testing.assert_array_equal(images, np.stack([release.image(2), release.image(0)]))
