@@ -12,7 +12,7 @@ from typing import Any, Protocol, SupportsIndex, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from meddiff_core.release.selection import position_of
 
@@ -68,6 +68,17 @@ class CohortDataset(Dataset[Item]):
         items = [self._read(index) for index in indices] if in_worker else self.release.each(self._read, indices)
         return [self._transformed(item) for item in items]
 
+    @staticmethod
+    def collate(items: Sequence[Item]) -> Item:
+        """What torch makes of a batch, for `DataLoader(data, collate_fn=data.collate)`, in less time for large volumes.
+
+        Volumes lie in Fortran order on disk, and so they do in this batch; torch's own way turns each of them
+        over, at several times the cost of reading it.
+        """
+        turned = [item | {name: item[name].permute(0, 3, 2, 1) for name in _volumes(item)} for item in items]
+        batch: Item = default_collate(turned)
+        return batch | {name: batch[name].permute(0, 1, 4, 3, 2) for name in _volumes(items[0])}
+
     def _transformed(self, item: Item) -> Item:
         return self.transform(item) if self.transform else item
 
@@ -105,6 +116,10 @@ class CohortStream(IterableDataset[Item]):
             yield from self.dataset.__getitems__(
                 (random.permutation(positions) if self.shuffle else positions).tolist()
             )
+
+
+def _volumes(item: Item) -> list[str]:
+    return [name for name in ("image", "label") if name in item]
 
 
 def _placed(volume: NDArray[Any], affine: torch.Tensor, name: str) -> torch.Tensor:

@@ -4,9 +4,9 @@
 
 All contenders give float32 (i, j, k) of the same voxels and take turns in one run, with the files in the
 operating system's cache. "First" is the first read of a volume by a process, which hashes it; "again" is any later
-one. Batches hold eight volumes. A loader has batches of four, the usual collation, workers that persist, and is
-timed in its later epochs; "items" are dictionaries with
-MONAI's tensors, from the release and by MONAI's LoadImaged. Without --release, smooth heads of the given size are written first.
+one. Batches hold eight volumes. A loader has batches of four and workers that persist, and is timed in its later
+epochs; "items" are dictionaries with MONAI's tensors, from the release and by MONAI's LoadImaged. Without --release,
+smooth heads of the given size are written first.
 """
 
 import argparse
@@ -30,13 +30,14 @@ from meddiff_core.artefacts import write_json
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.parquet import write_parquet
 from meddiff_core.release import open_release
+from meddiff_core.release.dataset import CohortDataset
 from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, list_files
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.participants_table import TABLE
 from meddiff_core.release.reader import Release
 
 Size = tuple[int, int, int]
-ROUNDS, BATCH = 5, 8
+ROUNDS, BATCH = 3, 8
 
 
 class Heads:
@@ -104,6 +105,8 @@ class Niftis(Dataset[dict[str, Any]]):
 class Images(Dataset[dict[str, Any]]):
     """What the files hold and no more, so that the loaders are compared and not MONAI's tensors."""
 
+    collate = staticmethod(CohortDataset.collate)
+
     def __init__(self, release: Release) -> None:
         self.release = release
 
@@ -123,7 +126,10 @@ def monai_items(paths: Sequence[Path]) -> Dataset[Any]:
 
 def epochs(data: Dataset[Any], workers: int) -> Iterator[None]:
     """An epoch per step; the workers stay."""
-    loader = DataLoader(data, batch_size=4, num_workers=workers, persistent_workers=True, shuffle=True)
+    collate = getattr(data, "collate", None)
+    loader = DataLoader(
+        data, batch_size=4, num_workers=workers, persistent_workers=True, shuffle=True, collate_fn=collate
+    )
     while True:
         for _ in loader:
             pass
@@ -150,8 +156,11 @@ def contenders(release: Release, paths: Sequence[Path], order: Sequence[int]) ->
         "meddiff: batches": lambda: [release.images(batch) for batch in batches],
     }
     loaders: dict[str, Dataset[Any]] = {
-        "nibabel": Niftis(paths), "meddiff": Images(release), "MONAI, items": monai_items(paths), "meddiff, items": release.dataset(),
-    }  # fmt: skip
+        "nibabel": Niftis(paths),
+        "meddiff": Images(release),
+        "MONAI, items": monai_items(paths),
+        "meddiff, items": release.dataset(),
+    }
     for workers in (1, 2):
         for name, data in loaders.items():
             one_by_one[f"{name}: {workers} workers"] = partial(next, epochs(data, workers))

@@ -185,6 +185,18 @@ def test_a_mask_of_another_length_is_refused(released: Path) -> None:
         open_release(released).dataset(indices=np.array([True, False]))
 
 
+def test_collating_in_the_order_of_the_disk_gives_the_same_batch(released: Path) -> None:
+    dataset = open_release(released).dataset()
+    ours = next(iter(DataLoader(dataset, batch_size=3, collate_fn=dataset.collate)))
+    usual = next(iter(DataLoader(dataset, batch_size=3)))
+    assert ours.keys() == usual.keys()
+    for name in ("image", "label"):
+        assert isinstance(ours[name], MetaTensor)
+        assert torch.equal(ours[name].as_tensor(), usual[name].as_tensor())
+        assert torch.equal(ours[name].affine, usual[name].affine)
+    assert ours["image"].permute(0, 1, 4, 3, 2).is_contiguous()
+
+
 @pytest.fixture(scope="module")
 def dozen(tmp_path_factory: pytest.TempPathFactory, make_content: Any, finish: Any) -> Path:
     """A release of twelve tiny heads."""
