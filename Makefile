@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 JOBS ?= 2
 SLOW ?= slow or server
-BENCH ?= generation tiled_decode scale training plan compiled
+BENCH ?= generation tiled_decode scale training plan compiled reading
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -24,7 +24,7 @@ endif
 RUN_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all bench lint format clean
+.PHONY: help setup demo test test-slow test-all bench client lint format clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-all: test test-slow  ## Every test.
 
 bench: $(READY)  ## Side by side with the alternatives, in one run.
 	for name in $(BENCH); do OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+
+client: $(READY)  ## The wheel of meddiff-client, for those who only read releases, into dist/.
+	$(BIN)/python infra/client/build.py dist
 
 lint: $(READY)  ## Style, types, and the direction of imports.
 	$(BIN)/ruff check .

@@ -33,6 +33,21 @@ def main() -> None:
         if {"-v", "--verbose"} & set(sys.argv):
             raise
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if not _is_client() or (error.name or "").startswith(("flows", "tasks", "meddiff_core")):
+            raise
+        print(f"meddiff: this needs {error.name}: install meddiff, meddiff-client only reads releases", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_client() -> bool:
+    """Whether this is the distribution that brings only what a reader of releases needs."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return bool(version("meddiff-client"))
+    except PackageNotFoundError:
+        return False
 
 
 @app.command()

@@ -17,6 +17,8 @@ ConditionValue = float | str | None
 """A number, a category, or None where it is not known."""
 Condition = dict[str, ConditionValue]
 """Value per condition name."""
+EXTRAPOLATED = "extrapolated"
+"""Column of tables that says whether a condition lies outside what training saw."""
 
 
 RELEASED_COLUMNS = frozenset({"participant_id", "sample_id", "seed", "sampling_batch", "extrapolated"})

@@ -7,12 +7,17 @@ Arrays themselves stay on disk: a task passes a reference, never a volume. Axes 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Images = Tensor
+    Latents = Tensor
+    Sigma = Tensor
 
 FloatArray = NDArray[np.float32]
 StoredArray = NDArray[np.unsignedinteger[Any]]
@@ -20,12 +25,22 @@ StoredArray = NDArray[np.unsignedinteger[Any]]
 LabelArray = NDArray[np.uint8]
 """Stored label values: 0 is background, n the n-th group of the contract."""
 
-Images = Float[Tensor, "b c i j k"]
-"""Voxel space; channel 0 is the image in [-1, 1], the others label maps."""
-Latents = Float[Tensor, "b z u v w"]
-"""Autoencoder space; u, v, w lie along i, j, k, on a coarser grid."""
-Sigma = Float[Tensor, " b"]
-"""Noise level of each sample, in units of the latents' standard deviation."""
+TENSORS = {
+    "Images": "b c i j k",  # voxel space; channel 0 is the image in [-1, 1], the others label maps
+    "Latents": "b z u v w",  # autoencoder space; u, v, w lie along i, j, k, on a coarser grid
+    "Sigma": " b",  # noise level of each sample, in units of the latents' standard deviation
+}
+"""Shapes of floating-point tensors, by the name of their type."""
+
+
+def __getattr__(name: str) -> Any:
+    """A type of tensors, made when it is first imported: who reads a release may have no torch."""
+    if name not in TENSORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jaxtyping import Float
+    from torch import Tensor
+
+    return globals().setdefault(name, Float[Tensor, TENSORS[name]])
 
 
 @dataclass(frozen=True)

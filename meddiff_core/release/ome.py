@@ -1,14 +1,15 @@
 """A cohort as one OME-Zarr 0.5: what viewers, xarray and a training loop can all open as it lies there.
 
 Samples are stacked along a first axis and each volume is one checksummed chunk, so that reading one costs
-one request and a flipped bit is an error. The smaller copy for viewers lies in `pyramid/1`, because two
-sizes side by side would keep xarray from opening the store. Axes are (sample, z, y, x) at this edge only.
+one request and a flipped bit is an error. The smaller copies for viewers lie in `pyramid/1`, because two
+sizes side by side would keep xarray from opening the store. Chunks are named with dots, `c.7.0.0.0`: with
+slashes each volume takes twelve folders. Axes are (sample, z, y, x) at this edge only.
 """
 
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,10 @@ MR_RANGE = 1000
 """Released MR intensities run from 0, the background, to this."""
 LEVEL = 5
 """Level of zstd: a release is written once and read often."""
+SEPARATOR: Final = "."
+"""Between the numbers of a chunk's name."""
+SMALLER = "pyramid/1"
+"""Where the smaller copy of an array lies, from its group."""
 Factors = tuple[int, int, int]
 
 
@@ -108,13 +113,13 @@ def write_cohort(
 def _create_arrays(root: zarr.Group, count: int, contract: Contract) -> dict[str, zarr.Array[Any]]:
     full = contract.size[::-1]
     half = tuple(-(-size // factor) for size, factor in zip(full, smaller_by(contract)[::-1], strict=True))
-    wanted = {"image": (full, "int16"), "pyramid/1": (half, "int16")}
+    wanted = {"image": (full, "int16"), SMALLER: (half, "int16")}
     if contract.labels:
         root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [LABELS]}})
         root.create_group(f"labels/{LABELS}", attributes={"ome": _label_metadata(contract)})
-        wanted |= {f"labels/{LABELS}/0": (full, "uint8"), f"labels/{LABELS}/1": (half, "uint8")}
+        wanted |= {f"labels/{LABELS}/0": (full, "uint8"), f"labels/{LABELS}/{SMALLER}": (half, "uint8")}
     return {
-        name: create_volumes(root, name, count, shape, dtype, AXES, level=LEVEL)
+        name: create_volumes(root, name, count, shape, dtype, AXES, level=LEVEL, separator=SEPARATOR)
         for name, (shape, dtype) in wanted.items()
     }
 
@@ -124,7 +129,7 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
     if stored.shape != contract.size:
         raise IntegrityError(f"volume {index} must have the size {contract.size} of the contract, has {stored.shape}")
     image = released_image(stored, contract)
-    arrays["image"][index], arrays["pyramid/1"][index] = image, halve_image(image, smaller_by(contract)[::-1])
+    arrays["image"][index], arrays[SMALLER][index] = image, halve_image(image, smaller_by(contract)[::-1])
     if not contract.labels:
         return
     label = volumes.label(index)
@@ -134,7 +139,7 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
         )
     label = np.ascontiguousarray(label.T)
     smaller = halve_label(label, smaller_by(contract)[::-1])
-    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/1"][index] = label, smaller
+    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/{SMALLER}"][index] = label, smaller
 
 
 def smaller_by(contract: Contract) -> Factors:
@@ -186,6 +191,7 @@ def _write_line(root: zarr.Group, name: str, values: NDArray[Any], dimension: st
         chunks=values.shape,
         dtype=str if values.dtype == object else values.dtype,
         compressors=ZstdCodec(level=LEVEL, checksum=True),
+        chunk_key_encoding={"name": "default", "separator": SEPARATOR},
         dimension_names=(dimension,),
         attributes=attributes,
         config={"write_empty_chunks": True},
@@ -200,7 +206,7 @@ def _root_attributes(contract: Contract, title: str) -> dict[str, Any]:
     return {
         "ome": {
             "version": "0.5",
-            "multiscales": [_multiscale(title, ("image", "pyramid/1"), contract)],
+            "multiscales": [_multiscale(title, ("image", SMALLER), contract)],
             "omero": {"channels": [channel], "rdefs": {"model": "greyscale", "defaultZ": contract.size[2] // 2}},
         },
         "affine": affine_of(contract).tolist(),
@@ -214,7 +220,7 @@ def _label_metadata(contract: Contract) -> dict[str, Any]:
     colours = label_colours(len(contract.labels))
     return {
         "version": "0.5",
-        "multiscales": [_multiscale(LABELS, ("0", "1"), contract)],
+        "multiscales": [_multiscale(LABELS, ("0", SMALLER), contract)],
         "image-label": {
             "colors": [{"label-value": value, "rgba": [*colour, 255]} for value, colour in enumerate(colours, start=1)],
             "properties": [{"label-value": value, "name": name} for value, name in enumerate(contract.labels, start=1)],

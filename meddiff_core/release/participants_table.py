@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from meddiff_core.contract import CategoricalCondition, Contract
-from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
+from meddiff_core.contract import EXTRAPOLATED, CategoricalCondition, Contract
 
 IDENTIFIER = "participant_id"
 BATCH = "sampling_batch"

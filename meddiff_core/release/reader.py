@@ -1,36 +1,58 @@
 """Reading a release with numpy: the voxels that were written, or an error.
 
-Nothing but the table is read when a release is opened; volumes are opened on first use, anew in every
-process, so that a release travels into the workers of a loader, forked or spawned.
+Nothing but manifest and table is read when a release is opened; volumes are read on demand, in whatever
+process asks, so that a release travels into the workers of a loader, forked or spawned. Neither torch nor
+scipy is needed before `dataset()` is called.
 """
 
+import io
+import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
-from meddiff_core.data.store import open_array, read_volume
-from meddiff_core.errors import IntegrityError
+from meddiff_core.data.store import chunk_key, decode_volume
+from meddiff_core.errors import IntegrityError, MeddiffError
 from meddiff_core.release.manifest import Manifest, read_manifest
+from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
+from meddiff_core.release.selection import Criterion, position_of, positions_of, rows_where
 
 if TYPE_CHECKING:
-    from meddiff_core.release.dataset import CohortDataset, Transform
+    from meddiff_core.release.dataset import CohortDataset, CohortStream, Transform
+
+IMAGE, LABEL = "image", f"labels/{LABELS}/0"
+LARGE = 2**18
+"""Voxels from which volumes of a batch are read side by side."""
+Result = TypeVar("Result")
+Indices = Sequence[int] | NDArray[Any]
+"""Numbers of volumes, or a mask with a truth for each."""
 
 
 class Release:
-    """A release on disk. Volumes are (i, j, k), RAS+."""
+    """A release on disk. Volumes are (i, j, k), RAS+; a negative index counts from the end.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._opened: dict[tuple[int, str], zarr.Array[Any]] = {}
+    Each file is held against the manifest when a process first reads it. `check=False` leaves that out; what
+    was flipped inside a chunk is found even then.
+    """
+
+    def __init__(self, path: Path, check: bool = True) -> None:
+        self.path, self.check = path, check
+        self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -38,8 +60,8 @@ class Release:
     def __repr__(self) -> str:
         return f"Release({self.manifest.name} {self.manifest.version}, {len(self)} volumes)"
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return type(self), (self.path,)
+    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
+        return type(self), (self.path, self.check)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -49,10 +71,14 @@ class Release:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per volume, in the order of the volumes."""
-        table = pd.read_parquet(self.path / TABLE)
-        if len(table) != len(self):
-            raise IntegrityError(f"{TABLE} must have {len(self)} rows, has {len(table)}")
-        return table
+        content = io.BytesIO(self._files.read(TABLE))
+        try:
+            rows = pq.read_metadata(content).num_rows
+            if rows != len(self):  # before memory is taken for them
+                raise IntegrityError(f"{TABLE} must have {len(self)} rows, has {rows}")
+            return pd.read_parquet(content)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise IntegrityError(f"{TABLE} must be a table in parquet: {type(error).__name__}") from error
 
     @cached_property
     def contract(self) -> dict[str, Any]:
@@ -69,42 +95,142 @@ class Release:
         """Value in the label maps by name; empty without label maps."""
         return dict(self.contract["labels"])
 
-    def image(self, index: int) -> NDArray[np.float32]:
-        """Volume `index`: HU, or for MR 0 to 1000.
+    def image(self, index: SupportsIndex) -> NDArray[np.float32]:
+        """Volume `index`: HU, or for MR 0 to 1000. The array is in Fortran order, as nibabel's are.
 
         Raises:
             IntegrityError: its bytes are missing or altered.
         """
-        return np.ascontiguousarray(self._read("image", index).T, dtype=np.float32)
+        return self._read(IMAGE, index).T.astype(np.float32)
 
-    def label(self, index: int) -> NDArray[np.uint8] | None:
+    def label(self, index: SupportsIndex) -> NDArray[np.uint8] | None:
         """Label map of volume `index`, None where the release has none."""
-        return np.ascontiguousarray(self._read(f"labels/{LABELS}/0", index).T) if self.labels else None
+        return self._read(LABEL, index).T if self.labels else None
 
-    def covariates(self, index: int) -> dict[str, float | int | str]:
+    def images(self, indices: Indices | None = None) -> NDArray[np.float32]:
+        """Volumes (n, i, j, k), read side by side by the processor's cores; all of them by default."""
+        return self._read_many(IMAGE, indices, np.float32)
+
+    def label_maps(self, indices: Indices | None = None) -> NDArray[np.uint8] | None:
+        """Label maps (n, i, j, k), None where the release has none."""
+        return self._read_many(LABEL, indices, np.uint8) if self.labels else None
+
+    def participant_id(self, index: SupportsIndex) -> str:
+        """Name of volume `index` in the table."""
+        return str(self._columns[IDENTIFIER][position_of(index, len(self))])
+
+    def covariates(self, index: SupportsIndex) -> dict[str, float | int | str]:
         """The other columns of row `index`. Missing: NaN for a number, `n/a` for a word."""
-        row = {name: self.table[name].iloc[index] for name in self.table.columns if name != IDENTIFIER}
-        return {name: _plain(value, pd.api.types.is_numeric_dtype(self.table[name])) for name, value in row.items()}
+        row = position_of(index, len(self))
+        return {name: values[row].item() for name, values in self._columns.items() if name != IDENTIFIER}
 
-    def dataset(self, transform: "Transform | None" = None, indices: Sequence[int] | None = None) -> "CohortDataset":
-        """A map-style torch Dataset of all volumes, or of those at `indices`."""
-        from meddiff_core.release.dataset import CohortDataset  # only here is torch needed
+    def where(self, **wanted: Criterion) -> list[int]:
+        """Volumes by what the table says of them, such as `where(sex="F", age=(60, None))`.
 
-        return CohortDataset(self, transform, tuple(range(len(self)) if indices is None else indices))
+        A column equals a value, or one of those in a list, or lies between the two numbers of a tuple.
+        """
+        return rows_where(self.table, wanted)
+
+    def dataset(
+        self,
+        transform: "Transform | None" = None,
+        indices: Indices | None = None,
+        where: Mapping[str, Criterion] | None = None,
+    ) -> "CohortDataset":
+        """A map-style torch Dataset of all volumes, or of those at `indices` that are as `where` says."""
+        datasets = _torch_datasets()
+        chosen: Sequence[int] = range(len(self)) if indices is None else positions_of(indices, len(self))
+        if where:
+            fitting = set(self.where(**where))
+            chosen = tuple(index for index in chosen if index in fitting)
+        data: CohortDataset = datasets.CohortDataset(self, transform, chosen)
+        return data
+
+    def stream(
+        self,
+        transform: "Transform | None" = None,
+        indices: Indices | None = None,
+        where: Mapping[str, Criterion] | None = None,
+        block: int = 16,
+        shuffle: bool = True,
+    ) -> "CohortStream":
+        """The same as an iterable torch Dataset, which reads `block` volumes that lie side by side at a time."""
+        stream: CohortStream = _torch_datasets().CohortStream(self.dataset(transform, indices, where), block, shuffle)
+        return stream
+
+    def each(self, function: Callable[[int], Result], items: Sequence[int]) -> list[Result]:
+        """`function`, which reads a volume, of each item: on as many threads as there are cores, for large volumes.
+
+        Decoding leaves Python's lock alone. Small volumes are read sooner than threads take turns.
+        """
+        if len(items) < 2 or math.prod(self.contract["size"]) < LARGE:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+            return list(pool.map(function, items))
+
+    @cached_property
+    def _files(self) -> ReleasedFiles:
+        return ReleasedFiles(self.path, self.manifest.files if self.check else None)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
-        return dict(zarr.open_group(self.path / COHORT, mode="r").attrs)
+        try:
+            attributes = json.loads(self._files.read(f"{COHORT}/zarr.json"))["attributes"]
+            return {name: attributes[name] for name in ("contract", "affine")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{COHORT} must give contract and affine: {type(error).__name__}") from error
 
-    def _read(self, name: str, index: int) -> NDArray[Any]:
-        key = (os.getpid(), name)
-        if key not in self._opened:
-            self._opened[key] = open_array(self.path / COHORT, name)
-        return read_volume(self._opened[key], index)
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {str(name): _plain(self.table[name]) for name in self.table.columns}
+
+    def _read(self, name: str, index: SupportsIndex) -> NDArray[Any]:
+        """(z, y, x), decoded from bytes that the manifest knows."""
+        row = position_of(index, len(self))
+        array = self._array(name)
+        file = f"{COHORT}/{name}/{chunk_key(array, row)}"
+        try:
+            return decode_volume(array, self._files.read(file))
+        except IntegrityError as error:
+            raise IntegrityError(f"volume {row}: {error if file in str(error) else f'{file}: {error}'}") from error
+
+    def _read_many(self, name: str, indices: Indices | None, dtype: type[np.generic]) -> NDArray[Any]:
+        chosen = range(len(self)) if indices is None else positions_of(indices, len(self))
+        stacked = np.empty((len(chosen), *self._array(name).shape[1:]), dtype)
+
+        def fill(place: int) -> None:
+            stacked[place] = self._read(name, chosen[place])
+
+        self.each(fill, range(len(chosen)))
+        return stacked.transpose(0, 3, 2, 1)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        """What the array's own metadata say, not the copy of them in the root."""
+        if name not in self._arrays:
+            described = self._files.read(f"{COHORT}/{name}/zarr.json")
+            try:
+                store = MemoryStore({"zarr.json": Buffer.from_bytes(described)})
+                array = zarr.open_array(store, mode="r", zarr_format=3)
+            except Exception as error:  # each kind of nonsense raises its own
+                raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
+            if array.ndim != 4 or array.shape[0] != len(self):
+                raise IntegrityError(f"{COHORT}/{name} must hold {len(self)} volumes, has the shape {array.shape}")
+            self._arrays[name] = array
+        return self._arrays[name]
 
 
-def _plain(value: Any, numeric: bool) -> float | int | str:
-    if pd.isna(value):
-        return float("nan") if numeric else "n/a"
-    plain: float | int | str = value.item() if isinstance(value, np.generic) else value
-    return plain
+def _torch_datasets() -> Any:
+    try:
+        from meddiff_core.release import dataset
+    except ModuleNotFoundError as error:
+        raise MeddiffError(
+            f"a data set of torch needs torch, found no module {error.name}: pip install torch"
+        ) from error
+    return dataset
+
+
+def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
+    """Numbers with NaN, or words with `n/a`, as an array whose every item is a plain value of Python."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan) if column.hasnans else column.to_numpy()
+    return column.astype(object).where(column.notna(), "n/a").astype(str).to_numpy(dtype=np.str_)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from meddiff_core.contract import ConditionSpec, ContinuousCondition, Contract, spacing_text
+from meddiff_core.contract import EXTRAPOLATED, ConditionSpec, ContinuousCondition, Contract, spacing_text
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.metrics import Part
-from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED
 from meddiff_core.release import figures, wording
 from meddiff_core.release.colours import label_colours
 from meddiff_core.release.content import ReleaseContent

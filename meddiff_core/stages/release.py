@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.artefacts import digest_file
+from meddiff_core.contract import EXTRAPOLATED
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.checkpoint_selection import read_selection
 from meddiff_core.evidence.audit import Audit
 from meddiff_core.evidence.measurements import MEASURED_VOLUME
 from meddiff_core.evidence.privacy.rounds import DROPPED, describe_rounds, rounds_of, screened
 from meddiff_core.evidence.rejections import count_rejections
-from meddiff_core.evidence.screening.verdicts import EXTRAPOLATED, MEASURED, REQUESTED, accepted_volumes
+from meddiff_core.evidence.screening.verdicts import MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.generation.predictors import load_predictors
 from meddiff_core.models.plan import Plan, load_plan

@@ -228,7 +228,7 @@ def content() -> ReleaseContent:
     return content_of()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_content() -> Any:
     return content_of
 

@@ -18,36 +18,37 @@ from meddiff_core.release.manifest import read_manifest
 
 FILES = [
     "README.md",
-    "cohort.ome.zarr/age/c/0",
+    "cohort.ome.zarr/age/c.0",
     "cohort.ome.zarr/age/zarr.json",
-    "cohort.ome.zarr/cortex_mm3/c/0",
+    "cohort.ome.zarr/cortex_mm3/c.0",
     "cohort.ome.zarr/cortex_mm3/zarr.json",
-    "cohort.ome.zarr/image/c/0/0/0/0",
+    "cohort.ome.zarr/image/c.0.0.0.0",
     "cohort.ome.zarr/image/zarr.json",
-    "cohort.ome.zarr/labels/structures/0/c/0/0/0/0",
+    "cohort.ome.zarr/labels/structures/0/c.0.0.0.0",
     "cohort.ome.zarr/labels/structures/0/zarr.json",
-    "cohort.ome.zarr/labels/structures/1/c/0/0/0/0",
-    "cohort.ome.zarr/labels/structures/1/zarr.json",
+    "cohort.ome.zarr/labels/structures/pyramid/1/c.0.0.0.0",
+    "cohort.ome.zarr/labels/structures/pyramid/1/zarr.json",
+    "cohort.ome.zarr/labels/structures/pyramid/zarr.json",
     "cohort.ome.zarr/labels/structures/zarr.json",
     "cohort.ome.zarr/labels/zarr.json",
-    "cohort.ome.zarr/measured_ventricles/c/0",
+    "cohort.ome.zarr/measured_ventricles/c.0",
     "cohort.ome.zarr/measured_ventricles/zarr.json",
-    "cohort.ome.zarr/participant_id/c/0",
+    "cohort.ome.zarr/participant_id/c.0",
     "cohort.ome.zarr/participant_id/zarr.json",
-    "cohort.ome.zarr/pyramid/1/c/0/0/0/0",
+    "cohort.ome.zarr/pyramid/1/c.0.0.0.0",
     "cohort.ome.zarr/pyramid/1/zarr.json",
     "cohort.ome.zarr/pyramid/zarr.json",
-    "cohort.ome.zarr/seed/c/0",
+    "cohort.ome.zarr/seed/c.0",
     "cohort.ome.zarr/seed/zarr.json",
-    "cohort.ome.zarr/sex/c/0",
+    "cohort.ome.zarr/sex/c.0",
     "cohort.ome.zarr/sex/zarr.json",
-    "cohort.ome.zarr/ventricles/c/0",
+    "cohort.ome.zarr/ventricles/c.0",
     "cohort.ome.zarr/ventricles/zarr.json",
-    "cohort.ome.zarr/x/c/0",
+    "cohort.ome.zarr/x/c.0",
     "cohort.ome.zarr/x/zarr.json",
-    "cohort.ome.zarr/y/c/0",
+    "cohort.ome.zarr/y/c.0",
     "cohort.ome.zarr/y/zarr.json",
-    "cohort.ome.zarr/z/c/0",
+    "cohort.ome.zarr/z/c.0",
     "cohort.ome.zarr/z/zarr.json",
     "cohort.ome.zarr/zarr.json",
     "croissant.json",
@@ -86,7 +87,7 @@ def test_another_volume_gives_other_bytes(make_content: Any, build: Any, tmp_pat
     content = make_content(count=2)
     swapped = replace(content, volumes=Reversed(content.volumes))
     first, second = digest_tree(build(content, tmp_path / "a")), digest_tree(build(swapped, tmp_path / "b"))
-    chunk = "cohort.ome.zarr/image/c/{}/0/0/0"
+    chunk = "cohort.ome.zarr/image/c.{}.0.0.0"
     assert first[chunk.format(0)] == second[chunk.format(1)] != first[chunk.format(1)]
 
 

@@ -40,6 +40,21 @@ def test_xarray_opens_volumes_and_covariates_together(content: Any, released: Pa
     assert cohort["z"].values[0] == -4 * (18 - 1) / 2
 
 
+def test_xarray_opens_the_label_maps(content: Any, released: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    labels = xarray.open_zarr(released / "cohort.ome.zarr", group="labels/structures", consolidated=False)
+    assert labels["0"].dims == ("sample", "z", "y", "x")
+    np.testing.assert_array_equal(labels["0"][1].values.T, content.volumes.label(1))
+
+
+def test_a_volume_takes_no_folder(make_content: Any, build: Any, tmp_path: Path) -> None:
+    """Chunks named with slashes took twelve folders a volume: 120,000 for 10,000 of them."""
+    one, three = (build(make_content(count=count), tmp_path / str(count)) for count in (1, 3))
+    files = [len([path for path in folder.rglob("*") if path.is_file()]) for folder in (one, three)]
+    assert len([*one.rglob("*/")]) == len([*three.rglob("*/")])
+    assert files[1] - files[0] == 2 * 4  # image, label map, and a smaller copy of each
+
+
 def test_plain_zarr_reads_volume_row_and_attributes(content: Any, released: Path) -> None:
     cohort: Any = zarr.open_group(released / "cohort.ome.zarr", mode="r")
     assert cohort["image"].shape == (3, 18, 20, 16)
@@ -64,7 +79,7 @@ def test_thick_slices_keep_their_number_in_the_smaller_copy(make_content: Any, b
     store = build(replace(content, contract=thick), tmp_path) / "cohort.ome.zarr"
     cohort: Any = zarr.open_group(store, mode="r")
     assert cohort["pyramid/1"].shape == (1, 6, 10, 8)
-    assert cohort["labels/structures/1"].shape == (1, 6, 10, 8)
+    assert cohort["labels/structures/pyramid/1"].shape == (1, 6, 10, 8)
     full, half = (d["coordinateTransformations"] for d in cohort.attrs["ome"]["multiscales"][0]["datasets"])
     assert (full[0]["scale"], half[0]["scale"]) == ([1, 6, 1, 1], [1, 6, 2, 2])
     np.testing.assert_allclose(np.subtract(half[1]["translation"], full[1]["translation"]), [0, 0, 0.5, 0.5])

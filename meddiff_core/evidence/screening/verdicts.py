@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from meddiff_core.contract import Condition, Contract
+from meddiff_core.contract import EXTRAPOLATED, Condition, Contract
 from meddiff_core.evidence.duplicates import near_duplicates
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.measurements import measure
@@ -27,8 +27,6 @@ from meddiff_core.types import Mapper, Progress
 Row = dict[str, Any]
 REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
 """Prefixes of the columns of a table of verdicts."""
-EXTRAPOLATED = "extrapolated"
-"""Column that says whether a condition lies outside what training saw."""
 KEPT, KEPT_DISTANCE = "kept_candidate", "kept_distance"
 """Columns with the number of the candidate that the volume is, of those of one condition that were sampled for it, and
 its distance to what was asked for (see `generation.candidates`)."""

@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from meddiff_core.contract import ContinuousCondition, Contract
+from meddiff_core.contract import EXTRAPOLATED, ContinuousCondition, Contract
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.rejections import CONTRAST, DUPLICATE, REJECTIONS, count_rejections, rejections_of
 from meddiff_core.evidence.screening.bounds import save_reference
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.evidence.screening.verdicts import (
-    EXTRAPOLATED,
     KEPT,
     KEPT_DISTANCE,
     MEASURED,
