@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from meddiff_core.artefacts import digest_file
 from meddiff_core.contract import EXTRAPOLATED
@@ -20,7 +21,7 @@ from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.generation.predictors import load_predictors
-from meddiff_core.models.plan import Plan, load_plan
+from meddiff_core.models.plan import Plan, TrainingPlan, load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
@@ -97,15 +98,19 @@ def describe_environment(device: str, versions: Mapping[str, str]) -> str:
 
 def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
     """Shapes of both networks, how they were trained, and the seed of split and trainings."""
+    train = study.train
     parts = {
-        "autoencoder": (plan.autoencoder, plan.autoencoder_training, study.train.autoencoder),
-        "denoiser": (plan.denoiser, plan.denoiser_training, study.train.denoiser),
+        "autoencoder": (plan.autoencoder, plan.autoencoder_training, train.autoencoder.learning_rate),
+        "denoiser": (plan.denoiser, plan.denoiser_training, train.denoiser.learning_rate),
     }
     return {"seed": study.seed} | {
-        name: shape.model_dump(mode="json")
-        | {"steps": training.steps, "batch": training.batch, "learning_rate": config.learning_rate}
-        for name, (shape, training, config) in parts.items()
+        name: _shape_and_training(shape, training) | {"learning_rate": rate}
+        for name, (shape, training, rate) in parts.items()
     }
+
+
+def _shape_and_training(shape: BaseModel, training: TrainingPlan) -> dict[str, Any]:
+    return shape.model_dump(mode="json") | {"steps": training.steps, "batch": training.batch}
 
 
 def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
