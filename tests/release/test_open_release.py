@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from meddiff_core.release.build import build_release
 from meddiff_core.release.ome import affine_of
 from meddiff_core.release.verify import verify_release
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "heads-1.0.0.zip"
 
 
@@ -412,6 +414,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, meddiff_core.release; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_lines_in_the_readme_train_a_segmentation_network(dozen: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "open_release" in block]
+    torch.manual_seed(0)
+    found: dict[str, Any] = {}
+    exec(code.replace("releases/my-study-1.0.0", str(dozen)), found)
+    assert float(found["loss"].detach()) < 0.9  # chance is log(4) = 1.39
 
 
 def test_a_release_of_the_first_version_opens(tmp_path: Path) -> None:
