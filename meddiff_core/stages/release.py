@@ -50,7 +50,7 @@ REGENERATED = 3
 
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
-    signer = _signer(workspace, resources)
+    signer = find_signer(workspace, resources)
     audit, _ = read_audit(workspace)
     content, regenerated = _content(workspace, audit, resources.device), list[str]()
     prove = partial(_check_regenerated, models=workspace.folder / "models", device=resources.device, lines=regenerated)
@@ -63,7 +63,12 @@ def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
 
 
-def _signer(workspace: Workspace, resources: Resources) -> Signer | None:
+def find_signer(workspace: Workspace, resources: Resources) -> Signer | None:
+    """The key that signs the study's releases, if it has one.
+
+    Raises:
+        ConfigurationError: what should be one is none, or others can read it.
+    """
     if path := workspace.study.release.signing_key:
         return read_signer(workspace.folder / path)
     if resources.signing_key:

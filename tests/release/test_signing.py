@@ -188,3 +188,31 @@ def test_a_key_of_another_kind_is_refused_without_showing_it() -> None:
         assert "c2VjcmV0" not in str(refused.value)
         assert "secret" not in str(refused.value)
         assert refused.value.__cause__ is None
+
+
+def test_the_stage_takes_the_key_of_the_study_or_of_the_environment(
+    keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment is read by the tasks, and what carries the key on does not show it."""
+    from meddiff_core.stages.release import find_signer
+    from meddiff_core.study import Study
+    from meddiff_core.types import serial_map
+    from meddiff_core.workspace import Workspace
+    from tasks.stage import resources_of
+
+    def workspace(**release: str) -> Workspace:
+        content = {"name": "heads", "data": {"images": "x"}, "release": release, "runtime": {"device": "cpu"}}
+        return Workspace(Study.model_validate(content), tmp_path)
+
+    monkeypatch.delenv("MEDDIFF_SIGNING_KEY", raising=False)
+    assert find_signer(workspace(), resources_of(workspace(), serial_map)) is None
+    monkeypatch.setenv("MEDDIFF_SIGNING_KEY", keys[0].read_text())
+    resources = resources_of(workspace(), serial_map)
+    assert "PRIVATE" not in repr(resources)
+    by_environment = find_signer(workspace(), resources)
+    assert by_environment is not None
+    assert by_environment.key_id == read_signer(keys[0]).key_id
+    other, _ = generate_keys(tmp_path / "keys")
+    by_study = find_signer(workspace(signing_key="keys/meddiff-release.key"), resources)
+    assert by_study is not None
+    assert by_study.key_id == read_signer(other).key_id
