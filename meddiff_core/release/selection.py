@@ -53,7 +53,9 @@ def rows_where(table: pd.DataFrame, wanted: Mapping[str, Criterion]) -> list[int
     fulfilled = np.ones(len(table), dtype=bool)
     for name, criterion in wanted.items():
         if name not in table:
-            raise ConfigurationError(f"where: must name columns of the table ({', '.join(table)}), got {name!r}")
+            raise ConfigurationError(
+                f"where: must name columns of the table ({', '.join(map(str, table))}), got {name!r}"
+            )
         fulfilled &= _fulfils(table[name], criterion)
     return [int(row) for row in np.flatnonzero(fulfilled)]
 
