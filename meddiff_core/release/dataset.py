@@ -135,7 +135,7 @@ def _placed(volume: NDArray[Any], affine: torch.Tensor, name: str) -> torch.Tens
 def _meta_tensor() -> Any:
     """MONAI's tensor with an affine, or None without MONAI. `monai.data` teaches torch to collate it."""
     try:
-        from monai.data import MetaTensor  # type: ignore[attr-defined]
+        from monai.data.meta_tensor import MetaTensor
     except ImportError:
         return None
     return MetaTensor

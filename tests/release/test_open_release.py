@@ -88,7 +88,7 @@ def test_spacing_transforms_give_the_grid_that_they_were_asked_for(
 
 
 def test_without_monai_items_are_plain_tensors(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "monai.data", None)
+    monkeypatch.setitem(sys.modules, "monai.data.meta_tensor", None)
     torch_datasets._meta_tensor.cache_clear()
     try:
         item = open_release(released).dataset()[0]

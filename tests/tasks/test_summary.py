@@ -31,7 +31,9 @@ def test_the_estimate_holds_only_what_was_measured(
 
 
 def test_what_a_change_makes_anew_is_reported_with_its_time(tmp_path: Path) -> None:
-    workspace = Workspace(Study.model_validate({"name": "knees", "data": {"images": "scans"}}), tmp_path)
+    workspace = Workspace(
+        Study.model_validate({"name": "knees", "data": {"images": "scans"}, "sampling": {"guidance": 1.0}}), tmp_path
+    )
     assert _anew(workspace) == []  # nothing was made yet
     for name in CHAIN:
         workspace.path(name).parent.mkdir(parents=True, exist_ok=True)
