@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("meddiff_core", "tasks", "flows")
-REQUIRED = ("numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "typer", "zarr")
+REQUIRED = ("cryptography", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "typer", "zarr")
 README = """# meddiff-client
 
 Opens, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff verify FOLDER`, and

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, ZstdCodec
 
+from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
 from meddiff_core.types import LabelArray, StoredArray
 
@@ -94,15 +94,8 @@ def decode_volume(array: zarr.Array[Any], chunk: bytes) -> NDArray[Any]:
     """
     if not _is_one_chunk_a_volume(array):
         raise IntegrityError("volumes must be one chunk each, little-endian, as zstd with checksum")
-    size = math.prod(array.shape[1:]) * array.dtype.itemsize
-    if _decoded_size(chunk) != size:  # before memory is taken for what it claims
-        raise IntegrityError(f"it must be a checksummed zstd frame of {size} bytes, is none")
-    volume = np.empty(array.shape[1:], array.dtype)
-    try:
-        Zstd().decode(chunk, out=volume)
-    except (RuntimeError, ValueError) as error:
-        raise IntegrityError(str(error)) from error
-    return volume
+    shape, kind = array.shape[1:], array.dtype
+    return np.frombuffer(decompress(chunk, math.prod(shape) * kind.itemsize), kind).reshape(shape)
 
 
 def _is_one_chunk_a_volume(array: zarr.Array[Any]) -> bool:
@@ -111,18 +104,6 @@ def _is_one_chunk_a_volume(array: zarr.Array[Any]) -> bool:
             little = array.dtype.itemsize == 1 or getattr(order.endian, "value", None) == "little"
             return little and array.chunks == (1, *array.shape[1:])
     return False
-
-
-def _decoded_size(frame: bytes) -> int | None:
-    """What a zstd frame's header says it decodes to (RFC 8878, 3.1.1.1); None if it gives no size or no checksum."""
-    if len(frame) < 14 or frame[:4] != b"\x28\xb5\x2f\xfd" or not frame[4] & 4:
-        return None
-    single_segment, kind, dictionary = frame[4] >> 5 & 1, frame[4] >> 6, frame[4] & 3
-    length = (single_segment, 2, 4, 8)[kind]
-    start = 5 + (not single_segment) + (0, 1, 2, 4)[dictionary]
-    if not length:
-        return None
-    return int.from_bytes(frame[start : start + length], "little") + (256 if kind == 1 else 0)
 
 
 def read_volumes(array: zarr.Array[Any], indices: list[int] | None = None) -> NDArray[Any]:

@@ -8,15 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from numcodecs.zstd import Zstd
-
 from meddiff_core.errors import IntegrityError
 
 MOST_JSON = 16 << 20
 """Bytes of a JSON file; the consolidated metadata of 1000 arrays have one."""
 LONGEST_LINE = 400
-_MAGIC = bytes.fromhex("28b52ffd")
-_SINGLE_SEGMENT, _CHECKSUM, _RESERVED = 0x20, 0x04, 0x08
 
 
 def one_line(text: str) -> str:
@@ -79,38 +75,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
-
-
-def decompress(data: bytes, nbytes: int) -> bytearray:
-    """The content of one zstd frame with checksum that says of itself that it holds `nbytes` bytes.
-
-    Raises:
-        IntegrityError: it says otherwise, or its bytes are damaged.
-    """
-    claimed = frame_size(data)
-    if claimed != nbytes:
-        raise IntegrityError(f"must hold {nbytes} bytes, says that it holds {claimed}")
-    content = bytearray(nbytes)
-    try:
-        Zstd().decode(data, out=content)
-    except (RuntimeError, ValueError) as error:
-        raise IntegrityError(f"cannot be decompressed: {describe_error(error)}") from error
-    return content
-
-
-def frame_size(data: bytes) -> int:
-    """Bytes that a zstd frame says it holds (RFC 8878, 3.1.1.1).
-
-    Raises:
-        IntegrityError: it is no frame, does not say, or has no checksum.
-    """
-    if len(data) < 6 or data[:4] != _MAGIC or data[4] & _RESERVED:
-        raise IntegrityError("must be a zstd frame, is none")
-    flags = data[4]
-    if not flags & _CHECKSUM:
-        raise IntegrityError("must be a zstd frame with a checksum, has none")
-    width = (int(bool(flags & _SINGLE_SEGMENT)), 2, 4, 8)[flags >> 6]
-    start = 5 + (not flags & _SINGLE_SEGMENT) + (0, 1, 2, 4)[flags & 3]
-    if width == 0 or len(data) < start + width:
-        raise IntegrityError("must be a zstd frame that says how much it holds, does not")
-    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)

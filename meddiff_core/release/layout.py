@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meddiff_core.contract import Contract, Frozen, IntensityMapping
+from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.bounded import decompress, read_bounded, read_json
+from meddiff_core.release.bounded import read_bounded, read_json
 from meddiff_core.release.manifest import Manifest
 from meddiff_core.release.ome import AXES, COHORT, Factors, affine_of, smaller_by
 

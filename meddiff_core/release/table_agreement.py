@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numcodecs.vlen import VLenUTF8
 
+from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.bounded import decompress, read_bounded, read_object
+from meddiff_core.release.bounded import read_bounded, read_object
 from meddiff_core.release.layout import Layout
 from meddiff_core.release.manifest import Manifest
 from meddiff_core.release.ome import COHORT, affine_of
