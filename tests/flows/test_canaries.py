@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pydicom
 import pytest
@@ -85,7 +86,11 @@ def test_no_subject_is_named_in_what_is_compressed_either(chain: Any, subjects: 
 @pytest.mark.timeout(1800)
 def test_what_was_not_declared_never_leaves_prepare(chain: Any, canary: str) -> None:
     """What is left of the name in the study are the names of files and folders, where scans lie."""
-    assert {Path(found).name for found in holding(chain.folder, canary)} <= {*INSIDE, "report.html"}
+    assert {Path(found).name for found in holding(chain.folder, canary)} <= {*INSIDE, "cases.parquet"}
+    cases = pd.read_parquet(chain.folder / "cases.parquet")
+    held = {name for name, column in cases.items() if column.astype(str).str.contains(canary).any()}
+    assert held <= {"source"}
+    assert not {"surname", f"{canary} score"} & set(cases.columns)
 
 
 @pytest.mark.parametrize("place", ["images", "labels", "sidecars", "participants.tsv"])
@@ -108,11 +113,11 @@ def write_dicom(folder: Path, name: str) -> None:
         grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 3, indexing="ij"))
         head = ((grid / random.uniform(0.75, 0.95, (3, 1, 1, 1))) ** 2).sum(0) < 1
         image = (head * (600 + 200 * grid[1] + random.normal(0, 9, head.shape))).astype(np.int16)
-        series = folder / f"{name}^{subject:02d}"
+        series = folder / f"export-{subject:02d}"
         series.mkdir(parents=True)
         for number in range(SIZE):
             _slice(subject, number, image[:, :, number], name).save_as(
-                series / f"{name}-{number:03d}.dcm", enforce_file_format=True
+                series / f"IM{number:05d}", enforce_file_format=True
             )
 
 
@@ -141,9 +146,9 @@ def _slice(subject: int, number: int, pixels: Any, name: str) -> Dataset:
 def test_no_text_of_dicom_reaches_what_later_stages_read(
     tmp_path: Path, canary: str, finish: Callable[..., Any], write_study: Callable[..., None]
 ) -> None:
-    """Training, sampling, audit and release read these artefacts alone."""
+    """Training, sampling, audit and release read these artefacts alone. Who a scan is of is a digest in them."""
     write_dicom(tmp_path / "scans", canary)
-    assert pydicom.dcmread(next((tmp_path / "scans").rglob("*.dcm"))).PatientName == f"{canary}^Anna"
+    assert pydicom.dcmread(next((tmp_path / "scans").rglob("IM*"))).PatientName == f"{canary}^Anna"
     folder = tmp_path / "study"
     folder.mkdir()
     data = {"images": "../scans", "labels": None, "participants": None, "label_groups": {}, "covariates": {}}
@@ -151,4 +156,4 @@ def test_no_text_of_dicom_reaches_what_later_stages_read(
     workspace = Workspace.open(folder)
     finish(make_missing(workspace, ["inventory", "fingerprint", "split", "plan", "dataset"], Resources("cpu")))
     assert json.loads((folder / "split.json").read_text())
-    assert {Path(found).name for found in holding(folder, canary)} <= set(INSIDE)
+    assert holding(folder, canary) == []

@@ -172,3 +172,12 @@ def test_faces_that_were_not_removed_are_on_the_card_and_the_page(make_content: 
     for show in (render_card, render_report):
         assert FACES in show(open_faces)
         assert FACES not in show(content)
+
+
+def test_the_datasheet_has_its_paragraphs(content: Any) -> None:
+    card = render_card(replace(content, data_use=("DUO:0000042",), intended_use="Teaching."))
+    sheet = card[card.index("## Datasheet") : card.index("## Licence and contact")]
+    heads = ["Motivation", "Not intended for", "Composition", "Collection", "Preprocessing", "Uses", "Distribution"]
+    assert all(f"\n\n**{head}.** " in sheet for head in [*heads, "Maintenance"])
+    assert "Data use: DUO:0000042." in sheet
+    assert "Intended use: Teaching." in sheet
