@@ -156,7 +156,7 @@ def test_decisions_stand_until_the_study_contradicts_them(finished: Path, served
     assert after["autoencoder_training"] == before["autoencoder_training"]
     assert after["denoiser_training"]["steps"] == 5
     anew = next(line for line in done.out.splitlines() if line.startswith("made again"))
-    assert [part.split()[0] for part in anew.split("anew")[1].split(";")[0].split(",")] == [
+    assert [part.split()[0] for part in anew.removeprefix("made again").split(";")[0].split(",")] == [
         "denoiser", "guidance", "candidates", "reference", "verdicts", "cohort", "audit", "report", "release",
     ]  # fmt: skip
     assert states(served("status", finished).out)["autoencoder"] == "done"
