@@ -212,8 +212,12 @@ def permutation_p(shift: Shift, values: Values, accepted: NDArray[np.bool_], boo
     """Share of relabellings with as large a shift between accepted and rejected values (n,); None if all are alike."""
     if accepted.all() or not accepted.any():
         return None
-    found = stats.permutation_test(
-        (values[accepted], values[~accepted]), shift, n_resamples=bootstrap.repeats, alternative="greater",
+
+    def shift_of(labels: NDArray[np.bool_]) -> float:
+        return shift(values[labels], values[~labels])
+
+    found = stats.permutation_test(  # of the labels: as two samples it would refuse a single rejected value
+        (accepted,), shift_of, permutation_type="pairings", n_resamples=bootstrap.repeats, alternative="greater",
         vectorized=False, rng=np.random.default_rng(bootstrap.seed),
     )  # fmt: skip
     return float(found.pvalue)

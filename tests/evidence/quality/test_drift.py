@@ -11,6 +11,7 @@ from meddiff_core.evidence.inputs import FirstAttempts
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.drift import (
     acceptance_section,
+    kolmogorov_smirnov,
     permutation_p,
     screening_drift,
     subgroups_and_drift,
@@ -170,3 +171,11 @@ def test_without_first_attemptss_the_section_says_what_is_not_known(case, finish
     section = finish(subgroups_and_drift(bare, Bootstrap(5, 0.95, 0)))
     assert any("first attempts" in said for said in section.statements)
     assert not any(metric.name.startswith("screening") for metric in section.metrics)
+
+
+@pytest.mark.parametrize("rejected", [1, 2, 9])
+def test_a_single_rejected_or_accepted_volume_has_its_shift(rejected):
+    ages, accepted = np.arange(10.0), np.arange(10) >= rejected
+    p = permutation_p(kolmogorov_smirnov, ages, accepted, Bootstrap(400, 0.95, 0))
+    # the lowest, or all but the highest: of all choices of as many only this one and its mirror are as far off
+    assert p == pytest.approx({1: 2 / 10, 2: 2 / 45, 9: 2 / 10}[rejected], abs=0.06)
