@@ -94,7 +94,8 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
     # intervals of everything else are too wide to say much. Not for scans of patients.
     "trial": (
         _at_most(0.40, COPIES_EXCESS),
-        _at_least(0.80, COPY_POWER),
+        # of copies that were turned, warped and blurred together half may go unseen in heads as alike as phantoms are
+        _at_least(0.75, COPY_POWER),
         # a dozen held-out ones leave the upper bound at 0.69 in the mean without a leak
         _at_most(0.85, RELEASE_AUC),
         _at_most(0, EXACT_ROWS),

@@ -23,7 +23,7 @@ from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.membership_probe import LatentSide, open_probe
 from meddiff_core.evidence.privacy.attacks import denoiser_scores
-from meddiff_core.evidence.privacy.membership import Attacked, difficulty_of, evaluate_attacks
+from meddiff_core.evidence.privacy.membership import Attacked, difficulty_of, weights_section
 from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
@@ -103,7 +103,7 @@ def measure_variant(
         print(point, flush=True)
     network = training.averages["0.05"].network
     answers = [attacked(network, folder, dataset, side, seed) for side in ("train", "validation")]
-    section = evaluate_attacks("denoiser", *answers, Bootstrap(seed=seed))
+    section = weights_section("denoiser", *answers, Bootstrap(seed=seed))
     area = section.metrics[0]
     figures = {
         "membership": f"{area.value:.2f} [{area.low:.2f}, {area.high:.2f}]",

@@ -54,6 +54,7 @@ def test_copies_beyond_the_limit_are_held_back_as_often_as_the_power_says() -> N
     assert blocked("copies_excess", excess_of(2 * 20, 200, NullRank(95, 1, PLAIN), Bootstrap(1, 0.95, 0)))
 
 
+@pytest.mark.slow
 def test_false_alarms_of_the_membership_gate_are_those_of_scores_that_tell_nothing() -> None:
     rng, members = np.random.default_rng(0), np.arange(36 + 18) < 36
     areas = [area(rng.random(54), members) for _ in range(200)]
@@ -70,6 +71,7 @@ def test_false_alarms_of_the_rate_of_members_found_are_those_of_scores_that_tell
     assert outlook(audit=strict)["membership_tpr:*"].false_alarm == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_mean_coverage_of_equal_distributions_is_the_one_that_is_counted_with() -> None:
     n, k = 18, neighbourhood_size(18)
     rng = np.random.default_rng(0)
@@ -84,6 +86,7 @@ def test_a_gate_on_a_share_that_nothing_spoils_waits_for_so_many(metric: str, fe
     assert (enough.decidable, enough.false_alarm, enough.needed) == (True, 0.0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["research", "strict"])
 def test_more_of_everybody_never_lowers_the_prospects_but_for_steps_of_counts(preset: str) -> None:
     audit = AuditConfig(preset=preset)
@@ -93,6 +96,7 @@ def test_more_of_everybody_never_lowers_the_prospects_but_for_steps_of_counts(pr
         assert one.decidable >= small[metric].decidable, metric
 
 
+@pytest.mark.slow
 def test_what_is_needed_does() -> None:
     found = outlook(40, 12, 12)
     needed = {one.metric: one for one in found.values() if one.needed is not None}

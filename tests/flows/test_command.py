@@ -117,6 +117,7 @@ def test_help_is_instant(meddiff: Run) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
+@pytest.mark.slow
 def test_phantoms_and_a_study_of_them_are_two_commands(meddiff: Run, tmp_path: Path) -> None:
     scans, study = tmp_path / "scans", tmp_path / "study"
     assert meddiff("phantoms", scans, "--subjects", 2, "--spacing-mm", 12).status == 0

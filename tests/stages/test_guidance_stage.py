@@ -85,6 +85,7 @@ def trained(
             sides = {"train": Noise(0), "validation": Noise(1)}
             finish(encode_latents(workspace.path("latents"), network, sides, contract))
         monkeypatch.setattr(guidance.Dataset, "open", lambda folder: Sides(contract, asked))
+        monkeypatch.setattr(guidance, "SAMPLES", 8)
         return workspace
 
     return make

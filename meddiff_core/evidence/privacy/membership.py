@@ -87,7 +87,7 @@ def membership_inference(audit: AuditInput, bootstrap: Bootstrap) -> Generator[P
         ))  # fmt: skip
     train = yield from _attack(audit, "train", attacked_rows(audit, "train"))
     holdout = yield from _attack(audit, "holdout", attacked_rows(audit, "holdout"))
-    sections = [evaluate_attacks(name, train, holdout, bootstrap) for name in MODELS]
+    sections = [weights_section(name, train, holdout, bootstrap) for name in MODELS]
     return Section.merge([*sections, Section(statements=[_resolution(holdout)])])
 
 
@@ -126,7 +126,7 @@ def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Evaluation:
     """What all attacks on one thing come to."""
 
     outcomes: Sequence[Outcome]
@@ -146,17 +146,17 @@ class Verdict:
         return beyond_chance(self.best.auc, self.chance)
 
 
-def evaluate_attacks(model: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Section:
+def weights_section(model: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Section:
     """Every attack on one model, and the strongest of them."""
-    verdict = judge_attacks(model, train, holdout, bootstrap)
+    evaluation = evaluate_attacks(model, train, holdout, bootstrap)
     return Section(
-        metrics=_metrics(model, verdict),
-        tables=[outcomes_table(verdict.outcomes, f"Membership inference on the {model}")],
-        statements=[_statement(model, verdict)],
+        metrics=_metrics(model, evaluation),
+        tables=[outcomes_table(evaluation.outcomes, f"Membership inference on the {model}")],
+        statements=[_statement(model, evaluation)],
     )
 
 
-def judge_attacks(attacked: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Verdict:
+def evaluate_attacks(attacked: str, train: Attacked, holdout: Attacked, bootstrap: Bootstrap) -> Evaluation:
     """Every attack on a model, or on what is released."""
     names = list(train.scores[attacked])
     sides = (train, holdout)
@@ -172,7 +172,7 @@ def judge_attacks(attacked: str, train: Attacked, holdout: Attacked, bootstrap: 
     highest = max(outcome.auc.value for outcome in outcomes)
     chance = best_by_chance(scores, members, bootstrap.seed)
     p = (1 + int((chance >= highest - 1e-12).sum())) / (1 + len(chance))
-    return Verdict(outcomes, float(chance.mean()), p)
+    return Evaluation(outcomes, float(chance.mean()), p)
 
 
 def without_difficulty(scores: Matrix, difficulty: Matrix) -> Matrix:
@@ -238,8 +238,8 @@ def beyond_chance(auc: Estimate, chance: float) -> Estimate:
     return Estimate(value, low, high, auc.n)
 
 
-def _metrics(model: str, verdict: Verdict) -> list[Metric]:
-    best, outsiders = verdict.best, verdict.best.auc.n
+def _metrics(model: str, evaluation: Evaluation) -> list[Metric]:
+    best, outsiders = evaluation.best, evaluation.best.auc.n
     strongest = (
         f"Area under the ROC curve of the strongest attack on the weights of the {model}, corrected for the choice of "
         "the strongest: 0.5 is no leak."
@@ -249,7 +249,7 @@ def _metrics(model: str, verdict: Verdict) -> list[Metric]:
         f"positives, the fewest that {outsiders} holdout subjects can show."
     )
     return [
-        metric_of(MEMBERSHIP_AUC, verdict.corrected, strongest, model, reference=0.5),
+        metric_of(MEMBERSHIP_AUC, evaluation.corrected, strongest, model, reference=0.5),
         metric_of(MEMBERSHIP_TPR, best.found, found, model, _share_by_chance(outsiders)),
     ]
 
@@ -283,12 +283,12 @@ def outcomes_table(outcomes: Sequence[Outcome], title: str) -> Table:
     )
 
 
-def _statement(model: str, verdict: Verdict) -> str:
-    best, count = verdict.best, len(verdict.outcomes)
+def _statement(model: str, evaluation: Evaluation) -> str:
+    best, count = evaluation.best, len(evaluation.outcomes)
     return (
         f"Whoever had the weights: the strongest of {count} membership attacks on the {model} ({best.attack}) reaches "
         f"an area of {best.auc.value:.2f} ({best.auc.low:.2f} to {best.auc.high:.2f}); the best of {count} would reach "
-        f"{verdict.chance:.2f} without any leak, and as much as was found with p = {verdict.p:.2g}."
+        f"{evaluation.chance:.2f} without any leak, and as much as was found with p = {evaluation.p:.2g}."
     )
 
 

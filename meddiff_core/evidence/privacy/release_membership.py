@@ -22,10 +22,10 @@ from meddiff_core.evidence.privacy.attacks import Scores
 from meddiff_core.evidence.privacy.canaries import Canaries
 from meddiff_core.evidence.privacy.membership import (
     Attacked,
-    Verdict,
+    Evaluation,
     attacked_rows,
     difficulty_of,
-    judge_attacks,
+    evaluate_attacks,
     outcomes_table,
 )
 from meddiff_core.evidence.section import Section
@@ -114,13 +114,13 @@ def release_membership(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Pro
     members = [row for row, name in enumerate(train.names) if name in planted]
     others = [row for row, name in enumerate(train.names) if name not in planted]
     mixed = _scores(spaces, "train", with_copies=True)
-    release = judge_attacks(
+    release = evaluate_attacks(
         RELEASE,
         _attacked(train, _scores(spaces, "train", with_copies=False), range(len(train.names))),
         _attacked(holdout, _scores(spaces, "holdout", with_copies=False), range(len(holdout.names))),
         bootstrap,
     )
-    power = judge_attacks(RELEASE, _attacked(train, mixed, members), _attacked(train, mixed, others), bootstrap)
+    power = evaluate_attacks(RELEASE, _attacked(train, mixed, members), _attacked(train, mixed, others), bootstrap)
     return Section(
         metrics=[_auc(release), _power(power, len(copies), len(audit.accepted))],
         tables=[outcomes_table(release.outcomes, "Membership inference by whoever receives the release")],
@@ -220,23 +220,23 @@ def log_density(query: Matrix, sample: Matrix) -> Matrix:
     return np.asarray(logsumexp(kernels, axis=1) - np.log(count) - dim * np.log(width * np.sqrt(2 * np.pi)))
 
 
-def _auc(verdict: Verdict) -> Metric:
+def _auc(evaluation: Evaluation) -> Metric:
     words = (
         "Area under the ROC curve of the strongest attack by whoever receives the release, without weights, corrected "
         "for the choice of the strongest: 0.5 is no leak."
     )
-    return metric_of(RELEASE_AUC, verdict.corrected, words, reference=0.5)
+    return metric_of(RELEASE_AUC, evaluation.corrected, words, reference=0.5)
 
 
-def _power(verdict: Verdict, copies: int, size: int) -> Metric:
+def _power(evaluation: Evaluation, copies: int, size: int) -> Metric:
     words = (
         f"The same area between training subjects of whom copies were mixed into the cohort ({copies} beside {size} "
         "volumes) and other training subjects: what the attacks make of a cohort that does leak."
     )
-    return metric_of(RELEASE_POWER, verdict.corrected, words, reference=0.5)
+    return metric_of(RELEASE_POWER, evaluation.corrected, words, reference=0.5)
 
 
-def _statement(release: Verdict, power: Verdict, has_reference: bool) -> str:
+def _statement(release: Evaluation, power: Evaluation, has_reference: bool) -> str:
     without = "" if has_reference else f" There are fewer than {FEWEST_REFERENCE} validation volumes for a reference."
     best = release.best
     return (

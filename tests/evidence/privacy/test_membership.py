@@ -15,8 +15,8 @@ from meddiff_core.evidence.privacy.membership import (
     auc_interval,
     best_by_chance,
     beyond_chance,
-    evaluate_attacks,
     membership_inference,
+    weights_section,
     without_difficulty,
 )
 from meddiff_core.study import AuditConfig, GateConfig, Study
@@ -52,8 +52,8 @@ def attacked(denoise, latents, finish, visits=1):
     return Attacked(subjects, rng.standard_normal((len(latents), 4)), {"denoiser": scores})
 
 
-def verdict(denoise, train, holdout, finish):
-    section = evaluate_attacks(
+def evaluation(denoise, train, holdout, finish):
+    section = weights_section(
         "denoiser", attacked(denoise, train, finish), attacked(denoise, holdout, finish), BOOTSTRAP
     )
     return {metric.name: metric for metric in section.metrics}, section
@@ -61,7 +61,7 @@ def verdict(denoise, train, holdout, finish):
 
 def test_memorising_denoiser_is_found_out_by_every_attack(finish):
     train = normal(40, 0)
-    metrics, section = verdict(memorising(train), train, normal(20, 1), finish)
+    metrics, section = evaluation(memorising(train), train, normal(20, 1), finish)
     assert metrics["membership_auc:denoiser"].value > 0.98
     assert metrics["membership_auc:denoiser"].low > 0.8
     assert metrics["membership_tpr:denoiser"].value > 0.95
@@ -73,7 +73,7 @@ def test_memorising_denoiser_is_found_out_by_every_attack(finish):
 def test_ideal_denoiser_leaks_nothing_and_its_interval_says_so(finish):
     values, held = [], 0
     for seed in range(20):
-        metrics, _ = verdict(ideal, normal(40, 2 * seed), normal(20, 2 * seed + 1), finish)
+        metrics, _ = evaluation(ideal, normal(40, 2 * seed), normal(20, 2 * seed + 1), finish)
         found = metrics["membership_auc:denoiser"]
         values.append(found.value)
         held += found.low <= 0.5 <= found.high
@@ -84,7 +84,7 @@ def test_ideal_denoiser_leaks_nothing_and_its_interval_says_so(finish):
 def test_a_small_study_without_a_leak_passes_the_research_gate(finish):
     passed = 0
     for seed in range(30):
-        metrics, _ = verdict(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish)
+        metrics, _ = evaluation(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish)
         gates = apply_gates(list(metrics.values()), audit_settings(GIVEN_AWAY))
         passed += next(gate.passed for gate in gates if gate.metric == "membership_auc:denoiser")
     assert passed >= 24
@@ -162,7 +162,7 @@ def test_difficulty_hides_membership_until_it_is_subtracted():
 
 def test_subjects_with_many_volumes_count_once(finish):
     train, holdout = normal(40, 0), normal(20, 1)
-    section = evaluate_attacks(
+    section = weights_section(
         "denoiser", attacked(ideal, train, finish, 2), attacked(ideal, holdout, finish, 2), BOOTSTRAP
     )
     assert [metric.n for metric in section.metrics] == [10, 20]
@@ -191,7 +191,7 @@ def test_part_attacks_both_models_or_says_that_it_has_none(
 @pytest.mark.parametrize("preset", ["research", "strict", "trial"])
 def test_weights_are_gated_by_every_preset_where_they_leave_and_by_strict_where_they_stay(preset, finish):
     train = normal(40, 0)
-    metrics, _ = verdict(memorising(train), train, normal(20, 1), finish)
+    metrics, _ = evaluation(memorising(train), train, normal(20, 1), finish)
 
     def gated(study):
         given = study.model_copy(update={"audit": AuditConfig(preset=preset)})

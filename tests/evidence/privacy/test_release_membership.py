@@ -8,7 +8,7 @@ from meddiff_core.evidence.gates import apply_gates
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.neighbours import nearest
 from meddiff_core.evidence.presets import PRESETS
-from meddiff_core.evidence.privacy.membership import Attacked, judge_attacks
+from meddiff_core.evidence.privacy.membership import Attacked, evaluate_attacks
 from meddiff_core.evidence.privacy.release_membership import (
     density_scores,
     distance_scores,
@@ -30,13 +30,13 @@ def scores(query, released, reference):
     return found | density_scores(query, released, reference)
 
 
-def judged(released, seed, train, holdout, reference):
+def evaluated(released, seed, train, holdout, reference):
     sides = [
         Attacked([f"{side}{row}" for row in range(len(rows))], normal(len(rows), seed + at, 4).astype(np.float64),
                  {"release": scores(rows, released, reference)})
         for at, (side, rows) in enumerate((("t", train), ("h", holdout)))
     ]  # fmt: skip
-    return judge_attacks("release", *sides, BOOTSTRAP)
+    return evaluate_attacks("release", *sides, BOOTSTRAP)
 
 
 def sets(seed):
@@ -46,7 +46,7 @@ def sets(seed):
 def test_members_whose_near_copies_are_released_are_found():
     train, holdout, reference = sets(0)
     released = np.concatenate([normal(150, 5), train + 0.1 * normal(44, 6)])
-    found = judged(released, 7, train, holdout, reference)
+    found = evaluated(released, 7, train, holdout, reference)
     assert found.corrected.low > 0.8
     assert found.p < 0.01
     assert all(outcome.auc.value > 0.6 for outcome in found.outcomes)
@@ -55,7 +55,7 @@ def test_members_whose_near_copies_are_released_are_found():
 def test_release_of_fresh_volumes_leaks_nothing_and_its_interval_says_so():
     values, held, passed = [], 0, 0
     for seed in range(1, 21):
-        found = judged(normal(200, 10 * seed + 5), seed, *sets(seed)).corrected
+        found = evaluated(normal(200, 10 * seed + 5), seed, *sets(seed)).corrected
         values.append(found.value)
         held += found.low <= 0.5 <= found.high
         passed += found.high <= 0.75

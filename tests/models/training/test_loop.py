@@ -115,7 +115,7 @@ def rising(step: int, rate: float) -> float:
     return 9.0 if step >= 13 and rate == 1 else 1.0 + step / 20
 
 
-@settings(max_examples=40)
+@settings(max_examples=16)
 @given(
     loss=st.sampled_from([lost, rising]),
     killed=st.lists(st.integers(1, 19), max_size=3),
