@@ -54,7 +54,7 @@ def fit_line(folder: Path, fault: str, ranks: Ranks) -> Generator[Progress, None
                 save_checkpoint(folder / "resume", line.state_dict() | momenta, {"step": step + 1})
         yield Progress("line", step + 1, STEPS, {"loss": float(loss)})
     values = [float(value) for parameter in line.parameters() for value in parameter.detach().flatten()]
-    return {"first": first, "values": values, "threads": torch.get_num_threads()}
+    return {"values": values, "threads": torch.get_num_threads()}
 
 
 def descend(line: torch.nn.Linear, optimizer: torch.optim.Optimizer, step: int, ranks: Ranks) -> torch.Tensor:

@@ -76,7 +76,6 @@ def test_a_lost_process_costs_the_steps_since_the_resume_point_and_nothing_else(
     expected, _ = fit(quiet)
     result, seen = fit(disturbed, "lose-once")
     assert result["values"] == expected["values"]
-    assert (expected["first"], result["first"]) == (0, 10)
     again = next(number for number, progress in enumerate(seen) if progress.note)
     assert "all processes had to start again" in seen[again].note
     assert [progress.done for progress in seen[again:]] == list(range(11, line_fit.STEPS + 1))
