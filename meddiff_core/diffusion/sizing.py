@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -53,11 +53,11 @@ def infer_plan(
     contract: Contract,
     reasons: dict[str, str],
     study: Study,
-    train_cases: int,
+    cases: int,
     device: str,
     standing: Mapping[str, Plan] | None = None,
 ) -> Generator[Progress, None, Plan]:
-    """Complete the contract with networks, batches and steps.
+    """Complete the contract with networks, batches and steps, for so many training volumes (`cases`).
 
     `standing` holds the last plan for each network whose size and training stay as they are; they are not measured.
 
@@ -71,49 +71,87 @@ def infer_plan(
     require_halvable(contract.size, contract.spacing_mm, study)
     latent_size = shape.latent_size(contract.size)
     last_denoiser = _for_latents(standing.get("denoiser"), latent_size, shape.latent_channels)
-    denoiser_shape = (
+    denoiser_shape = (  # what it refuses is refused before anything is measured
         last_denoiser.denoiser if last_denoiser else _denoiser_shape(shape.latent_channels, latent_size, study, device)
     )
-    config = study.train
     autoencoder = (
-        last.autoencoder_training
-        if last
-        else (yield from _fit_autoencoder(shape, contract, study, train_cases, device))
+        _standing(last, AUTOENCODER) if last else (yield from _plan_autoencoder(shape, contract, study, cases, device))
     )
     denoiser = (
-        last_denoiser.denoiser_training
+        _standing(last_denoiser, DENOISER)
         if last_denoiser
-        else (yield from _fit_denoiser(denoiser_shape, contract, latent_size, study, train_cases, device))
-    )
-    epochs = denoiser.steps * denoiser.batch / train_cases
-    augmentations, why = (
-        (last_denoiser.augmentations, last_denoiser.reasons["augmentations"])
-        if last_denoiser
-        else _augmentations(config.denoiser.augmentations, epochs)
-    )
-    variants = (
-        last_denoiser.variants
-        if last_denoiser
-        else augmented_variants(epochs * config.denoiser.augmented_share, train_cases, shape, latent_size)
+        else (yield from _plan_denoiser(denoiser_shape, shape, contract, study, cases, device))
     )
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
-    reasons = reasons | {"autoencoder": coarser, "augmentations": why}
-    parts = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
-    reasons |= _training_reasons(study, autoencoder, denoiser, f"{device}, on a part of a volume" if parts else device)
-    if last:
-        reasons |= {"autoencoder_training": last.reasons["autoencoder_training"]}
-    if last_denoiser:
-        reasons |= {"denoiser_training": last_denoiser.reasons["denoiser_training"]}
     return Plan(
         contract=contract,
-        autoencoder=shape,
-        autoencoder_training=autoencoder,
-        denoiser=denoiser_shape,
-        denoiser_training=denoiser,
-        augmentations=augmentations,
-        variants=variants,
         device=next((plan.device for plan in standing.values()), device),
-        reasons=reasons,
+        reasons=reasons | {"autoencoder": coarser} | autoencoder.reasons | denoiser.reasons,
+        **autoencoder.decisions,
+        **denoiser.decisions,
+    )
+
+
+class Planned(NamedTuple):
+    """What is decided of one network, by the names of the plan's fields, and why."""
+
+    decisions: dict[str, Any]
+    reasons: dict[str, str]
+
+
+AUTOENCODER = ("autoencoder", "autoencoder_training")
+DENOISER = ("denoiser", "denoiser_training", "augmentations", "variants")
+"""Fields of a plan that stand or fall with a network."""
+
+
+def _standing(last: Plan, fields: Sequence[str]) -> Planned:
+    """What the last plan decided of a network."""
+    reasons = {name: last.reasons[name] for name in fields if name in last.reasons and name != "autoencoder"}
+    return Planned({name: getattr(last, name) for name in fields}, reasons)
+
+
+def _plan_autoencoder(
+    shape: AutoencoderShape, contract: Contract, study: Study, cases: int, device: str
+) -> Generator[Progress, None, Planned]:
+    training = yield from _fit(
+        "autoencoder",
+        lambda way: _autoencoder_cost(shape, contract, study, way, device),
+        _autoencoder_ways(shape, contract, study, device),
+        study.plan.memory_gb or _free_memory_gb(device),
+        study.train.autoencoder.steps,
+        study.plan.budget_minutes * 60 * AUTOENCODER_SHARE,
+        cases,
+    )
+    why = _training_reason(training, study.train.autoencoder.steps, study, _where(shape, contract, device))
+    return Planned({"autoencoder": shape, "autoencoder_training": training}, {"autoencoder_training": why})
+
+
+def _plan_denoiser(
+    shape: DenoiserShape, autoencoder: AutoencoderShape, contract: Contract, study: Study, cases: int, device: str
+) -> Generator[Progress, None, Planned]:
+    config, latent_size = study.train.denoiser, autoencoder.latent_size(contract.size)
+    training = yield from _fit(
+        "denoiser",
+        lambda way: _denoiser_cost(shape, contract, latent_size, study, way, device),
+        _ways(config.batch, 8 if device == "cpu" else 32, config.gradient_checkpointing),
+        study.plan.memory_gb or _free_memory_gb(device),
+        config.steps,
+        study.plan.budget_minutes * 60 * (1 - AUTOENCODER_SHARE),
+        cases,
+    )
+    epochs = training.steps * training.batch / cases
+    augmentations, why = _augmentations(config.augmentations, epochs)
+    return Planned(
+        {
+            "denoiser": shape,
+            "denoiser_training": training,
+            "augmentations": augmentations,
+            "variants": augmented_variants(epochs * config.augmented_share, cases, autoencoder, latent_size),
+        },
+        {
+            "denoiser_training": _training_reason(training, config.steps, study, _where(autoencoder, contract, device)),
+            "augmentations": why,
+        },
     )
 
 
@@ -198,39 +236,6 @@ def _for_latents(last: Plan | None, latent_size: Size, channels: int) -> Plan | 
     """The last plan, if its denoiser is one of latents of this size and so many channels."""
     same = last and (last.latent_size, last.denoiser.latent_channels) == (latent_size, channels)
     return last if same else None
-
-
-def _fit_autoencoder(
-    shape: AutoencoderShape, contract: Contract, study: Study, train_cases: int, device: str
-) -> Generator[Progress, None, TrainingPlan]:
-    return (
-        yield from _fit(
-            "autoencoder",
-            lambda way: _autoencoder_cost(shape, contract, study, way, device),
-            _autoencoder_ways(shape, contract, study, device),
-            study.plan.memory_gb or _free_memory_gb(device),
-            study.train.autoencoder.steps,
-            study.plan.budget_minutes * 60 * AUTOENCODER_SHARE,
-            train_cases,
-        )
-    )
-
-
-def _fit_denoiser(
-    shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, train_cases: int, device: str
-) -> Generator[Progress, None, TrainingPlan]:
-    config = study.train.denoiser
-    return (
-        yield from _fit(
-            "denoiser",
-            lambda way: _denoiser_cost(shape, contract, latent_size, study, way, device),
-            _ways(config.batch, 8 if device == "cpu" else 32, config.gradient_checkpointing),
-            study.plan.memory_gb or _free_memory_gb(device),
-            config.steps,
-            study.plan.budget_minutes * 60 * (1 - AUTOENCODER_SHARE),
-            train_cases,
-        )
-    )
 
 
 def _fit(
@@ -414,17 +419,17 @@ def _free_memory_gb(device: str) -> float:
     return float(psutil.virtual_memory().available / 2**30)
 
 
-def _training_reasons(study: Study, autoencoder: TrainingPlan, denoiser: TrainingPlan, where: str) -> dict[str, str]:
-    reasons = {}
-    for name, plan, given in (
-        ("autoencoder_training", autoencoder, study.train.autoencoder.steps),
-        ("denoiser_training", denoiser, study.train.denoiser.steps),
-    ):
-        why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
-        fits = ", with patches" if plan.patch else ", activations computed again to save memory"
-        how = fits if plan.patch or plan.gradient_checkpointing else ""
-        reasons[name] = f"{plan.steps} steps{how}: {why}; {_length(plan, where)}."
-    return reasons
+def _where(shape: AutoencoderShape, contract: Contract, device: str) -> str:
+    """What a training was measured on."""
+    part = _measured_part(contract.size, shape.downsampling, device, MOST_MEASURED) != contract.size
+    return f"{device}, on a part of a volume" if part else device
+
+
+def _training_reason(plan: TrainingPlan, given: int | None, study: Study, where: str) -> str:
+    why = "given by the study" if given else f"what fits the budget of {study.plan.budget_minutes:g} minutes"
+    fits = ", with patches" if plan.patch else ", activations computed again to save memory"
+    how = fits if plan.patch or plan.gradient_checkpointing else ""
+    return f"{plan.steps} steps{how}: {why}; {_length(plan, where)}."
 
 
 def _length(plan: TrainingPlan, where: str) -> str:
