@@ -8,6 +8,9 @@ from meddiff_core.data.identity.subjects import SubjectRule
 from meddiff_core.data.ingest import Inventory
 from meddiff_core.data.layouts.walking import counted
 
+MOST_NOTES = 8
+"""Notes that are shown; all are in fingerprint.json."""
+
 
 def describe_inventory(inventory: Inventory, examples: bool = False) -> list[str]:
     """A line for each thing found; `examples` name scans and subjects: for the screen, never for a log."""
@@ -20,8 +23,17 @@ def describe_inventory(inventory: Inventory, examples: bool = False) -> list[str
         "kinds": [_kinds(inventory)],
         "label maps": [_labels(inventory)],
         "covariates": [_covariate(name, kind, inventory) for name, kind in inventory.kinds.items()] or ["none"],
+        "notes": _notes(inventory) if examples else [],
     }
     return [f"{name if not n else '':<11} {text}" for name, texts in lines.items() for n, text in enumerate(texts)]
+
+
+def _notes(inventory: Inventory) -> list[str]:
+    """What was left out or taken otherwise than it stands; those of columns first, which no later line repeats."""
+    cases = {case.case for case in inventory.cases}
+    notes = sorted(inventory.notes, key=lambda note: note.case in cases)
+    more = [f"and {len(notes) - MOST_NOTES} more"] if len(notes) > MOST_NOTES else []
+    return [f"{note.case}: {note.reason}" for note in notes[:MOST_NOTES]] + more
 
 
 def _rule(rule: SubjectRule, examples: bool) -> str:

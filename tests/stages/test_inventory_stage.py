@@ -12,7 +12,7 @@ import yaml
 
 from meddiff_core.data.ingest import Inventory, listing_digest
 from meddiff_core.errors import ConfigurationError, DataRefused
-from meddiff_core.stages.describe import describe_inventory
+from meddiff_core.stages.describe import MOST_NOTES, describe_inventory
 from meddiff_core.stages.inventory import REFUSED, look_at_scans, read_inventory, take_inventory
 from meddiff_core.stages.making import Resources
 from meddiff_core.types import Message
@@ -106,3 +106,24 @@ def test_a_person_sees_examples_and_what_is_open(workspace: Made) -> None:
     assert "vombat_1" in "".join(describe_inventory(look_at_scans(study), examples=True))
     with pytest.raises(ConfigurationError, match="vombat_3"):
         look_at_scans(workspace(same_subject=[["vombat_1", "vombat_3"]]))
+
+
+@pytest.mark.parametrize("column", ["seed", "image", "=cmd", "+1"])
+def test_a_column_that_is_left_out_is_shown_with_the_reason(workspace: Made, column: str, tmp_path: Path) -> None:
+    names = ("a_T1.nii.gz", "b_T1.nii.gz", "c_T1.nii.gz")
+    rows = {"participant_id": list("abc"), "age": [40.5, 50.5, 60.5], column: [1.5, 2.5, 3.5]}
+    pd.DataFrame(rows).to_csv(tmp_path / "people.tsv", sep="\t", index=False)
+    inventory = look_at_scans(workspace(*names, participants="people.tsv"))
+    assert list(inventory.kinds) == ["age"]
+    shown = describe_inventory(inventory, examples=True)
+    assert any(f"{column}: column is ignored" in line for line in shown)
+    assert not any(column in line for line in describe_inventory(inventory)), "names of columns are not logged"
+
+
+def test_of_many_notes_the_first_are_shown_and_the_others_counted(workspace: Made, tmp_path: Path) -> None:
+    names = [f"s{number:02d}_T1.nii.gz" for number in range(MOST_NOTES + 5)]
+    (tmp_path / "people.tsv").write_text("participant_id\tage\n" + "".join(f"s{n:02d}\t{n}.5\n" for n in range(2)))
+    inventory = look_at_scans(workspace(*names, participants="people.tsv"))
+    shown = describe_inventory(inventory, examples=True)
+    assert len(inventory.notes) > MOST_NOTES
+    assert shown[-1].split() == ["and", str(len(inventory.notes) - MOST_NOTES), "more"]

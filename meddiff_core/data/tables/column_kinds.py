@@ -28,6 +28,8 @@ TABLE_OF_CASES = frozenset(
 )
 """Columns that cases.parquet has of its own."""
 LONGEST_NAME = 100
+FORMULA_SIGNS = frozenset("=+-@")
+"""First characters that a spreadsheet takes for a formula's; a release's table has names as they are."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DATE = re.compile(
     r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:\d\d){1,2}|"
@@ -79,6 +81,8 @@ def fault_of_name(name: str) -> str | None:
         return "it is named like a column that every release has of its own"
     if _CONTROL.search(name):
         return "its name has control characters"
+    if name[:1] in FORMULA_SIGNS:
+        return f"a spreadsheet takes a name that begins with {name[0]} for a formula"
     return f"its name has more than {LONGEST_NAME} characters" if len(name) > LONGEST_NAME else None
 
 

@@ -29,6 +29,8 @@ from meddiff_core.study import DataConfig
 from meddiff_core.types import Note, Question
 
 ID_COLUMNS = ("subject", "image", "label", "participant_id", "session_id")
+SCAN_COLUMNS = frozenset({"image", "label"})
+"""Of them, those that only a table of scans has."""
 ID_NAMES = (
     "id", "participant", "participantid", "subject", "subjectid", "subid", "patient", "patientid", "eid", "imageid",
 )  # fmt: skip
@@ -148,6 +150,11 @@ def ignored_columns(config: DataConfig, table: pd.DataFrame) -> list[Note]:
     """What of the table is not taken as it stands: columns, cells that are no numbers, numbers that are categories."""
     kinds = {name: infer_kind(table[name]) for name in _value_columns(table)} if config.covariates is None else {}
     notes = [Note(name, f"column {reading.note}") for name, reading in kinds.items() if reading.note]
+    if not is_table(Path(config.images)) and config.covariates is None:
+        lost = [str(name) for name in table.columns if name in SCAN_COLUMNS]
+        notes += [
+            Note(name, "column is ignored: one of this name would list scans; rename it to use it") for name in lost
+        ]
     declared = [name for name, kind in (config.covariates or {}).items() if kind == "continuous"]
     for name in declared:
         if bounds := [cell for cell in known_cells(table[name]) if is_bound(cell)]:
