@@ -23,6 +23,7 @@ from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.describe import describe_contract
 from meddiff_core.stages.inventory import REFUSED, read_inventory, take_inventory
 from meddiff_core.stages.making import Made, Maker, Resources
+from meddiff_core.stages.signer import find_signer
 from meddiff_core.stages.standing import last_plan, standing_decisions
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import DECIDED, Workspace
@@ -90,6 +91,7 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Decide grid, networks and steps from the fingerprint and this machine; earlier decisions stand unless the study
     contradicts them.
     """
+    find_signer(workspace, resources)
     study, fingerprint, last = workspace.study, _read_fingerprint(workspace), last_plan(workspace)
     train = training_part(fingerprint, read_split(workspace.path("split")))
     contract, reasons = infer_contract(train, study, last.device if last else resources.device)

@@ -28,13 +28,13 @@ from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.release.participants_table import with_batches, with_candidates
 from meddiff_core.release.regenerate import choose_few, regenerate
-from meddiff_core.release.signing import Signer, parse_signer, read_signer
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.guidance import read_choice
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
+from meddiff_core.stages.signer import find_signer
 from meddiff_core.study import Study, shareable_settings
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
@@ -61,19 +61,6 @@ def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
         yield Message(f"regenerated {line}")
     summary = {"volumes": len(content.table), "folder": path.name}
     return Made(digest_file(path / MANIFEST), summary, (path / MANIFEST,))
-
-
-def find_signer(workspace: Workspace, resources: Resources) -> Signer | None:
-    """The key that signs the study's releases, if it has one.
-
-    Raises:
-        ConfigurationError: what should be one is none, or others can read it.
-    """
-    if path := workspace.study.release.signing_key:
-        return read_signer(workspace.folder / path)
-    if resources.signing_key:
-        return parse_signer(resources.signing_key.encode(), "MEDDIFF_SIGNING_KEY")
-    return None
 
 
 def _check_regenerated(release: Path, models: Path, device: str, lines: list[str]) -> list[str]:

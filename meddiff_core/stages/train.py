@@ -11,6 +11,7 @@ from meddiff_core.stages.curves import record_curves
 from meddiff_core.stages.figures import plot_checkpoint_selection, plot_reconstructions, plot_samples
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.making import Made, Maker, Resources
+from meddiff_core.stages.signer import find_signer
 from meddiff_core.types import Work
 from meddiff_core.workspace import Workspace
 
@@ -44,7 +45,8 @@ def _fit(workspace: Workspace, resources: Resources, name: str) -> Work[tuple[st
 
     After a kill it continues from its resume points, which belong to this training by the digest of all its inputs.
     """
-    design_of(workspace)  # a cohort that cannot be sampled is refused before a night of training
+    design_of(workspace)  # what a later stage would refuse is refused before a night of training
+    find_signer(workspace, resources)
     key = digest_of(workspace.inputs(name))
     training = resources.fit(workspace, name, key, resources.device)
     facts = yield from record_curves(workspace, name, key, training)

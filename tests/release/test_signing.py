@@ -194,7 +194,7 @@ def test_the_stage_takes_the_key_of_the_study_or_of_the_environment(
     keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The environment is read by the tasks, and what carries the key on does not show it."""
-    from meddiff_core.stages.release import find_signer
+    from meddiff_core.stages.signer import find_signer
     from meddiff_core.study import Study
     from meddiff_core.types import serial_map
     from meddiff_core.workspace import Workspace
@@ -216,3 +216,19 @@ def test_the_stage_takes_the_key_of_the_study_or_of_the_environment(
     by_study = find_signer(workspace(signing_key="keys/meddiff-release.key"), resources)
     assert by_study is not None
     assert by_study.key_id == read_signer(other).key_id
+
+
+@pytest.mark.parametrize("content", [None, "hello\n"])
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_trained(tmp_path: Path, content: str | None) -> None:
+    from meddiff_core.stages.making import Resources
+    from meddiff_core.stages.prepare import plan_study
+    from meddiff_core.study import Study
+    from meddiff_core.workspace import Workspace
+
+    if content is not None:
+        (tmp_path / "wrong.key").write_text(content)
+    study = Study.model_validate(
+        {"name": "heads", "data": {"images": "x", "covariates": {}}, "release": {"signing_key": "wrong.key"}}
+    )
+    with pytest.raises(ConfigurationError, match=r"wrong\.key"):
+        next(plan_study(Workspace(study, tmp_path), Resources("cpu")))
