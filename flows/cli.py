@@ -1,12 +1,15 @@
 """The `meddiff` command. It imports nothing heavy until a subcommand needs it, so that `--help` is instant."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flows import release_cli
+from flows.release_cli import Quiet
 
 app = typer.Typer(
     name="meddiff",
@@ -17,9 +20,6 @@ app = typer.Typer(
 )
 StudyPath = Annotated[Path, typer.Argument(help="The study.yaml of a study, or its folder.", show_default=False)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the engines log, and whole tracebacks.")]
-MOST_FAULTS = 50
-"""Lines on faults of a release."""
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")]
 
 
 def main() -> None:
@@ -207,114 +207,6 @@ def tune_solver(
 
 
 @app.command()
-def verify(
-    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every volume, and measure it again.")] = False,
-    key: Annotated[Path | None, typer.Option(help="Public key of who must have signed it.")] = None,
-    sample: Annotated[str | None, typer.Option(help="Decode so many of the volumes only, such as 5%.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Which volumes --sample takes; chosen if not given.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Check that a release is whole, unaltered and consistent.
-
-    Always: every file against its hash, metadata against each other and the
-    contract, the tables against each other and the store, the signature if there
-    is one. With --deep also every volume: its smaller copy, label values, the
-    volumes in mm3 that its row gives.
-    """
-    from secrets import randbits
-
-    from meddiff_core.release.signing import read_public_key
-    from meddiff_core.release.verify import Depth, check_release
-    from meddiff_core.release.volume_checks import share_of
-    from tasks.progress import console_for, show, speaking
-
-    share, seed = share_of(sample) if sample else float(deep), randbits(32) if seed is None else seed
-    depth = Depth(share, seed, read_public_key(key) if key else None)
-    with speaking(console_for(quiet=quiet or not (share or sys.stderr.isatty()))):
-        found = show(check_release(release, depth))
-    if found.faults:
-        _print_faults(found.faults)
-        raise typer.Exit(1)
-    print(f"{release}: every file is as it was released")
-    if found.decoded:
-        which = f", chosen by --seed {seed}" if share < 1 else ""
-        print(f"volumes    {found.decoded} of {found.samples} decoded and measured again{which}")
-    print(f"signature  {found.signature}")
-
-
-def _print_faults(faults: Sequence[str]) -> None:
-    """The first faults of a release, and how many more there are."""
-    print("\n".join(faults[:MOST_FAULTS]), file=sys.stderr)
-    if len(faults) > MOST_FAULTS:
-        print(f"and {len(faults) - MOST_FAULTS} more", file=sys.stderr)
-
-
-@app.command()
-def keygen(folder: Annotated[Path, typer.Argument(help="Folder to write the keys to.", show_default=False)]) -> None:
-    """Make a pair of keys to sign releases with.
-
-    Name the private key in study.yaml as release.signing_key, or put its text into
-    MEDDIFF_SIGNING_KEY. Give the public key, or its fingerprint, to those who
-    receive releases, by another way than the release itself.
-    """
-    from meddiff_core.release.signing import fingerprint, generate_keys, read_public_key
-
-    private, public = generate_keys(folder)
-    print(f"private  {private} (keep it; whoever has it signs in your name)\npublic   {public}")
-    print(f"fingerprint {fingerprint(read_public_key(public))}")
-
-
-@app.command()
-def regenerate(
-    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
-    sample: Annotated[list[str], typer.Option(help="Id of a volume; may be given more than once.")],
-    models: Annotated[
-        Path | None, typer.Option(help="Folder of the models; that of the study around the release if not given.")
-    ] = None,
-) -> None:
-    """Sample volumes of a release again, and say whether they are the released ones."""
-    from meddiff_core.release.regenerate import regenerate as regenerate_volumes
-    from meddiff_core.stages.making import choose_device
-
-    unlike = False
-    for volume in regenerate_volumes(
-        release, sample, models or release.absolute().parents[1] / "models", choose_device(None)
-    ):
-        print(volume.describe())
-        unlike |= not volume.alike
-    if unlike:
-        raise typer.Exit(1)
-
-
-@app.command()
-def diff(
-    old: Annotated[Path, typer.Argument(help="Folder of the earlier release.", show_default=False)],
-    new: Annotated[Path, typer.Argument(help="Folder of the later one.", show_default=False)],
-) -> None:
-    """Say what changed from one release to another: volumes, settings, gates, metrics."""
-    from meddiff_core.release.difference import compare, describe_difference, version_of_release
-    from tasks.progress import console_for, show, speaking
-
-    with speaking(console_for()):
-        difference = show(compare(version_of_release(old), version_of_release(new)))
-    print("\n".join(describe_difference(difference)))
-
-
-@app.command()
-def yank(
-    release: Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Why; it stays where the release was, so it names nobody.")],
-) -> None:
-    """Withdraw a release: its data are removed, its manifest and the reason stay."""
-    from meddiff_core.release.tombstone import yank_release
-    from meddiff_core.stages.identifiers import identifiers_around
-
-    yank_release(release, reason, identifiers_around(release))
-    print(f"{release}: withdrawn; its manifest and the reason stay")
-
-
-@app.command()
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="How many brains.")] = 100,
@@ -328,6 +220,9 @@ def phantoms(
     with speaking(console_for()):
         show(write_phantoms(folder, subjects, seed, spacing_mm))
     print(f"phantoms {folder}")
+
+
+app.add_typer(release_cli.app)
 
 
 def _is_finished(study: Path, stage: str, quiet: bool) -> bool:
