@@ -14,6 +14,7 @@ import torch
 from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.diffusion.training import DenoiserTraining
+from meddiff_core.evidence.gates import limit_on_weights
 from meddiff_core.evidence.membership_probe import LatentSide, open_probe
 from meddiff_core.evidence.sample_scoring import open_scorer
 from meddiff_core.models.autoencoder import save_autoencoder
@@ -134,7 +135,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         device,
         augmented=AugmentedLatents.open(latents),
         scorer=open_scorer(train, validation, scale, study.seed) if scored else None,
-        attack=open_probe(known, unseen, scale, study.seed) if scored else None,
+        attack=open_probe(known, unseen, scale, study.seed, limit_on_weights(study)) if scored else None,
         ranks=ranks,
         initial=start,
     )

@@ -6,6 +6,7 @@ they know their training subjects, as the audit will ask. Every decision follows
 alone, so a resumed training decides what an uninterrupted one does.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -23,9 +24,6 @@ MARGIN = 0.05
 """How far `nearer_train_low` must lie above 0.5: less is of no consequence, even where it is certain."""
 
 
-MEMBERSHIP_LIMIT = 0.75
-"""Upper bound of the area of a membership attack beyond which weights are no candidate: what an audit allows that asks
-about weights (`evidence/presets.py`)."""
 
 
 class MembershipScore(Frozen):
@@ -37,13 +35,15 @@ class MembershipScore(Frozen):
     """Lower confidence bound."""
     high: FiniteFloat
     """Upper confidence bound."""
+    limit: FiniteFloat | None = None
+    """What the study's gate on the weights allows of it; None where they neither leave nor are gated."""
 
     @property
     def betrays(self) -> bool:
-        """Whether it is beyond chance and may be beyond what an audit allows. With few subjects the upper bound is
-        high whatever the weights are, which says nothing.
+        """Whether it is beyond chance and may be beyond the limit. With few subjects the upper bound is high whatever
+        the weights are, which says nothing.
         """
-        return self.low > 0.5 and self.high > MEMBERSHIP_LIMIT
+        return self.limit is not None and self.low > 0.5 and self.high > self.limit
 
 
 UNKNOWN = MembershipScore(auc=0.5, low=0.0, high=1.0)
@@ -178,7 +178,7 @@ class CheckpointSelection:
             ScoredCheckpoint(
                 step=step,
                 average=averages[position],
-                membership=MembershipScore(**dict(zip(BOUNDS, figures[len(SCORES) :], strict=True))),
+                membership=_membership(figures[len(SCORES) :]),
                 **dict(zip(SCORES, figures[: len(SCORES)], strict=True)),
             )
             for (step, position), figures in rows
@@ -191,7 +191,14 @@ SCORES, BOUNDS = tuple(SampleScore.model_fields), tuple(MembershipScore.model_fi
 
 
 def _figures(point: ScoredCheckpoint) -> list[float]:
-    return [*(getattr(point, name) for name in SCORES), *(getattr(point.membership, name) for name in BOUNDS)]
+    """A tensor knows no None, so that no limit is a NaN."""
+    bounds = [getattr(point.membership, name) for name in BOUNDS]
+    return [*(getattr(point, name) for name in SCORES), *(math.nan if bound is None else bound for bound in bounds)]
+
+
+def _membership(figures: Sequence[float]) -> MembershipScore:
+    given = [None if math.isnan(figure) else figure for figure in figures]
+    return MembershipScore.model_validate(dict(zip(BOUNDS, given, strict=True)))
 
 
 def best_of(points: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:

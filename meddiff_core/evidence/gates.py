@@ -14,6 +14,7 @@ from scipy import stats
 from meddiff_core.contract import Frozen
 from meddiff_core.evidence.metrics import EVERY, Metric, six_digits
 from meddiff_core.evidence.presets import ON_WEIGHTS, OPTIONAL, PRESETS
+from meddiff_core.evidence.privacy.membership import MEMBERSHIP_AUC
 from meddiff_core.study import AuditConfig, GateConfig, Study, WaiverConfig
 
 Verdict = Literal["pass", "quarantine", "block"]
@@ -118,6 +119,12 @@ def audit_settings(study: Study) -> AuditConfig:
     if not study.release.models or gate.metric in given:
         return study.audit
     return study.audit.model_copy(update={"gates": [*study.audit.gates, gate]})
+
+
+def limit_on_weights(study: Study) -> float | None:
+    """What the gate on attacks on a denoiser's weights allows; None where no gate asks about them."""
+    name = MEMBERSHIP_AUC.named("denoiser")
+    return next((gate.max for gate in gates_in_force([name], audit_settings(study)) if gate.metric == name), None)
 
 
 def passes_gate(metric: Metric, audit: AuditConfig) -> bool:

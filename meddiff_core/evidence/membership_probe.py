@@ -38,13 +38,15 @@ class MembershipProbe:
     members: int
     """So many of the first are of the train side, the others of the validation side."""
     seed: int
+    limit: float | None
+    """As `MembershipScore` has it."""
 
     def __call__(self, denoise: Denoise, early: Denoise, device: str) -> MembershipScore:
         """Area under the ROC curve, and its interval, of telling sides apart by what the error lost since `early`."""
         scores = self._log_errors(early, device) - self._log_errors(denoise, device)
         members = np.arange(len(scores)) < self.members
         found = auc_interval(area(scores, members), self.members, len(scores) - self.members, CONFIDENCE)
-        return MembershipScore(auc=found.value, low=found.low, high=found.high)
+        return MembershipScore(auc=found.value, low=found.low, high=found.high, limit=self.limit)
 
     @torch.inference_mode()
     def _log_errors(self, denoise: Denoise, device: str) -> Matrix:
@@ -77,9 +79,12 @@ class LatentSide:
         return self.latents.mean[rows], self.conditions[rows]
 
 
-def open_probe(train: LatentSide, validation: LatentSide, scale: LatentScale, seed: int) -> MembershipProbe | None:
-    """The probe of a study; None where a side has a single subject."""
+def open_probe(
+    train: LatentSide, validation: LatentSide, scale: LatentScale, seed: int, limit: float | None
+) -> MembershipProbe | None:
+    """The probe of a study; None where a side has a single subject. `limit` as `MembershipScore` has it."""
     latents, conditions = zip(*[side.one_of_each(seed) for side in (train, validation)], strict=True)
     if min(map(len, latents)) < 2:
         return None
-    return MembershipProbe(scale.standardise(torch.cat(latents)), torch.cat(conditions), len(latents[0]), seed)
+    standardised = scale.standardise(torch.cat(latents))
+    return MembershipProbe(standardised, torch.cat(conditions), len(latents[0]), seed, limit)
