@@ -24,8 +24,6 @@ MARGIN = 0.05
 """How far `nearer_train_low` must lie above 0.5: less is of no consequence, even where it is certain."""
 
 
-
-
 class MembershipScore(Frozen):
     """How well an attack on some weights tells training subjects from others."""
 
@@ -191,13 +189,13 @@ SCORES, BOUNDS = tuple(SampleScore.model_fields), tuple(MembershipScore.model_fi
 
 
 def _figures(point: ScoredCheckpoint) -> list[float]:
-    """A tensor knows no None, so that no limit is a NaN."""
+    """A tensor knows no None: what has no limit has an infinite one."""
     bounds = [getattr(point.membership, name) for name in BOUNDS]
-    return [*(getattr(point, name) for name in SCORES), *(math.nan if bound is None else bound for bound in bounds)]
+    return [*(getattr(point, name) for name in SCORES), *(math.inf if bound is None else bound for bound in bounds)]
 
 
 def _membership(figures: Sequence[float]) -> MembershipScore:
-    given = [None if math.isnan(figure) else figure for figure in figures]
+    given = [None if math.isinf(figure) else figure for figure in figures]
     return MembershipScore.model_validate(dict(zip(BOUNDS, given, strict=True)))
 
 

@@ -91,7 +91,7 @@ def measure_variant(
         seed,
         augmented=augmented,
         scorer=LatentScorer(known.latents, unseen.latents, scale, seed),
-        attack=open_probe(known, unseen, scale, seed),
+        attack=open_probe(known, unseen, scale, seed, limit=None),
     )
     curve = []
     for step in range(steps):

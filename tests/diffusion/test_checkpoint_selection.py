@@ -75,7 +75,8 @@ def test_a_training_that_begins_to_copy_is_stopped_and_keeps_what_came_before() 
     assert "at step 500" in describe_selection(selection.record())
 
 
-BETRAYED, HONEST = MembershipScore(auc=0.8, low=0.65, high=0.9), MembershipScore(auc=0.55, low=0.4, high=0.7)
+BETRAYED = MembershipScore(auc=0.8, low=0.65, high=0.9, limit=0.75)
+HONEST = MembershipScore(auc=0.55, low=0.4, high=0.7, limit=0.75)
 
 
 def test_weights_that_betray_their_training_subjects_are_no_candidate() -> None:
@@ -92,11 +93,17 @@ def test_weights_that_betray_their_training_subjects_are_no_candidate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("auc", "low", "high"),
-    [pytest.param(0.5, 0.2, 0.8, id="too few subjects to tell"), pytest.param(0.6, 0.55, 0.65, id="within the limit")],
+    ("auc", "low", "high", "limit"),
+    [
+        pytest.param(0.5, 0.2, 0.8, 0.75, id="too few subjects to tell"),
+        pytest.param(0.6, 0.55, 0.65, 0.75, id="within the limit"),
+        pytest.param(0.9, 0.8, 0.95, None, id="weights that stay and are not gated"),
+    ],
 )
-def test_membership_that_is_chance_or_within_the_limit_forbids_nothing(auc: float, low: float, high: float) -> None:
-    assert not MembershipScore(auc=auc, low=low, high=high).betrays
+def test_membership_that_no_gate_would_refuse_forbids_nothing(
+    auc: float, low: float, high: float, limit: float | None
+) -> None:
+    assert not MembershipScore(auc=auc, low=low, high=high, limit=limit).betrays
 
 
 def test_a_single_alarm_ends_nothing_but_is_not_kept() -> None:

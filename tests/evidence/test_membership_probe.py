@@ -43,7 +43,7 @@ class Remembers:
 
 def test_weights_that_know_their_subjects_are_found_and_others_are_not() -> None:
     train, validation = side(40, 1), side(20, 2)
-    probe = open_probe(train, validation, SCALE, seed=0)
+    probe = open_probe(train, validation, SCALE, seed=0, limit=0.75)
     assert probe is not None
     assert probe(shrink, shrink, "cpu").auc == 0.5
     found = probe(Remembers(train.latents.mean, 0.05), shrink, "cpu")
@@ -56,7 +56,7 @@ def test_difficulty_betrays_nobody() -> None:
     """Validation volumes that are harder for any weights."""
     train, validation = side(30, 1), side(30, 2)
     harder = LatentSet(3 * validation.latents.mean, validation.latents.std)
-    probe = open_probe(train, replace(validation, latents=harder), SCALE, seed=0)
+    probe = open_probe(train, replace(validation, latents=harder), SCALE, seed=0, limit=0.75)
     assert probe is not None
 
     def better(noisy: Tensor, sigma: Tensor, given: Tensor) -> Tensor:
@@ -67,16 +67,16 @@ def test_difficulty_betrays_nobody() -> None:
 
 
 def test_a_subject_counts_once_and_a_single_one_says_nothing() -> None:
-    several = open_probe(side(7, 1, scans=3), side(5, 2), SCALE, seed=0)
+    several = open_probe(side(7, 1, scans=3), side(5, 2), SCALE, seed=0, limit=0.75)
     assert isinstance(several, MembershipProbe)
     assert (several.members, len(several.latents)) == (7, 12)
-    assert open_probe(side(7, 1), side(1, 2, scans=4), SCALE, seed=0) is None
+    assert open_probe(side(7, 1), side(1, 2, scans=4), SCALE, seed=0, limit=0.75) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_chance_is_within_the_interval(seed: int) -> None:
     """Weights that change how well they denoise without regard to who a volume is of."""
-    probe = open_probe(side(40, 10 + seed), side(20, 20 + seed), SCALE, seed=seed)
+    probe = open_probe(side(40, 10 + seed), side(20, 20 + seed), SCALE, seed=seed, limit=0.75)
     assert probe is not None
     blur = np.random.default_rng(seed).uniform(0.9, 1.0)
     score = probe(lambda noisy, sigma, given: blur * shrink(noisy, sigma, given), shrink, "cpu")
