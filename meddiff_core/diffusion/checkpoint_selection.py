@@ -6,7 +6,6 @@ they know their training subjects, as the audit will ask. Every decision follows
 alone, so a resumed training decides what an uninterrupted one does.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -24,6 +23,10 @@ MARGIN = 0.05
 """How far `nearer_train_low` must lie above 0.5: less is of no consequence, even where it is certain."""
 
 
+NO_LIMIT = 1.0
+"""Of an area that no gate asks about: none is larger."""
+
+
 class MembershipScore(Frozen):
     """How well an attack on some weights tells training subjects from others."""
 
@@ -33,15 +36,15 @@ class MembershipScore(Frozen):
     """Lower confidence bound."""
     high: FiniteFloat
     """Upper confidence bound."""
-    limit: FiniteFloat | None = None
-    """What the study's gate on the weights allows of it; None where they neither leave nor are gated."""
+    limit: FiniteFloat = NO_LIMIT
+    """What the study's gate on the weights allows of the upper bound."""
 
     @property
     def betrays(self) -> bool:
         """Whether it is beyond chance and may be beyond the limit. With few subjects the upper bound is high whatever
         the weights are, which says nothing.
         """
-        return self.limit is not None and self.low > 0.5 and self.high > self.limit
+        return self.low > 0.5 and self.high > self.limit
 
 
 UNKNOWN = MembershipScore(auc=0.5, low=0.0, high=1.0)
@@ -176,7 +179,7 @@ class CheckpointSelection:
             ScoredCheckpoint(
                 step=step,
                 average=averages[position],
-                membership=_membership(figures[len(SCORES) :]),
+                membership=MembershipScore(**dict(zip(BOUNDS, figures[len(SCORES) :], strict=True))),
                 **dict(zip(SCORES, figures[: len(SCORES)], strict=True)),
             )
             for (step, position), figures in rows
@@ -189,14 +192,7 @@ SCORES, BOUNDS = tuple(SampleScore.model_fields), tuple(MembershipScore.model_fi
 
 
 def _figures(point: ScoredCheckpoint) -> list[float]:
-    """A tensor knows no None: what has no limit has an infinite one."""
-    bounds = [getattr(point.membership, name) for name in BOUNDS]
-    return [*(getattr(point, name) for name in SCORES), *(math.inf if bound is None else bound for bound in bounds)]
-
-
-def _membership(figures: Sequence[float]) -> MembershipScore:
-    given = [None if math.isinf(figure) else figure for figure in figures]
-    return MembershipScore.model_validate(dict(zip(BOUNDS, given, strict=True)))
+    return [*(getattr(point, name) for name in SCORES), *(getattr(point.membership, name) for name in BOUNDS)]
 
 
 def best_of(points: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:

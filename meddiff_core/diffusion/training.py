@@ -139,7 +139,8 @@ class DenoiserTraining:
             score = self.scorer(self.sample_latents(network))
             membership = UNKNOWN if self.attack is None or early is None else self.attack(network, early, self.device)
             self.selection.consider(step, name, score, average.network.state_dict(), membership)
-            found = score.model_dump() | {f"membership_{key}": value for key, value in membership.model_dump().items()}
+            attacked = membership.model_dump(exclude={"limit"})
+            found = score.model_dump() | {f"membership_{key}": value for key, value in attacked.items()}
             metrics |= {f"selection/{name}/{key}": value for key, value in found.items()}
         return metrics
 

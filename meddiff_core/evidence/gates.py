@@ -12,6 +12,7 @@ from typing import Literal
 from scipy import stats
 
 from meddiff_core.contract import Frozen
+from meddiff_core.diffusion.checkpoint_selection import NO_LIMIT
 from meddiff_core.evidence.metrics import EVERY, Metric, six_digits
 from meddiff_core.evidence.presets import ON_WEIGHTS, OPTIONAL, PRESETS
 from meddiff_core.evidence.privacy.membership import MEMBERSHIP_AUC
@@ -121,10 +122,11 @@ def audit_settings(study: Study) -> AuditConfig:
     return study.audit.model_copy(update={"gates": [*study.audit.gates, gate]})
 
 
-def limit_on_weights(study: Study) -> float | None:
-    """What the gate on attacks on a denoiser's weights allows; None where no gate asks about them."""
+def limit_on_weights(study: Study) -> float:
+    """What the gate on attacks on a denoiser's weights allows; `NO_LIMIT` where none asks about them."""
     name = MEMBERSHIP_AUC.named("denoiser")
-    return next((gate.max for gate in gates_in_force([name], audit_settings(study)) if gate.metric == name), None)
+    gates = [gate for gate in gates_in_force([name], audit_settings(study)) if gate.metric == name]
+    return next((gate.max for gate in gates if gate.max is not None), NO_LIMIT)
 
 
 def passes_gate(metric: Metric, audit: AuditConfig) -> bool:

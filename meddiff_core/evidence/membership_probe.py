@@ -38,7 +38,7 @@ class MembershipProbe:
     members: int
     """So many of the first are of the train side, the others of the validation side."""
     seed: int
-    limit: float | None
+    limit: float
     """As `MembershipScore` has it."""
 
     def __call__(self, denoise: Denoise, early: Denoise, device: str) -> MembershipScore:
@@ -80,7 +80,7 @@ class LatentSide:
 
 
 def open_probe(
-    train: LatentSide, validation: LatentSide, scale: LatentScale, seed: int, limit: float | None
+    train: LatentSide, validation: LatentSide, scale: LatentScale, seed: int, limit: float
 ) -> MembershipProbe | None:
     """The probe of a study; None where a side has a single subject. `limit` as `MembershipScore` has it."""
     latents, conditions = zip(*[side.one_of_each(seed) for side in (train, validation)], strict=True)

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from meddiff_core.contract import Spacing
-from meddiff_core.diffusion.checkpoint_selection import ScoredCheckpoint, SelectionRecord
+from meddiff_core.diffusion.checkpoint_selection import NO_LIMIT, ScoredCheckpoint, SelectionRecord
 from meddiff_core.evidence.aggregates import Histogram
 from meddiff_core.evidence.guidance_choice import GuidanceChoice
 from meddiff_core.evidence.section import Curve
@@ -232,7 +232,7 @@ def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:
             _plot_memory(axes, points, values, average == record.average)
     for axes in (memorisation, membership):
         axes.axhline(0.5, color=REAL, linewidth=1, dashes=(4, 3))
-    if (limit := record.curve[-1].membership.limit) is not None:
+    if (limit := record.curve[-1].membership.limit) < NO_LIMIT:
         membership.axhline(limit, color=INK, linewidth=0.7, dashes=(2, 2))
     late = record.step > (record.curve[0].step + record.curve[-1].step) / 2
     place: Any = {"xytext": (-3 if late else 3, 3), "textcoords": "offset points", "ha": "right" if late else "left"}

@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.checkpoint_selection import NO_LIMIT
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.measurements import measure
@@ -91,7 +92,7 @@ def measure_variant(
         seed,
         augmented=augmented,
         scorer=LatentScorer(known.latents, unseen.latents, scale, seed),
-        attack=open_probe(known, unseen, scale, seed, limit=None),
+        attack=open_probe(known, unseen, scale, seed, limit=NO_LIMIT),
     )
     curve = []
     for step in range(steps):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from meddiff_core.artefacts import canonical_json
 from meddiff_core.diffusion.checkpoint_selection import (
     MARGIN,
+    NO_LIMIT,
     CheckpointSelection,
     MembershipScore,
     SampleScore,
@@ -97,11 +98,11 @@ def test_weights_that_betray_their_training_subjects_are_no_candidate() -> None:
     [
         pytest.param(0.5, 0.2, 0.8, 0.75, id="too few subjects to tell"),
         pytest.param(0.6, 0.55, 0.65, 0.75, id="within the limit"),
-        pytest.param(0.9, 0.8, 0.95, None, id="weights that stay and are not gated"),
+        pytest.param(0.9, 0.8, 0.95, NO_LIMIT, id="weights that stay and are not gated"),
     ],
 )
 def test_membership_that_no_gate_would_refuse_forbids_nothing(
-    auc: float, low: float, high: float, limit: float | None
+    auc: float, low: float, high: float, limit: float
 ) -> None:
     assert not MembershipScore(auc=auc, low=low, high=high, limit=limit).betrays
 
@@ -200,6 +201,7 @@ def test_the_state_survives_a_checkpoint(tmp_path: Path, considered: int) -> Non
     found = CheckpointSelection(1000, 3)
     found.restore(load_checkpoint(tmp_path / "resume")[0])
     assert found.curve == selection.curve
+    assert all(bool(tensor.isfinite().all()) for tensor in selection.state().values())  # else a training rolls back
     assert all(torch.equal(found.state()[name], tensor) for name, tensor in selection.state().items())
 
 
