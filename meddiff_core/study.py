@@ -219,9 +219,9 @@ class DenoiserConfig(Config):
     about each axis, scaled by up to 8%, warped smoothly, contrast changed. It is a condition of the network, so that
     no sample is augmented. [] where an augmented volume would be wrong. Null: all, if the training is so long that it
     would memorise the volumes."""
-    augmented_share: Fraction = 0.8
+    augmented_share: Fraction = 1.0
     """Share of training volumes that are augmented. Fewer make better samples after as many steps, and weights that
-    know who was trained on."""
+    know who was trained on (tests/benchmarks/TRAINING.md)."""
     ema_std: tuple[Annotated[float, Field(gt=0, le=0.28)], ...] = (0.05, 0.15)
     """Relative standard deviations of the moving averages of weights (Karras et al. 2024, `sigma_rel`): about the share
     of the steps done that each spans; 0.28 is nearly uniform. The average whose samples score best is kept."""
