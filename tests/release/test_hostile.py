@@ -20,7 +20,7 @@ from numcodecs.zstd import Zstd
 from meddiff_core.data.frames import decompress, frame_size
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.bounded import LONGEST_LINE, one_line, parse_json
-from meddiff_core.release.parquet_bounds import read_table
+from meddiff_core.release.checks.parquet_bounds import read_table
 from meddiff_core.release.verify import Depth, verify_release
 
 STORE = "cohort.ome.zarr"

@@ -14,11 +14,11 @@ import zarr
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.store import chunk_path
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.release.checks.volume_checks import choose_volumes, share_of
 from meddiff_core.release.manifest import read_manifest
 from meddiff_core.release.ome import halve_image
 from meddiff_core.release.signing import Signer, generate_keys, read_public_key, read_signer, sign_manifest
 from meddiff_core.release.verify import Depth, check_release, verify_release
-from meddiff_core.release.volume_checks import choose_volumes, share_of
 from meddiff_core.types import Progress
 
 DEEP = Depth(volumes=1)
