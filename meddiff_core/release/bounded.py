@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from meddiff_core.errors import IntegrityError
 
 MOST_JSON = 16 << 20
@@ -27,6 +29,12 @@ def describe_error(error: Exception) -> str:
     """An unexpected error as a part of a line."""
     detail = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first with a file that follows another form, as a part of a line."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
 
 
 def read_bounded(path: Path, most: int) -> bytes:

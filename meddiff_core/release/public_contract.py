@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from meddiff_core.contract import Contract, IntensityMapping
 from meddiff_core.errors import IntegrityError
+from meddiff_core.release.bounded import first_fault
 from meddiff_core.release.ome import COHORT, affine_of
 
 LARGEST_VOLUME = 1 << 29
@@ -106,9 +107,3 @@ def is_close(found: Any, wanted: Any) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return numbers.shape == np.shape(wanted) and bool(np.allclose(numbers, wanted, rtol=1e-9, atol=1e-9))
-
-
-def first_fault(error: ValidationError) -> str:
-    """What pydantic found first, for a line of text."""
-    fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"

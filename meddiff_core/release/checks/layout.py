@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from meddiff_core.contract import Contract
 from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.bounded import read_bounded, read_json
+from meddiff_core.release.bounded import first_fault, read_bounded, read_json
 from meddiff_core.release.checks.array_document import DOCUMENT, LARGEST_CHUNK, ArrayDocument, check_storage
 from meddiff_core.release.checks.multiscales import Levels, labels_of, levels_of
 from meddiff_core.release.manifest import Manifest
 from meddiff_core.release.ome import AXES, COHORT
-from meddiff_core.release.public_contract import PublicCondition, check_affine, first_fault, read_public_contract
+from meddiff_core.release.public_contract import PublicCondition, check_affine, read_public_contract
 
 MOST_METADATA = 64 << 20
 """Bytes of all metadata of a store together."""
