@@ -87,7 +87,7 @@ def regenerate(
 
     unlike = False
     for volume in regenerate_volumes(
-        release, sample, models or release.absolute().parents[1] / "models", choose_device(None)
+        release, sample, models or release.absolute().parent.parent / "models", choose_device(None)
     ):
         print(volume.describe())
         unlike |= not volume.alike

@@ -19,6 +19,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release.bounded import one_line
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import Manifest, read_manifest
+from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import public_contract, released_image
 from meddiff_core.release.participants_table import IDENTIFIER, public_table
 from meddiff_core.release.reader import Release
@@ -213,15 +214,21 @@ def changes_of(content: ReleaseContent, releases: Path) -> Generator[Progress, N
 
     Raises:
         ConfigurationError: the version's number is too low for what changed.
+        IntegrityError: the version before it is not what its manifest says.
     """
     before = version_before(content, releases)
     if before is None:
         return None
     difference = yield from compare(version_of_release(before), version_of_content(content))
     check_version(difference)
-    older = before / CHANGES
-    history = older.read_text().removeprefix(TITLE) if older.is_file() else ""
-    return f"{TITLE}{_as_markdown(difference)}{history}"
+    return f"{TITLE}{_as_markdown(difference)}{_history(before)}"
+
+
+def _history(folder: Path) -> str:
+    """What a release says of the versions before it."""
+    files = read_manifest(folder).files
+    text = ReleasedFiles(folder, files).read(CHANGES).decode(errors="replace") if CHANGES in files else ""
+    return text.removeprefix(TITLE)
 
 
 def check_version(difference: Difference) -> None:

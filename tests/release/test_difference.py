@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from meddiff_core.errors import ConfigurationError
+from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release import open_release
 from meddiff_core.release.difference import compare, describe_difference, version_of_release
 from meddiff_core.release.verify import verify_release
@@ -136,6 +136,14 @@ def test_the_history_of_all_versions_is_carried_on(small: Any, build: Any, tmp_p
     text = (release / "CHANGES.md").read_text()
     assert text.index("## 1.0.10, after 1.0.1") < text.index("## 1.0.1, after 1.0.0")
     assert text.count("# Changes") == 1
+
+
+def test_a_history_that_was_altered_is_not_carried_on(small: Any, build: Any, tmp_path: Path) -> None:
+    build(small(1), tmp_path)
+    second = build(replace(small(1), version="1.0.1"), tmp_path)
+    (second / "CHANGES.md").write_bytes(b"# Changes\nAll was well \xff.\n")
+    with pytest.raises(IntegrityError, match=r"CHANGES\.md: altered"):
+        build(replace(small(1), version="1.0.2"), tmp_path)
 
 
 def test_another_cohort_beside_it_is_no_version_of_it(small: Any, build: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.release import open_release
 from meddiff_core.release.tombstone import yank_release
 from meddiff_core.release.verify import verify_release
+from meddiff_core.stages.identifiers import identifiers_around
 from meddiff_core.types import CaseRef
 
 
@@ -136,3 +137,7 @@ def test_the_command_knows_the_names_of_the_study_around_a_release(released: Pat
 
 def test_a_release_outside_a_study_is_withdrawn_as_well(copy: Path) -> None:
     assert CliRunner().invoke(app, ["yank", str(copy), "--reason", "A fault."]).exit_code == 0
+
+
+def test_a_release_below_the_root_has_no_study_around_it() -> None:
+    assert identifiers_around(Path("/heads-1.0.0")) == set()
