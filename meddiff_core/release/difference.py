@@ -16,8 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.release.bounded import one_line
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import Manifest, read_manifest
+from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import public_contract, released_image
 from meddiff_core.release.participants_table import IDENTIFIER, public_table
 from meddiff_core.release.reader import Release
@@ -145,8 +147,8 @@ def version_of_release(folder: Path) -> Version:
         "papers": _papers(manifest),
         "settings": dict(flat(manifest.study)),
         "grid": dict(flat(release.contract)),
-        "gates": {gate.metric: _gate_text(gate) for gate in read_gates(folder)},
-        "metrics": {metric.name: number(metric.value) for metric in read_metrics(folder)},
+        "gates": {gate.metric: _gate_text(gate) for gate in read_gates(folder, manifest)},
+        "metrics": {metric.name: number(metric.value) for metric in read_metrics(folder, manifest)},
         "made with": dict(manifest.versions),
     }
     return Version(folder.name, manifest.version, release.table, release.image, release.label, said)
@@ -212,15 +214,21 @@ def changes_of(content: ReleaseContent, releases: Path) -> Generator[Progress, N
 
     Raises:
         ConfigurationError: the version's number is too low for what changed.
+        IntegrityError: the version before it is not what its manifest says.
     """
     before = version_before(content, releases)
     if before is None:
         return None
     difference = yield from compare(version_of_release(before), version_of_content(content))
     check_version(difference)
-    older = before / CHANGES
-    history = older.read_text().removeprefix(TITLE) if older.is_file() else ""
-    return f"{TITLE}{_as_markdown(difference)}{history}"
+    return f"{TITLE}{_as_markdown(difference)}{_history(before)}"
+
+
+def _history(folder: Path) -> str:
+    """What a release says of the versions before it."""
+    files = read_manifest(folder).files
+    text = ReleasedFiles(folder, files).read(CHANGES).decode(errors="replace") if CHANGES in files else ""
+    return text.removeprefix(TITLE)
 
 
 def check_version(difference: Difference) -> None:
@@ -253,7 +261,8 @@ def describe_difference(difference: Difference) -> list[str]:
         f"{'kept':<10}{difference.kept}, voxel for voxel the same",
         f"{'rows':<10}{_listed(difference.restated)} with other values in the table",
     ]
-    return lines + [f"{one.kind:<10}{one.name}: {_said(one.old)} -> {_said(one.new)}" for one in difference.changes]
+    lines += [f"{one.kind:<10}{one.name}: {_said(one.old)} -> {_said(one.new)}" for one in difference.changes]
+    return [one_line(line) for line in lines]  # what a stranger wrote is no command to a terminal
 
 
 def _as_markdown(difference: Difference) -> str:

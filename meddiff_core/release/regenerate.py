@@ -19,9 +19,10 @@ from meddiff_core.generation.candidates import candidate_request
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.release.bounded import describe_error
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
-from meddiff_core.release.participants_table import BATCH, CANDIDATE, IDENTIFIER
+from meddiff_core.release.participants_table import BATCH, CANDIDATE, IDENTIFIER, TABLE
 from meddiff_core.release.reader import Release
 from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
@@ -65,11 +66,14 @@ def regenerate(path: Path, samples: Sequence[str], models: Path, device: str = "
 
     Raises:
         ConfigurationError: the release has no such sample, or there are no models.
-        IntegrityError: the models are not those that the release names.
+        IntegrityError: the models are not those that the release names, or it lacks what a sampling needs.
     """
     release = Release(path)
     rows = [_row(release.table, sample) for sample in samples]
     engine = _engine(release.manifest, models, device)
+    wanted = ("seed", *(condition.name for condition in engine.contract.conditions))
+    if lacking := [name for name in wanted if name not in release.table]:
+        raise IntegrityError(f"{TABLE}: must have the seed and every condition of a volume, lacks {', '.join(lacking)}")
     for row in rows:
         yield _compare(release, row, engine)
 
@@ -95,11 +99,17 @@ def released_sampling(manifest: Manifest) -> SamplingConfig:
     """Settings with which a volume of a release is sampled again, also of one that an older version wrote.
 
     The release says which candidate of its seed a volume is, so no other is made.
+
+    Raises:
+        IntegrityError: the manifest holds no such settings.
     """
-    settings = dict(manifest.study["sampling"]) | {"candidates": 1}
-    if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
-        settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
-    return SamplingConfig.model_validate(settings)
+    try:
+        settings = dict(manifest.study["sampling"]) | {"candidates": 1}
+        if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
+            settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
+        return SamplingConfig.model_validate(settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{MANIFEST}: study.sampling must be that of a study: {describe_error(error)}") from error
 
 
 def _compare(release: Release, row: int, engine: Engine) -> Regenerated:

@@ -21,7 +21,7 @@ def identifiers_of(workspace: Workspace) -> set[str]:
 
 def identifiers_around(release: Path) -> set[str]:
     """The same, of the study in whose folder a release lies; empty where it lies elsewhere."""
-    folder = release.absolute().parents[1]
+    folder = release.absolute().parent.parent
     if not (folder / "study.yaml").is_file():
         return set()
     workspace = Workspace.open(folder)

@@ -151,6 +151,15 @@ def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before:
     assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now, "candidates": 1})
 
 
+@pytest.mark.parametrize(
+    "study", [{}, {"sampling": 5}, {"sampling": {"steps": "many"}}, {"sampling": {"guided_by": []}}]
+)
+def test_settings_that_are_none_are_a_line_of_text(release: Path, study: dict[str, Any]) -> None:
+    manifest = read_manifest(release).model_copy(update={"study": study})
+    with pytest.raises(IntegrityError, match=r"manifest\.json: study\.sampling must be that of a study"):
+        released_sampling(manifest)
+
+
 def test_an_unknown_sample_is_refused_with_the_known_ones(release: Path, models: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"sample must be one of syn-0 to syn-2, is 'syn-9'"):
         next(regenerate(release, ["syn-9"], models))
