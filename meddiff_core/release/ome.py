@@ -1,9 +1,10 @@
 """A cohort as one OME-Zarr 0.5: what viewers, xarray and a training loop can all open as it lies there.
 
 Samples are stacked along a first axis and each volume is one checksummed chunk, so that reading one costs
-one request and a flipped bit is an error. The smaller copies for viewers lie in `pyramid/1`, because two
-sizes side by side would keep xarray from opening the store. Chunks are named with dots, `c.7.0.0.0`: with
-slashes each volume takes twelve folders. Axes are (sample, z, y, x) at this edge only.
+one request and a flipped bit is an error. The smaller copies of the images lie in `pyramid/1`, because two
+sizes side by side would keep xarray from opening the store; those of the label maps lie side by side all the
+same, because ome-zarr-models (1.8) takes no label map whose levels are in groups of their own. Chunks are named
+with dots, `c.7.0.0.0`: with slashes each volume takes twelve folders. Axes are (sample, z, y, x) at this edge only.
 """
 
 import warnings
@@ -35,7 +36,9 @@ LEVEL = 5
 SEPARATOR: Final = "."
 """Between the numbers of a chunk's name."""
 SMALLER = "pyramid/1"
-"""Where the smaller copy of an array lies, from its group."""
+"""Where the smaller copy of the images lies, from the root."""
+LABEL_LEVELS = ("0", "1")
+"""Label maps and their smaller copy, from their group."""
 Factors = tuple[int, int, int]
 
 
@@ -117,7 +120,7 @@ def _create_arrays(root: zarr.Group, count: int, contract: Contract) -> dict[str
     if contract.labels:
         root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [LABELS]}})
         root.create_group(f"labels/{LABELS}", attributes={"ome": _label_metadata(contract)})
-        wanted |= {f"labels/{LABELS}/0": (full, "uint8"), f"labels/{LABELS}/{SMALLER}": (half, "uint8")}
+        wanted |= {name: (shape, "uint8") for name, shape in zip(_label_arrays(), (full, half), strict=True)}
     return {
         name: create_volumes(root, name, count, shape, dtype, AXES, level=LEVEL, separator=SEPARATOR)
         for name, (shape, dtype) in wanted.items()
@@ -139,7 +142,12 @@ def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volum
         )
     label = np.ascontiguousarray(label.T)
     smaller = halve_label(label, smaller_by(contract)[::-1])
-    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/{SMALLER}"][index] = label, smaller
+    for name, level in zip(_label_arrays(), (label, smaller), strict=True):
+        arrays[name][index] = level
+
+
+def _label_arrays() -> list[str]:
+    return [f"labels/{LABELS}/{level}" for level in LABEL_LEVELS]
 
 
 def smaller_by(contract: Contract) -> Factors:
@@ -220,7 +228,7 @@ def _label_metadata(contract: Contract) -> dict[str, Any]:
     colours = label_colours(len(contract.labels))
     return {
         "version": "0.5",
-        "multiscales": [_multiscale(LABELS, ("0", SMALLER), contract)],
+        "multiscales": [_multiscale(LABELS, LABEL_LEVELS, contract)],
         "image-label": {
             "colors": [{"label-value": value, "rgba": [*colour, 255]} for value, colour in enumerate(colours, start=1)],
             "properties": [{"label-value": value, "name": name} for value, name in enumerate(contract.labels, start=1)],
