@@ -103,9 +103,7 @@ def kinds(image: Array, label: Array) -> dict[str, Array]:
 
     def as_released(storage: Any) -> Array:
         mapping = IntensityMapping(modality="MR", low=0, high=1, percentiles=(0.5, 99.5), storage=storage)
-        contract = Contract(
-            spacing_mm=1.0, size=image.shape, mask="none", labels={}, conditions=(), intensity=mapping
-        )  # type: ignore[arg-type]
+        contract = Contract(spacing_mm=1.0, size=image.shape, mask="none", labels={}, conditions=(), intensity=mapping)  # type: ignore[arg-type]
         return released_image(mapping.store(unit), contract)
 
     return {
@@ -175,8 +173,8 @@ def main() -> None:
     forms = [kinds(image, label) for image, label in pairs]
     for kind in forms[0]:
         volumes = [form[kind] for form in forms]
-        print(f"{kind}, {len(volumes)} volumes of {' x '.join(map(str, volumes[0].shape[::-1]))}: bytes, beside .nii.gz,"
-              " encode, decode, unseen")  # fmt: skip
+        size = " x ".join(map(str, volumes[0].shape[::-1]))
+        print(f"{kind}, {len(volumes)} volumes of {size}: bytes, beside .nii.gz, encode, decode, unseen")
         measure(contenders(), volumes)
 
 

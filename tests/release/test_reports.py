@@ -28,6 +28,7 @@ from meddiff_core.release import figures, slices
 from meddiff_core.release.croissant import CONTEXT, describe_release
 from meddiff_core.release.internal import InternalContent, Suspect, render_internal, write_internal_report
 from meddiff_core.release.interval_glyphs import interval_glyph
+from meddiff_core.release.manifest import FileEntry
 from meddiff_core.release.report import render_card, render_report, summarise
 from meddiff_core.release.templating import flat, humanise, number, percent
 from meddiff_core.types import Refusal

@@ -1,4 +1,4 @@
-"""The tools that others check and open releases with, each in its latest version, without meddiff and without a network.
+"""The tools that others check and open releases with, as their registry has them, without meddiff and a network.
 
 `make validators` installs them into `.validators`, since their pins clash with ours. MEDDIFF_TEST_RELEASE names the
 folder of another release to ask them about; by default it is the small one that the writer of today writes.
