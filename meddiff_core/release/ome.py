@@ -196,7 +196,8 @@ def halve_label(label: LabelArray, factors: Factors = (2, 2, 2)) -> LabelArray:
         same = blocks[one] == blocks[other]
         votes[one] += same
         votes[other] += same
-    winners, most = blocks[0].copy(), votes[0].copy()
+    winners: LabelArray = blocks[0].copy()
+    most = votes[0].copy()
     for block, count in zip(blocks[1:], votes[1:], strict=True):
         np.copyto(winners, block, where=count > most)
         np.maximum(most, count, out=most)
