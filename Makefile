@@ -2,9 +2,10 @@
 
 PYTHON ?= python3
 VENV := .venv
+VALIDATORS := .validators
 JOBS ?= 2
 SLOW ?= slow or server
-BENCH ?= generation tiled_decode scale training plan compiled reading
+BENCH ?= generation tiled_decode scale training plan compiled reading codec_choice releasing
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -24,7 +25,7 @@ endif
 RUN_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all bench client lint format clean
+.PHONY: help setup demo test test-slow test-all validators bench client lint format clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +50,14 @@ test: $(READY)  ## The fast tests.
 test-slow: $(READY)  ## What `make test` leaves out: whole flows, servers, killed processes.
 	$(BIN)/python -m pytest -q -m "$(SLOW)" --timeout 1200 -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-all: test test-slow  ## Every test.
+test-all: validators test test-slow  ## Every test, those with foreign validators among them.
+
+validators: $(VALIDATORS)/.ready  ## The foreign tools that are asked about a release, into .validators.
+
+$(VALIDATORS)/.ready: tests/release/validators/requirements.txt
+	test -x $(VALIDATORS)/bin/python || $(PYTHON) -m venv $(VALIDATORS)
+	$(VALIDATORS)/bin/python -m pip install --quiet --no-compile -r $<
+	touch $@
 
 bench: $(READY)  ## Side by side with the alternatives, in one run.
 	for name in $(BENCH); do OMP_NUM_THREADS=2 $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
@@ -68,5 +76,5 @@ format: $(READY)  ## Let ruff mend what it can.
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv, the demonstration and every cache.
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VALIDATORS) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

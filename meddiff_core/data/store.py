@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, ZstdCodec
 
@@ -86,24 +87,44 @@ def read_volume(array: zarr.Array[Any], index: int) -> NDArray[Any]:
         raise IntegrityError(f"{array.name}: the chunk of volume {index} is corrupt ({error})") from error
 
 
+def write_volume(array: zarr.Array[Any], index: int, volume: NDArray[Any]) -> None:
+    """Write volume `index` as zarr would, byte for byte, without its event loop: a third of the time, in any thread.
+
+    Raises:
+        IntegrityError: the array is not stored as `create_volumes` does, or the volume is of another shape or type.
+    """
+    codec = _codec(array)
+    if volume.shape != array.shape[1:] or volume.dtype != array.dtype:
+        raise IntegrityError(
+            f"volume {index} must be {array.dtype} {array.shape[1:]}, is {volume.dtype} {volume.shape}"
+        )
+    encoded = Zstd(level=codec.level, checksum=True).encode(np.ascontiguousarray(volume))
+    path = chunk_path(array, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(encoded)
+    partial.replace(path)
+
+
 def decode_volume(array: zarr.Array[Any], chunk: bytes) -> NDArray[Any]:
     """The voxels of one chunk, in an array that is free to be written to.
 
     Raises:
         IntegrityError: the array is not stored as `create_volumes` does, or the chunk is not what was written.
     """
-    if not _is_one_chunk_a_volume(array):
-        raise IntegrityError("volumes must be one chunk each, little-endian, as zstd with checksum")
+    _codec(array)
     shape, kind = array.shape[1:], array.dtype
     return np.frombuffer(decompress(chunk, math.prod(shape) * kind.itemsize), kind).reshape(shape)
 
 
-def _is_one_chunk_a_volume(array: zarr.Array[Any]) -> bool:
+def _codec(array: zarr.Array[Any]) -> ZstdCodec:
+    """How an array of volumes is compressed; IntegrityError if it is stored in another way than ours."""
     match getattr(array.metadata, "codecs", None):
-        case (BytesCodec() as order, ZstdCodec(checksum=True)):
+        case (BytesCodec() as order, ZstdCodec(checksum=True) as codec):
             little = array.dtype.itemsize == 1 or getattr(order.endian, "value", None) == "little"
-            return little and array.chunks == (1, *array.shape[1:])
-    return False
+            if little and array.chunks == (1, *array.shape[1:]):
+                return codec
+    raise IntegrityError("volumes must be one chunk each, little-endian, as zstd with checksum")
 
 
 def read_volumes(array: zarr.Array[Any], indices: list[int] | None = None) -> NDArray[Any]:

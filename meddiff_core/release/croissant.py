@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff_core.release import wording
+from meddiff_core.release.array_names import array_names
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import FileEntry
 from meddiff_core.release.methods import describe_preprocessing
@@ -49,6 +50,7 @@ def describe_release(content: ReleaseContent, table: pd.DataFrame, files: Mappin
         "description": f"{content.title}. {summarise(content)} Source: {content.source}",
         "version": content.version,
         "license": content.licence,
+        "citeAs": f"{content.title}, version {content.version} (synthetic cohort)",
         "creator": {"@type": "sc:Organization", "name": content.contact},
         "rai:hasSyntheticData": True,
         **_responsible_use(content),
@@ -127,11 +129,12 @@ def _distribution(files: Mapping[str, FileEntry]) -> list[dict[str, Any]]:
 
 
 def _record_set(content: ReleaseContent, table: pd.DataFrame) -> dict[str, Any]:
-    meaning = describe_columns([str(name) for name in table.columns], content.contract)
+    names = [str(name) for name in table.columns]
+    meaning, ids = describe_columns(names, content.contract), array_names(names)  # an @id must hold no blank
     fields = [
         {
             "@type": "cr:Field",
-            "@id": f"samples/{name}",
+            "@id": f"samples/{ids[name]}",
             "name": name,
             "description": text["Description"],
             "dataType": TYPES.get(getattr(table[name].dtype, "kind", "O"), "sc:Text"),
@@ -143,6 +146,6 @@ def _record_set(content: ReleaseContent, table: pd.DataFrame) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": "samples",
         "name": "samples",
-        "key": {"@id": f"samples/{table.columns[0]}"},
+        "key": {"@id": f"samples/{ids[names[0]]}"},
         "field": fields,
     }

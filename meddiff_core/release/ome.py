@@ -1,13 +1,18 @@
 """A cohort as one OME-Zarr 0.5: what viewers, xarray and a training loop can all open as it lies there.
 
 Samples are stacked along a first axis and each volume is one checksummed chunk, so that reading one costs
-one request and a flipped bit is an error. The smaller copies for viewers lie in `pyramid/1`, because two
-sizes side by side would keep xarray from opening the store. Chunks are named with dots, `c.7.0.0.0`: with
-slashes each volume takes twelve folders. Axes are (sample, z, y, x) at this edge only.
+one request and a flipped bit is an error. The smaller copies of the images lie in `pyramid/1`, because two
+sizes side by side would keep xarray from opening the store; those of the label maps lie side by side all the
+same, because ome-zarr-models (1.8) takes no label map whose levels are in groups of their own. Chunks are named
+with dots, `c.7.0.0.0`: with slashes each volume takes twelve folders. Axes are (sample, z, y, x) at this edge only.
 """
 
+import os
 import warnings
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +24,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from meddiff_core.contract import CategoricalCondition, Contract
-from meddiff_core.data.store import create_store, create_volumes
+from meddiff_core.data.store import create_store, create_volumes, write_volume
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.array_names import array_names
 from meddiff_core.release.colours import label_colours
@@ -32,10 +37,14 @@ MR_RANGE = 1000
 """Released MR intensities run from 0, the background, to this."""
 LEVEL = 5
 """Level of zstd: a release is written once and read often."""
+MOST_THREADS = 8
+"""Volumes that are compressed side by side; each takes some memory."""
 SEPARATOR: Final = "."
 """Between the numbers of a chunk's name."""
 SMALLER = "pyramid/1"
-"""Where the smaller copy of an array lies, from its group."""
+"""Where the smaller copy of the images lies, from the root."""
+LABEL_LEVELS = ("0", "1")
+"""Label maps and their smaller copy, from their group."""
 Factors = tuple[int, int, int]
 
 
@@ -102,9 +111,8 @@ def write_cohort(
     for column, name in array_names(map(str, table.columns)).items():
         _write_column(root, name, table[column])
     arrays = _create_arrays(root, len(volumes), contract)
-    for index in range(len(volumes)):
-        _write_sample(arrays, index, volumes, contract)
-        yield Progress("writing volumes", index + 1, len(volumes))
+    for done in _write_samples(arrays, volumes, contract):
+        yield Progress("writing volumes", done, len(volumes))
     with warnings.catch_warnings():  # for readers over HTTP, which cannot list a folder
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(path)
@@ -117,29 +125,54 @@ def _create_arrays(root: zarr.Group, count: int, contract: Contract) -> dict[str
     if contract.labels:
         root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [LABELS]}})
         root.create_group(f"labels/{LABELS}", attributes={"ome": _label_metadata(contract)})
-        wanted |= {f"labels/{LABELS}/0": (full, "uint8"), f"labels/{LABELS}/{SMALLER}": (half, "uint8")}
+        wanted |= {name: (shape, "uint8") for name, shape in zip(_label_arrays(), (full, half), strict=True)}
     return {
         name: create_volumes(root, name, count, shape, dtype, AXES, level=LEVEL, separator=SEPARATOR)
         for name, (shape, dtype) in wanted.items()
     }
 
 
-def _write_sample(arrays: dict[str, zarr.Array[Any]], index: int, volumes: Volumes, contract: Contract) -> None:
-    stored = volumes.image(index)
+def _write_samples(arrays: dict[str, zarr.Array[Any]], volumes: Volumes, contract: Contract) -> Iterator[int]:
+    """Compress several volumes side by side, which leaves Python's lock alone; yields how many are written.
+
+    They are read one after the other, since whatever gives them need not stand threads.
+    """
+    threads = min(os.cpu_count() or 1, MOST_THREADS)
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for index in range(len(volumes)):
+            stored, label = volumes.image(index), volumes.label(index) if contract.labels else None
+            writing.append(pool.submit(_write_sample, arrays, index, stored, label, contract))
+            if len(writing) > threads:
+                writing.popleft().result()
+                yield index + 1 - len(writing)
+        while writing:
+            writing.popleft().result()
+            yield len(volumes) - len(writing)
+
+
+def _write_sample(
+    arrays: dict[str, zarr.Array[Any]], index: int, stored: StoredArray, label: LabelArray | None, contract: Contract
+) -> None:
     if stored.shape != contract.size:
         raise IntegrityError(f"volume {index} must have the size {contract.size} of the contract, has {stored.shape}")
     image = released_image(stored, contract)
-    arrays["image"][index], arrays[SMALLER][index] = image, halve_image(image, smaller_by(contract)[::-1])
+    write_volume(arrays["image"], index, image)
+    write_volume(arrays[SMALLER], index, halve_image(image, smaller_by(contract)[::-1]))
     if not contract.labels:
         return
-    label = volumes.label(index)
     if label is None or label.shape != contract.size or label.max() > len(contract.labels):
         raise IntegrityError(
             f"volume {index} must have a label map with values 0 to {len(contract.labels)} on the grid of its image"
         )
     label = np.ascontiguousarray(label.T)
     smaller = halve_label(label, smaller_by(contract)[::-1])
-    arrays[f"labels/{LABELS}/0"][index], arrays[f"labels/{LABELS}/{SMALLER}"][index] = label, smaller
+    for name, level in zip(_label_arrays(), (label, smaller), strict=True):
+        write_volume(arrays[name], index, level)
+
+
+def _label_arrays() -> list[str]:
+    return [f"labels/{LABELS}/{level}" for level in LABEL_LEVELS]
 
 
 def smaller_by(contract: Contract) -> Factors:
@@ -158,8 +191,16 @@ def halve_image(image: NDArray[np.int16], factors: Factors = (2, 2, 2)) -> NDArr
 def halve_label(label: LabelArray, factors: Factors = (2, 2, 2)) -> LabelArray:
     """The most frequent value of every block of voxels; a tie goes to the first of them."""
     blocks = _blocks(label, factors)
-    votes = np.stack([(blocks == block).sum(axis=0) for block in blocks])
-    winners: LabelArray = np.take_along_axis(blocks, votes.argmax(axis=0)[None], axis=0)[0]
+    votes = np.zeros(blocks.shape, np.uint8)
+    for one, other in combinations(range(len(blocks)), 2):
+        same = blocks[one] == blocks[other]
+        votes[one] += same
+        votes[other] += same
+    winners: LabelArray = blocks[0].copy()
+    most = votes[0].copy()
+    for block, count in zip(blocks[1:], votes[1:], strict=True):
+        np.copyto(winners, block, where=count > most)
+        np.maximum(most, count, out=most)
     return winners
 
 
@@ -220,7 +261,7 @@ def _label_metadata(contract: Contract) -> dict[str, Any]:
     colours = label_colours(len(contract.labels))
     return {
         "version": "0.5",
-        "multiscales": [_multiscale(LABELS, ("0", SMALLER), contract)],
+        "multiscales": [_multiscale(LABELS, LABEL_LEVELS, contract)],
         "image-label": {
             "colors": [{"label-value": value, "rgba": [*colour, 255]} for value, colour in enumerate(colours, start=1)],
             "properties": [{"label-value": value, "name": name} for value, name in enumerate(contract.labels, start=1)],

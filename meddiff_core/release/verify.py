@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from meddiff_core.artefacts import digest_file
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.bounded import describe_error, one_line
 from meddiff_core.release.checks.layout import Layout, read_layout
 from meddiff_core.release.checks.parquet_bounds import read_table
 from meddiff_core.release.checks.table_agreement import check_columns, check_croissant, check_tables
 from meddiff_core.release.checks.volume_checks import check_volumes, choose_volumes
-from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest, describe_file, read_manifest
+from meddiff_core.release.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, read_manifest
 from meddiff_core.release.ome import COHORT
 from meddiff_core.release.participants_table import TABLE
 from meddiff_core.release.signing import check_signature
@@ -135,17 +136,16 @@ def _check_files(folder: Path, manifest: Manifest) -> Generator[Progress, None, 
     faults += [f"{name}: must be a file, is a {kind}" for name, kind in sorted(kinds.items()) if kind != "file"]
     listed = sorted(files & manifest.files.keys())
     for done, name in enumerate(listed, start=1):
-        if not _is_unaltered(folder / name, name, manifest):
+        if not _is_unaltered(f"{folder}/{name}", manifest.files[name]):
             faults.append(f"{name}: altered, it is not the file in the manifest")
         if done % EVERY == 0 or done == len(listed):
             yield Progress("checking files", done, len(listed))
     return faults
 
 
-def _is_unaltered(path: Path, name: str, manifest: Manifest) -> bool:
+def _is_unaltered(path: str, expected: FileEntry) -> bool:
     try:
-        expected = manifest.files[name]
-        return path.stat().st_size == expected.bytes and describe_file(path) == expected
+        return os.stat(path).st_size == expected.bytes and digest_file(path) == expected.sha256
     except OSError:
         return False
 

@@ -10,7 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 
-from meddiff_core.data.store import chunk_path, create_store, create_volumes, decode_volume, open_array, read_volume
+from meddiff_core.data.store import (
+    chunk_path,
+    create_store,
+    create_volumes,
+    decode_volume,
+    open_array,
+    read_volume,
+    write_volume,
+)
 from meddiff_core.errors import IntegrityError
 
 SHAPES = st.tuples(*[st.integers(1, 40)] * 3)
@@ -43,6 +51,25 @@ def array(tmp_path: Path) -> zarr.Array[Any]:
     array = create_volumes(create_store(tmp_path / "s"), "image", 1, (16, 16, 16), "int16")
     array[0] = np.arange(16**3).reshape(16, 16, 16)
     return array
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_a_volume_is_written_byte_for_byte_as_zarr_writes_it(tmp_path: Path, separator: Any) -> None:
+    ours, theirs = (
+        create_volumes(create_store(tmp_path / name), "image", 2, (4, 5, 6), "int16", level=5, separator=separator)
+        for name in ("ours", "theirs")
+    )
+    volume = np.arange(120, dtype=np.int16).reshape(6, 5, 4).T  # not in C order
+    write_volume(ours, 1, volume)
+    theirs[1] = volume
+    assert chunk_path(ours, 1).read_bytes() == chunk_path(theirs, 1).read_bytes()
+    assert [*(tmp_path / "ours").rglob("*.partial")] == []
+
+
+@pytest.mark.parametrize("volume", [np.zeros((4, 4, 4), np.int16), np.zeros((16, 16, 16), np.float32)])
+def test_a_volume_of_another_shape_or_type_is_not_written(array: zarr.Array[Any], volume: Any) -> None:
+    with pytest.raises(IntegrityError, match=r"volume 0 must be int16 \(16, 16, 16\)"):
+        write_volume(array, 0, volume)
 
 
 @pytest.mark.parametrize(

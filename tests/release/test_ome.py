@@ -42,7 +42,8 @@ def test_xarray_opens_volumes_and_covariates_together(content: Any, released: Pa
 
 def test_xarray_opens_the_label_maps(content: Any, released: Path) -> None:
     xarray = pytest.importorskip("xarray")
-    labels = xarray.open_zarr(released / "cohort.ome.zarr", group="labels/structures", consolidated=False)
+    store = released / "cohort.ome.zarr"
+    labels = xarray.open_zarr(store, group="labels/structures", consolidated=False, drop_variables="1")
     assert labels["0"].dims == ("sample", "z", "y", "x")
     np.testing.assert_array_equal(labels["0"][1].values.T, content.volumes.label(1))
 
@@ -79,7 +80,7 @@ def test_thick_slices_keep_their_number_in_the_smaller_copy(make_content: Any, b
     store = build(replace(content, contract=thick), tmp_path) / "cohort.ome.zarr"
     cohort: Any = zarr.open_group(store, mode="r")
     assert cohort["pyramid/1"].shape == (1, 6, 10, 8)
-    assert cohort["labels/structures/pyramid/1"].shape == (1, 6, 10, 8)
+    assert cohort["labels/structures/1"].shape == (1, 6, 10, 8)
     full, half = (d["coordinateTransformations"] for d in cohort.attrs["ome"]["multiscales"][0]["datasets"])
     assert (full[0]["scale"], half[0]["scale"]) == ([1, 6, 1, 1], [1, 6, 2, 2])
     np.testing.assert_allclose(np.subtract(half[1]["translation"], full[1]["translation"]), [0, 0, 0.5, 0.5])
