@@ -14,7 +14,11 @@ import numpy as np
 from meddiff_core.contract import Condition, ContinuousCondition, Contract
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.randomness import derive_seed
+from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
+
+DRAFT_SIGMA = 0.3
+"""Lowest noise level of a draft, in standard deviations of the latents."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,32 @@ class Candidate:
 
     def is_nearer(self, other: "Candidate | None") -> bool:
         """Whether it takes the place of another one; of equals the first stays."""
-        return other is None or (self.distance is not None and self.distance < _or_furthest(other.distance))
+        return other is None or self.comparable < other.comparable
 
-
-def _or_furthest(distance: float | None) -> float:
-    return math.inf if distance is None else distance
+    @property
+    def comparable(self) -> float:
+        """The distance; the furthest where there is none."""
+        return math.inf if self.distance is None else self.distance
 
 
 def candidate_request(sample: SampleRequest, number: int) -> SampleRequest:
     """The sample with the noise of its candidate `number`; number 0 has the sample's own."""
     return replace(sample, seed=derive_seed(sample.seed, "candidate", number)) if number else sample
+
+
+def draft_config(config: SamplingConfig) -> SamplingConfig | None:
+    """Settings of the short walk by which candidates are compared; None where they are sampled in full.
+
+    From the same noise, a deterministic solver comes near the same volume over few levels, and the condition shows
+    long before the details do: the walk ends at `DRAFT_SIGMA` with what the denoiser makes of it.
+    """
+    if config.draft_steps is None or config.candidates == 1 or config.solver == "ancestral":
+        return None
+    low, high = config.span
+    if not low < DRAFT_SIGMA < high or config.draft_steps >= config.levels:
+        return None
+    levels = {"steps": config.draft_steps, "sigma_min": DRAFT_SIGMA, "sigma_max": high, "sigmas": None}
+    return config.model_copy(update=levels)
 
 
 def measurable_conditions(condition: Condition, contract: Contract) -> dict[str, ContinuousCondition]:

@@ -21,7 +21,10 @@ def interval(value: float, noise: float = 0.1) -> Interval:
 
 def weight(guidance: float, slopes: list[float], distance: float) -> MeasuredWeight:
     following = [
-        Following(condition=f"volume_{n}", r=interval(0.5), slope=interval(slope)) for n, slope in enumerate(slopes)
+        Following(
+            condition=f"volume_{n}", r=interval(0.5), slope=interval(slope), intercept=1.0, bias=interval(0.2, 0.3)
+        )
+        for n, slope in enumerate(slopes)
     ]
     return MeasuredWeight(guidance=guidance, following=tuple(following), distance=interval(distance))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,19 @@ import torch
 
 from meddiff_core.contract import ContinuousCondition, Contract
 from meddiff_core.evidence.measurements import measure
-from meddiff_core.generation.candidates import candidate_request, distance_to_condition, structure_volumes
+from meddiff_core.generation.candidates import (
+    DRAFT_SIGMA,
+    candidate_request,
+    distance_to_condition,
+    draft_config,
+    structure_volumes,
+)
 from meddiff_core.generation.engine import Engine, Sampled, open_engine
 from meddiff_core.generation.predictors import Predictors, Target, latent_features
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.generation.shards import Candidates, ShardJob, make_shard
-from meddiff_core.study import SamplingConfig
+from meddiff_core.models.denoiser import Denoiser
+from meddiff_core.study import CalibrationConfig, SamplingConfig
 
 Sampling = Callable[..., SamplingConfig]
 
@@ -75,6 +83,62 @@ def test_the_nearest_is_kept_of_what_each_seed_gives_alone(
         assert torch.equal(found.latents[n], alone[kept].latents[0])
     assert any(found.kept)
     assert found.distances[0] is None
+
+
+DRAFTED = {"candidates": 4, "draft_steps": 2, "steps": 4, "sigma_max": 20.0}
+
+
+def test_a_draft_chooses_and_what_is_kept_is_what_its_noise_gives_alone(models: Path, sampling: Sampling) -> None:
+    """Other settings than the number of candidates would change what a release regenerates by."""
+    wanted, config = samples(6), sampling(**DRAFTED, batch=3)
+    drafts = draft_config(config)
+    assert drafts is not None
+    assert (drafts.levels, drafts.span) == (2, (DRAFT_SIGMA, 20.0))
+    found, plain = sample(models, config, wanted), config.model_copy(update={"candidates": 1})
+    for n, asked in enumerate(wanted):
+        numbers = range(4 if "left_mm3" in asked.condition else 1)
+        each = [candidate_request(asked, number) for number in numbers]
+        distances = [sample(models, drafts.model_copy(update={"candidates": 1}), [one]).distances[0] for one in each]
+        kept = 0 if distances[0] is None else int(np.argmin(distances))  # type: ignore[arg-type]
+        assert found.kept[n] == kept
+        alone = sample(models, plain, [candidate_request(asked, kept)])
+        assert np.array_equal(found.images[n], alone.images[0])
+        assert torch.equal(found.latents[n], alone.latents[0])
+        assert found.distances[n] == alone.distances[0]
+    assert any(found.kept)
+    together = [4, 2, 0, 1, 3, 5]
+    assert same(sample(models, sampling(**DRAFTED), [wanted[n] for n in together]), found, together)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"draft_steps": None},
+        {"draft_steps": 4},
+        {"solver": "ancestral"},
+        {"candidates": 1},
+        {"sigma_max": 0.25},
+        {"sigmas": (9.0, 1.0, 0.5)},
+    ],
+    ids=["none", "no shorter", "fresh noise", "nothing to compare", "below a draft's end", "given levels end above"],
+)
+def test_where_a_draft_would_foresee_nothing_or_save_nothing_all_are_sampled_in_full(
+    sampling: Sampling, changes: dict[str, Any]
+) -> None:
+    assert draft_config(sampling(**DRAFTED | changes)) is None
+
+
+def test_a_draft_costs_its_levels_alone(models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    config, forward = sampling(**DRAFTED, batch=8), Denoiser.forward
+
+    def counted(self: Denoiser, noisy: torch.Tensor, *more: Any) -> torch.Tensor:
+        calls.append(len(noisy))
+        return forward(self, noisy, *more)
+
+    monkeypatch.setattr(Denoiser, "forward", counted)
+    sample(models, config, samples(3)[1:])  # both ask for something measurable
+    assert sum(calls) == 2 * 4 * 2 + 2 * 4
 
 
 def test_more_candidates_are_never_further_away(models: Path, sampling: Sampling) -> None:
@@ -138,8 +202,11 @@ def test_what_latents_tell_of_a_condition_chooses_too(models: Path, sampling: Sa
 
 def test_how_many_candidates_there_were_is_part_of_the_identity(models: Path, sampling: Sampling) -> None:
     shard = Shard("00-000000", tuple(samples(2)))
-    keys = {ShardJob(shard, models, models, "digest", sampling(candidates=n), "cpu").key(1) for n in (1, 2, 4)}
-    assert len(keys) == 3
+    changes: list[dict[str, Any]] = [{"candidates": n, "draft_steps": m} for n in (1, 2, 4) for m in (None, 3, 4)]
+    line = CalibrationConfig(condition="left_mm3", intercept=100, slope=0.5)
+    changes += [{"calibration": (line,)}, {"calibration": ()}]
+    keys = {ShardJob(shard, models, models, "digest", sampling(**one), "cpu").key(1) for one in changes}
+    assert len(keys) == len(changes)
 
 
 def test_a_volume_is_measured_as_the_screen_measures_it(measurable: Contract) -> None:

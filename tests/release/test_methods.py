@@ -68,7 +68,7 @@ def test_candidates_are_said_to_be_where_there_was_something_to_choose_by(plan: 
     volume = ContinuousCondition(name="left_mm3", low=0, high=9, mean=5, std=2, group="left")
     contract = plan.contract.model_copy(update={"labels": {"left": (1,)}, "conditions": (volume,)})
     measurable = plan.model_copy(update={"contract": contract})
-    assert "Of 4 volumes that were sampled for each request" in methods(measurable)
+    assert "Of 4 volumes from different noise for each request" in methods(measurable)
     assert "measured as left_mm3 on the label map: rejection sampling" in methods(measurable)
     study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
     text = " ".join(describe_methods(study, measurable, SIDES, predicted=["age"]))

@@ -61,6 +61,8 @@ GUIDANCE = GuidanceChoice(
                     condition=name,
                     r=Interval(value=0.7, low=0.6, high=0.8),
                     slope=Interval(value=weight / 2, low=weight / 3, high=weight),
+                    intercept=2.0,
+                    bias=Interval(value=0.1, low=0.0, high=0.2),
                 )
                 for name in ("ventricles", "cortex")
             ),
