@@ -387,7 +387,7 @@ class SamplingConfig(Config):
     of structures and by what latents were found to tell of other conditions (`models/predictors`). It is rejection
     sampling from p(volume | measured = asked), and costs as many times the evaluations, or with drafts as many drafts.
     What asks for nothing that can be measured has one."""
-    draft_steps: Count | None = 5
+    draft_steps: Count | None = None
     """Noise levels of a short walk, a draft, by which candidates are compared: the nearest alone is then sampled in
     full. Null, or no fewer than `steps`: all are sampled in full, as they always are by the ancestral solver, whose
     fresh noise no draft foresees."""

@@ -318,7 +318,7 @@ class Workspace:
         interval = given.guidance_interval or chosen["interval"]
         lines = given.calibration
         if lines is None:
-            lines = tuple(map(CalibrationConfig.model_validate, chosen.get("calibration", ())))
+            lines = tuple(map(CalibrationConfig.model_validate, chosen.get("calibration", ()))) or None
         decided = {"guidance": chosen["guidance"], "guidance_interval": interval and (interval[0], interval[1])}
         return given.model_copy(update=decided | {"calibration": lines})
 
