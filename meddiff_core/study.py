@@ -382,13 +382,13 @@ class SamplingConfig(Config):
     """Lines by which samples follow conditions, `[{condition: ventricles_mm3, intercept: 4000, slope: 0.8}]`. The
     denoiser is asked for their inverse, within the training range; the table holds what was asked for. Null: fitted
     after training where the guidance is chosen, if samples then follow better. []: none."""
-    candidates: Count = 4
+    best_of: Count = 4
     """Volumes that are sampled for each one wanted: that which comes nearest to its condition is kept, by the volumes
     of structures and by what latents were found to tell of other conditions (`models/predictors`). It is rejection
     sampling from p(volume | measured = asked), and costs as many times the evaluations, or with drafts as many drafts.
     What asks for nothing that can be measured has one."""
     draft_steps: Count | None = None
-    """Noise levels of a short walk, a draft, by which candidates are compared: the nearest alone is then sampled in
+    """Noise levels of a short walk, a draft, by which they are compared: the nearest alone is then sampled in
     full. Null, or no fewer than `steps`: all are sampled in full, as they always are by the ancestral solver, whose
     fresh noise no draft foresees."""
     sigma_min: Positive = 0.01
@@ -688,6 +688,7 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
 
 
 OUTDATED_KEYS = {
+    "sampling.candidates": "is called sampling.best_of now",
     "train.autoencoder.overlap_weight": "is called train.autoencoder.dice_weight now",
     "train.denoiser.ema_shares": "is called train.denoiser.ema_std now",
     "screen.tail": "is called screen.quantile now",

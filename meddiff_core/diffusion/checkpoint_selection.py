@@ -24,7 +24,7 @@ MARGIN = 0.05
 
 
 MEMBERSHIP_LIMIT = 0.75
-"""Upper bound of the area of a membership attack beyond which weights are no candidate: what an audit allows that asks
+"""Upper bound of the area of a membership attack beyond which weights are not selected: what an audit allows that asks
 about weights (`evidence/presets.py`)."""
 
 

@@ -93,8 +93,8 @@ class GuidanceChoice(Frozen):
     guidance: float
     interval: tuple[float, float] | None
     why: Why
-    candidates: int = 1
-    """For each sample; the nearest was measured."""
+    best_of: int = 1
+    """Volumes for each sample, of which the nearest was measured."""
     calibration: tuple[CalibrationConfig, ...] = ()
     """Lines whose inverse the denoiser is asked for."""
     measured: tuple[MeasuredWeight, ...] = ()

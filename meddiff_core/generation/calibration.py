@@ -1,8 +1,8 @@
 """What a denoiser is asked for, so that its samples measure what was asked of the study.
 
 A denoiser follows a number by a line of its own: large structures come out too small, small ones too large. Where the
-line is known its inverse is asked for. Tables, candidates and audit go by what was asked of the study, so a wrong line
-shows there.
+line is known its inverse is asked for. Tables, the choice of the best of n, and the audit go by what was asked of the
+study, so a wrong line shows there.
 """
 
 from collections.abc import Sequence

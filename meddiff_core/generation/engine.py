@@ -20,14 +20,14 @@ from meddiff_core.diffusion.guidance import with_guidance
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
-from meddiff_core.generation.calibration import calibrated
-from meddiff_core.generation.candidates import (
-    Candidate,
-    candidate_request,
+from meddiff_core.generation.best_of import (
+    Contender,
     distance_to_condition,
     draft_config,
     measurable_conditions,
+    request_with_noise,
 )
+from meddiff_core.generation.calibration import calibrated
 from meddiff_core.generation.predictors import NONE, Predictors, load_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.allocator import keep_freed_memory
@@ -54,9 +54,9 @@ class Sampled:
     latents: Latents
     """Standardised."""
     kept: tuple[int, ...]
-    """Number of the candidate that was kept for each."""
+    """Number of the noise that was kept for each."""
     distances: tuple[float | None, ...]
-    """How far it is from what was asked for; see `Candidate.distance`."""
+    """How far it is from what was asked for; see `Contender.distance`."""
 
 
 class Engine:
@@ -91,7 +91,7 @@ class Engine:
         return found.images, found.labels
 
     def sample_nearest(self, samples: Sequence[SampleRequest], batch: int | None = None) -> Sampled:
-        """The nearest of `sampling.candidates` volumes for each sample that asks for something that they tell.
+        """The nearest of `sampling.best_of` volumes for each sample that asks for something that they tell.
 
         `batch` is the one that an earlier run had, to have its bits again. Where the memory does not hold a batch,
         all samples are computed anew with half of it, as are later ones: one call has one `self.batch`.
@@ -107,15 +107,15 @@ class Engine:
                 self.batch //= 2
 
     def _sample_in_batches(self, samples: Sequence[SampleRequest]) -> Sampled:
-        nearest: dict[int, Candidate] = {}
-        for place, candidate in self._walk(samples, self._finalists(samples), self.config):
-            if candidate.is_nearer(nearest.get(place)):
-                nearest[place] = candidate
+        nearest: dict[int, Contender] = {}
+        for place, contender in self._walk(samples, self._finalists(samples), self.config):
+            if contender.is_nearer(nearest.get(place)):
+                nearest[place] = contender
         return _in_order([nearest[place] for place in range(len(samples))])
 
     def _finalists(self, samples: Sequence[SampleRequest]) -> list[tuple[int, int]]:
-        """Place of the sample and number of each candidate that is sampled in full: all, or the nearest by drafts."""
-        counts, drafts = [self._candidates(sample) for sample in samples], draft_config(self.config)
+        """Place of the sample and number of each contender that is sampled in full: all, or the nearest by drafts."""
+        counts, drafts = [self._best_of(sample) for sample in samples], draft_config(self.config)
         entered = [(place, number) for place, count in enumerate(counts) for number in range(count)]
         if drafts is None:
             return entered
@@ -126,18 +126,18 @@ class Engine:
 
     def _walk(
         self, samples: Sequence[SampleRequest], walks: Sequence[tuple[int, int]], config: SamplingConfig
-    ) -> Iterator[tuple[int, Candidate]]:
-        """Candidates, batch by batch: `walks` holds place of the sample and number, `config` the noise levels."""
+    ) -> Iterator[tuple[int, Contender]]:
+        """Contenders, batch by batch: `walks` holds place of the sample and number, `config` the noise levels."""
         for start in range(0, len(walks), self.batch):
             part = walks[start : start + self.batch]
-            sampled = self._sample_batch([candidate_request(samples[place], number) for place, number in part], config)
+            sampled = self._sample_batch([request_with_noise(samples[place], number) for place, number in part], config)
             for (place, number), (latents, image, label) in zip(part, sampled, strict=True):
                 distance = self._distance(samples[place].condition, latents, label)
-                yield place, Candidate(number, distance, latents, image, label)
+                yield place, Contender(number, distance, latents, image, label)
 
-    def _candidates(self, sample: SampleRequest) -> int:
+    def _best_of(self, sample: SampleRequest) -> int:
         told = measurable_conditions(sample.condition, self.contract) or self.predictors.useful(sample.condition)
-        return self.config.candidates if told else 1
+        return self.config.best_of if told else 1
 
     def _distance(self, condition: Condition, latents: Latents, label: LabelArray | None) -> float | None:
         measured = distance_to_condition(label, condition, self.contract)
@@ -177,14 +177,14 @@ class Engine:
         return shape.latent_channels, *shape.latent_size(self.contract.size)
 
 
-def _in_order(kept: Sequence[Candidate]) -> Sampled:
-    labels = [candidate.label for candidate in kept if candidate.label is not None]
+def _in_order(kept: Sequence[Contender]) -> Sampled:
+    labels = [contender.label for contender in kept if contender.label is not None]
     return Sampled(
-        images=np.stack([candidate.image for candidate in kept]),
+        images=np.stack([contender.image for contender in kept]),
         labels=np.stack(labels) if labels else None,
-        latents=torch.cat([candidate.latents for candidate in kept]),
-        kept=tuple(candidate.number for candidate in kept),
-        distances=tuple(candidate.distance for candidate in kept),
+        latents=torch.cat([contender.latents for contender in kept]),
+        kept=tuple(contender.number for contender in kept),
+        distances=tuple(contender.distance for contender in kept),
     )
 
 

@@ -1,4 +1,4 @@
-"""Trained models to how samples follow their conditions: what chooses among candidates, and the guidance."""
+"""Trained models to how samples follow their conditions: what chooses the best of n, guidance, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from meddiff_core.evidence.guidance_choice import (
 )
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.sample_scoring import LatentScorer, open_scorer
-from meddiff_core.generation.candidates import measurable_conditions, structure_volumes
+from meddiff_core.generation.best_of import measurable_conditions, structure_volumes
 from meddiff_core.generation.engine import Sampled, open_engine
 from meddiff_core.generation.predictors import fit_predictors, latent_features, reliability, save_predictors
 from meddiff_core.generation.schedule import SampleRequest
@@ -103,7 +103,7 @@ def _choose(workspace: Workspace, resources: Resources) -> Work[GuidanceChoice]:
         guidance=best.guidance,
         interval=interval if best.guidance != 1 else None,
         why="measured",
-        candidates=given.candidates,
+        best_of=given.best_of,
         calibration=calibration,
         measured=tuple(measured),
     )

@@ -52,7 +52,7 @@ GUIDANCE = GuidanceChoice(
     guidance=2.0,
     interval=(0.3, 5.0),
     why="measured",
-    candidates=4,
+    best_of=4,
     measured=tuple(
         MeasuredWeight(
             guidance=weight,

@@ -23,7 +23,7 @@ from meddiff_core.workspace import Workspace
 HERE = Resources("cpu")
 SIDE, COUNT = 8, 9
 LINES = (CalibrationConfig(condition="left_mm3", intercept=300, slope=0.5),)
-SAMPLING = {"steps": 2, "sigma_max": 5.0, "sigma_min": 0.4, "candidates": 2}
+SAMPLING = {"steps": 2, "sigma_max": 5.0, "sigma_min": 0.4, "best_of": 2}
 
 
 class Noise:
@@ -139,9 +139,9 @@ def test_samples_are_measured_at_each_weight_whatever_the_order_of_the_work(
     assert list((workspace.folder / "figures").iterdir()) == [workspace.folder / "figures" / "guidance.png"]
 
 
-def test_candidates_are_measured_as_the_cohort_will_have_them(trained: Open, finish: Callable[..., Any]) -> None:
-    one, four = (make(trained(candidates=count), finish) for count in (1, 4))
-    assert (one["candidates"], four["candidates"]) == (1, 4)
+def test_the_best_of_n_is_measured_as_the_cohort_will_have_them(trained: Open, finish: Callable[..., Any]) -> None:
+    one, four = (make(trained(best_of=count), finish) for count in (1, 4))
+    assert (one["best_of"], four["best_of"]) == (1, 4)
     slopes = [[line["following"][0]["slope"] for line in found["measured"]] for found in (one, four)]
     assert all(a != b for a, b in zip(*slopes, strict=True))
 
