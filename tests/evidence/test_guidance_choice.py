@@ -81,7 +81,7 @@ def test_slopes_are_those_of_what_was_measured_and_gaps_are_left_out() -> None:
 def noisy(slope: float, shift: float, r: float = 0.95, distance: float = 0.3) -> MeasuredWeight:
     """32 samples of one structure under those figures."""
     random, asked = np.random.default_rng(0), np.linspace(1000, 5000, 32)
-    noise = random.normal(0, slope * asked.std() * np.sqrt(1 / r**2 - 1), 32)
+    noise = random.normal(0, abs(slope) * asked.std() * np.sqrt(1 / r**2 - 1), 32)
     found = measure_weight(
         2.0,
         [{"a": value} for value in asked],

@@ -35,9 +35,10 @@ def plan() -> Plan:
     )
 
 
-def methods(plan: Plan) -> str:
+def methods(plan: Plan, **sampling: int) -> str:
+    settings = UNGUIDED.model_copy(update=sampling)
     return " ".join(
-        describe_methods(Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED), plan, SIDES)
+        describe_methods(Study(name="heads", data=DataConfig(images="scans"), sampling=settings), plan, SIDES)
     )
 
 
@@ -70,6 +71,7 @@ def test_the_best_of_n_is_said_to_be_where_there_was_something_to_choose_by(plan
     measurable = plan.model_copy(update={"contract": contract})
     assert "Of 4 volumes from different noise for each request" in methods(measurable)
     assert "measured as left_mm3 on the label map: rejection sampling" in methods(measurable)
+    assert "compared by drafts over 5 noise levels, was sampled in full" in methods(measurable, draft_steps=5)
     study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
     text = " ".join(describe_methods(study, measurable, SIDES, predicted=["age"]))
     assert "left_mm3 on the label map and as age by a regression from latents: rejection" in text
