@@ -28,7 +28,7 @@ from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.evidence.guidance_choice import INTERVAL, lines_of, measure_weight
 from meddiff_core.evidence.intervals import Bootstrap
 from meddiff_core.evidence.quality.distances import kernel_interval
-from meddiff_core.evidence.quality.fidelity import fidelity
+from meddiff_core.evidence.quality.fidelity import Fidelity, fidelity
 from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.evidence.utility.arms import steps_for
 from meddiff_core.evidence.utility.segmentation import Recipe, Segmenter, train_segmenter
@@ -189,7 +189,8 @@ def row(
 def agreement(study: Study, asked: Sequence[Condition], labels: Sequence[LabelArray]) -> tuple[str, str, str]:
     """r, slope and bias of measured on asked, condition by condition; the bias in standard deviations of training."""
     measured = [structure_volumes(label, study.contract) for label in labels]
-    found, errors = [], []
+    found: list[Fidelity] = []
+    errors: list[float] = []
     for spec in study.contract.conditions:
         if isinstance(spec, ContinuousCondition) and spec.group is not None:
             wanted = np.array([one.get(spec.name) for one in asked], dtype=float)

@@ -12,6 +12,7 @@ from meddiff_core.generation.calibration import calibrated
 from meddiff_core.generation.engine import open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.study import CalibrationConfig, SamplingConfig
+from meddiff_core.types import StoredArray
 
 AGE = CalibrationConfig(condition="age", intercept=10, slope=0.5)
 SPECS = (
@@ -46,7 +47,7 @@ def test_a_line_of_what_is_no_number_is_refused(name: str) -> None:
 def test_a_volume_is_that_of_the_inverse_and_its_request_stays(
     models: Path, sampling: Callable[..., SamplingConfig]
 ) -> None:
-    def sample(age: float, config: SamplingConfig) -> np.ndarray:
+    def sample(age: float, config: SamplingConfig) -> StoredArray:
         request = SampleRequest("syn-000000-0", 0, 0, 1000, {"age": age})
         images, _ = open_engine(models, "digest", config, "cpu").sample([request])
         assert request.condition == {"age": age}
