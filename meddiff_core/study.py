@@ -347,6 +347,17 @@ OUTDATED_GUIDANCE = {"absent": "classifier_free", "earlier": "autoguidance"}
 """Values of `sampling.guided_by` in older studies and releases, and their names now."""
 
 
+class CalibrationConfig(Config):
+    """The line by which samples follow a condition: measured = intercept + slope * asked."""
+
+    condition: str
+    """Name of a condition that is a number."""
+    intercept: float
+    """In its unit."""
+    slope: Positive
+    """1 follows fully."""
+
+
 class SamplingConfig(Config):
     """How volumes are sampled. Part of the identity of every sample."""
 
@@ -367,11 +378,19 @@ class SamplingConfig(Config):
     guidance_interval: tuple[Annotated[float, Field(ge=0)], Positive] | None = None
     """Lowest and highest noise level at which guidance acts. Null: at all of them, or [0.3, 5] where its weight is
     chosen after training."""
-    candidates: Count = 4
+    calibration: tuple[CalibrationConfig, ...] | None = None
+    """Lines by which samples follow conditions, `[{condition: ventricles_mm3, intercept: 4000, slope: 0.8}]`. The
+    denoiser is asked for their inverse, within the training range; the table holds what was asked for. Null: fitted
+    after training where the guidance is chosen, if samples then follow better. []: none."""
+    best_of: Count = 4
     """Volumes that are sampled for each one wanted: that which comes nearest to its condition is kept, by the volumes
     of structures and by what latents were found to tell of other conditions (`models/predictors`). It is rejection
-    sampling from p(volume | measured = asked), and costs as many times the time. What asks for nothing that can be
-    measured has one."""
+    sampling from p(volume | measured = asked), and costs as many times the evaluations, or with drafts as many drafts.
+    What asks for nothing that can be measured has one."""
+    draft_steps: Count | None = None
+    """Noise levels of a short walk, a draft, by which they are compared: the nearest alone is then sampled in
+    full. Null, or no fewer than `steps`: all are sampled in full, as they always are by the ancestral solver, whose
+    fresh noise no draft foresees."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0
@@ -669,6 +688,7 @@ def describe_faults(error: ValidationError, root: type[BaseModel] = Study) -> st
 
 
 OUTDATED_KEYS = {
+    "sampling.candidates": "is called sampling.best_of now",
     "train.autoencoder.overlap_weight": "is called train.autoencoder.dice_weight now",
     "train.denoiser.ema_shares": "is called train.denoiser.ema_std now",
     "screen.tail": "is called screen.quantile now",

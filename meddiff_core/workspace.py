@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from meddiff_core.artefacts import STATE, Ledger, Record, changed_inputs, digest_file, digest_of
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import SamplingConfig, Study, load_study
+from meddiff_core.study import CalibrationConfig, SamplingConfig, Study, load_study
 
 STUDY_FILE = "study.yaml"
 SPLIT_FILE = "split.json"
@@ -316,15 +316,18 @@ class Workspace:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """How volumes are sampled, with the guidance that was chosen after training where the study leaves it open."""
+        """How volumes are sampled, with guidance and calibration as chosen after training where the study leaves them
+        open."""
         given, path = self.study.sampling, self.path("guidance")
         if given.guidance is not None or not path.exists():
             return given
         chosen = json.loads(path.read_text())
         interval = given.guidance_interval or chosen["interval"]
-        return given.model_copy(
-            update={"guidance": chosen["guidance"], "guidance_interval": interval and (interval[0], interval[1])}
-        )
+        lines = given.calibration
+        if lines is None:
+            lines = tuple(map(CalibrationConfig.model_validate, chosen.get("calibration", ()))) or None
+        decided = {"guidance": chosen["guidance"], "guidance_interval": interval and (interval[0], interval[1])}
+        return given.model_copy(update=decided | {"calibration": lines})
 
     def plan_digest(self) -> str:
         """Digest of what the plan decides, without its reasons and what it measured of this machine."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.contract import Contract
-from meddiff_core.generation.candidates import structure_volumes
+from meddiff_core.generation.best_of import structure_volumes
 from meddiff_core.types import FloatArray, LabelArray, Progress, StoredArray, Volumes
 
 MEASURED_VOLUME = "volume_mm3:"

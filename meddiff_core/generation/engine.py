@@ -5,7 +5,8 @@ batch, place, neighbours, workers and restarts change no bit. On a GPU, where ke
 batch, all batches have one shape, padded if need be; where that had to be smaller, the shard and the release say so.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +20,14 @@ from meddiff_core.diffusion.guidance import with_guidance
 from meddiff_core.diffusion.noise import noise_levels
 from meddiff_core.diffusion.solvers import SOLVERS, solve_ancestral
 from meddiff_core.errors import IntegrityError
-from meddiff_core.generation.candidates import (
-    Candidate,
-    candidate_request,
+from meddiff_core.generation.best_of import (
+    Contender,
     distance_to_condition,
+    draft_config,
     measurable_conditions,
+    request_with_noise,
 )
+from meddiff_core.generation.calibration import calibrated
 from meddiff_core.generation.predictors import NONE, Predictors, load_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.allocator import keep_freed_memory
@@ -51,9 +54,9 @@ class Sampled:
     latents: Latents
     """Standardised."""
     kept: tuple[int, ...]
-    """Number of the candidate that was kept for each."""
+    """Number of the noise that was kept for each."""
     distances: tuple[float | None, ...]
-    """How far it is from what was asked for; see `Candidate.distance`."""
+    """How far it is from what was asked for; see `Contender.distance`."""
 
 
 class Engine:
@@ -88,7 +91,7 @@ class Engine:
         return found.images, found.labels
 
     def sample_nearest(self, samples: Sequence[SampleRequest], batch: int | None = None) -> Sampled:
-        """The nearest of `sampling.candidates` volumes for each sample that asks for something that they tell.
+        """The nearest of `sampling.best_of` volumes for each sample that asks for something that they tell.
 
         `batch` is the one that an earlier run had, to have its bits again. Where the memory does not hold a batch,
         all samples are computed anew with half of it, as are later ones: one call has one `self.batch`.
@@ -104,21 +107,37 @@ class Engine:
                 self.batch //= 2
 
     def _sample_in_batches(self, samples: Sequence[SampleRequest]) -> Sampled:
-        walks = [(place, number) for place, sample in enumerate(samples) for number in range(self._candidates(sample))]
-        nearest: dict[int, Candidate] = {}
-        for start in range(0, len(walks), self.batch):
-            part = walks[start : start + self.batch]
-            sampled = self._sample_batch([candidate_request(samples[place], number) for place, number in part])
-            for (place, number), (latents, image, label) in zip(part, sampled, strict=True):
-                distance = self._distance(samples[place].condition, latents, label)
-                candidate = Candidate(number, distance, latents, image, label)
-                if candidate.is_nearer(nearest.get(place)):
-                    nearest[place] = candidate
+        nearest: dict[int, Contender] = {}
+        for place, contender in self._walk(samples, self._finalists(samples), self.config):
+            if contender.is_nearer(nearest.get(place)):
+                nearest[place] = contender
         return _in_order([nearest[place] for place in range(len(samples))])
 
-    def _candidates(self, sample: SampleRequest) -> int:
+    def _finalists(self, samples: Sequence[SampleRequest]) -> list[tuple[int, int]]:
+        """Place of the sample and number of each contender that is sampled in full: all, or the nearest by drafts."""
+        counts, drafts = [self._best_of(sample) for sample in samples], draft_config(self.config)
+        entered = [(place, number) for place, count in enumerate(counts) for number in range(count)]
+        if drafts is None:
+            return entered
+        best = dict.fromkeys(range(len(samples)), (math.inf, 0))
+        for place, draft in self._walk(samples, [one for one in entered if counts[one[0]] > 1], drafts):
+            best[place] = min(best[place], (draft.comparable, draft.number))
+        return [(place, number) for place, (_, number) in best.items()]
+
+    def _walk(
+        self, samples: Sequence[SampleRequest], walks: Sequence[tuple[int, int]], config: SamplingConfig
+    ) -> Iterator[tuple[int, Contender]]:
+        """Contenders, batch by batch: `walks` holds place of the sample and number, `config` the noise levels."""
+        for start in range(0, len(walks), self.batch):
+            part = walks[start : start + self.batch]
+            sampled = self._sample_batch([request_with_noise(samples[place], number) for place, number in part], config)
+            for (place, number), (latents, image, label) in zip(part, sampled, strict=True):
+                distance = self._distance(samples[place].condition, latents, label)
+                yield place, Contender(number, distance, latents, image, label)
+
+    def _best_of(self, sample: SampleRequest) -> int:
         told = measurable_conditions(sample.condition, self.contract) or self.predictors.useful(sample.condition)
-        return self.config.candidates if told else 1
+        return self.config.best_of if told else 1
 
     def _distance(self, condition: Condition, latents: Latents, label: LabelArray | None) -> float | None:
         measured = distance_to_condition(label, condition, self.contract)
@@ -127,9 +146,11 @@ class Engine:
         return (measured or 0.0) + self.predictors.distance(self.scale.restore(latents), condition)
 
     @torch.inference_mode()
-    def _sample_batch(self, samples: Sequence[SampleRequest]) -> list[tuple[Latents, StoredArray, LabelArray | None]]:
+    def _sample_batch(
+        self, samples: Sequence[SampleRequest], config: SamplingConfig
+    ) -> list[tuple[Latents, StoredArray, LabelArray | None]]:
         missing = 0 if self._cpu else self.batch - len(samples)
-        standardised = self._solve([*samples, *[samples[-1]] * missing])[: len(samples)]
+        standardised = self._solve([*samples, *[samples[-1]] * missing], config)[: len(samples)]
         latents = self.scale.restore(standardised)
         decoded = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
         decode = decode_tiled if self.tiled else Autoencoder.decode
@@ -138,14 +159,15 @@ class Engine:
         each = [None] * len(images) if labels is None else labels
         return list(zip(standardised.float().cpu().split(1), images, each, strict=True))
 
-    def _solve(self, samples: Sequence[SampleRequest]) -> Latents:
-        conditions = encode_conditions([sample.condition for sample in samples], self.contract.conditions)
-        sigmas = noise_levels(self.config)
+    def _solve(self, samples: Sequence[SampleRequest], config: SamplingConfig) -> Latents:
+        specs, lines = self.contract.conditions, config.calibration or ()
+        conditions = encode_conditions([calibrated(sample.condition, lines, specs) for sample in samples], specs)
+        sigmas = noise_levels(config)
         start = (self._noise(samples) * float(sigmas[0])).to(self.device)
-        denoiser = with_guidance(self.denoiser, conditions.to(self.device), self.config, self.guide)
-        if self.config.solver == "ancestral":
+        denoiser = with_guidance(self.denoiser, conditions.to(self.device), config, self.guide)
+        if config.solver == "ancestral":
             return solve_ancestral(denoiser, start, sigmas, lambda level: self._noise(samples, level + 1))
-        return SOLVERS[self.config.solver](denoiser, start, sigmas)
+        return SOLVERS[config.solver](denoiser, start, sigmas)
 
     def _noise(self, samples: Sequence[SampleRequest], level: int = 0) -> Latents:
         return torch.cat([sample_noise(sample.seed, self._latent_shape(), level) for sample in samples])
@@ -155,14 +177,14 @@ class Engine:
         return shape.latent_channels, *shape.latent_size(self.contract.size)
 
 
-def _in_order(kept: Sequence[Candidate]) -> Sampled:
-    labels = [candidate.label for candidate in kept if candidate.label is not None]
+def _in_order(kept: Sequence[Contender]) -> Sampled:
+    labels = [contender.label for contender in kept if contender.label is not None]
     return Sampled(
-        images=np.stack([candidate.image for candidate in kept]),
+        images=np.stack([contender.image for contender in kept]),
         labels=np.stack(labels) if labels else None,
-        latents=torch.cat([candidate.latents for candidate in kept]),
-        kept=tuple(candidate.number for candidate in kept),
-        distances=tuple(candidate.distance for candidate in kept),
+        latents=torch.cat([contender.latents for contender in kept]),
+        kept=tuple(contender.number for contender in kept),
+        distances=tuple(contender.distance for contender in kept),
     )
 
 

@@ -1,9 +1,9 @@
 """What a volume's latents tell of conditions that no label map shows: age, sex.
 
 A ridge regression on the coarse layout of the latents, fitted on training volumes (Hoerl & Kennard 1970), with which
-candidates are compared. How far it can be trusted is measured on validation volumes and kept with it: what it cannot
-tell there chooses no candidate. It predicts from the latents that the denoiser made, so that, as for label maps, others
-must judge whether the image followed.
+volumes of one condition are compared. How far it can be trusted is measured on validation volumes and kept with it:
+what it cannot tell there chooses none. It predicts from the latents that the denoiser made, so that, as for label maps,
+others must judge whether the image followed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ CELLS = 4
 PENALTIES = np.geomspace(1e-1, 1e5, 25)
 """Of the ridge, in units of a feature's variance over the training volumes; chosen by leaving one out."""
 RELIABLE = 0.5
-"""Correlation on validation volumes below which a condition chooses no candidate."""
+"""Correlation on validation volumes below which a condition chooses no volume."""
 FEWEST = 8
 """Volumes of each side with a known value, below which nothing is said."""
 

@@ -41,9 +41,9 @@ class ShardMarker(Frozen):
     batch: Count
     """Volumes a network call; fewer than `sampling.batch` where memory was short. A GPU may round by it."""
     kept: tuple[int, ...]
-    """Number of the candidate that was kept for each sample."""
+    """Number of the noise that was kept for each sample."""
     distances: tuple[float | None, ...]
-    """How far each is from what was asked for; see `Candidate.distance`."""
+    """How far each is from what was asked for; see `Contender.distance`."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Candidates(StoredVolumes):
         return [marker.batch for marker, _ in self._marked()]
 
     def kept(self) -> list[tuple[int, float | None]]:
-        """Number of the candidate that each volume is, and its distance to what was asked for."""
+        """Number of the noise that each volume is from, and its distance to what was asked for."""
         return [(marker.kept[position], marker.distances[position]) for marker, position in self._marked()]
 
     def _marked(self) -> list[tuple[ShardMarker, int]]:

@@ -274,17 +274,22 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
 def guidance(choice: GuidanceChoice, kind: str = "svg") -> bytes:
     """Slopes of measured on requested volumes, and distance to validation scans, by weight; the circle is the choice.
 
-    The line of a slope is 1; the band is the noise of the distance without guidance.
+    Squares are what the calibration came to, if one was tried. The line of a slope is 1; the band is the noise of the
+    distance without guidance.
     """
     figure, (slopes, distances) = _figures(4.6, 4.2, 2)
-    weights, first = [one.guidance for one in choice.measured], choice.measured[0]
+    weights, first = [one.guidance for one in choice.weights], choice.measured[0]
     slopes.axhline(1, color=REAL, linewidth=1, dashes=(4, 3))
     for row, colour in zip(range(len(first.following)), cycle(SERIES)):
-        values = [one.following[row].slope.value for one in choice.measured]
+        values = [one.following[row].slope.value for one in choice.weights]
         slopes.plot(weights, values, ".-", color=colour, linewidth=1.4, label=humanise(first.following[row].condition))
+        if choice.tried:
+            slopes.plot(choice.tried.guidance, choice.tried.following[row].slope.value, "s", color=colour, markersize=5)
     distances.axhspan(first.distance.low, first.distance.high, color=REAL, alpha=0.25, linewidth=0)
-    distances.plot(weights, [one.distance.value for one in choice.measured], ".-", color=SYNTHETIC, linewidth=1.4)
-    chosen = next(one for one in choice.measured if one.guidance == choice.guidance)
+    distances.plot(weights, [one.distance.value for one in choice.weights], ".-", color=SYNTHETIC, linewidth=1.4)
+    if choice.tried:
+        distances.plot(choice.tried.guidance, choice.tried.distance.value, "s", color=SYNTHETIC, markersize=5)
+    chosen = next(one for one in choice.weights if one.guidance == choice.guidance)
     distances.plot(chosen.guidance, chosen.distance.value, "o", markersize=9, fillstyle="none", color=INK)
     for axes in (slopes, distances):
         axes.grid(True, axis="y")

@@ -7,6 +7,7 @@ from meddiff_core.contract import ContinuousCondition, Contract, spacing_text
 from meddiff_core.diffusion.checkpoint_selection import SelectionRecord, describe_selection
 from meddiff_core.diffusion.solvers import evaluations
 from meddiff_core.evidence.guidance_choice import GuidanceChoice, describe_choice
+from meddiff_core.generation.best_of import draft_config
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import AutoencoderConfig, SamplingConfig, Study
 
@@ -47,7 +48,7 @@ def describe_methods(
     predicted: Sequence[str] = (),
 ) -> list[str]:
     """Sentences for a methods section, in the order of the stages. The guidance of the study is a number; `predicted`
-    are conditions that candidates were compared by although no label map shows them.
+    are conditions that volumes of a request were compared by although no label map shows them.
     """
     chosen = describe_choice(guidance) if guidance else None
     contract, sampling = plan.contract, study.sampling
@@ -64,7 +65,7 @@ def describe_methods(
         f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
         "its own.",
         *([chosen] if chosen else []),
-        *_candidates(plan.contract, sampling.candidates, predicted),
+        *_best_of(plan.contract, sampling, predicted),
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new samples of the same condition.",
         f"The cohort was compared with the held-out scans at equal sizes, with {study.audit.confidence:.0%} intervals "
@@ -96,15 +97,18 @@ def _guidance(sampling: SamplingConfig) -> str:
     return f"with {kinds[sampling.guided_by]} (weight {sampling.guidance:g}{where})"
 
 
-def _candidates(contract: Contract, count: int, predicted: Sequence[str]) -> list[str]:
+def _best_of(contract: Contract, sampling: SamplingConfig, predicted: Sequence[str]) -> list[str]:
     measured = [spec.name for spec in contract.conditions if isinstance(spec, ContinuousCondition) and spec.group]
     ways = [f"{' and '.join(measured)} on the label map"] if measured else []
     ways += [f"{' and '.join(predicted)} by a regression from latents"] if predicted else []
-    if count == 1 or not ways:
+    if sampling.best_of == 1 or not ways:
         return []
+    drafts = draft_config(sampling)
+    short = f", compared by drafts over {drafts.levels} noise levels, was sampled in full" if drafts else " was kept"
     return [
-        f"Of {count} volumes that were sampled for each request, the one that came nearest to it was kept, measured as "
-        f"{' and as '.join(ways)}: rejection sampling from the volumes that measure what was asked for."
+        f"Of {sampling.best_of} volumes from different noise for each request, the one that came nearest to it"
+        f"{short}, measured as {' and as '.join(ways)}: rejection sampling from the volumes that measure what was "
+        "asked for."
     ]
 
 

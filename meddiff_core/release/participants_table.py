@@ -16,8 +16,10 @@ from meddiff_core.contract import EXTRAPOLATED, CategoricalCondition, Contract
 IDENTIFIER = "participant_id"
 BATCH = "sampling_batch"
 """Column with the batch that a volume was sampled in, where the memory did not hold the study's."""
-CANDIDATE = "candidate"
-"""Column with the number of the candidate that was kept, where some volume is not the first of its own."""
+NOISE = "noise"
+"""Column with the number of the noise that was kept, where some volume is not from the first of its own."""
+OLD_NOISE = "candidate"
+"""Its name in older releases."""
 TABLE = "participants.parquet"
 TEXT = "participants.tsv"
 AGES = ("age", "age_years")
@@ -38,9 +40,9 @@ def with_batches(table: pd.DataFrame, batches: Sequence[int], usual: int) -> pd.
     return table if set(batches) <= {usual} else table.assign(**{BATCH: list(batches)})
 
 
-def with_candidates(table: pd.DataFrame, kept: Sequence[int]) -> pd.DataFrame:
-    """The table with the candidate that each volume is, if any is not the first of its own."""
-    return table.assign(**{CANDIDATE: list(kept)}) if any(kept) else table
+def with_noises(table: pd.DataFrame, kept: Sequence[int]) -> pd.DataFrame:
+    """The table with the noise that each volume is from, if any is not from the first of its own."""
+    return table.assign(**{NOISE: list(kept)}) if any(kept) else table
 
 
 def as_tsv(table: pd.DataFrame) -> str:
@@ -87,7 +89,7 @@ def _describe(name: str, contract: Contract) -> dict[str, Any]:
         return {"Description": "Seed of the noise that the volume was sampled from."}
     if name == BATCH:
         return {"Description": "Volumes of the batch that it was sampled in; a GPU may round by it."}
-    if name == CANDIDATE:
+    if name == NOISE:
         return {
             "Description": "Which of the volumes that were sampled for its conditions was kept, because it measures "
             "nearest to them. Its noise is of the seed where it is 0, else of the seed and this number."

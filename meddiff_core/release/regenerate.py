@@ -15,14 +15,14 @@ import pandas as pd
 from meddiff_core.artefacts import digest_file, digest_of
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue
 from meddiff_core.errors import ConfigurationError, IntegrityError
-from meddiff_core.generation.candidates import candidate_request
+from meddiff_core.generation.best_of import request_with_noise
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.bounded import describe_error
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
-from meddiff_core.release.participants_table import BATCH, CANDIDATE, IDENTIFIER, TABLE
+from meddiff_core.release.participants_table import BATCH, IDENTIFIER, NOISE, OLD_NOISE, TABLE
 from meddiff_core.release.reader import Release
 from meddiff_core.study import OUTDATED_GUIDANCE, SamplingConfig
 
@@ -98,13 +98,14 @@ def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
 def released_sampling(manifest: Manifest) -> SamplingConfig:
     """Settings with which a volume of a release is sampled again, also of one that an older version wrote.
 
-    The release says which candidate of its seed a volume is, so no other is made.
+    The release says which noise of its seed a volume is from, so no other is made.
 
     Raises:
         IntegrityError: the manifest holds no such settings.
     """
     try:
-        settings = dict(manifest.study["sampling"]) | {"candidates": 1}
+        settings = dict(manifest.study["sampling"]) | {"best_of": 1}
+        settings.pop("candidates", None)  # its older name
         if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
             settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
         return SamplingConfig.model_validate(settings)
@@ -116,8 +117,9 @@ def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
     sample, seed = str(release.table[IDENTIFIER].iloc[row]), int(release.table["seed"].iloc[row])
     condition = _condition(release.table.iloc[row], engine.contract.conditions)
     batch = int(release.table[BATCH].iloc[row]) if BATCH in release.table else engine.config.batch
-    number = int(release.table[CANDIDATE].iloc[row]) if CANDIDATE in release.table else 0
-    image, label = engine.sample([candidate_request(SampleRequest(sample, 0, 0, seed, condition), number)], batch)
+    noise = next((column for column in (NOISE, OLD_NOISE) if column in release.table), None)
+    number = 0 if noise is None else int(release.table[noise].iloc[row])
+    image, label = engine.sample([request_with_noise(SampleRequest(sample, 0, 0, seed, condition), number)], batch)
     low, high = intensity_range(engine.contract)
     apart = np.abs(released_image(image[0], engine.contract).T - release.image(row))
     known = release.label(row)

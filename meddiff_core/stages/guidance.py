@@ -1,4 +1,4 @@
-"""Trained models to how samples follow their conditions: what chooses among candidates, and the guidance."""
+"""Trained models to how samples follow their conditions: what chooses the best of n, guidance, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,14 @@ from meddiff_core.evidence.guidance_choice import (
     MeasuredWeight,
     Why,
     best_weight,
+    is_better,
     is_settled,
+    lines_of,
     measure_weight,
 )
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.sample_scoring import LatentScorer, open_scorer
-from meddiff_core.generation.candidates import measurable_conditions, structure_volumes
+from meddiff_core.generation.best_of import measurable_conditions, structure_volumes
 from meddiff_core.generation.engine import Sampled, open_engine
 from meddiff_core.generation.predictors import fit_predictors, latent_features, reliability, save_predictors
 from meddiff_core.generation.schedule import SampleRequest
@@ -36,10 +38,11 @@ from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.randomness import derive_seed, generator_for
 from meddiff_core.stages.figures import plot_guidance
 from meddiff_core.stages.making import Made, Maker, Resources
-from meddiff_core.study import SamplingConfig
+from meddiff_core.study import CalibrationConfig, SamplingConfig
 from meddiff_core.types import Message, Progress, Work, serial_map
 from meddiff_core.workspace import Workspace
 
+Lines = tuple[CalibrationConfig, ...]
 SIDES: tuple[Side, Side] = ("train", "validation")
 
 
@@ -85,13 +88,23 @@ def _choose(workspace: Workspace, resources: Resources) -> Work[GuidanceChoice]:
     if not conditions or scorer is None:
         why: Why = "too few scans" if conditions else "nothing measurable"
         return GuidanceChoice(guidance=1.0, interval=None, why=why)
-    measured = yield from _measure(workspace, resources, conditions, scorer)
-    best, interval = best_weight(measured).guidance, given.guidance_interval or INTERVAL
+    measure = _Measure(workspace, resources, conditions, scorer)
+    measured = yield from measure.weights()
+    best = best_weight(measured)
+    calibration = given.calibration
+    if calibration is None:
+        calibration = ()
+        if lines := lines_of(best):
+            calibrated = yield from measure.at(best.guidance, lines)
+            calibration = lines if is_better(calibrated, best, measured[0]) else ()
+            measured.append(calibrated)
+    interval = given.guidance_interval or INTERVAL
     return GuidanceChoice(
-        guidance=best,
-        interval=interval if best != 1 else None,
+        guidance=best.guidance,
+        interval=interval if best.guidance != 1 else None,
         why="measured",
-        candidates=given.candidates,
+        best_of=given.best_of,
+        calibration=calibration,
         measured=tuple(measured),
     )
 
@@ -107,44 +120,56 @@ class _Job:
     samples: tuple[SampleRequest, ...]
 
 
-def _measure(
-    workspace: Workspace, resources: Resources, conditions: Sequence[Condition], scorer: LatentScorer
-) -> Work[list[MeasuredWeight]]:
-    """Samples of the conditions in turn, from the same noise at each weight."""
-    contract, seed, measured = Dataset.open(workspace.folder).contract, workspace.study.seed, list[MeasuredWeight]()
-    asked = [conditions[number % len(conditions)] for number in range(SAMPLES)]
-    samples = [
-        SampleRequest(f"guidance-{number}", number, 0, derive_seed(seed, "guidance", number), condition)
-        for number, condition in enumerate(asked)
-    ]
-    for weight in WEIGHTS:
-        group = yield from _sample_at(workspace, resources, samples, weight)
-        features = scorer.features(torch.cat([sampled.latents for sampled in group]))
-        volumes = _volumes(group, asked, contract)
-        measured.append(measure_weight(weight, asked, volumes, features, scorer.validation, seed))
-        if is_settled(measured):
-            break
-    return measured
+@dataclass(frozen=True)
+class _Measure:
+    """Samples of the conditions in turn, from the same noise each time."""
+
+    workspace: Workspace
+    resources: Resources
+    conditions: Sequence[Condition]
+    scorer: LatentScorer
+
+    def weights(self) -> Work[list[MeasuredWeight]]:
+        """At each weight of the guidance, until more would not help."""
+        measured: list[MeasuredWeight] = []
+        for weight in WEIGHTS:
+            measured.append((yield from self.at(weight, self.workspace.study.sampling.calibration)))
+            if is_settled(measured):
+                break
+        return measured
+
+    def at(self, weight: float, lines: Lines | None) -> Work[MeasuredWeight]:
+        """At one weight, asked for the inverse of some lines."""
+        seed, asked = self.workspace.study.seed, [self.conditions[n % len(self.conditions)] for n in range(SAMPLES)]
+        samples = [
+            SampleRequest(f"guidance-{number}", number, 0, derive_seed(seed, "guidance", number), condition)
+            for number, condition in enumerate(asked)
+        ]
+        group = yield from _sample_at(self.workspace, self.resources, samples, weight, lines)
+        features = self.scorer.features(torch.cat([sampled.latents for sampled in group]))
+        volumes = _volumes(group, asked, Dataset.open(self.workspace.folder).contract)
+        return measure_weight(weight, asked, volumes, features, self.scorer.validation, seed, lines or ())
 
 
 def _sample_at(
-    workspace: Workspace, resources: Resources, samples: Sequence[SampleRequest], weight: float
+    workspace: Workspace, resources: Resources, samples: Sequence[SampleRequest], weight: float, lines: Lines | None
 ) -> Work[list[Sampled]]:
     """Samples at one weight of the guidance, in their order."""
-    jobs = _jobs(workspace, resources.device, samples, weight)
+    given, what = workspace.study.sampling, "measure calibration" if lines else "measure guidance"
+    interval = given.guidance_interval or INTERVAL
+    changes = {"guidance": weight, "guidance_interval": interval, "calibration": lines}
+    jobs = _jobs(workspace, resources.device, samples, given.model_copy(update=changes))
     mapper = resources.mapper if resources.device == "cpu" else serial_map  # a GPU is in this process
     found: dict[int, Sampled] = {}
     for position, sampled in mapper(_sample, jobs):
         found[position] = sampled
-        yield Progress(f"measure guidance {weight:g}", len(found), len(jobs))
+        yield Progress(f"{what} {weight:g}", len(found), len(jobs))
     return [found[position] for position in range(len(jobs))]
 
 
-def _jobs(workspace: Workspace, device: str, samples: Sequence[SampleRequest], weight: float) -> list[_Job]:
-    given = workspace.study.sampling
-    config = given.model_copy(update={"guidance": weight, "guidance_interval": given.guidance_interval or INTERVAL})
+def _jobs(workspace: Workspace, device: str, samples: Sequence[SampleRequest], config: SamplingConfig) -> list[_Job]:
     models, digest = workspace.folder / "models", workspace.models_digest()
-    parts = [samples[start : start + given.shard] for start in range(0, len(samples), given.shard)]
+    parts = [samples[start : start + config.shard] for start in range(0, len(samples), config.shard)]
     return [_Job(models, digest, config, device, tuple(part)) for part in parts]
 
 

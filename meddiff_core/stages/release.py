@@ -26,7 +26,7 @@ from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
-from meddiff_core.release.participants_table import with_batches, with_candidates
+from meddiff_core.release.participants_table import with_batches, with_noises
 from meddiff_core.release.regenerate import choose_few, regenerate
 from meddiff_core.stages.evidence_input import read_audit
 from meddiff_core.stages.generate import design_of
@@ -126,7 +126,7 @@ def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
         source=study.release.source,
         contract=dataset.contract,
         volumes=volumes,
-        table=with_candidates(with_batches(table, volumes.batches(), study.sampling.batch), numbers),
+        table=with_noises(with_batches(table, volumes.batches(), study.sampling.batch), numbers),
         gates=audit.gates,
         metrics=audit.metrics,
         histograms=audit.histograms,

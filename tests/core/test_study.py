@@ -68,6 +68,7 @@ def test_an_unknown_key_of_a_gate_names_those_of_gates(tmp_path: Path) -> None:
         ("train.autoencoder.overlap_weight", 0.05, "is called train.autoencoder.dice_weight now"),
         ("train.denoiser.ema_shares", [0.05], "is called train.denoiser.ema_std now"),
         ("screen.tail", 0.01, "is called screen.quantile now"),
+        ("sampling.candidates", 4, "is called sampling.best_of now"),
         ("sampling.guided_by", "absent", "`absent` is called classifier_free now"),
         ("sampling.guided_by", "earlier", "`earlier` is called autoguidance now"),
         ("runtime.sharded", False, "does not exist any more, every process holds the whole network; .*checkpointing"),

@@ -170,6 +170,17 @@ def test_the_guidance_of_the_study_goes_before_the_chosen_one(workspace: Workspa
     assert (within.guidance, within.guidance_interval) == (2.0, (1.0, 2.0))
 
 
+def test_the_calibration_of_the_study_goes_before_the_fitted_one(workspace: Workspace) -> None:
+    lines = [{"condition": "age", "intercept": 9.0, "slope": 0.5}]
+    write_json(workspace.path("guidance"), {"guidance": 2.0, "interval": [0.3, 5.0], "calibration": lines})
+    assert behind(workspace)["candidates"].reasons == ("study.sampling changed",)
+    fitted = workspace.sampling
+    assert [line.model_dump() for line in fitted.calibration or ()] == lines
+    written = {"guidance": 2.0, "guidance_interval": [0.3, 5.0], "calibration": lines}
+    assert Workspace(study(("sampling", written)), workspace.folder).sampling == fitted
+    assert Workspace(study(("sampling.calibration", [])), workspace.folder).sampling.calibration == ()
+
+
 def test_a_training_needs_the_plan_to_follow_the_study(workspace: Workspace) -> None:
     changed = Workspace(study(("train.denoiser.steps", 7)), workspace.folder)
     said = r"plan must be up to date, is stale \(study\.train\.denoiser changed\); run `meddiff prepare` first"

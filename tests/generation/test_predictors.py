@@ -1,4 +1,4 @@
-"""A condition that no label map shows chooses candidates as far as latents were found to tell it."""
+"""A condition that no label map shows chooses the best of n as far as latents were found to tell it."""
 
 from pathlib import Path
 

@@ -35,9 +35,10 @@ def plan() -> Plan:
     )
 
 
-def methods(plan: Plan) -> str:
+def methods(plan: Plan, **sampling: int) -> str:
+    settings = UNGUIDED.model_copy(update=sampling)
     return " ".join(
-        describe_methods(Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED), plan, SIDES)
+        describe_methods(Study(name="heads", data=DataConfig(images="scans"), sampling=settings), plan, SIDES)
     )
 
 
@@ -63,17 +64,18 @@ def test_guidance_is_that_of_the_study(plan: Plan, sampling: dict[str, Any], tex
     assert text in " ".join(describe_methods(study, plan, SIDES))
 
 
-def test_candidates_are_said_to_be_where_there_was_something_to_choose_by(plan: Plan) -> None:
+def test_the_best_of_n_is_said_to_be_where_there_was_something_to_choose_by(plan: Plan) -> None:
     assert "rejection sampling" not in methods(plan)
     volume = ContinuousCondition(name="left_mm3", low=0, high=9, mean=5, std=2, group="left")
     contract = plan.contract.model_copy(update={"labels": {"left": (1,)}, "conditions": (volume,)})
     measurable = plan.model_copy(update={"contract": contract})
-    assert "Of 4 volumes that were sampled for each request" in methods(measurable)
+    assert "Of 4 volumes from different noise for each request" in methods(measurable)
     assert "measured as left_mm3 on the label map: rejection sampling" in methods(measurable)
+    assert "compared by drafts over 5 noise levels, was sampled in full" in methods(measurable, draft_steps=5)
     study = Study(name="heads", data=DataConfig(images="scans"), sampling=UNGUIDED)
     text = " ".join(describe_methods(study, measurable, SIDES, predicted=["age"]))
     assert "left_mm3 on the label map and as age by a regression from latents: rejection" in text
-    single = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(guidance=1, candidates=1))
+    single = Study(name="heads", data=DataConfig(images="scans"), sampling=SamplingConfig(guidance=1, best_of=1))
     assert "rejection sampling" not in " ".join(describe_methods(single, measurable, SIDES))
 
 

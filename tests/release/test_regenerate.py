@@ -15,7 +15,7 @@ from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.release.build import build_release
 from meddiff_core.release.manifest import read_manifest
-from meddiff_core.release.participants_table import CANDIDATE, with_batches, with_candidates
+from meddiff_core.release.participants_table import NOISE, OLD_NOISE, with_batches, with_noises
 from meddiff_core.release.regenerate import Regenerated, choose_few, regenerate, released_sampling
 from meddiff_core.study import SamplingConfig
 
@@ -60,7 +60,7 @@ def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path
     content = replace(
         content,
         volumes=Drawn(sampled.images, sampled.labels),
-        table=with_candidates(pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1), sampled.kept),
+        table=with_noises(pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1), sampled.kept),
         parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser")},
         study={"sampling": SAMPLING.model_dump(mode="json")},
     )
@@ -90,28 +90,36 @@ def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
     assert asked == [SAMPLING.batch, 2]
 
 
-def test_the_candidate_that_was_kept_is_made_again_and_no_other(
+def test_the_noise_that_was_kept_is_made_again_and_no_other(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked, solve, read = list[int](), Engine._solve, pd.read_parquet
 
-    def watched(engine: Engine, samples: Any) -> Any:
+    def watched(engine: Engine, samples: Any, config: Any) -> Any:
         walked.append(len(samples))
-        return solve(engine, samples)
+        return solve(engine, samples, config)
 
     monkeypatch.setattr(Engine, "_solve", watched)
-    kept = list(pd.read_parquet(release / "participants.parquet")[CANDIDATE])
+    kept = list(pd.read_parquet(release / "participants.parquet")[NOISE])
     names = [f"syn-{n}" for n in range(3)]
     assert all(volume.equal for volume in regenerate(release, names, models))
     assert walked == [1, 1, 1]
-    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).assign(**{CANDIDATE: [n + 1 for n in kept]}))
+    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).assign(**{NOISE: [n + 1 for n in kept]}))
     assert not any(volume.alike for volume in regenerate(release, names, models))
 
 
-def test_candidates_are_named_only_where_another_than_the_first_was_kept() -> None:
+def test_the_noise_has_another_name_in_older_releases(
+    release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pd.read_parquet
+    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).rename(columns={NOISE: OLD_NOISE}))
+    assert all(volume.equal for volume in regenerate(release, [f"syn-{n}" for n in range(3)], models))
+
+
+def test_noises_are_named_only_where_another_than_the_first_was_kept() -> None:
     table = pd.DataFrame({"sample_id": ["a", "b"]})
-    assert list(with_candidates(table, [0, 0])) == ["sample_id"]
-    assert list(with_candidates(table, [0, 3])[CANDIDATE]) == [0, 3]
+    assert list(with_noises(table, [0, 0])) == ["sample_id"]
+    assert list(with_noises(table, [0, 3])[NOISE]) == [0, 3]
 
 
 def test_batches_are_named_only_where_memory_was_short() -> None:
@@ -146,9 +154,10 @@ def test_other_models_are_refused(
 @pytest.mark.parametrize(("before", "now"), [("absent", "classifier_free"), ("earlier", "autoguidance")])
 def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before: str, now: str) -> None:
     manifest = read_manifest(release)
-    sampling = manifest.study["sampling"] | {"guided_by": before}
+    sampling = manifest.study["sampling"] | {"guided_by": before, "candidates": 4}
+    del sampling["best_of"]
     older = manifest.model_copy(update={"study": {"sampling": sampling}})
-    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now, "candidates": 1})
+    assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now, "best_of": 1})
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ GUIDANCE = GuidanceChoice(
     guidance=2.0,
     interval=(0.3, 5.0),
     why="measured",
-    candidates=4,
+    best_of=4,
     measured=tuple(
         MeasuredWeight(
             guidance=weight,
@@ -62,6 +62,8 @@ GUIDANCE = GuidanceChoice(
                     condition=name,
                     r=Interval(value=0.7, low=0.6, high=0.8),
                     slope=Interval(value=weight / 2, low=weight / 3, high=weight),
+                    intercept=2.0,
+                    bias=Interval(value=0.1, low=0.0, high=0.2),
                 )
                 for name in ("ventricles", "cortex")
             ),

@@ -14,15 +14,16 @@ from meddiff_core.generation.predictors import load_predictors
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.latents import encode_latents
 from meddiff_core.stages import guidance
-from meddiff_core.stages.guidance import choose_guidance, make_predictors, read_choice
+from meddiff_core.stages.guidance import Lines, choose_guidance, make_predictors, read_choice
 from meddiff_core.stages.making import Resources
-from meddiff_core.study import Study
+from meddiff_core.study import CalibrationConfig, Study
 from meddiff_core.types import LabelArray, StoredArray
 from meddiff_core.workspace import Workspace
 
 HERE = Resources("cpu")
 SIDE, COUNT = 8, 9
-SAMPLING = {"steps": 2, "sigma_max": 5.0, "sigma_min": 0.4, "candidates": 2}
+LINES = (CalibrationConfig(condition="left_mm3", intercept=300, slope=0.5),)
+SAMPLING = {"steps": 2, "sigma_max": 5.0, "sigma_min": 0.4, "best_of": 2}
 
 
 class Noise:
@@ -138,11 +139,39 @@ def test_samples_are_measured_at_each_weight_whatever_the_order_of_the_work(
     assert list((workspace.folder / "figures").iterdir()) == [workspace.folder / "figures" / "guidance.png"]
 
 
-def test_candidates_are_measured_as_the_cohort_will_have_them(trained: Open, finish: Callable[..., Any]) -> None:
-    one, four = (make(trained(candidates=count), finish) for count in (1, 4))
-    assert (one["candidates"], four["candidates"]) == (1, 4)
+def test_the_best_of_n_is_measured_as_the_cohort_will_have_them(trained: Open, finish: Callable[..., Any]) -> None:
+    one, four = (make(trained(best_of=count), finish) for count in (1, 4))
+    assert (one["best_of"], four["best_of"]) == (1, 4)
     slopes = [[line["following"][0]["slope"] for line in found["measured"]] for found in (one, four)]
     assert all(a != b for a, b in zip(*slopes, strict=True))
+
+
+@pytest.mark.parametrize(("better", "fitted"), [(True, LINES), (False, ())], ids=["follows better", "does not"])
+def test_a_line_that_samples_follow_is_inverted_if_that_helps(
+    trained: Open, finish: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, better: bool, fitted: Lines
+) -> None:
+    monkeypatch.setattr(guidance, "lines_of", lambda measured: LINES)
+    monkeypatch.setattr(guidance, "is_better", lambda *found: better)
+    workspace = trained()
+    make(workspace, finish)
+    choice = read_choice(workspace)
+    assert [one.guidance for one in choice.weights] == [1, 1.5, 2, 3]
+    assert choice.tried is not None
+    assert (choice.tried.guidance, choice.tried.calibration) == (choice.guidance, LINES)
+    plain = next(one for one in choice.weights if one.guidance == choice.guidance)
+    assert choice.tried.following != plain.following
+    assert (choice.calibration, workspace.sampling.calibration or ()) == (fitted, fitted)
+
+
+def test_a_calibration_of_the_study_is_measured_with_and_none_is_fitted(
+    trained: Open, finish: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guidance, "lines_of", refuse)
+    workspace = trained(calibration=LINES)
+    make(workspace, finish)
+    choice = read_choice(workspace)
+    assert {one.calibration for one in choice.measured} == {LINES}
+    assert (choice.tried, choice.calibration, workspace.sampling.calibration) == (None, LINES, LINES)
 
 
 def test_predictors_are_fitted_on_the_train_side_the_same_each_time(

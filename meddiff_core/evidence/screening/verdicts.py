@@ -27,9 +27,9 @@ from meddiff_core.types import Mapper, Progress
 Row = dict[str, Any]
 REQUESTED, MEASURED, SCORE = "requested.", "measured.", "score."
 """Prefixes of the columns of a table of verdicts."""
-KEPT, KEPT_DISTANCE = "kept_candidate", "kept_distance"
-"""Columns with the number of the candidate that the volume is, of those of one condition that were sampled for it, and
-its distance to what was asked for (see `generation.candidates`)."""
+KEPT, KEPT_DISTANCE = "kept_noise", "kept_distance"
+"""Columns with the number of the noise that the volume is from, of those of `sampling.best_of`, and its distance to
+what was asked for (see `generation.best_of`)."""
 
 
 @dataclass(frozen=True)
