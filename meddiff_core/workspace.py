@@ -225,7 +225,7 @@ CHAIN: dict[str, Artefact] = {
     "audit": Artefact(
         "audit",
         "audit",
-        ("dataset", "autoencoder", "denoiser", "cohort"),
+        ("dataset", "autoencoder", "latents", "denoiser", "cohort"),
         lambda w: {
             "study.audit": w.study.audit,
             "study.release.models": w.study.release.models,

@@ -12,6 +12,7 @@ from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.bounds import load_reference
 from meddiff_core.evidence.screening.verdicts import MEASURED, columns_of, requested_conditions
 from meddiff_core.generation.shards import Candidates
+from meddiff_core.models.latents import stored_augmentations
 from meddiff_core.stages.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
 from meddiff_core.stages.making import Resources
 from meddiff_core.types import Work
@@ -41,6 +42,7 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         ),
         config=audit_settings(workspace.study),
         models=workspace.folder / "models",
+        augmentations=stored_augmentations(workspace.path("latents")),
         device=resources.device,
         seed=workspace.study.seed,
         copy_extractors=searched,

@@ -6,11 +6,13 @@ same noises: with fresh ones for each, chance would hide what is looked for.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.models.augmentation import AugmentVectors, augment
 from meddiff_core.models.autoencoder import Autoencoder
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.images import load_images
@@ -25,7 +27,7 @@ Scores = dict[str, Matrix]
 LOSS_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 """Noise levels of the loss, two shared noises each: eight in all."""
 QUIET_SIGMAS = (0.1, 0.3)
-"""Noise levels at which the network is asked for noise where there is none."""
+"""Noise levels at which the network is asked for noise where there is none, and about augmented variants."""
 BATCH = 16
 MIDDLE = (0.15, 0.5)
 """Frequencies, in cycles per two voxels, that a reconstruction loses or keeps according to what was learned."""
@@ -51,6 +53,39 @@ def denoiser_scores(
         parts.append(found if early is None else found | _since(early, found, clean.to(device), own.to(device), seed))
         yield Progress("attack denoiser", sum(len(part["PIA"]) for part in parts), len(latents))
     return _scores(parts)
+
+
+def augmented_scores(
+    denoise: Denoise,
+    variants: Sequence[tuple[Latents, ConditionVectors]],
+    seed: int,
+    device: str = "cpu",
+    early: Denoise | None = None,
+) -> Generator[Progress, None, Scores]:
+    """Attacks that ask about augmented variants of the volumes, each with its augmentation among the conditions.
+
+    A denoiser that saw a volume mostly augmented remembers those variants and not the volume (4 evaluations a variant,
+    and as many of the `early` weights). Both the mean over the variants and the strongest are attacks.
+    """
+    found = list[Scores]()
+    for latents, conditions in variants:
+        parts = []
+        for clean, own in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
+            parts.append(_asked_quietly(denoise, clean.to(device), own.to(device), seed, early))
+        found.append(_scores(parts))
+        yield Progress("attack augmented variants", len(found), len(variants))
+    each = {name: np.stack([scores[name] for scores in found]) for name in found[0]} if found else {}
+    means = {f"{name}, mean of augmented variants": scores.mean(0) for name, scores in each.items()}
+    return means | {f"{name}, strongest of augmented variants": scores.max(0) for name, scores in each.items()}
+
+
+@torch.inference_mode()
+def _asked_quietly(
+    denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed: int, early: Denoise | None
+) -> dict[str, Tensor]:
+    """Errors of one batch at low noise, where memory shows most."""
+    found = {f"loss, sigma {sigma:g}": _loss(denoise, clean, sigma, conditions, seed) for sigma in QUIET_SIGMAS}
+    return found if early is None else found | _since(early, found, clean, conditions, seed)
 
 
 @torch.inference_mode()
@@ -114,6 +149,23 @@ def autoencoder_scores(
         parts.append(found)
         yield Progress("attack autoencoder", len(parts), len(rows))
     return torch.cat(means), _scores(parts)
+
+
+@torch.inference_mode()
+def encode_augmented(
+    network: Autoencoder,
+    volumes: Volumes,
+    rows: Sequence[int],
+    vectors: AugmentVectors,
+    contract: Contract,
+    device: str = "cpu",
+) -> Latents:
+    """Posterior means of some volumes after the augmentation of each, as `encode_latents` makes them."""
+    means = []
+    for row, vector in zip(rows, vectors, strict=True):
+        images = augment(load_images(volumes, [row], contract), vector, contract.spacing_mm)
+        means.append(network.encode(images.to(device))[0].float().cpu())
+    return torch.cat(means)
 
 
 @torch.inference_mode()
