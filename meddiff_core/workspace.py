@@ -109,6 +109,11 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
         "study.plan": study.plan.model_dump(mode="json", exclude={"budget_minutes"}),
         BUDGET: study.plan.budget_minutes,
         "study.seed": study.seed,
+        **(
+            {}
+            if study.train.denoiser.privacy is None
+            else {"study.train.denoiser.privacy": study.train.denoiser.privacy}
+        ),
         **sizes,
         **_sides(w),
     }

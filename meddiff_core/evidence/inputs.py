@@ -81,6 +81,8 @@ class AuditInput:
     augmentations: AugmentVectors | None = None
     """Of the train side's volumes, several variants of each, as the denoiser saw them (see `encode_latents`); None
     where it saw none."""
+    guarantee: str | None = None
+    """What was promised of a differentially private training, in words."""
     device: str = "cpu"
     seed: int = 0
     copy_extractors: Sequence[Extractor] | None = None
