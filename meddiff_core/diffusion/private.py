@@ -1,7 +1,7 @@
 """Differentially private training (Abadi et al. 2016): a bound on what the weights say of any one training subject.
 
-The unit is the subject with all of its scans. A step takes each subject with the same probability, one scan of it in one
-variant, clips its gradient to a length and adds noise in proportion to that length; Opacus' accountant says how much.
+The unit is the subject with all of its scans. A step takes each subject with the same probability, one scan of it in
+one variant, clips its gradient to a length and adds noise in proportion to that; Opacus' accountant says how much.
 All of this is random by a secret: the seed of a study stands in its releases, and who knows the noise can subtract it.
 """
 
@@ -125,10 +125,8 @@ class PrivateMechanism:
             length = nn.utils.get_total_norm(gradients)
             factor = self.guarantee.clip / length.clamp_min(self.guarantee.clip)
             torch._foreach_add_(sums, torch._foreach_mul(gradients, factor))
-        generator, expected = (
-            generator_for(self.secret, "gradient noise", step),
-            self.guarantee.sample_rate * len(self._rows),
-        )
+        generator = generator_for(self.secret, "gradient noise", step)
+        expected = self.guarantee.sample_rate * len(self._rows)
         scale = self.guarantee.clip * self.guarantee.noise_multiplier
         for parameter, total in zip(parameters, sums, strict=True):
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
@@ -149,7 +147,7 @@ def describe_guarantee(guarantee: Guarantee, imported_autoencoder: bool) -> str:
     seen = rest if imported_autoencoder else f"the autoencoder, which encodes and decodes every volume, {rest}"
     return (
         f"The denoiser was trained with differential privacy: epsilon = {guarantee.epsilon:.3g}, delta = "
-        f"{guarantee.delta:.2g} for adding or leaving out one training subject with all of its scans (Gaussian noise of "
+        f"{guarantee.delta:.2g} for adding or leaving out one training subject with all of its scans (noise of "
         f"{guarantee.noise_multiplier:.3g} times the clipped gradient, {guarantee.steps} steps that take each subject "
         f"with a probability of {guarantee.sample_rate:.2g}, Opacus' {ACCOUNTANT.upper()} accountant). That covers the "
         f"weights of the denoiser for given latents and nothing else: {seen} know the training scans without it, so "

@@ -280,9 +280,8 @@ class DenoiserTraining:
         clean = self.scale.standardise(latents.sample(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
         parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
-        return {
-            f"validation/loss_sigma_{level}": self._loss_at(self._longest, level, parts) for level in VALIDATION_SIGMAS
-        }
+        network = self._longest
+        return {f"validation/loss_sigma_{level}": self._loss_at(network, level, parts) for level in VALIDATION_SIGMAS}
 
     def _loss_at(self, network: Denoiser, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
         """Weighted error at a noise level, over parts of the data no larger than the batches that fit the memory."""
