@@ -141,7 +141,7 @@ def _plan_denoiser(
         cases,
     )
     if config.privacy is not None:
-        training = training.model_copy(update={"scored": False, "private": True, "seconds_besides": 0.0})
+        training = training.model_copy(update={"scored": False, "private": True})
     epochs = training.steps * training.batch / cases
     augmentations, why = _augmentations(config.augmentations, epochs)
     return Planned(

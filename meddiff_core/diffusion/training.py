@@ -186,6 +186,8 @@ class DenoiserTraining:
 
     def validation_seconds(self) -> float:
         """Time that all validations of a whole training take; nearly all of it goes into samples to score."""
+        if self.mechanism is not None:
+            return 0.0
         started = time.perf_counter()
         self.sample_latents(for_inference(self.network, self.device), self.batch)
         rounds = (1 - SCORED_FROM) * VALIDATIONS * len(self.averages)
