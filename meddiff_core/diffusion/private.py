@@ -141,9 +141,18 @@ class PrivateMechanism:
         self.secret = bytes(state.tolist()).hex()
 
 
+def describe_noise(guarantee: Guarantee, batch: int) -> str:
+    """What a promise will cost, before anything is trained."""
+    return (
+        f"private training: epsilon {guarantee.epsilon:.3g} in {guarantee.steps} steps takes noise of "
+        f"{guarantee.noise_multiplier:.3g} times a whole gradient in each weight, on the sum of about {batch} gradients; "
+        "it covers the weights of the denoiser and nothing else"
+    )
+
+
 def describe_guarantee(guarantee: Guarantee, imported_autoencoder: bool) -> str:
     """What is promised and what is not, as card and papers say it."""
-    rest = "the scale of the latents, the conditions, the screen and the search for copies"
+    rest = "the scale of the latents, the conditions, the choice among candidates, the screen and the search for copies"
     seen = rest if imported_autoencoder else f"the autoencoder, which encodes and decodes every volume, {rest}"
     return (
         f"The denoiser was trained with differential privacy: epsilon = {guarantee.epsilon:.3g}, delta = "

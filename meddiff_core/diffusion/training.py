@@ -101,6 +101,7 @@ class DenoiserTraining:
         self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
         assert mechanism is None or not config.uncertainty_weighting, "its gradient has no noise"
+        assert mechanism is None or ranks.count == 1, "each process would add noise of its own"
         self.mechanism = mechanism
         """Of a differentially private training, which must choose nothing by what it sees of the training set."""
         self.rollbacks = ROLLBACKS if mechanism is None else 0
