@@ -145,7 +145,7 @@ def describe_noise(guarantee: Guarantee, batch: int) -> str:
     """What a promise will cost, before anything is trained."""
     return (
         f"private training: epsilon {guarantee.epsilon:.3g} in {guarantee.steps} steps takes noise of "
-        f"{guarantee.noise_multiplier:.3g} times a whole gradient in each weight, on the sum of about {batch} gradients; "
+        f"{guarantee.noise_multiplier:.3g} times a whole gradient in each weight, on the sum of about {batch}; "
         "it covers the weights of the denoiser and nothing else"
     )
 

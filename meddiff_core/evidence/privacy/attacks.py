@@ -27,7 +27,9 @@ Scores = dict[str, Matrix]
 LOSS_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 """Noise levels of the loss, two shared noises each: eight in all."""
 QUIET_SIGMAS = (0.1, 0.3)
-"""Noise levels at which the network is asked for noise where there is none, and about augmented variants."""
+"""Noise levels at which the network is asked for noise where there is none."""
+VARIANT_SIGMA = 0.3
+"""Noise level at which it is asked about augmented variants, where memory shows most."""
 BATCH = 16
 MIDDLE = (0.15, 0.5)
 """Frequencies, in cycles per two voxels, that a reconstruction loses or keeps according to what was learned."""
@@ -64,14 +66,14 @@ def augmented_scores(
 ) -> Generator[Progress, None, Scores]:
     """Attacks that ask about augmented variants of the volumes, each with its augmentation among the conditions.
 
-    A denoiser that saw a volume mostly augmented remembers those variants and not the volume (4 evaluations a variant,
+    A denoiser that saw a volume mostly augmented remembers those variants and not the volume (2 evaluations a variant,
     and as many of the `early` weights). Both the mean over the variants and the strongest are attacks.
     """
     found = list[Scores]()
     for latents, conditions in variants:
         parts = []
         for clean, own in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
-            parts.append(_asked_quietly(denoise, clean.to(device), own.to(device), seed, early))
+            parts.append(_asked_about_variant(denoise, clean.to(device), own.to(device), seed, early))
         found.append(_scores(parts))
         yield Progress("attack augmented variants", len(found), len(variants))
     each = {name: np.stack([scores[name] for scores in found]) for name in found[0]} if found else {}
@@ -80,12 +82,12 @@ def augmented_scores(
 
 
 @torch.inference_mode()
-def _asked_quietly(
+def _asked_about_variant(
     denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed: int, early: Denoise | None
 ) -> dict[str, Tensor]:
-    """Errors of one batch at low noise, where memory shows most."""
-    found = {f"loss, sigma {sigma:g}": _loss(denoise, clean, sigma, conditions, seed) for sigma in QUIET_SIGMAS}
-    return found if early is None else found | _since(early, found, clean, conditions, seed)
+    """Errors of one batch at one noise level."""
+    found = {f"loss, sigma {VARIANT_SIGMA:g}": _loss(denoise, clean, VARIANT_SIGMA, conditions, seed)}
+    return found if early is None else found | _since(early, found, clean, conditions, seed, (VARIANT_SIGMA,))
 
 
 @torch.inference_mode()
@@ -104,13 +106,18 @@ def _asked(denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed:
 
 @torch.inference_mode()
 def _since(
-    early: Denoise, found: Mapping[str, Tensor], clean: Latents, conditions: ConditionVectors, seed: int
+    early: Denoise,
+    found: Mapping[str, Tensor],
+    clean: Latents,
+    conditions: ConditionVectors,
+    seed: int,
+    sigmas: Sequence[float] = QUIET_SIGMAS,
 ) -> dict[str, Tensor]:
     """Loss over that of early weights on the same noise."""
     return {
         f"loss since early training, sigma {sigma:g}": found[f"loss, sigma {sigma:g}"]
         / _loss(early, clean, sigma, conditions, seed).clamp_min(TINY)
-        for sigma in QUIET_SIGMAS
+        for sigma in sigmas
     }
 
 
