@@ -51,7 +51,7 @@ MOST = 200
 TRAIN_PER_HOLDOUT = 2
 """Training volumes per holdout volume: the smaller side sets the width of the interval, more of the other costs."""
 VARIANTS = 2
-"""Augmented variants of a volume that are asked about, of those that training saw; each is encoded, which takes time."""
+"""Augmented variants of a volume that are asked about, of those that training saw; encoding them takes time."""
 DIFFICULTY = ("mean", "std", "foreground_share", "sharpness")
 """Measurements that tell how hard a volume is to give back. No model has seen them, so they carry no membership; the
 autoencoder's own error does."""
