@@ -196,7 +196,7 @@ class PrivacyConfig(Config):
 
     epsilon: Positive
     """The weights become at most exp(epsilon) times as likely by any one subject: 1 is strong, 50 hardly means
-    anything. Fewer than some thousand subjects leave little quality at 8."""
+    anything. `meddiff plan` says how much noise it takes."""
     delta: Annotated[float, Field(gt=0, lt=1)]
     """Probability with which that may fail; below one over the number of training subjects, better a tenth of it."""
     clip: Positive = 1.0
@@ -247,8 +247,8 @@ class DenoiserConfig(Config):
     """Validations without better samples, of about 6 that have samples to compare, after which training ends early."""
     privacy: PrivacyConfig | None = None
     """`{epsilon: 8, delta: 0.001}`: differentially private training (extra `privacy`), for each subject with all of its
-    scans. It covers the denoiser's weights alone: not the autoencoder, nor what screens a cohort. It costs most of the
-    quality unless there are thousands of subjects, takes one process, and scores no samples along the way."""
+    scans. It covers the denoiser's weights alone: not the autoencoder, nor what screens a cohort. Its noise costs
+    quality, most of it where subjects are few. It takes one process, and scores no samples along the way."""
 
     @model_validator(mode="after")
     def _learns_nothing_beside(self) -> "DenoiserConfig":
