@@ -191,6 +191,18 @@ class AutoencoderConfig(Config):
     latent factor. Null: whole volumes."""
 
 
+class PrivacyConfig(Config):
+    """Differentially private training: what the denoiser's weights say of any one training subject is bounded."""
+
+    epsilon: Positive
+    """The weights become at most exp(epsilon) times as likely by any one subject: 1 is strong, 50 hardly means
+    anything. `meddiff plan` says how much noise it takes."""
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    """Probability with which that may fail; below one over the number of training subjects, better a tenth of it."""
+    clip: Positive = 1.0
+    """Length to which the gradient of each subject is clipped."""
+
+
 Augmentation = Literal["mirror", "shift", "rotate", "scale", "warp", "contrast"]
 
 
@@ -205,7 +217,11 @@ class DenoiserConfig(Config):
     """Width per level, all multiples of 32. Null: 64 and 128, or on a GPU 128, 256 and 256 where the latents can be
     halved twice."""
     learning_rate: Positive = 5e-4
-    """Peak rate of AdamW, whose weight decay is 0.01; warm-up, then cosine decay."""
+    """Peak rate of AdamW; warm-up, then cosine decay."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of AdamW."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which attention between two voxels is dropped in training."""
     condition_dropout: Fraction = 0.1
     """Probability that a condition is dropped, so that the model also learns the case without it."""
     sigma_mean: float = -0.4
@@ -229,6 +245,16 @@ class DenoiserConfig(Config):
     """As for the autoencoder."""
     patience: Count = 3
     """Validations without better samples, of about 6 that have samples to compare, after which training ends early."""
+    privacy: PrivacyConfig | None = None
+    """`{epsilon: 8, delta: 0.001}`: differentially private training (extra `privacy`), for each subject with all of its
+    scans. It covers the denoiser's weights alone: not the autoencoder, nor what screens a cohort. Its noise costs
+    quality, most of it where subjects are few. It takes one process, and scores no samples along the way."""
+
+    @model_validator(mode="after")
+    def _learns_nothing_beside(self) -> "DenoiserConfig":
+        if self.privacy is not None and self.uncertainty_weighting:
+            raise ValueError("uncertainty_weighting must be false with privacy, which does not cover it, is true")
+        return self
 
 
 class TrainConfig(Config):

@@ -4,7 +4,7 @@ A training in the command's own process and one in several are the same call wit
 what holds for the one holds for the other.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.private import PrivateMechanism, guarantee_for
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.evidence.gates import limit_on_weights
 from meddiff_core.evidence.membership_probe import LatentSide, open_probe
@@ -28,6 +29,7 @@ from meddiff_core.models.training.loading import Remembered
 from meddiff_core.models.training.loop import Training, deterministic, run_training
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.models.training.resume import Keep
+from meddiff_core.study import PrivacyConfig
 from meddiff_core.types import Progress
 from meddiff_core.workspace import Workspace
 
@@ -138,6 +140,7 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         attack=open_probe(known, unseen, scale, study.seed, limit_on_weights(study)) if scored else None,
         ranks=ranks,
         initial=start,
+        mechanism=_mechanism(study.train.denoiser.privacy, known.subjects, plan.denoiser_training),
     )
 
     def save(facts: Facts) -> None:
@@ -147,6 +150,12 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
             save_denoiser(path, network, dataset.contract, training.scale, autoencoder, facts | chosen, training.guide)
 
     return training, save
+
+
+def _mechanism(privacy: PrivacyConfig | None, subjects: Sequence[str], plan: TrainingPlan) -> PrivateMechanism | None:
+    if privacy is None:
+        return None
+    return PrivateMechanism(guarantee_for(privacy, len(set(subjects)), plan.batch, plan.steps), subjects)
 
 
 def _spare_memory() -> int:

@@ -109,6 +109,7 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
         "study.plan": study.plan.model_dump(mode="json", exclude={"budget_minutes"}),
         BUDGET: study.plan.budget_minutes,
         "study.seed": study.seed,
+        **_privacy(study),
         **sizes,
         **_sides(w),
     }
@@ -118,6 +119,12 @@ def _sides(w: "Workspace") -> dict[str, Any]:
     """Who is on which side as it is written down, edited or not."""
     path = w.path("split")
     return {SPLIT_FILE: digest_file(path) if path.is_file() else "missing"}
+
+
+def _privacy(study: Study) -> dict[str, Any]:
+    """A promise that a plan must be able to keep; nothing where none is asked for."""
+    privacy = study.train.denoiser.privacy
+    return {} if privacy is None else {"study.train.denoiser.privacy": privacy}
 
 
 FIGURES = ("seconds_per_step", "seconds_besides", "memory_gb")
@@ -232,7 +239,7 @@ CHAIN: dict[str, Artefact] = {
     "audit": Artefact(
         "audit",
         "audit",
-        ("dataset", "autoencoder", "denoiser", "cohort"),
+        ("dataset", "autoencoder", "latents", "denoiser", "cohort"),
         lambda w: {
             "study.audit": w.study.audit,
             "study.release.models": w.study.release.models,

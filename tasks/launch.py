@@ -38,6 +38,8 @@ _KINDS = {kind.__name__: kind for kind in (ConfigurationError, DataRefused, Inte
 def choose_processes(workspace: Workspace, name: str, device: str) -> int:
     """Number of processes that train a model of a study."""
     plan, runtime = load_plan(workspace.path("plan")), workspace.study.runtime
+    if name == "denoiser" and workspace.study.train.denoiser.privacy:
+        return 1  # its gradients are taken subject by subject, with noise that is secret
     training = {"autoencoder": plan.autoencoder_training, "denoiser": plan.denoiser_training}[name]
     return count_processes(runtime, device, training.batch)
 

@@ -16,6 +16,7 @@ import torch
 
 from meddiff_core.contract import CategoricalCondition, Contract
 from meddiff_core.data.grid import Size, along_axes, latent_factor, latent_strides, require_halvable
+from meddiff_core.diffusion.private import Guarantee, PrivateMechanism
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.allocator import keep_freed_memory
@@ -139,6 +140,8 @@ def _plan_denoiser(
         study.plan.budget_minutes * 60 * (1 - AUTOENCODER_SHARE),
         cases,
     )
+    if config.privacy is not None:
+        training = training.model_copy(update={"scored": False, "private": True})
     epochs = training.steps * training.batch / cases
     augmentations, why = _augmentations(config.augmentations, epochs)
     return Planned(
@@ -178,6 +181,10 @@ def _denoiser_shape(latent_channels: int, latent_size: tuple[int, ...], study: S
         expected = f"multiples of 32, and few enough levels for latents of {list(latent_size)}"
         raise ConfigurationError(f"train.denoiser.channels: must be {expected}, is {list(channels)}")
     return DenoiserShape(latent_channels=latent_channels, channels=channels)
+
+
+ANY_GUARANTEE = Guarantee(epsilon=1, delta=1e-9, clip=1, noise_multiplier=1, sample_rate=1, steps=10)
+"""A private training whose steps take whole batches, to be measured; what it promises costs no time."""
 
 
 class Way(NamedTuple):
@@ -386,12 +393,16 @@ def _autoencoder_probe(
 def _denoiser_probe(
     shape: DenoiserShape, contract: Contract, latent_size: Size, study: Study, way: Way, device: str
 ) -> DenoiserTraining:
-    mean = torch.randn(2, shape.latent_channels, *latent_size)
+    count = way.batch if study.train.denoiser.privacy else 2
+    mean = torch.randn(count, shape.latent_channels, *latent_size)
     latents = LatentSet(mean, torch.full_like(mean, 0.1))
     zeros = torch.tensor([[0.0 if isinstance(s, CategoricalCondition) else 0.5 for s in contract.conditions]])
-    side = (latents, zeros.repeat(2, 1))
+    side = (latents, zeros.repeat(count, 1))
+    mechanism = PrivateMechanism(ANY_GUARANTEE, list(map(str, range(count)))) if study.train.denoiser.privacy else None
     config = study.train.denoiser.model_copy(update={"gradient_checkpointing": way.gradient_checkpointing})
-    return DenoiserTraining(shape, contract.conditions, config, side, side, 10, way.batch, 0, device)
+    return DenoiserTraining(
+        shape, contract.conditions, config, side, side, 10, way.batch, 0, device, mechanism=mechanism
+    )
 
 
 def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tuple[tuple[Augmentation, ...], str]:

@@ -6,7 +6,7 @@ loss, which says little of it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from meddiff_core.contract import ConditionSpec
 from meddiff_core.diffusion.checkpoint_selection import UNKNOWN, CheckpointSelection, MembershipAttack, SampleScorer
 from meddiff_core.diffusion.guidance import guided
 from meddiff_core.diffusion.noise import karras_sigmas, loss_weight, training_sigmas
+from meddiff_core.diffusion.private import PrivateMechanism
 from meddiff_core.diffusion.solvers import solve_heun
 from meddiff_core.models.checkpoint import (
     Tensors,
@@ -34,7 +35,7 @@ from meddiff_core.models.latents import AugmentedLatents, LatentSet, require_sca
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.loading import Ahead
-from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
+from meddiff_core.models.training.loop import ROLLBACKS, VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.training.ranks import Ranks, add_losses
 from meddiff_core.study import DenoiserConfig, SamplingConfig
 from meddiff_core.types import Latents, Sigma
@@ -77,6 +78,7 @@ class DenoiserTraining:
         attack: MembershipAttack | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
+        mechanism: PrivateMechanism | None = None,
     ) -> None:
         torch.manual_seed(derive_seed(seed, "denoiser", "weights"))
         self.network = Denoiser(shape, specs).to(device)
@@ -86,9 +88,11 @@ class DenoiserTraining:
         require_scale(self.scale, train[0])
         self.uncertainty = Uncertainty().to(device)
         self.averages = {f"{std:g}": PowerAverage(self.network, std) for std in config.ema_std}
+        self.network.dropout = config.dropout
+        self.network.train()
         if config.gradient_checkpointing:
             self.network.recompute_activations()
-        decayed = {"params": list(self.network.parameters()), "weight_decay": 0.01}
+        decayed = {"params": list(self.network.parameters()), "weight_decay": config.weight_decay}
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
         self.config, self.device = config, device
@@ -96,7 +100,13 @@ class DenoiserTraining:
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
         self._batches = Ahead(self._batch, enabled=device != "cpu")
-        self.scorer, self.attack, self.selection = scorer, attack, CheckpointSelection(steps, config.patience)
+        assert mechanism is None or not config.uncertainty_weighting, "its gradient has no noise"
+        assert mechanism is None or ranks.count == 1, "each process would add noise of its own"
+        self.mechanism = mechanism
+        """Of a differentially private training, which must choose nothing by what it sees of the training set."""
+        self.rollbacks = ROLLBACKS if mechanism is None else 0
+        self.scorer, self.attack = (scorer, attack) if mechanism is None else (None, None)
+        self.selection = CheckpointSelection(steps, config.patience)
         self.guide: Tensors | None = None
         """The shortest average after the first GUIDE_AT of the steps, once they are done."""
 
@@ -109,6 +119,17 @@ class DenoiserTraining:
         rate = self.rate * self.config.learning_rate * learning_rate_factor(step, self.steps)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
+        if self.config.dropout:
+            torch.manual_seed(derive_seed(self._source, "denoiser", "dropout", step, self.ranks.rank))
+        losses = self._set_gradients(step) if self.mechanism is None else self._set_private_gradients(step)
+        self.optimizer.step()
+        for average in self.averages.values():
+            average.update(self.network, step + 1)
+        if step + 1 == max(1, round(GUIDE_AT * self.steps)):
+            self.guide = {name: tensor.clone() for name, tensor in self._shortest.state_dict().items()}
+        return self.ranks.sum_losses(losses)
+
+    def _set_gradients(self, step: int) -> dict[str, Tensor]:
         batch, losses = self._batches(step), [(0.0, {"denoiser/loss": torch.zeros((), device=self.device)})]
         for piece in self.ranks.micro_batches(self.batch, self.accumulation_steps):
             micro_batch = [tensor[piece] for tensor in batch]
@@ -119,12 +140,20 @@ class DenoiserTraining:
         self.ranks.sum_gradients(self.network)
         self.ranks.sum_gradients(self.uncertainty)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        for average in self.averages.values():
-            average.update(self.network, step + 1)
-        if step + 1 == max(1, round(GUIDE_AT * self.steps)):
-            self.guide = {name: tensor.clone() for name, tensor in self._shortest.state_dict().items()}
-        return self.ranks.sum_losses(add_losses(losses))
+        return add_losses(losses)
+
+    def _set_private_gradients(self, step: int) -> dict[str, Tensor]:
+        assert self.mechanism is not None
+        batch, errors = self._batches(step), [torch.zeros((), device=self.device)]
+
+        def losses() -> Iterator[Tensor]:
+            for item in zip(*(tensor.split(1) for tensor in batch), strict=True):
+                loss, weighted = self._losses(*item)
+                errors.append(weighted.detach())
+                yield loss
+
+        self.mechanism.set_gradients(self.network, losses() if len(batch[0]) else (), step)
+        return {"denoiser/loss": torch.stack(errors).sum() / max(1, len(batch[0]))}
 
     def validate(self, step: int) -> dict[str, float]:
         """Weighted loss of the averages per noise level, on the same noise each time; samples are scored, and the
@@ -144,6 +173,11 @@ class DenoiserTraining:
             metrics |= {f"selection/{name}/{key}": value for key, value in found.items()}
         return metrics
 
+    @property
+    def _source(self) -> object:
+        """What the randomness of the steps follows from."""
+        return self.seed if self.mechanism is None else self.mechanism.secret
+
     def _early(self) -> Denoiser | None:
         """The network with the weights that were kept early in the training, as it samples."""
         if self.guide is None:
@@ -154,6 +188,8 @@ class DenoiserTraining:
 
     def validation_seconds(self) -> float:
         """Time that all validations of a whole training take; nearly all of it goes into samples to score."""
+        if self.mechanism is not None:
+            return 0.0
         started = time.perf_counter()
         self.sample_latents(for_inference(self.network, self.device), self.batch)
         rounds = (1 - SCORED_FROM) * VALIDATIONS * len(self.averages)
@@ -165,13 +201,16 @@ class DenoiserTraining:
 
     def result(self) -> tuple[Denoiser, dict[str, object]]:
         """The selected weights, and the facts of their checkpoint; the shortest average if no samples were scored,
-        since weights still change fast in a training too short for that.
+        since weights still change fast in a training too short for that. Of a private training it is the longest, in
+        which more noise cancels.
         """
-        network = self._shortest
+        network = self._shortest if self.mechanism is None else self._longest
         weights, facts = network.state_dict(), dict[str, object]()
         if self.selection.curve:
             step, average, weights = self.selection.chosen
             facts["choice"] = {"step": step, "average": average, "curve": self.selection.curve}
+        if self.mechanism is not None:
+            facts["privacy"] = self.mechanism.guarantee.model_dump()
         network.load_state_dict(weights)
         return network, facts
 
@@ -179,6 +218,11 @@ class DenoiserTraining:
     def _shortest(self) -> Denoiser:
         """The average over the fewest steps."""
         return self.averages[min(self.averages, key=float)].network
+
+    @property
+    def _longest(self) -> Denoiser:
+        """The average over the most steps."""
+        return self.averages[max(self.averages, key=float)].network
 
     def state(self) -> Tensors:
         averages = [prefixed(f"average.{name}", a.network.state_dict()) for name, a in self.averages.items()]
@@ -189,6 +233,7 @@ class DenoiserTraining:
             **prefixed("optimizer", optimizer_tensors(self.optimizer)),
             **prefixed("choice", self.selection.state()),
             **prefixed("guide", self.guide or {}),
+            **({} if self.mechanism is None else {"secret": self.mechanism.state()}),
         }
 
     def restore(self, state: Tensors) -> None:
@@ -199,19 +244,24 @@ class DenoiserTraining:
         restore_optimizer(self.optimizer, unprefixed("optimizer", state))
         self.selection.restore(unprefixed("choice", state))
         self.guide = unprefixed("guide", state) or None
+        if self.mechanism is not None:
+            self.mechanism.restore(state["secret"])
 
     def _batch(self, step: int) -> tuple[Tensor, ...]:
         """Clean latents, noise, noise levels and conditions of the whole batch, augmentations among the conditions."""
         latents, conditions = self.train
-        chosen = batch_indices(len(latents), self.batch, step, self.seed, "denoiser")
-        generator = generator_for(self.seed, "denoiser", "noise", step)
-        clean, augmentations = latents.sample(chosen, generator), torch.zeros(self.batch, AUGMENT_DIM)
+        if self.mechanism is None:
+            chosen = batch_indices(len(latents), self.batch, step, self.seed, "denoiser")
+        else:
+            chosen = self.mechanism.batch_indices(step)
+        generator = generator_for(self._source, "denoiser", "noise", step)
+        clean, augmentations = latents.sample(chosen, generator), torch.zeros(len(chosen), AUGMENT_DIM)
         if self.augmented is not None:
             variants, vectors = self.augmented.sample(chosen, generator)
-            replaced = torch.rand(self.batch, generator=generator) < self.config.augmented_share
+            replaced = torch.rand(len(chosen), generator=generator) < self.config.augmented_share
             clean = torch.where(replaced[:, None, None, None, None], variants, clean)
             augmentations = torch.where(replaced[:, None], vectors, augmentations)
-        sigma = training_sigmas(self.batch, self.config.sigma_mean, self.config.sigma_std, generator)
+        sigma = training_sigmas(len(chosen), self.config.sigma_mean, self.config.sigma_std, generator)
         noise = torch.randn(clean.shape, generator=generator)
         kept = drop_conditions(conditions[chosen], self.config.condition_dropout, generator)
         return self.scale.standardise(clean), noise, sigma, torch.cat([kept, augmentations], dim=1)
@@ -234,8 +284,8 @@ class DenoiserTraining:
         clean = self.scale.standardise(latents.sample(torch.arange(len(latents)), generator))
         noise = torch.randn(clean.shape, generator=generator)
         parts = list(zip(*(t.split(self.batch) for t in (clean, noise, conditions)), strict=True))
-        longest = self.averages[max(self.averages, key=float)].network
-        return {f"validation/loss_sigma_{level}": self._loss_at(longest, level, parts) for level in VALIDATION_SIGMAS}
+        network = self._longest
+        return {f"validation/loss_sigma_{level}": self._loss_at(network, level, parts) for level in VALIDATION_SIGMAS}
 
     def _loss_at(self, network: Denoiser, level: float, parts: Sequence[tuple[Tensor, ...]]) -> float:
         """Weighted error at a noise level, over parts of the data no larger than the batches that fit the memory."""

@@ -38,6 +38,7 @@ from meddiff_core.types import Progress
 
 MOST_PAIRS = 100
 """Pairs per set for MS-SSIM."""
+NO_GUARANTEE = "There is no formal guarantee: that needs differential privacy, and the models were not trained with it."
 CAVEATS = (
     "Passing the copy test is necessary and not sufficient: it is no proof of anonymity, and membership may still "
     "be inferred.",
@@ -49,7 +50,7 @@ CAVEATS = (
     "go unseen.",
     "Distances depend on the extractor and on the sizes: compare them with the real-to-real value beside them, not "
     "with other studies.",
-    "There is no formal guarantee: that needs differential privacy, and the models were not trained with it.",
+    NO_GUARANTEE,
 )
 """What no figure of an audit shows; the card says it in these words."""
 
@@ -155,9 +156,14 @@ def run_audit(audit: AuditInput) -> Generator[Progress, None, tuple[Audit, Inter
         curves=tuple(whole.curves),
         statements=tuple(whole.statements),
         screen=audit.screen,
-        caveats=CAVEATS,
+        caveats=caveats_of(audit.guarantee),
     )
     return with_gates(result, audit.config), _internal(evidence, audit.ids_as_generated)
+
+
+def caveats_of(guarantee: str | None) -> tuple[str, ...]:
+    """The caveats beside a formal guarantee, which says itself what it does not cover, or beside none."""
+    return tuple(guarantee if guarantee and caveat is NO_GUARANTEE else caveat for caveat in CAVEATS)
 
 
 def with_gates(audit: Audit, config: AuditConfig) -> Audit:

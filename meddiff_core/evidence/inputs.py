@@ -9,6 +9,7 @@ from meddiff_core.contract import Condition, Contract, Frozen
 from meddiff_core.data.split.sides import Side
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.rejections import RealRejections, RejectionCount
+from meddiff_core.models.augmentation import AugmentVectors
 from meddiff_core.study import AuditConfig
 from meddiff_core.types import Volumes
 
@@ -77,6 +78,11 @@ class AuditInput:
     """What screening saw first; None where it is not kept."""
     models: Path | None = None
     """Folder of the checkpoints `autoencoder` and `denoiser`; None where only volumes are at hand."""
+    augmentations: AugmentVectors | None = None
+    """Of the train side's volumes, several variants of each, as the denoiser saw them (see `encode_latents`); None
+    where it saw none."""
+    guarantee: str | None = None
+    """What was promised of a differentially private training, in words."""
     device: str = "cpu"
     seed: int = 0
     copy_extractors: Sequence[Extractor] | None = None

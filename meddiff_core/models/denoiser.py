@@ -94,6 +94,8 @@ class Denoiser(nn.Module):
 
         self.shape = shape
         self.specs = tuple(specs)
+        self.dropout = 0.0
+        """Of attention; set it before `train()`."""
         self.clock = clock_of(shape.parametrisation)
         self.network = DiffusionModelUNet(
             spatial_dims=3,
@@ -112,7 +114,16 @@ class Denoiser(nn.Module):
     def recompute_activations(self) -> None:
         """Use gradient checkpointing between blocks: less memory, more time, the same gradients."""
         for block in (*self.network.down_blocks, self.network.middle_block, *self.network.up_blocks):
-            block.forward = recomputed(block.forward)
+            block.forward = recomputed(block.forward, random=self.dropout > 0)
+
+    def train(self, mode: bool = True) -> "Denoiser":
+        """As any module's; attention is dropped in training alone, which MONAI forgets."""
+        from monai.networks.blocks import SABlock  # type: ignore[attr-defined]
+
+        for layer in self.modules():
+            if isinstance(layer, SABlock):
+                layer.dropout_rate = self.dropout if mode else 0.0
+        return super().train(mode)
 
     def forward(self, noisy: Latents, sigma: Sigma, conditions: ConditionVectors) -> Latents:
         """Karras et al. 2022, eq. 7."""

@@ -47,14 +47,17 @@ def set_strides(network: nn.Module, strides: Sequence[Factors]) -> None:
             doubled.factors = factors
 
 
-def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function under gradient checkpointing: inner values are computed again instead of being kept."""
+def recomputed(forward: Callable[..., Any], random: bool = False) -> Callable[..., Any]:
+    """The same function under gradient checkpointing: inner values are computed again instead of being kept.
+
+    `random`: there is dropout within.
+    """
 
     @wraps(forward)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)  # nothing is random
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=random, **kwargs)
 
     return call
 

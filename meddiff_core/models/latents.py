@@ -118,6 +118,14 @@ def require_scale(scale: LatentScale, latents: LatentSet) -> None:
             raise ConfigurationError(f"{what}, has {other_mean:.3g} and {other_std:.3g}")
 
 
+def stored_augmentations(path: Path) -> AugmentVectors | None:
+    """The augmentations that `encode_latents` was given; None if it was given none."""
+    if not (path / AUGMENTED).exists():
+        return None
+    stored = torch.from_numpy(read_volume(open_array(path, f"{AUGMENTED}/moves"), 0))
+    return functional.pad(stored, (0, AUGMENT_DIM - stored.shape[1]))  # older ones know fewer kinds
+
+
 @dataclass(frozen=True)
 class AugmentedLatents:
     """Latents of augmented volumes of the train side, several variants of each, and the augmentation of each."""
@@ -130,10 +138,8 @@ class AugmentedLatents:
     @classmethod
     def open(cls, path: Path) -> "AugmentedLatents | None":
         """Read what `encode_latents` wrote of augmented volumes; None without augmentations."""
-        if not (path / AUGMENTED).exists():
+        if (augmentations := stored_augmentations(path)) is None:
             return None
-        stored = torch.from_numpy(read_volume(open_array(path, f"{AUGMENTED}/moves"), 0))
-        augmentations = functional.pad(stored, (0, AUGMENT_DIM - stored.shape[1]))  # older ones know fewer kinds
         return cls(LatentSet.open(path, AUGMENTED), augmentations, int(open_array(path, "train/mean").shape[0]))
 
     def sample(self, indices: Tensor, generator: torch.Generator) -> tuple[Latents, AugmentVectors]:

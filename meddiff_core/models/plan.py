@@ -32,6 +32,9 @@ class TrainingPlan(Frozen):
     """Whether samples are scored along the way to select the denoiser's checkpoint; too slow for a short training.
     Plans of older versions call it `judged`."""
 
+    private: bool = False
+    """Whether it was measured as a differentially private training, whose steps take longer."""
+
     @property
     def minutes(self) -> float | None:
         """Predicted duration; null where it was not measured."""

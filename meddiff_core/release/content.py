@@ -85,6 +85,8 @@ class ReleaseContent:
     curves: Sequence[section.Curve] = ()
     statements: Sequence[str] = ()
     """What the audit says in sentences: what was found, and what could not be measured and why."""
+    guarantee: str | None = None
+    """What was promised of a differentially private training, and what that does not cover."""
     shortfall: str | None = None
     """Why the cohort is smaller than, or differs from, the one that was asked for."""
 

@@ -71,7 +71,7 @@ def _responsible_use(content: ReleaseContent) -> dict[str, Any]:
         "rai:dataUseCases": content.intended_use or wording.NOT_STATED,
         "rai:dataLimitations": [*wording.LIMITATIONS, f"Not intended for: {not_intended_for(content)}"],
         "rai:dataBiases": wording.LIMITATIONS[0],
-        "rai:personalSensitiveInformation": " ".join(wording.PRIVACY_DOES_NOT_SHOW),
+        "rai:personalSensitiveInformation": " ".join(wording.privacy_does_not_show(content.guarantee)),
     }
 
 

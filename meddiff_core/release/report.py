@@ -87,7 +87,7 @@ def _shared(content: ReleaseContent) -> dict[str, Any]:
         "labels": legend(content.contract),
         "gates": gate_rows(content.gates, content.metrics),
         "privacy_shows": wording.PRIVACY_SHOWS,
-        "privacy_does_not_show": wording.PRIVACY_DOES_NOT_SHOW,
+        "privacy_does_not_show": wording.privacy_does_not_show(content.guarantee),
         "limitations": [*wording.LIMITATIONS, *_faces(content), *_extrapolations(content)],
         "intended_use": content.intended_use or wording.NOT_STATED,
         "not_intended_for": not_intended_for(content),

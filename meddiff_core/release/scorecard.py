@@ -75,7 +75,11 @@ def fill_scorecard(content: ReleaseContent) -> Scorecard:
     descriptor = _describe(content)
     facts = {
         "Completeness": _completeness(content),
-        "Compliance": (verdict(content.gates), f"Licence: {content.licence}.", *wording.PRIVACY_DOES_NOT_SHOW),
+        "Compliance": (
+            verdict(content.gates),
+            f"Licence: {content.licence}.",
+            *wording.privacy_does_not_show(content.guarantee),
+        ),
         "Comprehension": _comprehension(descriptor),
     }
     criteria = tuple(_criterion(name, content.metrics, facts.get(name, ())) for name in QUESTIONS)
@@ -140,7 +144,11 @@ def _describe(content: ReleaseContent) -> Descriptor:
         "preprocessing_steps": describe_preprocessing(content.contract),
         "initial_evaluation": f"{verdict(content.gates)} Preset: {content.preset}. Figures: evidence/metrics.json.",
         "not_intended_for": not_intended_for(content),
-        "privacy_method": [*wording.PRIVACY_SHOWS, *privacy_summary(content.gates, content.metrics)],
+        "privacy_method": [
+            *wording.PRIVACY_SHOWS,
+            *([content.guarantee] if content.guarantee else []),
+            *privacy_summary(content.gates, content.metrics),
+        ],
         **{name: text or wording.NOT_STATED for name, text in stated.items()},
     }
 

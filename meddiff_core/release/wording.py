@@ -4,17 +4,16 @@ What a privacy test shows is easily overstated; it is written once: by the audit
 here word for word.
 """
 
-from meddiff_core.evidence.audit import CAVEATS
+from meddiff_core.evidence.audit import caveats_of
 
 PRIVACY_SHOWS = (
     "The privacy tests ask how close the synthetic volumes come to the scans that the models were trained on, compared"
     " with how close held-out scans come to the same scans.",
     "A gate passes on the unfavourable end of its confidence interval, not on the value itself.",
 )
-PRIVACY_DOES_NOT_SHOW = (
-    *CAVEATS,
+NOT_ANONYMOUS = (
     "It does not make this cohort anonymous in the sense of any law. That judgement belongs to the owner of the real"
-    " scans, and looks at the setting of a release as well.",
+    " scans, and looks at the setting of a release as well."
 )
 LIMITATIONS = (
     "The volumes are samples of a model of one set of real scans. What is rare or absent there is rare or absent here,"
@@ -48,3 +47,8 @@ SIGNED = (
     "`meddiff verify . --key KEY` checks it with the public key whose fingerprint is `{key}`."
 )
 NOT_SIGNED = "This release is not signed: the hashes in `manifest.json` show damage, not who made it."
+
+
+def privacy_does_not_show(guarantee: str | None) -> tuple[str, ...]:
+    """What no figure of a release shows; `guarantee` is what differential privacy promises of it, if anything."""
+    return (*caveats_of(guarantee), NOT_ANONYMOUS)

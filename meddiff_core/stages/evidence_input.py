@@ -3,6 +3,7 @@
 import pandas as pd
 
 from meddiff_core.data.dataset import Dataset
+from meddiff_core.diffusion.private import Guarantee, describe_guarantee
 from meddiff_core.evidence.audit import Audit, InternalFindings
 from meddiff_core.evidence.features.cache import KeptVolumes
 from meddiff_core.evidence.gates import audit_settings
@@ -12,6 +13,9 @@ from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.bounds import load_reference
 from meddiff_core.evidence.screening.verdicts import MEASURED, columns_of, requested_conditions
 from meddiff_core.generation.shards import Candidates
+from meddiff_core.models.checkpoint import load_facts
+from meddiff_core.models.latents import stored_augmentations
+from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.features import KeptDataset, copy_extractors, kept_cohort, set_extractors
 from meddiff_core.stages.making import Resources
 from meddiff_core.types import Work
@@ -41,6 +45,8 @@ def gather(workspace: Workspace, resources: Resources, cohort: pd.DataFrame) -> 
         ),
         config=audit_settings(workspace.study),
         models=workspace.folder / "models",
+        guarantee=read_guarantee(workspace),
+        augmentations=stored_augmentations(workspace.path("latents")),
         device=resources.device,
         seed=workspace.study.seed,
         copy_extractors=searched,
@@ -67,6 +73,15 @@ def _first_attempts(verdicts: pd.DataFrame, workspace: Workspace) -> FirstAttemp
         requested=requested_conditions(first),
         measured=columns_of(first, MEASURED),
     )
+
+
+def read_guarantee(workspace: Workspace) -> str | None:
+    """What was promised of a differentially private training, in words; None of any other."""
+    found = load_facts(workspace.path("denoiser")).get("privacy")
+    if found is None:
+        return None
+    kept = load_plan(workspace.path("plan")).autoencoder_training.steps == 0
+    return describe_guarantee(Guarantee.model_validate(found), imported_autoencoder=kept)
 
 
 def read_audit(workspace: Workspace) -> tuple[Audit, InternalFindings]:

@@ -17,6 +17,7 @@ from meddiff_core.data.split.near_duplicates import (
     write_near_duplicates,
 )
 from meddiff_core.data.split.sides import Split, assign_sides, read_split, stratifying_covariates
+from meddiff_core.diffusion.private import describe_noise, guarantee_for
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
@@ -101,6 +102,9 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     if len(standing) < len(DECIDED):
         yield Message("measuring the speed of trainings on this machine")
     plan = yield from infer_plan(contract, reasons, study, len(train.cases), resources.device, standing)
+    if (privacy := study.train.denoiser.privacy) is not None:
+        training, subjects = plan.denoiser_training, len({case.subject for case in train.cases})
+        yield Message(describe_noise(guarantee_for(privacy, subjects, training.batch, training.steps), training.batch))
     write_json(workspace.replaced("plan"), plan)
     length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}
     summary = {"size": list(contract.size), "spacing_mm": list(contract.spacing_mm), **length}

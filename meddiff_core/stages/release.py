@@ -28,7 +28,7 @@ from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.methods import describe_methods
 from meddiff_core.release.participants_table import with_batches, with_noises
 from meddiff_core.release.regenerate import choose_few, regenerate
-from meddiff_core.stages.evidence_input import read_audit
+from meddiff_core.stages.evidence_input import read_audit, read_guarantee
 from meddiff_core.stages.generate import design_of
 from meddiff_core.stages.guidance import read_choice
 from meddiff_core.stages.identifiers import identifiers_of
@@ -154,6 +154,7 @@ def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
         data_use=study.release.data_use,
         code_repository=study.release.code_repository,
         environment=study.release.environment or describe_environment(device, versions),
+        guarantee=read_guarantee(workspace),
         hyperparameters=describe_hyperparameters(study, plan),
     )
 

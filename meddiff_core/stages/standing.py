@@ -37,5 +37,6 @@ def _stands(workspace: Workspace, last: Plan, name: str) -> bool:
     training, given = getattr(last, f"{name}_training"), getattr(study.train, name)
     other_budget = record is not None and BUDGET in changed_inputs(record, workspace.inputs("plan"))
     too_large = study.plan.memory_gb is not None and (training.memory_gb or 0.0) > study.plan.memory_gb
-    contradicted = contradictions(study, last.model_dump(mode="json"), name)
+    other_kind = name == "denoiser" and training.private != (study.train.denoiser.privacy is not None)
+    contradicted = other_kind or contradictions(study, last.model_dump(mode="json"), name)
     return not (contradicted or too_large or (other_budget and given.steps is None))

@@ -169,6 +169,19 @@ def test_a_short_training_is_not_spent_on_samples_to_score(
     assert given.denoiser_training.scored
 
 
+def test_a_private_training_is_measured_as_one_and_scores_no_samples(
+    infer: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(training: Any) -> Cost:
+        private = getattr(training, "mechanism", None) is not None
+        return Cost(0.2 if private else 0.1, 0.0 if private else 10.0, 0.0)
+
+    monkeypatch.setattr(sizing, "_measure", measured)
+    private = {"train.denoiser.privacy": {"epsilon": 8, "delta": 1e-3}, "train.denoiser.uncertainty_weighting": False}
+    plan = infer({**private, "plan.budget_minutes": 10}, cases=10_000).denoiser_training
+    assert (plan.private, plan.scored, plan.steps) == (True, False, 1350)
+
+
 def cost_of(training: Any) -> Cost:
     """A GB for each thousand voxels of a batch, half of it with activations computed again."""
     size = getattr(training, "size", (10, 10, 10))

@@ -1,6 +1,7 @@
 """The denoiser is MONAI's network behind the preconditioning of Karras et al. 2022."""
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 
 from meddiff_core.contract import Contract
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale, load_denoiser, save_denoiser
+from meddiff_core.models.inference.packed import packed
 from meddiff_core.models.preconditioning import NOISE_TO_TIME, preconditioning
 
 CONDITIONS = torch.tensor([[0.3, 1.0], [math.nan, 0.0], [-1.0, math.nan]])
@@ -95,3 +97,14 @@ def test_a_loaded_denoiser_gives_the_same_bits(
     loaded, own_scale, own = load_denoiser(tmp_path / "denoiser")
     assert (own_scale, own) == (scale, contract)
     assert torch.equal(loaded(noisy, SIGMA, CONDITIONS), denoiser(noisy, SIGMA, CONDITIONS))
+
+
+def test_attention_is_dropped_in_training_alone(denoiser: Denoiser, noisy: torch.Tensor) -> None:
+    sigma, given = torch.full((len(noisy),), 0.5), torch.full((len(noisy), len(denoiser.specs)), torch.nan)
+    dropping = deepcopy(denoiser)
+    dropping.dropout = 0.5
+    with torch.no_grad():
+        expected = denoiser.eval()(noisy, sigma, given)
+        assert not torch.equal(dropping.train()(noisy, sigma, given), expected)
+        assert_close(packed(dropping)(noisy, sigma, given), expected)
+        assert torch.equal(dropping.eval()(noisy, sigma, given), expected)

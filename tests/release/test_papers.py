@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from meddiff_core.evidence.audit import NO_GUARANTEE
 from meddiff_core.evidence.registry import METRICS
 from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.evidence import verdict
@@ -48,6 +49,15 @@ def test_every_measured_figure_stands_once_with_its_interval_and_reference(conte
         metric = known[figure.metric]
         assert (figure.value, figure.low, figure.high) == (metric.value, metric.low, metric.high)
         assert figure.reference == metric.reference
+
+
+def test_a_guarantee_stands_where_the_lack_of_one_did(content: Any) -> None:
+    promised = "The denoiser was trained with differential privacy: epsilon = 8."
+    private = replace(content, guarantee=promised)
+    assert promised in fill_scorecard(private).descriptor["privacy_method"]
+    assert NO_GUARANTEE in render_card(content)
+    assert promised in render_card(private)
+    assert NO_GUARANTEE not in render_card(private)
 
 
 def test_what_was_not_measured_is_named_with_what_it_requires(content: Any) -> None:

@@ -6,11 +6,13 @@ same noises: with fresh ones for each, chance would hide what is looked for.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.intervals import Matrix
+from meddiff_core.models.augmentation import AugmentVectors, augment
 from meddiff_core.models.autoencoder import Autoencoder
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.images import load_images
@@ -26,6 +28,8 @@ LOSS_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 """Noise levels of the loss, two shared noises each: eight in all."""
 QUIET_SIGMAS = (0.1, 0.3)
 """Noise levels at which the network is asked for noise where there is none."""
+VARIANT_SIGMA = 0.3
+"""Noise level at which it is asked about augmented variants, where memory shows most."""
 BATCH = 16
 MIDDLE = (0.15, 0.5)
 """Frequencies, in cycles per two voxels, that a reconstruction loses or keeps according to what was learned."""
@@ -53,6 +57,39 @@ def denoiser_scores(
     return _scores(parts)
 
 
+def augmented_scores(
+    denoise: Denoise,
+    variants: Sequence[tuple[Latents, ConditionVectors]],
+    seed: int,
+    device: str = "cpu",
+    early: Denoise | None = None,
+) -> Generator[Progress, None, Scores]:
+    """Attacks that ask about augmented variants of the volumes, each with its augmentation among the conditions.
+
+    A denoiser that saw a volume mostly augmented remembers those variants and not the volume (2 evaluations a variant,
+    and as many of the `early` weights). Both the mean over the variants and the strongest are attacks.
+    """
+    found = list[Scores]()
+    for latents, conditions in variants:
+        parts = []
+        for clean, own in zip(latents.split(BATCH), conditions.split(BATCH), strict=True):
+            parts.append(_asked_about_variant(denoise, clean.to(device), own.to(device), seed, early))
+        found.append(_scores(parts))
+        yield Progress("attack augmented variants", len(found), len(variants))
+    each = {name: np.stack([scores[name] for scores in found]) for name in found[0]} if found else {}
+    means = {f"{name}, mean of augmented variants": scores.mean(0) for name, scores in each.items()}
+    return means | {f"{name}, strongest of augmented variants": scores.max(0) for name, scores in each.items()}
+
+
+@torch.inference_mode()
+def _asked_about_variant(
+    denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed: int, early: Denoise | None
+) -> dict[str, Tensor]:
+    """Errors of one batch at one noise level."""
+    found = {f"loss, sigma {VARIANT_SIGMA:g}": _loss(denoise, clean, VARIANT_SIGMA, conditions, seed)}
+    return found if early is None else found | _since(early, found, clean, conditions, seed, (VARIANT_SIGMA,))
+
+
 @torch.inference_mode()
 def _asked(denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed: int) -> dict[str, Tensor]:
     """Errors and norms of one batch, all smaller for members."""
@@ -69,13 +106,18 @@ def _asked(denoise: Denoise, clean: Latents, conditions: ConditionVectors, seed:
 
 @torch.inference_mode()
 def _since(
-    early: Denoise, found: Mapping[str, Tensor], clean: Latents, conditions: ConditionVectors, seed: int
+    early: Denoise,
+    found: Mapping[str, Tensor],
+    clean: Latents,
+    conditions: ConditionVectors,
+    seed: int,
+    sigmas: Sequence[float] = QUIET_SIGMAS,
 ) -> dict[str, Tensor]:
     """Loss over that of early weights on the same noise."""
     return {
         f"loss since early training, sigma {sigma:g}": found[f"loss, sigma {sigma:g}"]
         / _loss(early, clean, sigma, conditions, seed).clamp_min(TINY)
-        for sigma in QUIET_SIGMAS
+        for sigma in sigmas
     }
 
 
@@ -114,6 +156,23 @@ def autoencoder_scores(
         parts.append(found)
         yield Progress("attack autoencoder", len(parts), len(rows))
     return torch.cat(means), _scores(parts)
+
+
+@torch.inference_mode()
+def encode_augmented(
+    network: Autoencoder,
+    volumes: Volumes,
+    rows: Sequence[int],
+    vectors: AugmentVectors,
+    contract: Contract,
+    device: str = "cpu",
+) -> Latents:
+    """Posterior means of some volumes after the augmentation of each, as `encode_latents` makes them."""
+    means = []
+    for row, vector in zip(rows, vectors, strict=True):
+        images = augment(load_images(volumes, [row], contract), vector, contract.spacing_mm)
+        means.append(network.encode(images.to(device))[0].float().cpu())
+    return torch.cat(means)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
@@ -18,14 +19,21 @@ from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_count
 from meddiff_core.evidence.measurements import measure
 from meddiff_core.evidence.metrics import Metric, MetricSpec, metric_of
-from meddiff_core.evidence.privacy.attacks import Scores, autoencoder_scores, denoiser_scores
+from meddiff_core.evidence.privacy.attacks import (
+    Scores,
+    augmented_scores,
+    autoencoder_scores,
+    denoiser_scores,
+    encode_augmented,
+)
 from meddiff_core.evidence.section import Cell, Section, Table
 from meddiff_core.evidence.subjects import mean_by_subject
+from meddiff_core.models.augmentation import AugmentVectors
 from meddiff_core.models.autoencoder import load_autoencoder
-from meddiff_core.models.conditions import encode_conditions
+from meddiff_core.models.conditions import ConditionVectors, encode_conditions
 from meddiff_core.models.denoiser import has_guide, load_denoiser, load_guide
 from meddiff_core.models.inference.packed import packed
-from meddiff_core.types import Progress, Volumes
+from meddiff_core.types import Latents, Progress, Volumes
 
 MEMBERSHIP_AUC = MetricSpec(
     name="membership_auc",
@@ -42,6 +50,8 @@ MOST = 200
 """Volumes of a side that are attacked."""
 TRAIN_PER_HOLDOUT = 2
 """Training volumes per holdout volume: the smaller side sets the width of the interval, more of the other costs."""
+VARIANTS = 2
+"""Augmented variants of a volume that are asked about, of those that training saw; encoding them takes time."""
 DIFFICULTY = ("mean", "std", "foreground_share", "sharpness")
 """Measurements that tell how hard a volume is to give back. No model has seen them, so they carry no membership; the
 autoencoder's own error does."""
@@ -111,12 +121,30 @@ def _attack(audit: AuditInput, side: Side, rows: Sequence[int]) -> Generator[Pro
     latents, errors = yield from autoencoder_scores(autoencoder, volumes, rows, audit.contract, device)
     given = audit.dataset.conditions(side)
     conditions = encode_conditions([given[row] for row in rows], audit.contract.conditions)
+    variants = list[tuple[Latents, ConditionVectors]]()
     answers = yield from denoiser_scores(denoiser, scale.standardise(latents), conditions, audit.seed, device, early)
+    for vectors in vectors_of(audit, side, rows):
+        means = encode_augmented(autoencoder, volumes, rows, vectors, audit.contract, device)
+        variants.append((scale.standardise(means), torch.cat([conditions, vectors], dim=1)))
+    answers |= yield from augmented_scores(denoiser, variants, audit.seed, device, early)
     subjects = audit.dataset.subjects(side)
     return Attacked(
         [subjects[row] for row in rows], difficulty_of(volumes, rows, audit.contract),
         {"autoencoder": errors, "denoiser": answers},
     )  # fmt: skip
+
+
+def vectors_of(audit: AuditInput, side: Side, rows: Sequence[int]) -> list[AugmentVectors]:
+    """Augmentations of some volumes, (n, 10) for each variant to be asked about; none if training saw no variants.
+
+    Those of a training volume are its own in training. A volume of the holdout has those of a training volume, as if it
+    stood in its place: with others the attack would find the augmentations instead of the volumes.
+    """
+    if audit.augmentations is None:
+        return []
+    each = audit.augmentations.unflatten(0, (-1, len(audit.dataset.subjects("train"))))[:VARIANTS]
+    places = attacked_rows(audit, "train")
+    return list(each[:, rows if side == "train" else [places[number % len(places)] for number in range(len(rows))]])
 
 
 def difficulty_of(volumes: Volumes, rows: Sequence[int], contract: Contract) -> Matrix:

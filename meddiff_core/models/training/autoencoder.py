@@ -32,7 +32,7 @@ from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.guards import discriminator_troubles, latent_troubles
 from meddiff_core.models.training.loading import Ahead
-from meddiff_core.models.training.loop import VALIDATIONS, learning_rate_factor, set_learning_rate
+from meddiff_core.models.training.loop import ROLLBACKS, VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.training.patches import load_patches, random_places
 from meddiff_core.models.training.ranks import Ranks, add_losses
 from meddiff_core.study import AutoencoderConfig
@@ -66,6 +66,7 @@ class AutoencoderTraining:
 
     label = "train autoencoder"
     watched = "autoencoder/image"
+    rollbacks = ROLLBACKS
     relief = (
         "set train.autoencoder.gradient_checkpointing, or train.autoencoder.patch, lower train.autoencoder.channels, "
         "or raise plan.spacing_mm"

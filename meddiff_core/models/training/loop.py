@@ -30,7 +30,7 @@ REPORTS = 200
 VALIDATIONS = 8
 """Points of a validation curve."""
 ROLLBACKS = 3
-"""Rollbacks after which a diverging training is given up."""
+"""Rollbacks after which a diverging training is given up, as a rule."""
 
 
 @runtime_checkable
@@ -49,6 +49,8 @@ class Training(Protocol):
     """Micro-batches over which a process accumulates gradients. The loop doubles it when memory runs out."""
     rate: float
     """Factor on the learning rate. The loop halves it after a divergence."""
+    rollbacks: int
+    """Rollbacks after which a diverging training is given up."""
 
     @property
     def finished(self) -> bool:
@@ -219,7 +221,7 @@ def _roll_back(training: Training, points: ResumePoints, loop: _LoopState, wrong
     """
     what = f"{wrong} within step {loop.done}"
     point, _ = points.newest()
-    if loop.rollbacks == ROLLBACKS or point is None:
+    if loop.rollbacks == training.rollbacks or point is None:
         advice = "lower its learning rate, or look for a volume that is unlike the others"
         raise TrainingFailed(
             f"{training.label}: rolled back {loop.rollbacks} times and diverges again: {what}; {advice}"

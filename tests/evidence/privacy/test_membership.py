@@ -7,7 +7,7 @@ from scipy import stats
 
 from meddiff_core.evidence.gates import apply_gates, audit_settings
 from meddiff_core.evidence.intervals import Bootstrap
-from meddiff_core.evidence.privacy.attacks import denoiser_scores
+from meddiff_core.evidence.privacy.attacks import augmented_scores, denoiser_scores, encode_augmented
 from meddiff_core.evidence.privacy.membership import (
     Attacked,
     area,
@@ -16,9 +16,14 @@ from meddiff_core.evidence.privacy.membership import (
     best_by_chance,
     beyond_chance,
     membership_inference,
+    vectors_of,
     weights_section,
     without_difficulty,
 )
+from meddiff_core.models.augmentation import random_augmentations
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.latents import LatentSet, encode_latents, stored_augmentations
+from meddiff_core.models.randomness import generator_for
 from meddiff_core.study import AuditConfig, GateConfig, Study
 
 BOOTSTRAP = Bootstrap(50, 0.95, 0)
@@ -27,8 +32,8 @@ STUDY = Study(name="heads", data={"images": "scans"})
 GIVEN_AWAY = STUDY.model_copy(update={"release": STUDY.release.model_copy(update={"models": True})})
 
 
-def normal(n, seed):
-    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(seed))
+def normal(n, *seed):
+    return torch.randn(n, *SHAPE, generator=generator_for("normal", *seed))
 
 
 def ideal(noisy, sigma, told):
@@ -44,18 +49,36 @@ def memorising(train):
     return denoise
 
 
-def attacked(denoise, latents, finish, visits=1):
+def memorising_variants(variants):
+    """Ideal for all but these latents, which it gives back from noise that does not hide them."""
+    latents = torch.cat([each for each, _ in variants])
+
+    def denoise(noisy, sigma, told):
+        apart = torch.cdist(noisy.flatten(1), latents.flatten(1)) / noisy[0].numel() ** 0.5
+        memory, known = latents[apart.argmin(1)], (apart.amin(1) < 2 * sigma.clamp_max(0.4))
+        return torch.where(known.reshape(-1, 1, 1, 1, 1), memory, ideal(noisy, sigma, told))
+
+    return denoise
+
+
+def variants_of(n, seed):
+    """Three augmented variants of n volumes, which share nothing with them."""
+    return [(normal(n, "variant", seed, number), torch.zeros(n, 2)) for number in range(3)]
+
+
+def attacked(denoise, latents, variants, finish, visits=1):
     told = torch.full((len(latents), 1), torch.nan)
     scores = finish(denoiser_scores(denoise, latents, told, seed=0))
+    if variants:
+        scores |= finish(augmented_scores(denoise, variants, seed=0))
     rng = np.random.default_rng(len(latents))
     subjects = [f"s{row // visits}" for row in range(len(latents))]
     return Attacked(subjects, rng.standard_normal((len(latents), 4)), {"denoiser": scores})
 
 
-def evaluation(denoise, train, holdout, finish):
-    section = weights_section(
-        "denoiser", attacked(denoise, train, finish), attacked(denoise, holdout, finish), BOOTSTRAP
-    )
+def evaluation(denoise, train, holdout, finish, variants=((), ())):
+    sides = [attacked(denoise, *side, finish) for side in zip((train, holdout), variants, strict=True)]
+    section = weights_section("denoiser", *sides, BOOTSTRAP)
     return {metric.name: metric for metric in section.metrics}, section
 
 
@@ -73,7 +96,8 @@ def test_memorising_denoiser_is_found_out_by_every_attack(finish):
 def test_ideal_denoiser_leaks_nothing_and_its_interval_says_so(finish):
     values, held = [], 0
     for seed in range(20):
-        metrics, _ = evaluation(ideal, normal(40, 2 * seed), normal(20, 2 * seed + 1), finish)
+        asked = (variants_of(40, 2 * seed), variants_of(20, 2 * seed + 1)) if seed % 2 else ((), ())
+        metrics, _ = evaluation(ideal, normal(40, 2 * seed), normal(20, 2 * seed + 1), finish, asked)
         found = metrics["membership_auc:denoiser"]
         values.append(found.value)
         held += found.low <= 0.5 <= found.high
@@ -81,10 +105,28 @@ def test_ideal_denoiser_leaks_nothing_and_its_interval_says_so(finish):
     assert np.mean(values) == pytest.approx(0.5, abs=0.05)
 
 
+def test_denoiser_that_memorised_augmented_variants_alone_is_caught_by_asking_about_them(finish):
+    asked = variants_of(40, 0), variants_of(20, 1)
+    denoise, train, holdout = memorising_variants(asked[0]), normal(40, 0), normal(20, 1)
+    metrics, section = evaluation(denoise, train, holdout, finish, asked)
+    assert metrics["membership_auc:denoiser"].low > 0.8
+    assert "augmented variants" in section.statements[0]
+    assert evaluation(denoise, train, holdout, finish)[0]["membership_auc:denoiser"].low < 0.5
+
+
+def test_one_memorised_variant_of_three_is_found_by_the_strongest(finish):
+    asked = variants_of(40, 0), variants_of(20, 1)
+    denoise = memorising_variants(asked[0][1:2])
+    _, section = evaluation(denoise, normal(40, 0), normal(20, 1), finish, asked)
+    strongest = "loss, sigma 0.3, strongest of augmented variants"
+    assert next(row for row in section.tables[0].rows if row[0] == strongest)[1] > 0.95
+
+
 def test_a_small_study_without_a_leak_passes_the_research_gate(finish):
     passed = 0
     for seed in range(30):
-        metrics, _ = evaluation(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish)
+        asked = (variants_of(36, 2 * seed), variants_of(18, 2 * seed + 1)) if seed % 2 else ((), ())
+        metrics, _ = evaluation(ideal, normal(36, 100 + 2 * seed), normal(18, 101 + 2 * seed), finish, asked)
         gates = apply_gates(list(metrics.values()), audit_settings(GIVEN_AWAY))
         passed += next(gate.passed for gate in gates if gate.metric == "membership_auc:denoiser")
     assert passed >= 24
@@ -163,7 +205,7 @@ def test_difficulty_hides_membership_until_it_is_subtracted():
 def test_subjects_with_many_volumes_count_once(finish):
     train, holdout = normal(40, 0), normal(20, 1)
     section = weights_section(
-        "denoiser", attacked(ideal, train, finish, 2), attacked(ideal, holdout, finish, 2), BOOTSTRAP
+        "denoiser", attacked(ideal, train, (), finish, 2), attacked(ideal, holdout, (), finish, 2), BOOTSTRAP
     )
     assert [metric.n for metric in section.metrics] == [10, 20]
 
@@ -186,6 +228,27 @@ def test_part_attacks_both_models_or_says_that_it_has_none(
     assert all(metric.low < 0.6 for metric in section.metrics)
     assert "At least 99 are needed" in section.statements[-1]
     assert finish(membership_inference(audit, BOOTSTRAP)) == section
+
+
+def test_audit_asks_about_the_variants_that_training_saw(make_heads, audit_of, contract, save_models, tmp_path, finish):
+    whole = {"train": make_heads(6, 0), "holdout": make_heads(3, 1)}
+    sides = {name: type(heads)(heads.images[:, 4:20, 4:20, 4:20], heads.labels[:, 4:20, 4:20, 4:20])
+             for name, heads in whole.items()}  # fmt: skip
+    small = contract.model_copy(update={"size": (16, 16, 16)})
+    autoencoder, _ = load_autoencoder(save_models(tmp_path, small) / "autoencoder")
+    drawn = random_augmentations(6, 4, ("mirror", "rotate"), 0)
+    finish(encode_latents(tmp_path / "l", autoencoder, {"train": sides["train"]}, small, augmentations=drawn))
+    table = {side: [{"core_volume": 1e3}] * len(sides[side]) for side in sides}
+    given = {"contract": small, "models": tmp_path, "augmentations": stored_augmentations(tmp_path / "l")}
+    audit = audit_of(sides, table=table, **given)
+    seen = LatentSet.open(tmp_path / "l", "train_moved").mean.unflatten(0, (4, 6))
+    for number, vectors in enumerate(vectors_of(audit, "train", [1, 4])):
+        found = encode_augmented(autoencoder, sides["train"], [1, 4], vectors, small)
+        torch.testing.assert_close(found, seen[number, [1, 4]])
+    holdout = vectors_of(audit, "holdout", [0, 1, 2])
+    assert {tuple(vector.tolist()) for each in holdout for vector in each} <= {tuple(v.tolist()) for v in drawn}
+    rows = finish(membership_inference(audit, BOOTSTRAP)).tables[1].rows
+    assert sum("augmented variants" in row[0] for row in rows) == 2
 
 
 @pytest.mark.parametrize("preset", ["research", "strict", "trial"])

@@ -34,7 +34,7 @@ CPU_IS_FULL = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator
 class Sum:
     """A training whose weight is moved by each step and depends on the rate, so that no step can be lost unseen."""
 
-    label, watched, relief = "sum", "loss", "lower its channels"
+    label, watched, relief, rollbacks = "sum", "loss", "lower its channels", ROLLBACKS
 
     def __init__(self, steps: int, loss: Callable[[int, float], float] = lambda step, rate: 1.0) -> None:
         self.weight, self.seen, self.validated = torch.zeros(1, dtype=torch.float64), list[int](), list[int]()
@@ -206,6 +206,14 @@ def test_after_three_rollbacks_it_raises_with_what_was_seen(tmp_path: Path, fini
         finish(run_training(training, tmp_path / "resume", "key", 3))
     assert training.seen.count(4) == ROLLBACKS + 1
     assert training.rate == 0.5**ROLLBACKS
+
+
+def test_training_that_may_not_repeat_a_step_fails_at_once(tmp_path: Path, finish: Callable) -> None:
+    training = Sum(10, lambda step, rate: math.nan if step == 4 else 1.0)
+    training.rollbacks = 0
+    with pytest.raises(TrainingFailed, match="rolled back 0 times"):
+        finish(run_training(training, tmp_path / "resume", "key", 3))
+    assert training.seen == list(range(5))
 
 
 @pytest.mark.parametrize("error", [RuntimeError(CPU_IS_FULL), torch.OutOfMemoryError("CUDA out of memory")])
