@@ -23,7 +23,7 @@ def audit_folders(sources: Sources, out: Path, config: AuditConfig, seed: int, *
     failed = [gate for gate in found.audit.gates if gate.holds_back]
     return "\n".join(
         [
-            *found.audit.statements,
+            *found.limits,
             "",
             *map(_line, failed),
             f"{verdict(found.audit.gates)} {len(found.audit.flagged)} of {found.audit.sizes['synthetic']} volumes are "

@@ -19,6 +19,7 @@ from meddiff_core.evidence.features.radiomics import RadiomicsFeatures
 from meddiff_core.evidence.features.random_conv import RandomConvFeatures
 from meddiff_core.evidence.features.records import Extractor
 from meddiff_core.evidence.features.spectrum import SpectrumFeatures
+from meddiff_core.evidence.gates import GateResult
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.measurements import measure_all
 from meddiff_core.evidence.privacy.membership import MEMBERSHIP_AUC, MEMBERSHIP_TPR
@@ -44,6 +45,8 @@ class ExternalAudit:
     """What was found, and where it lies."""
 
     audit: Audit
+    limits: tuple[str, ...]
+    """On what the comparison rests, and what it could not measure."""
     report: Path
 
 
@@ -65,11 +68,12 @@ def audit_sources(
         yield Message(f"{len(compared.refused)} scans cannot be used; why, is in {out / REFUSED}")
     given = yield from _input(compared, sources, scratch, config, seed, resources)
     audit, findings = yield from run_audit(given)
-    audit = _of_two_folders(audit, compared, sources)
+    limits = _limits(audit, compared, sources)
+    audit = audit.model_copy(update={"gates": _decidable(audit, sources), "statements": (*limits, *audit.statements)})
     write_json(out / AUDIT, audit)
     write_json(out / FINDINGS, findings)
     write_internal_report(out / REPORT, _content(sources, compared, audit, findings))
-    return ExternalAudit(audit, out / REPORT)
+    return ExternalAudit(audit, limits, out / REPORT)
 
 
 def _input(
@@ -103,23 +107,25 @@ def _input(
     )
 
 
-def _of_two_folders(audit: Audit, compared: Compared, sources: Sources) -> Audit:
-    """Without the gates that two folders cannot decide, and with words on what was compared."""
-    beyond = (*NEEDS_THE_MAKER, *(() if sources.train else NEEDS_TRAIN))
-    names = {spec.name for spec in beyond}
-    gates = tuple(gate for gate in audit.gates if gate.bound is not None or gate.metric.partition(":")[0] not in names)
+def _decidable(audit: Audit, sources: Sources) -> tuple[GateResult, ...]:
+    """The gates without those that two folders cannot decide."""
+    beyond = {spec.name for spec in (*NEEDS_THE_MAKER, *(() if sources.train else NEEDS_TRAIN))}
+    return tuple(gate for gate in audit.gates if gate.bound is not None or gate.metric.partition(":")[0] not in beyond)
+
+
+def _limits(audit: Audit, compared: Compared, sources: Sources) -> tuple[str, ...]:
     sizes = ", ".join(f"{count} {name}" for name, count in audit.sizes.items())
-    said = [
-        f"Compared at {spacing_text(compared.real.contract.spacing_mm)} mm: {sizes} volumes. Finer detail was not "
-        "looked at.",
+    compared_at = spacing_text(compared.real.contract.spacing_mm)
+    known = [
+        f"Compared at {compared_at}: {sizes} volumes. Finer detail was not looked at.",
         f"Not measured, since it takes the cohort's maker: {', '.join(spec.name for spec in NEEDS_THE_MAKER)}.",
     ]
     if sources.train is None:
-        said.append(
+        known.append(
             "Which scans the cohort was made from is not known. Copies were searched among half of the real scans, and "
-            "only scans of the other half say what is usual; attacks that ask who was trained on were left out."
+            "scans of the other half say what is usual; attacks that ask who was trained on were left out."
         )
-    return audit.model_copy(update={"gates": gates, "statements": (*said, *audit.statements)})
+    return tuple(known)
 
 
 def _content(sources: Sources, compared: Compared, audit: Audit, findings: InternalFindings) -> InternalContent:

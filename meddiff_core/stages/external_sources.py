@@ -22,13 +22,14 @@ from meddiff_core.data.dataset import Dataset, build_dataset
 from meddiff_core.data.fingerprint import (
     CaseFingerprint,
     Fingerprint,
+    all_refused,
     fingerprint_case,
     require_cases,
     take_fingerprint,
 )
 from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.data.split.sides import Side, Split, assign_sides, stratifying_covariates
-from meddiff_core.errors import ConfigurationError
+from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.release.manifest import MANIFEST
 from meddiff_core.release.open_release import open_release
 from meddiff_core.stages.making import Resources
@@ -167,6 +168,8 @@ def _inventory(role: Role, config: DataConfig, base: Path) -> Inventory:
         listed = "\n".join(f"  {question.key}: {question.text}" for question in found.questions)
         advice = f"give --{role} a YAML file with `name` and `data` as in study.yaml that answers them"
         raise ConfigurationError(f"--{role} leaves {len(found.questions)} questions open; {advice}:\n{listed}")
+    if not found.cases:
+        raise DataRefused(f"--{role}: {all_refused(found.refused)}")
     return found
 
 
