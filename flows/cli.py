@@ -127,23 +127,66 @@ def status(study: StudyPath) -> None:
 
 def _stage_command(name: str, text: str) -> None:
     def command(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
-        from tasks.summary import describe_stage
-
-        if not _is_finished(study, name, quiet):
-            with _engines(study, verbose, quiet):
-                from importlib import import_module
-
-                getattr(import_module(f"flows.{name}"), name)(str(study))
-        print(describe_stage(study, name))
+        _run_stage(study, name, verbose, quiet)
 
     app.command(name, help=text)(command)
+
+
+def _run_stage(study: Path, name: str, verbose: bool, quiet: bool) -> None:
+    from tasks.summary import describe_stage
+
+    if not _is_finished(study, name, quiet):
+        with _engines(study, verbose, quiet):
+            from importlib import import_module
+
+            getattr(import_module(f"flows.{name}"), name)(str(study))
+    print(describe_stage(study, name))
 
 
 _stage_command("prepare", "Fingerprint, plan, conform and split the scans.")
 _stage_command("train", "Train the autoencoder and the denoiser.")
 _stage_command("generate", "Sample a first candidate for every slot of the cohort.")
 _stage_command("screen", "Screen the candidates, and sample again in place of rejected ones.")
-_stage_command("audit", "Measure the cohort against the sealed holdout and apply the gates.")
+
+
+@app.command()
+def audit(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Study, or with --synthetic the folder to write to.", show_default=False),
+    ],
+    synthetic: Annotated[Path | None, typer.Option(help="A cohort from elsewhere: scans, or a release.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Real scans to hold it against.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Real scans that it was made from, if they are at hand.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="YAML file of label groups, or `freesurfer`.")] = None,
+    spacing_mm: Annotated[float | None, typer.Option(min=0.01, help="Voxel size of the comparison.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Gates: strict, research or trial.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits and subsamples.")] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the cohort against the sealed holdout and apply the gates.
+
+    With --real and --synthetic: audit a cohort that somebody else made. Both are
+    folders, tables with the columns subject and image, or a YAML file with `name`
+    and `data` as in study.yaml. Everything is compared that needs no weights; the
+    report says what could not be. What it writes is patient data.
+    """
+    if synthetic is None and real is None:
+        _run_stage(folder, "audit", verbose, quiet)
+        return
+    from meddiff_core.scaffold import read_groups
+    from meddiff_core.stages.external_sources import Sources, validated
+    from meddiff_core.study import AuditConfig
+    from tasks.external_audit import audit_folders
+
+    if synthetic is None or real is None:
+        raise typer.BadParameter("--real and --synthetic belong together")
+    sources = Sources(real, synthetic, train, read_groups(groups) if groups else None, spacing_mm)
+    config = validated(AuditConfig, {"preset": preset} if preset else {})
+    print(audit_folders(sources, folder, config, seed, verbose=verbose, quiet=quiet))
+
+
 _stage_command("release", "Write the release, or refuse and say which gate failed.")
 
 

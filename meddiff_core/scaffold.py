@@ -81,7 +81,7 @@ def _data(images: Path, options: ScaffoldOptions) -> dict[str, Any]:
     """The `data` settings that the options give."""
     labels = images if options.labels is None and str(options.groups) in GROUP_PRESETS else options.labels
     paths = _given({"images": images, "labels": labels, "participants": options.participants})
-    groups = None if options.groups is None else _groups(options.groups)
+    groups = None if options.groups is None else read_groups(options.groups)
     return paths | _without_none(label_groups=groups, mask=options.mask)
 
 
@@ -121,7 +121,7 @@ def _is_pattern(path: Path) -> bool:
     return any(character in str(path) for character in "*?[")
 
 
-def _groups(groups: Path) -> Any:
+def read_groups(groups: Path) -> Any:
     """Label groups of a preset or a file."""
     if (preset := GROUP_PRESETS.get(str(groups))) is not None:
         return {name: list(values) for name, values in preset.items()}

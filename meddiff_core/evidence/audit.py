@@ -90,7 +90,7 @@ class Audit(Frozen):
     curves: tuple[Curve, ...] = ()
     statements: tuple[str, ...] = ()
     """Plain sentences on what was found, and on what could not be measured."""
-    screen: ScreenSummary
+    screen: ScreenSummary | None
     caveats: tuple[str, ...]
 
     @property

@@ -72,8 +72,11 @@ class AuditInput:
     """These three have one entry per accepted volume, in its order."""
     extractors: Sequence[Extractor]
     """What distances between sets are taken with."""
-    screen: ScreenSummary
+    screen: ScreenSummary | None
+    """None where it is not known how the cohort was screened."""
     config: AuditConfig
+    train_known: bool = True
+    """Whether the train side is what the cohort was made from; otherwise nobody can be told to be a member."""
     first_attempts: FirstAttempts | None = None
     """What screening saw first; None where it is not kept."""
     models: Path | None = None

@@ -95,6 +95,8 @@ def covariate_attacks(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Prog
     specs = audit.contract.conditions
     if not specs:
         return Section(statements=("The cohort was generated without conditions: there is no table to attack.",))
+    if not audit.train_known:
+        return Section(statements=("The table was not attacked: it is not known whose rows were trained on.",))
     tables = _tables(audit)
     risks: dict[str, list[Risk]] = {}
     attacks = (singling_out, linkability, inference) if len(specs) > 1 else (singling_out,)

@@ -105,6 +105,8 @@ class Space:
 
 def release_membership(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """Attacks on the cohort as released, and on the same with copies of some training subjects mixed in."""
+    if not audit.train_known:
+        return Section(statements=("Membership was not attacked: it is not known who was trained on.",))
     train, holdout = _subjects(audit, "train"), _subjects(audit, "holdout")
     chosen = np.random.default_rng([audit.seed, 9]).permutation(sorted(set(train.names)))
     planted = set(chosen[: round(PLANTED * len(chosen))].tolist())

@@ -6,7 +6,7 @@ A filter that rejects one real scan in three says more of its own bounds than of
 from collections.abc import Generator, Sequence
 
 from meddiff_core.evidence.disclosure import FEWEST
-from meddiff_core.evidence.inputs import AuditInput
+from meddiff_core.evidence.inputs import AuditInput, ScreenSummary
 from meddiff_core.evidence.intervals import Bootstrap, from_count
 from meddiff_core.evidence.metrics import MetricSpec, metric_of
 from meddiff_core.evidence.rejections import RealRejections
@@ -20,22 +20,25 @@ METRICS = (ACCEPTED_SHARE,)
 def screening_evidence(audit: AuditInput, bootstrap: Bootstrap) -> Generator[Progress, None, Section]:
     """What screening accepted, and what it would do to real validation volumes."""
     yield Progress("expected rejections", 0, 1)
+    if audit.screen is None:
+        return Section(statements=("How the cohort was screened is not known.",))
     share = from_count(audit.screen.accepted, audit.screen.candidates, bootstrap.confidence)
     words = "Share of generated volumes that screening accepted; the rest was left out, which shifts the distribution."
-    return Section.merge([Section([metric_of(ACCEPTED_SHARE, share, words)]), expected_rejections(audit, bootstrap)])
+    accepted = metric_of(ACCEPTED_SHARE, share, words)
+    return Section.merge([Section([accepted]), expected_rejections(audit.screen, bootstrap)])
 
 
-def expected_rejections(audit: AuditInput, bootstrap: Bootstrap) -> Section:
+def expected_rejections(screen: ScreenSummary, bootstrap: Bootstrap) -> Section:
     """The share of real validation volumes that each bound, and all together, reject, beside that of candidates."""
-    real = audit.screen.real
+    real = screen.real
     if real is None or real.volumes < FEWEST:
         found = 0 if real is None else real.volumes
         missing = f"The screen was not tried on real volumes: it needs {FEWEST} validation volumes, has {found}."
         return Section(statements=(missing,))
-    candidates = audit.screen.candidates
-    texts = {one.kind: one.summary for one in (*real.kinds, *audit.screen.rejections)}
-    of_real, of_candidates = ({one.kind: one.count for one in found} for found in (real.kinds, audit.screen.rejections))
-    counts = [("all together", real.rejected, candidates - audit.screen.accepted)]
+    candidates = screen.candidates
+    texts = {one.kind: one.summary for one in (*real.kinds, *screen.rejections)}
+    of_real, of_candidates = ({one.kind: one.count for one in found} for found in (real.kinds, screen.rejections))
+    counts = [("all together", real.rejected, candidates - screen.accepted)]
     for kind in sorted(texts, key=lambda kind: (-of_candidates.get(kind, 0), texts[kind])):
         counts.append((texts[kind], of_real.get(kind, 0), of_candidates.get(kind, 0)))
     rows = [_row(text, count, real.volumes, found, candidates, bootstrap) for text, count, found in counts]
