@@ -5,9 +5,7 @@ What checks a release takes either, so that the same lines verify a folder and a
 
 from dataclasses import dataclass
 
-from meddiff_core.objects.source import MissingObject, ObjectSource
-
-TINY = 1
+from meddiff_core.objects.source import ObjectSource
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,7 @@ class RemotePath:
 
     def is_file(self) -> bool:
         """Whether there is such an object."""
-        try:
-            next(iter(self.source.pieces(self.key, TINY)), None)
-        except MissingObject:
-            return False
-        return True
+        return self.source.exists(self.key)
 
     def read(self, most: int) -> bytes:
         """All bytes, at most so many."""

@@ -4,6 +4,7 @@ A place knows nothing of releases: it gives bytes by name, never more than was a
 travels into the workers of a loader, forked or spawned, so connections are opened in the process that reads.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +29,11 @@ class Unreachable(MeddiffError):
     """The place does not answer, or refuses: what it holds is not known."""
 
 
+def altered(name: str) -> IntegrityError:
+    """The error for bytes that are not those of the manifest."""
+    return IntegrityError(f"{name}: altered, it is not the file in the manifest")
+
+
 @runtime_checkable
 class Entry(Protocol):
     """Size and digest of one file, as the manifest gives them."""
@@ -43,6 +49,9 @@ class Entry(Protocol):
 class ObjectSource(Protocol):
     """The files of one release, by their names in its manifest: POSIX paths below the release's folder."""
 
+    notes: deque[str]
+    """What a person who waits should know, such as that a server asks for patience. Who shows them takes them out."""
+
     @property
     def address(self) -> str:
         """Where it is, for a person: without credentials."""
@@ -56,8 +65,8 @@ class ObjectSource(Protocol):
             Unreachable: the place does not answer, or refuses.
         """
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer are an IntegrityError."""
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object; Unreachable as for `read`."""
 
     def pieces(self, name: str, size: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """An object of `size` bytes piece by piece from `start` on, each with its offset.
@@ -65,3 +74,13 @@ class ObjectSource(Protocol):
         An offset may jump back to 0: a server that knows no ranges begins again. An object that is longer or shorter
         is an IntegrityError.
         """
+
+
+def whole(source: ObjectSource, name: str, size: int) -> bytes:
+    """An object that has `size` bytes."""
+    parts: list[bytes] = []
+    for offset, piece in source.pieces(name, size):
+        if not offset:
+            parts.clear()
+        parts.append(piece)
+    return b"".join(parts)
