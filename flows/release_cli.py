@@ -32,9 +32,9 @@ def verify(
     """
     from secrets import randbits
 
+    from meddiff_core.release.checks.volume_checks import share_of
     from meddiff_core.release.signing import read_public_key
     from meddiff_core.release.verify import Depth, check_release
-    from meddiff_core.release.volume_checks import share_of
     from tasks.progress import console_for, show, speaking
 
     share, seed = share_of(sample) if sample else float(deep), randbits(32) if seed is None else seed

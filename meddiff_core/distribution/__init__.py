@@ -1,1 +1,4 @@
-"""Releases on their way to people: which volumes somebody wants, a smaller release of them, and what lies in a folder."""
+"""From a release to whom it is for: pulled whole or in part, subsets, catalogues, other formats.
+
+Stands on the release's reader and its manifest, and writes nothing of them twice.
+"""

@@ -4,10 +4,11 @@ With it a recipient can distinguish a complete, unaltered release from one that 
 only the signature beside it says (see signing.py), or the digest of the manifest as its maker gave it to you.
 """
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from meddiff_core.artefacts import digest_file
 from meddiff_core.contract import Frozen
@@ -54,8 +55,8 @@ class Manifest(Frozen):
     """manifest.json of a release."""
 
     format: Literal["meddiff-release/1"]
-    name: str
-    version: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200)]
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
     title: str
     licence: str
     preset: str
@@ -68,6 +69,13 @@ class Manifest(Frozen):
     study: dict[str, Any]
     versions: dict[str, str]
     files: dict[InsidePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _has_a_file_a_volume(self) -> "Manifest":
+        """Each volume is a file, so no reader takes memory for more volumes than there are files."""
+        if self.samples > len(self.files):
+            raise ValueError(f"there are {len(self.files)} files, too few for so many samples")
+        return self
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
@@ -85,13 +93,23 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a release.
 
     Raises:
-        IntegrityError: the folder is no release, or its manifest does not follow the format.
+        IntegrityError: the folder is no release or a withdrawn one, or its manifest does not follow the format.
     """
+    if is_withdrawn(folder):
+        raise IntegrityError(f"{folder.absolute().name} was withdrawn, its {TOMBSTONE} says why")
+    return read_any_manifest(folder)
+
+
+def is_withdrawn(folder: Path) -> bool:
+    """Whether a tombstone stands in the folder."""
+    return os.path.isfile(folder / TOMBSTONE)  # an unreadable folder is told by what reads it next
+
+
+def read_any_manifest(folder: Path) -> Manifest:
+    """`read_manifest`, also of a release that was withdrawn."""
     path = folder / MANIFEST
-    if (folder / TOMBSTONE).is_file():
-        raise IntegrityError(f"{folder.name} was withdrawn, its {TOMBSTONE} says why")
-    if not path.is_file():
-        raise IntegrityError(f"{folder.name} must be a release, a folder with {MANIFEST}; there is none")
+    if not os.path.lexists(path):
+        raise IntegrityError(f"{folder.absolute().name} must be a release, a folder with {MANIFEST}; there is none")
     raw = read_bounded(path, MOST_BYTES)
     try:
         return Manifest.model_validate_json(raw, strict=True)

@@ -5,8 +5,6 @@ process asks, so that a release travels into the workers of a loader, forked or 
 scipy is needed before `dataset()` is called.
 """
 
-import io
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +15,6 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 from zarr.buffer.cpu import Buffer
@@ -26,10 +22,13 @@ from zarr.storage import MemoryStore
 
 from meddiff_core.data.store import chunk_key, decode_volume
 from meddiff_core.errors import IntegrityError, MeddiffError
+from meddiff_core.release.bounded import parse_json
+from meddiff_core.release.checks.parquet_bounds import parse_table
 from meddiff_core.release.manifest import Manifest, read_manifest
 from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
+from meddiff_core.release.public_contract import public_attributes
 from meddiff_core.release.selection import Criterion, position_of, positions_of, rows_where
 
 if TYPE_CHECKING:
@@ -71,14 +70,10 @@ class Release:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per volume, in the order of the volumes."""
-        content = io.BytesIO(self._files.read(TABLE))
-        try:
-            rows = pq.read_metadata(content).num_rows
-            if rows != len(self):  # before memory is taken for them
-                raise IntegrityError(f"{TABLE} must have {len(self)} rows, has {rows}")
-            return pd.read_parquet(content)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise IntegrityError(f"{TABLE} must be a table in parquet: {type(error).__name__}") from error
+        table = parse_table(self._files.read(TABLE), TABLE, len(self))
+        if IDENTIFIER not in table or not table[IDENTIFIER].is_unique:
+            raise IntegrityError(f"{TABLE}: must name each volume in {IDENTIFIER}, by a name of its own")
+        return table
 
     @cached_property
     def contract(self) -> dict[str, Any]:
@@ -174,11 +169,7 @@ class Release:
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
-        try:
-            attributes = json.loads(self._files.read(f"{COHORT}/zarr.json"))["attributes"]
-            return {name: attributes[name] for name in ("contract", "affine")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{COHORT} must give contract and affine: {type(error).__name__}") from error
+        return public_attributes(parse_json(self._files.read(f"{COHORT}/zarr.json"), f"{COHORT}/zarr.json"))
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -213,8 +204,9 @@ class Release:
                 array = zarr.open_array(store, mode="r", zarr_format=3)
             except Exception as error:  # each kind of nonsense raises its own
                 raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
-            if array.ndim != 4 or array.shape[0] != len(self):
-                raise IntegrityError(f"{COHORT}/{name} must hold {len(self)} volumes, has the shape {array.shape}")
+            shape = (len(self), *self.contract["size"][::-1])
+            if array.shape != shape:
+                raise IntegrityError(f"{COHORT}/{name} must have the shape {shape}, has {array.shape}")
             self._arrays[name] = array
         return self._arrays[name]
 

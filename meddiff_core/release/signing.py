@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meddiff_core.artefacts import canonical_json, digest_file, write_json
 from meddiff_core.errors import ConfigurationError, IntegrityError
-from meddiff_core.release.bounded import describe_error, parse_json, read_bounded, read_object
+from meddiff_core.release.bounded import describe_error, first_fault, parse_json, read_bounded, read_object
 from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest
 
 PRIVATE, PUBLIC = "meddiff-release.key", "meddiff-release.pub"
@@ -217,8 +217,7 @@ def _open(path: Path) -> tuple[_Envelope, bytes]:
     try:
         envelope = _Envelope.model_validate(read_object(path, MOST_BYTES), strict=True)
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise IntegrityError(f"must be a DSSE envelope: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        raise IntegrityError(f"must be a DSSE envelope: {first_fault(error)}") from error
     if envelope.payloadType != PAYLOAD_TYPE:
         raise IntegrityError(f"must hold {PAYLOAD_TYPE}, holds {envelope.payloadType!r}")
     return envelope, _decode(envelope.payload)
@@ -226,9 +225,12 @@ def _open(path: Path) -> tuple[_Envelope, bytes]:
 
 def _decode(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        content = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise IntegrityError(f"must be base64: {describe_error(error)}") from error
+    if base64.b64encode(content).decode() != text:  # unused bits of the last letter
+        raise IntegrityError("must be base64 as it is written, spells its bytes otherwise")
+    return content
 
 
 def _is_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:

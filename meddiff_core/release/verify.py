@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.bounded import describe_error, one_line
-from meddiff_core.release.layout import Layout, read_layout
+from meddiff_core.release.checks.layout import Layout, read_layout
+from meddiff_core.release.checks.parquet_bounds import read_table
+from meddiff_core.release.checks.table_agreement import check_columns, check_croissant, check_tables
+from meddiff_core.release.checks.volume_checks import check_volumes, choose_volumes
 from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest, describe_file, read_manifest
 from meddiff_core.release.ome import COHORT
-from meddiff_core.release.parquet_bounds import read_table
 from meddiff_core.release.participants_table import TABLE
 from meddiff_core.release.signing import check_signature
-from meddiff_core.release.table_agreement import check_columns, check_croissant, check_tables
-from meddiff_core.release.volume_checks import check_volumes, choose_volumes
 from meddiff_core.types import Progress
 
 EVERY = 256

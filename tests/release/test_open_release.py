@@ -175,6 +175,7 @@ def test_a_missing_value_fulfils_nothing(make_content: Any, build: Any, tmp_path
         ({"sex": 1}, "sex holds words, got 1"),
         ({"sex": ("A", "F")}, "sex must be a number"),
         ({"age": (1, 2, 3)}, "from low to high"),
+        ({"age": ("20", None)}, "age must be a number from low to high"),
     ],
 )
 def test_a_choice_that_cannot_be_meant_is_refused(released: Path, wanted: dict[str, Any], says: str) -> None:
@@ -221,8 +222,21 @@ def test_a_stream_gives_every_volume_once_and_blocks_stay_together(dozen: Path) 
     assert len({tuple(first), tuple(second), tuple(ids)}) == 3
     blocks = [{ids.index(name) // 4 for name in first[start : start + 4]} for start in (0, 4, 8)]
     assert [len(block) for block in blocks] == [1, 1, 1]
-    torch.manual_seed(3)
-    assert names_in(release.stream(block=4)) == first
+    for again in (stream, release.stream(block=4)):
+        torch.manual_seed(3)
+        assert names_in(again) == first
+
+
+def test_processes_stream_parts_of_their_own(dozen: Path) -> None:
+    release = open_release(dozen)
+    parts = [names_in(release.stream(indices=part)) for part in np.array_split(np.arange(12), 5)]
+    assert sorted(name for part in parts for name in part) == list(release.table["participant_id"])
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_a_block_without_a_volume_is_refused(dozen: Path, block: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"block must be at least 1 volume, is {block}"):
+        open_release(dozen).stream(block=block)
 
 
 @pytest.mark.parametrize("persistent", [False, True])

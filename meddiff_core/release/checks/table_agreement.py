@@ -3,6 +3,7 @@
 Whoever changes one copy of a fact and hashes the release again is found here; so is a writer that lost a row.
 """
 
+import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,12 @@ from numcodecs.vlen import VLenUTF8
 
 from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.bounded import read_bounded, read_object
-from meddiff_core.release.layout import Layout
+from meddiff_core.release.array_names import array_names
+from meddiff_core.release.bounded import describe_error, read_bounded, read_object
+from meddiff_core.release.checks.layout import Layout
+from meddiff_core.release.checks.parquet_bounds import LONGEST_CELL, ROOM
 from meddiff_core.release.manifest import Manifest
-from meddiff_core.release.ome import COHORT, affine_of
-from meddiff_core.release.parquet_bounds import LONGEST_CELL, ROOM
+from meddiff_core.release.ome import AXES, COHORT, affine_of
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE, TEXT, as_tsv
 
 MISSING = "n/a"
@@ -60,8 +62,18 @@ def _read_text(path: Path, rows: int) -> pd.DataFrame:
 
 
 def _parse(raw: bytes) -> pd.DataFrame:
-    frame: pd.DataFrame = pd.read_csv(io.BytesIO(raw), sep="\t", dtype=str, keep_default_na=False, na_filter=False)
-    return frame
+    """Cells as text. pandas would take a cell too many in each row for an index, and pass over empty lines.
+
+    Raises:
+        IntegrityError: a line has another number of cells than the first.
+    """
+    try:
+        head, *rows = csv.reader(io.StringIO(raw.decode(), newline=""), delimiter="\t", strict=True)
+    except (csv.Error, ValueError) as error:
+        raise IntegrityError(f"{TEXT}: must be tab-separated text: {describe_error(error)}") from error
+    if flawed := [line for line, row in enumerate(rows, start=2) if len(row) != len(head)]:
+        raise IntegrityError(f"{TEXT}: must have {len(head)} cells in each line, has others in line {flawed[0]}")
+    return pd.DataFrame(rows, columns=head, dtype=object)
 
 
 def _first_unlike(column: "pd.Series[Any]", written: "pd.Series[Any]", found: "pd.Series[Any]") -> int | None:
@@ -87,12 +99,16 @@ def _is_number(text: str, value: Any) -> bool:
 
 
 def check_columns(layout: Layout, table: pd.DataFrame) -> Iterator[str]:
-    """Whether the store's arrays beside the volumes hold the table's columns and the grid's coordinates."""
-    for name in table.columns:
+    """Whether the store's arrays beside the volumes are the table's columns and the grid's coordinates, and no more."""
+    names = array_names(map(str, table.columns))
+    for name, path in names.items():
         try:
-            yield from _check_column(layout, str(name), table[name])
+            yield from _check_column(layout, path, name, table[name])
         except IntegrityError as error:
             yield str(error)
+    volumes = [*layout.image.paths, *(layout.labels.paths if layout.labels else ())]
+    for path in sorted(layout.arrays.keys() - {*names.values(), *volumes, *"xyz"}):
+        yield f"{COHORT}/{path}: must be a level, a column or an axis, is none"
     for axis, (name, size, spacing) in enumerate(
         zip("xyz", layout.contract.size, layout.contract.spacing_mm, strict=True)
     ):
@@ -101,17 +117,23 @@ def check_columns(layout: Layout, table: pd.DataFrame) -> Iterator[str]:
         wanted = affine_of(layout.contract)[axis, 3] + spacing * np.arange(size)
         if array.shape != (size,) or array.chunks != (size,) or array.data_type != "float64":
             yield f"{COHORT}/{name}: must hold {size} positions, holds {array.data_type} of shape {array.shape}"
+        elif array.dimension_names != (name,) or array.attributes.keys() - {"units", "long_name"}:
+            yield f"{COHORT}/{name}: must lie along {name} and have units and a long_name alone, does not"
         elif not np.allclose(layout.read_numbers(name, (0,)), wanted, rtol=1e-9, atol=1e-9):
             yield f"{COHORT}/{name}: must hold the positions of the contract's grid, holds others"
 
 
-def _check_column(layout: Layout, name: str, column: "pd.Series[Any]") -> Iterator[str]:
-    path = layout.column(name)
-    array, rows = layout.arrays[path], len(column)
+def _check_column(layout: Layout, path: str, name: str, column: "pd.Series[Any]") -> Iterator[str]:
+    if (array := layout.arrays.get(path)) is None:
+        yield f"{COHORT}/{path}: must hold the column {name}, is missing"
+        return
+    rows = len(column)
     values = _stored(column)
     kind = "string" if values.dtype == object else values.dtype.name
     if array.shape != (rows,) or array.chunks != (rows,) or array.data_type != kind:
         yield f"{COHORT}/{path}: must hold the {rows} values of the column {name} as {kind}"
+    elif array.dimension_names != (AXES[0],) or array.attributes != {"column": name}:
+        yield f"{COHORT}/{path}: must lie along {AXES[0]} and be marked as the column {name} alone, is not"
     elif not _is_held(layout, path, values):
         yield f"{COHORT}/{path}: must hold the values of the column {name} in {TABLE}, holds others"
 
