@@ -55,6 +55,8 @@ class Findings:
     """Volumes that were decoded and compared."""
     samples: int = 0
     """Volumes that there are."""
+    part: str = ""
+    """What it is a part of; empty for a whole release."""
 
 
 def verify_release(path: Path, depth: Depth | None = None) -> list[str]:
@@ -82,7 +84,8 @@ def check_release(path: Path, depth: Depth) -> Generator[Progress, None, Finding
         if layout and table is not None and not faults and depth.volumes:
             chosen = choose_volumes(manifest.samples, depth.volumes, depth.seed)
             faults = yield from check_volumes(layout, table, chosen)
-    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples)
+    part = one_line(manifest.subset.describe()) if manifest.subset else ""
+    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples, part)
 
 
 def _check_metadata(path: Path, manifest: Manifest) -> tuple[Layout | None, pd.DataFrame | None, list[str]]:
