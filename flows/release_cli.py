@@ -10,6 +10,7 @@ import typer
 app = typer.Typer()
 MOST_FAULTS = 50
 """Lines on faults of a release."""
+WHERE = "Filter of the table's columns, such as \"age > 60 and sex == 'F'\"."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")]
 ReleasePath = Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]
 
@@ -21,6 +22,7 @@ def verify(
     key: Annotated[Path | None, typer.Option(help="Public key of who must have signed it.")] = None,
     sample: Annotated[str | None, typer.Option(help="Decode so many of the volumes only, such as 5%.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Which volumes --sample takes; chosen if not given.")] = None,
+    whole: Annotated[Path | None, typer.Option(help="Of a subset: the release that it must be a part of.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Check that a release is whole, unaltered and consistent.
@@ -41,14 +43,23 @@ def verify(
     depth = Depth(share, seed, read_public_key(key) if key else None)
     with speaking(console_for(quiet=quiet or not (share or sys.stderr.isatty()))):
         found = show(check_release(release, depth))
-    if found.faults:
-        _print_faults(found.faults)
+    faults = found.faults or _faults_of_part(release, whole)
+    if faults:
+        _print_faults(faults)
         raise typer.Exit(1)
     print(f"{release}: every file is as it was released")
+    if found.part:
+        print(f"subset     {found.part}{f'; each file is what {whole} gives' if whole else ''}")
     if found.decoded:
         which = f", chosen by --seed {seed}" if share < 1 else ""
         print(f"volumes    {found.decoded} of {found.samples} decoded and measured again{which}")
     print(f"signature  {found.signature}")
+
+
+def _faults_of_part(release: Path, whole: Path | None) -> list[str]:
+    from meddiff_core.distribution.subset import compare_with_whole
+
+    return compare_with_whole(release, whole) if whole else []
 
 
 def _print_faults(faults: Sequence[str]) -> None:
@@ -120,3 +131,62 @@ def yank(
 
     yank_release(release, reason, identifiers_around(release))
     print(f"{release}: withdrawn; its manifest and the reason stay")
+
+
+@app.command()
+def subset(
+    release: ReleasePath,
+    dest: Annotated[Path, typer.Argument(help="New folder for the subset.", show_default=False)],
+    where: Annotated[str | None, typer.Option(help=WHERE)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of these, take so many of the first.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign the subset with.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a part of a release as a release of its own.
+
+    It holds the chosen volumes alone, byte for byte, with their rows; its
+    manifest names the whole, the filter and the place of each volume in the
+    whole. Card, report and evidence of the whole go along in whole/.
+
+    A filter compares columns of the table, such as
+    --where "age > 60 and sex in ['F', 'X']", by == != < <= > >= and in, joined by
+    and, or, not and brackets. A missing value is unknown: it is neither above 60
+    nor not above 60, and `age == null` finds it. A column whose name is not one
+    word has `_` in its place: `a_b` is the column "a b". A wrong name lists them.
+    """
+    from meddiff_core.distribution.plan import Choice
+    from meddiff_core.distribution.subset import make_subset
+    from meddiff_core.release.signing import read_signer
+    from tasks.progress import console_for, show, speaking
+
+    signer = read_signer(key, "--key") if key else None
+    with speaking(console_for(quiet=quiet)):
+        made = show(make_subset(release, dest, Choice(where, limit), signer))
+    print(f"{dest}: {made.subset.describe() if made.subset else made.title}")
+    print(f"signature  {'by the key ' + signer.key_id if signer else 'none: that of the whole is over all its files'}")
+
+
+@app.command()
+def catalogue(
+    place: Annotated[str, typer.Argument(help="Folder of releases, or URL of one.", show_default=False)],
+    key: Annotated[Path | None, typer.Option(help="Public key that must have signed them, in a folder.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """List the releases in a folder, and write catalogue.json and index.html there.
+
+    Withdrawn ones are listed with their reason, and what is not whole as
+    refused. Of a URL, the catalogue.json that lies there is printed.
+    """
+    from meddiff_core.distribution.catalogue import describe_catalogue, list_releases, read_catalogue, write_catalogue
+    from meddiff_core.objects.addresses import is_url, open_source
+    from meddiff_core.release.signing import read_public_key
+    from tasks.progress import console_for, show, speaking
+
+    if is_url(place):
+        found = read_catalogue(open_source(place))
+    else:
+        folder = Path(place).expanduser()
+        with speaking(console_for(quiet=quiet or not sys.stderr.isatty())):
+            found = show(list_releases(folder, read_public_key(key) if key else None))
+        write_catalogue(folder, found)
+    print("\n".join(describe_catalogue(found)) or "no releases")

@@ -18,7 +18,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("meddiff_core", "tasks", "flows")
-REQUIRED = ("cryptography", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "typer", "zarr")
+REQUIRED = (
+    "cryptography", "jinja2", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "requests", "rule-engine", "typer",
+    "urllib3", "zarr",
+)  # fmt: skip
 README = """# meddiff-client
 
 Opens, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff verify FOLDER`, and
