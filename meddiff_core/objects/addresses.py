@@ -17,7 +17,7 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(file|data|javascript):", re.I
 
 def is_url(address: Path | str) -> bool:
     """Whether an address begins with a scheme; else it is a path."""
-    return isinstance(address, str) and bool(SCHEME.match(address))
+    return bool(SCHEME.match(str(address)))
 
 
 def open_source(address: Path | str, access: Access | None = None) -> ObjectSource:
@@ -31,7 +31,9 @@ def open_source(address: Path | str, access: Access | None = None) -> ObjectSour
         if folder.is_file():
             raise ConfigurationError(f"a release must be a folder, {folder.name} is a file: unpack it first")
         return LocalObjects(folder)
-    url = str(address)
+    if isinstance(address, Path):
+        raise ConfigurationError(f"a URL must be given as text, a Path loses a part of it: {address}")
+    url = address
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         check_url(url)
