@@ -9,6 +9,7 @@ from pathlib import Path
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.objects.http import Access, HttpObjects, check_url
 from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
 from meddiff_core.objects.source import ObjectSource
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(file|data|javascript):", re.IGNORECASE)
@@ -43,3 +44,8 @@ def open_source(address: Path | str, access: Access | None = None) -> ObjectSour
 
         return S3Objects(url)
     raise ConfigurationError(f"a release must be a folder, or lie at http://, https:// or s3://, not at {scheme}:")
+
+
+def locate(address: Path | str, access: Access | None = None) -> Location:
+    """An address as a location: `open_source` for a URL, else the path itself, whatever lies there."""
+    return RemotePath(open_source(address, access)) if is_url(address) else Path(address)

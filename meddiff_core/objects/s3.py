@@ -48,7 +48,7 @@ class S3Objects:
             raise ConfigurationError("an address in S3 must be like s3://bucket/release, without keys or a query")
         self.notes: deque[str] = deque(maxlen=0)
         self._url = url
-        self._bucket: "_Direct | _Apart | None" = None
+        self._bucket: _Direct | _Apart | None = None
         self._pid, self._lock = 0, threading.Lock()
 
     def __reduce__(self) -> tuple[type, tuple[str]]:

@@ -13,18 +13,23 @@ Result = TypeVar("Result")
 CONNECTIONS = 8
 
 
+EVERY_S = 0.5
+
+
 def side_by_side(
     function: Callable[[Item], Result], items: Iterable[Item], connections: int = CONNECTIONS
-) -> Iterator[Result]:
-    """What `function` gives for each item, as soon as it is there. Its first exception is raised, and ends the rest."""
+) -> Iterator[list[Result]]:
+    """What `function` gives for the items, as soon as it is there, or nothing every half a second.
+
+    Its first exception is raised, and ends the rest.
+    """
     waiting = iter(items)
     pool = ThreadPoolExecutor(connections)
     try:
         running: set[Future[Result]] = {pool.submit(function, item) for item in islice(waiting, 2 * connections)}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, running = wait(running, EVERY_S, FIRST_COMPLETED)
             running |= {pool.submit(function, item) for item in islice(waiting, len(done))}
-            for future in done:
-                yield future.result()
+            yield [future.result() for future in done]
     finally:
         pool.shutdown(cancel_futures=True)

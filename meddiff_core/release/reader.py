@@ -212,7 +212,9 @@ class Release:
     def _array(self, name: str) -> zarr.Array[Any]:
         """What the array's own metadata say, not the copy of them in the root."""
         if name not in self._arrays:
-            self._files.read(f"{COHORT}/{name}/zarr.json")  # what the manifest does not name is no array for zarr
+            described = f"{COHORT}/{name}/zarr.json"
+            if described not in self.manifest.files:
+                raise IntegrityError(f"{described}: not in the manifest")
             try:
                 array = zarr.open_array(self.store, path=name, mode="r", zarr_format=3)
             except MeddiffError:

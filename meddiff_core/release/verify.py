@@ -32,8 +32,6 @@ from meddiff_core.release.participants_table import TABLE
 from meddiff_core.release.signing import check_signature
 from meddiff_core.types import Progress
 
-STEP = 16
-"""Files of a server for a step."""
 EVERY = 256
 """Small files are hashed in the time that a line of progress takes, so so many of them are one step."""
 
@@ -177,11 +175,12 @@ def _check_served(place: RemotePath, manifest: Manifest) -> Generator[Progress, 
             return str(error)
         return None if digest.hexdigest() == manifest.files[name].sha256 else str(altered(name))
 
-    faults = []
-    for done, fault in enumerate(side_by_side(fault_of, manifest.files), start=1):
-        faults += [fault] if fault else []
-        if done % STEP == 0 or done == count:
-            yield Progress("checking files", done, count)
+    faults: list[str] = []
+    done = 0
+    for found in side_by_side(fault_of, manifest.files):
+        done += len(found)
+        faults += [fault for fault in found if fault]
+        yield Progress("checking files", done, count)
     return sorted(faults)
 
 
