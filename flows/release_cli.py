@@ -12,20 +12,27 @@ MOST_FAULTS = 50
 """Lines on faults of a release."""
 WHERE = "Filter of the table's columns, such as \"age > 60 and sex == 'F'\"."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")]
+ReleaseAddress = Annotated[
+    str, typer.Argument(help="Folder of a release, or its http://, https:// or s3:// address.", show_default=False)
+]
+AllowHost = Annotated[
+    list[str], typer.Option("--allow-host", help="Host that the server may redirect to; may be given more than once.")
+]
 ReleasePath = Annotated[Path, typer.Argument(help="Folder of a release.", show_default=False)]
 
 
 @app.command()
 def verify(
-    release: ReleasePath,
+    release: ReleaseAddress,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every volume, and measure it again.")] = False,
     key: Annotated[Path | None, typer.Option(help="Public key of who must have signed it.")] = None,
     sample: Annotated[str | None, typer.Option(help="Decode so many of the volumes only, such as 5%.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Which volumes --sample takes; chosen if not given.")] = None,
-    whole: Annotated[Path | None, typer.Option(help="Of a subset: the release that it must be a part of.")] = None,
+    whole: Annotated[str | None, typer.Option(help="Of a subset: the release that it must be a part of.")] = None,
+    allow_host: AllowHost = [],  # noqa: B006 - typer makes a list of its own for each call
     quiet: Quiet = False,
 ) -> None:
-    """Check that a release is whole, unaltered and consistent.
+    """Check that a release is whole, unaltered and consistent, in a folder or where it is served.
 
     Always: every file against its hash, metadata against each other and the
     contract, the tables against each other and the store, the signature if there
@@ -34,6 +41,9 @@ def verify(
     """
     from secrets import randbits
 
+    from meddiff_core.distribution.subset import compare_with_whole
+    from meddiff_core.objects.addresses import locate, open_source
+    from meddiff_core.objects.http import Access
     from meddiff_core.release.checks.volume_checks import share_of
     from meddiff_core.release.signing import read_public_key
     from meddiff_core.release.verify import Depth, check_release
@@ -41,9 +51,11 @@ def verify(
 
     share, seed = share_of(sample) if sample else float(deep), randbits(32) if seed is None else seed
     depth = Depth(share, seed, read_public_key(key) if key else None)
+    access = Access(tuple(allow_host))
+    place = locate(release, access)
     with speaking(console_for(quiet=quiet or not (share or sys.stderr.isatty()))):
-        found = show(check_release(release, depth))
-    faults = found.faults or _faults_of_part(release, whole)
+        found = show(check_release(place, depth))
+    faults = found.faults or (compare_with_whole(place, open_source(whole, access)) if whole else ())
     if faults:
         _print_faults(faults)
         raise typer.Exit(1)
@@ -56,17 +68,37 @@ def verify(
     print(f"signature  {found.signature}")
 
 
-def _faults_of_part(release: Path, whole: Path | None) -> list[str]:
-    from meddiff_core.distribution.subset import compare_with_whole
-
-    return compare_with_whole(release, whole) if whole else []
-
-
 def _print_faults(faults: Sequence[str]) -> None:
     """The first faults of a release, and how many more there are."""
     print("\n".join(faults[:MOST_FAULTS]), file=sys.stderr)
     if len(faults) > MOST_FAULTS:
         print(f"and {len(faults) - MOST_FAULTS} more", file=sys.stderr)
+
+
+@app.command()
+def pull(
+    address: ReleaseAddress,
+    destination: Annotated[Path, typer.Argument(help="New folder for it.", show_default=False)],
+    digest: Annotated[str | None, typer.Option(help="SHA-256 that its manifest must have.")] = None,
+    allow_host: AllowHost = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Bring a release here from http://, https://, s3:// or a folder.
+
+    Each file gets its name when its length and hash are right, the folder when it
+    is complete. Give the same command again to go on after a cut, or to complete
+    and repair a folder.
+    """
+    from meddiff_core.distribution.pull import pull_release
+    from meddiff_core.objects.addresses import open_source
+    from meddiff_core.objects.http import Access
+    from tasks.progress import console_for, show, speaking
+
+    with speaking(console_for(quiet=quiet)):
+        pulled = show(pull_release(open_source(address, Access(tuple(allow_host))), destination, digest))
+    manifest = pulled.manifest
+    print(f"{destination}: {manifest.title} {manifest.version}, {manifest.samples} volumes, each file as released")
+    print(f"received   {pulled.transferred / 1e6:.1f} MB\nmanifest   {pulled.digest}")
 
 
 @app.command()

@@ -19,12 +19,22 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("meddiff_core", "tasks", "flows")
 REQUIRED = (
-    "cryptography", "jinja2", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "requests", "rule-engine", "typer",
-    "urllib3", "zarr",
-)  # fmt: skip
+    "cryptography",
+    "jinja2",
+    "numcodecs",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "requests",
+    "rule-engine",
+    "typer",
+    "urllib3",
+    "zarr",
+)
 README = """# meddiff-client
 
-Opens, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff verify FOLDER`, and
+Pulls, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff pull URL FOLDER`, `meddiff verify FOLDER`, and
 `from meddiff_core.release import open_release`. Training on one needs torch beside it. Do not install it beside
 the distribution `meddiff`, which holds all of it.
 """

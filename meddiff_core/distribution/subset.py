@@ -3,17 +3,21 @@
 It names the whole, the filter, and the place of each volume in the whole, so that whoever has the whole can prove it.
 """
 
+import hashlib
 import os
 from collections.abc import Generator
 from pathlib import Path
 
-from meddiff_core.artefacts import digest_file, write_bytes, writing_folder
+from meddiff_core.artefacts import write_bytes, writing_folder
 from meddiff_core.distribution.plan import Choice, SubsetPlan, plan_again, plan_subset
+from meddiff_core.distribution.pull import Planner, PullPlan
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
+from meddiff_core.objects.source import ObjectSource
 from meddiff_core.release.bounded import one_line
-from meddiff_core.release.manifest import MANIFEST, Manifest, read_manifest
+from meddiff_core.release.manifest import MANIFEST, Manifest, digest_manifest, manifest_bytes, parse_manifest, read_manifest
 from meddiff_core.release.signing import Signer, sign_manifest
 from meddiff_core.release.verify import Depth, check_release
 from meddiff_core.types import Progress
@@ -32,9 +36,8 @@ def make_subset(
         IntegrityError: the release does not hold together. Nothing is written then.
     """
     _check_free(release, destination)
-    manifest = read_manifest(release)
-    objects = CheckedObjects(LocalObjects(release), manifest.files)
-    plan = plan_subset(objects.read, manifest, digest_file(release / MANIFEST), choice)
+    read_manifest(release)  # says of a release that was withdrawn that it was
+    plan, objects = plan_of(LocalObjects(release), manifest_bytes(release), choice)
     with writing_folder(destination.absolute()) as partial:
         _check_free(release, destination)  # nobody else of us can come now
         yield from _write(plan, objects, partial)
@@ -44,6 +47,24 @@ def make_subset(
         if found.faults:
             raise IntegrityError(f"the release does not hold together, see `meddiff verify`: {found.faults[0]}")
     return plan.manifest
+
+
+def plan_of(source: ObjectSource, manifest: bytes, choice: Choice) -> tuple[SubsetPlan, CheckedObjects]:
+    """The plan of a part of what lies at a source, and its objects."""
+    parsed = parse_manifest(manifest)
+    objects = CheckedObjects(source, parsed.files)
+    return plan_subset(objects.read, parsed, hashlib.sha256(manifest).hexdigest(), choice), objects
+
+
+def subset_planner(choice: Choice) -> Planner:
+    """What a pull with a filter brings: the very subset that `make_subset` would make of the release there."""
+
+    def planner(source: ObjectSource, manifest: bytes) -> PullPlan:
+        plan, _ = plan_of(source, manifest, choice)
+        written = {name: content for name, content in plan.written.items() if name != MANIFEST}
+        return PullPlan(plan.written[MANIFEST], {one.name: one.source for one in plan.taken}, written)
+
+    return planner
 
 
 def _check_free(release: Path, destination: Path) -> None:
@@ -65,16 +86,16 @@ def _write(plan: SubsetPlan, objects: CheckedObjects, folder: Path) -> Generator
             yield Progress("copying volumes", done, total)
 
 
-def compare_with_whole(path: Path, whole: Path) -> list[str]:
-    """What is wrong with a subset that should be a part of the release at `whole`; verify both for the rest."""
+def compare_with_whole(release: Location, whole: ObjectSource) -> list[str]:
+    """What is wrong with a subset that should be a part of another release. The rest is for `check_release` to say."""
     try:
-        manifest, of = read_manifest(path), read_manifest(whole)
+        manifest, of = read_manifest(release), read_manifest(RemotePath(whole))
         if manifest.subset is None:
             return [f"{MANIFEST}: must be that of a subset for --whole, is that of a whole release"]
-        if (digest := digest_file(whole / MANIFEST)) != manifest.subset.manifest:
+        if (digest := digest_manifest(RemotePath(whole))) != manifest.subset.manifest:
             return [f"--whole: must be the release with the manifest {manifest.subset.manifest}, has {digest}"]
-        objects = CheckedObjects(LocalObjects(whole), of.files)
-        return _differences(plan_again(objects.read, of, manifest.subset).manifest, manifest)
+        again = plan_again(CheckedObjects(whole, of.files).read, of, manifest.subset)
+        return _differences(again.manifest, manifest)
     except (IntegrityError, ConfigurationError) as error:
         return [one_line(str(error))]
 

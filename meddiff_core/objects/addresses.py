@@ -9,6 +9,7 @@ from pathlib import Path
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.objects.http import Access, HttpObjects, check_url
 from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
 from meddiff_core.objects.source import ObjectSource
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(file|data|javascript):", re.IGNORECASE)
@@ -17,7 +18,7 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(file|data|javascript):", re.I
 
 def is_url(address: Path | str) -> bool:
     """Whether an address begins with a scheme; else it is a path."""
-    return isinstance(address, str) and bool(SCHEME.match(address))
+    return bool(SCHEME.match(str(address)))
 
 
 def open_source(address: Path | str, access: Access | None = None) -> ObjectSource:
@@ -31,7 +32,9 @@ def open_source(address: Path | str, access: Access | None = None) -> ObjectSour
         if folder.is_file():
             raise ConfigurationError(f"a release must be a folder, {folder.name} is a file: unpack it first")
         return LocalObjects(folder)
-    url = str(address)
+    if isinstance(address, Path):
+        raise ConfigurationError(f"a URL must be given as text, a Path loses a part of it: {address}")
+    url = address
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         check_url(url)
@@ -41,3 +44,8 @@ def open_source(address: Path | str, access: Access | None = None) -> ObjectSour
 
         return S3Objects(url)
     raise ConfigurationError(f"a release must be a folder, or lie at http://, https:// or s3://, not at {scheme}:")
+
+
+def locate(address: Path | str, access: Access | None = None) -> Location:
+    """An address as a location: `open_source` for a URL, else the path itself, whatever lies there."""
+    return RemotePath(open_source(address, access)) if is_url(address) else Path(address)

@@ -28,7 +28,16 @@ class CheckedObjects:
         self._source, self._check, self._cache = source, check, cache
         self._checked: set[str] = set()
 
-    def read(self, name: str) -> bytes:
+    @property
+    def address(self) -> str:
+        """Where they lie."""
+        return self._source.address
+
+    def exists(self, name: str) -> bool:
+        """Whether the manifest names it."""
+        return name in self.expected
+
+    def read(self, name: str, most: int = MOST_UNCHECKED) -> bytes:
         """The whole file.
 
         Raises:
@@ -36,10 +45,12 @@ class CheckedObjects:
             Unreachable: the place does not answer.
         """
         if not self._check or name in self._checked:
-            return self._source.read(name, MOST_UNCHECKED)
+            return self._source.read(name, most)
         if name not in self.expected:
             raise IntegrityError(f"{name}: not in the manifest")
         entry = self.expected[name]
+        if entry.bytes > most:
+            raise IntegrityError(f"{name}: must have at most {most} bytes, has {entry.bytes}")
         if self._cache and (cached := self._cache.get(entry)) is not None:
             return cached
         content = whole(self._source, name, entry.bytes)

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from http.client import responses as phrases
+from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
@@ -230,7 +230,7 @@ class _Session(requests.Session):
 
     def merge_environment_settings(self, url: Any, *others: Any) -> Any:
         """What holds for one request."""
-        settings = super().merge_environment_settings(url, *others)  # type: ignore[no-untyped-call]
+        settings = super().merge_environment_settings(url, *others)
         if is_loopback(urlsplit(str(url)).hostname or ""):
             settings["proxies"] = {}
         return settings

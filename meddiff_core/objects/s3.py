@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -39,14 +39,6 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
-class _Bucket(Protocol):
-    def size(self, name: str) -> int: ...
-
-    def read(self, name: str, most: int) -> bytes: ...
-
-    def part(self, name: str, start: int, length: int) -> bytes: ...
-
-
 class S3Objects:
     """Objects by their name below `s3://bucket/prefix`."""
 
@@ -56,7 +48,7 @@ class S3Objects:
             raise ConfigurationError("an address in S3 must be like s3://bucket/release, without keys or a query")
         self.notes: deque[str] = deque(maxlen=0)
         self._url = url
-        self._bucket: _Bucket | None = None
+        self._bucket: _Direct | _Apart | None = None
         self._pid, self._lock = 0, threading.Lock()
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
@@ -92,7 +84,7 @@ class S3Objects:
             yield start, piece
             start += len(piece)
 
-    def _opened(self) -> _Bucket:
+    def _opened(self) -> "_Direct | _Apart":
         with self._lock:
             if self._bucket is None or self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -122,11 +114,12 @@ class _Direct:
         found = self._ask(name, lambda: self._store.get(name))
         if found.meta["size"] > most:
             raise IntegrityError(f"{name}: must have at most {most} bytes, has {found.meta['size']}")
-        return self._ask(name, lambda: bytes(found.bytes()))
+        content: bytes = self._ask(name, lambda: bytes(found.bytes()))
+        return content
 
     def part(self, name: str, start: int, length: int) -> bytes:
         """`length` of them from `start` on."""
-        piece = self._ask(name, lambda: bytes(self._store.get_range(name, start=start, length=length)))
+        piece: bytes = self._ask(name, lambda: bytes(self._store.get_range(name, start=start, length=length)))
         if len(piece) != length:
             raise altered(name)
         return piece
@@ -167,7 +160,8 @@ class _Apart:
 
     def _ask(self, *request: str | int) -> bytes:
         writer, reader = self._process.stdin, self._process.stdout
-        assert writer and reader
+        assert writer
+        assert reader
         with self._lock:
             try:
                 writer.write(json.dumps(request).encode() + b"\n")

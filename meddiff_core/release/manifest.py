@@ -4,7 +4,8 @@ With it a recipient can distinguish a complete, unaltered release from one that 
 only the signature beside it says (see signing.py), or the digest of the manifest as its maker gave it to you.
 """
 
-import os
+import hashlib
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from meddiff_core.artefacts import digest_file
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location, is_file, is_there
 from meddiff_core.release.bounded import read_bounded
 
 MANIFEST = "manifest.json"
@@ -37,6 +39,7 @@ def _confined(path: str) -> str:
         or ":" in path
         or ".." in parts
         or str(PurePosixPath(path)) != path
+        or not path.isprintable()
     ):
         raise ValueError(f"a file must be named by a plain path inside the release, is {path!r}")
     return path
@@ -135,6 +138,23 @@ class Manifest(Frozen):
             raise ValueError(f"a subset of {self.samples} samples has {len(self.subset.rows)} rows")
         return self
 
+    @model_validator(mode="after")
+    def _has_names_for_any_disk(self) -> "Manifest":
+        """No two files, nor a file and a folder, that are one where a disk does not know small from large letters."""
+        folded = {_folded(name): name for name in self.files}
+        if len(folded) != len(self.files):
+            one, other = next((folded[_folded(name)], name) for name in self.files if folded[_folded(name)] != name)
+            raise ValueError(f"names must differ in more than case, {one!r} and {other!r} do not")
+        for name in folded:
+            for parent in PurePosixPath(name).parents:
+                if str(parent) in folded:
+                    raise ValueError(f"{folded[str(parent)]!r} must be a file or a folder, is both")
+        return self
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
     """Size and digest of every file of a release but the manifest and its signature, sorted by path."""
@@ -147,28 +167,55 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, sha256=digest_file(path))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """The manifest of a release.
 
     Raises:
         IntegrityError: the folder is no release or a withdrawn one, or its manifest does not follow the format.
     """
     if is_withdrawn(folder):
-        raise IntegrityError(f"{folder.absolute().name} was withdrawn, its {TOMBSTONE} says why")
+        raise IntegrityError(f"{name_of(folder)} was withdrawn, its {TOMBSTONE} says why")
     return read_any_manifest(folder)
 
 
-def is_withdrawn(folder: Path) -> bool:
+def is_withdrawn(folder: Location) -> bool:
     """Whether a tombstone stands in the folder."""
-    return os.path.isfile(folder / TOMBSTONE)  # an unreadable folder is told by what reads it next
+    return is_file(folder / TOMBSTONE)
 
 
-def read_any_manifest(folder: Path) -> Manifest:
+def name_of(folder: Location) -> str:
+    """Name of the folder, also where the path to it is `.`."""
+    return folder.absolute().name if isinstance(folder, Path) else folder.name
+
+
+def read_any_manifest(folder: Location) -> Manifest:
     """`read_manifest`, also of a release that was withdrawn."""
+    return parse_manifest(manifest_bytes(folder))
+
+
+def manifest_bytes(folder: Location) -> bytes:
+    """The manifest as it lies there.
+
+    Raises:
+        IntegrityError: there is none.
+    """
     path = folder / MANIFEST
-    if not os.path.lexists(path):
-        raise IntegrityError(f"{folder.absolute().name} must be a release, a folder with {MANIFEST}; there is none")
-    raw = read_bounded(path, MOST_BYTES)
+    if not is_there(path):
+        raise IntegrityError(f"{name_of(folder)} must be a release, a folder with {MANIFEST}; there is none")
+    return read_bounded(path, MOST_BYTES)
+
+
+def digest_manifest(folder: Location) -> str:
+    """SHA-256 of the manifest, which names the release and everything in it."""
+    return hashlib.sha256(manifest_bytes(folder)).hexdigest()
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """The manifest in some bytes.
+
+    Raises:
+        IntegrityError: it does not follow the format.
+    """
     try:
         return Manifest.model_validate_json(raw, strict=True)
     except ValidationError as error:

@@ -17,15 +17,18 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
-from zarr.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
 from meddiff_core.data.store import chunk_key, decode_volume
 from meddiff_core.errors import IntegrityError, MeddiffError
+from meddiff_core.objects.cache import ObjectCache
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
+from meddiff_core.objects.source import ObjectSource
+from meddiff_core.objects.store import CheckedStore
 from meddiff_core.release.bounded import parse_json
 from meddiff_core.release.checks.parquet_bounds import parse_table
 from meddiff_core.release.manifest import Manifest, read_manifest
-from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
 from meddiff_core.release.public_contract import public_attributes
@@ -43,14 +46,15 @@ Indices = Sequence[int] | NDArray[Any]
 
 
 class Release:
-    """A release on disk. Volumes are (i, j, k), RAS+; a negative index counts from the end.
+    """A release in a folder or behind a URL. Volumes are (i, j, k), RAS+; a negative index counts from the end.
 
-    Each file is held against the manifest when a process first reads it. `check=False` leaves that out; what
-    was flipped inside a chunk is found even then.
+    Each file is held against the manifest when a process first reads it, what comes over a network each time.
+    `check=False` leaves that out; what was flipped inside a chunk is found even then.
     """
 
-    def __init__(self, path: Path, check: bool = True) -> None:
-        self.path, self.check = path, check
+    def __init__(self, source: ObjectSource | Path, check: bool = True, cache: ObjectCache | None = None) -> None:
+        self.source = LocalObjects(source) if isinstance(source, Path) else source
+        self.check, self.cache = check, cache
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __len__(self) -> int:
@@ -59,13 +63,23 @@ class Release:
     def __repr__(self) -> str:
         return f"Release({self.manifest.name} {self.manifest.version}, {len(self)} volumes)"
 
-    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
-        return type(self), (self.path, self.check)
+    def __reduce__(self) -> tuple[type, tuple[ObjectSource, bool, ObjectCache | None]]:
+        return type(self), (self.source, self.check, self.cache)
+
+    @property
+    def path(self) -> Location:
+        """Where it lies."""
+        return self.source.folder if isinstance(self.source, LocalObjects) else RemotePath(self.source)
 
     @cached_property
     def manifest(self) -> Manifest:
         """What the release says of itself."""
         return read_manifest(self.path)
+
+    @cached_property
+    def store(self) -> CheckedStore:
+        """The volumes as a read-only store for zarr and xarray, such as `xarray.open_zarr(release.store)`."""
+        return CheckedStore(self._files, COHORT)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -164,8 +178,8 @@ class Release:
             return list(pool.map(function, items))
 
     @cached_property
-    def _files(self) -> ReleasedFiles:
-        return ReleasedFiles(self.path, self.manifest.files if self.check else None)
+    def _files(self) -> CheckedObjects:
+        return CheckedObjects(self.source, self.manifest.files, self.check, self.cache)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -198,10 +212,13 @@ class Release:
     def _array(self, name: str) -> zarr.Array[Any]:
         """What the array's own metadata say, not the copy of them in the root."""
         if name not in self._arrays:
-            described = self._files.read(f"{COHORT}/{name}/zarr.json")
+            described = f"{COHORT}/{name}/zarr.json"
+            if described not in self.manifest.files:
+                raise IntegrityError(f"{described}: not in the manifest")
             try:
-                store = MemoryStore({"zarr.json": Buffer.from_bytes(described)})
-                array = zarr.open_array(store, mode="r", zarr_format=3)
+                array = zarr.open_array(self.store, path=name, mode="r", zarr_format=3)
+            except MeddiffError:
+                raise
             except Exception as error:  # each kind of nonsense raises its own
                 raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
             shape = (len(self), *self.contract["size"][::-1])
