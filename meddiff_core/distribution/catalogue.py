@@ -10,7 +10,7 @@ import html
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -24,7 +24,15 @@ from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.local import LocalObjects
 from meddiff_core.objects.source import ObjectSource
 from meddiff_core.release.bounded import describe_error, first_fault, one_line, read_bounded
-from meddiff_core.release.manifest import MANIFEST, MOST_BYTES, TOMBSTONE, Manifest, Sha256, is_withdrawn, read_any_manifest
+from meddiff_core.release.manifest import (
+    MANIFEST,
+    MOST_BYTES,
+    TOMBSTONE,
+    Manifest,
+    Sha256,
+    is_withdrawn,
+    read_any_manifest,
+)
 from meddiff_core.release.signing import check_signature
 from meddiff_core.release.templating import render
 from meddiff_core.types import Progress
@@ -102,7 +110,9 @@ def list_releases(folder: Path, key: Ed25519PublicKey | None = None) -> Generato
     if not folder.is_dir():
         raise ConfigurationError(f"a catalogue is made of a folder of releases, {folder} is none")
     if _is_release(folder):
-        raise ConfigurationError(f"a catalogue is made of a folder of releases, {folder} is itself one: name its parent")
+        raise ConfigurationError(
+            f"a catalogue is made of a folder of releases, {folder} is itself one: name its parent"
+        )
     found = sorted(_find(folder))
     if len(found) > MOST_LISTED:
         raise ConfigurationError(f"a catalogue lists at most {MOST_LISTED} releases, {folder} has {len(found)}")
@@ -166,7 +176,13 @@ def describe_catalogue(catalogue: Catalogue) -> list[str]:
         if one.status == "withdrawn":
             lines.append(f"withdrawn  {named}: {one.reason}")
             continue
-        facts = [f"{one.samples:,} volumes", size_text(one.bytes), f"licence {one.licence}", gates_text(one), one.signature]
+        facts = [
+            f"{one.samples:,} volumes",
+            size_text(one.bytes),
+            f"licence {one.licence}",
+            gates_text(one),
+            one.signature,
+        ]
         lines.append(f"released   {named}: {', '.join(facts)}" + (f" ({one.part})" if one.part else ""))
     return [one_line(line) for line in lines]
 
@@ -176,7 +192,9 @@ def gates_text(one: Listed) -> str:
     if one.gates is None:
         return "gates not recorded"
     of = " of the whole" if one.part else ""
-    return f"{one.gates.passed} gates{of} passed" + (f", {one.gates.waived} failed and waived" if one.gates.waived else "")
+    return f"{one.gates.passed} gates{of} passed" + (
+        f", {one.gates.waived} failed and waived" if one.gates.waived else ""
+    )
 
 
 def size_text(size: int) -> str:

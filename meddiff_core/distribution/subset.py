@@ -17,7 +17,14 @@ from meddiff_core.objects.local import LocalObjects
 from meddiff_core.objects.location import Location, RemotePath
 from meddiff_core.objects.source import ObjectSource
 from meddiff_core.release.bounded import one_line
-from meddiff_core.release.manifest import MANIFEST, Manifest, digest_manifest, manifest_bytes, parse_manifest, read_manifest
+from meddiff_core.release.manifest import (
+    MANIFEST,
+    Manifest,
+    digest_manifest,
+    manifest_bytes,
+    parse_manifest,
+    read_manifest,
+)
 from meddiff_core.release.signing import Signer, sign_manifest
 from meddiff_core.release.verify import Depth, check_release
 from meddiff_core.types import Progress

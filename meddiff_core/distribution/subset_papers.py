@@ -28,9 +28,7 @@ def render_subset_card(manifest: Manifest) -> str:
     )  # fmt: skip
 
 
-def restate_croissant(
-    content: dict[str, Any], manifest: Manifest, table: str, entry: FileEntry
-) -> dict[str, Any]:
+def restate_croissant(content: dict[str, Any], manifest: Manifest, table: str, entry: FileEntry) -> dict[str, Any]:
     """Croissant of the whole as that of a part: its name, what it is derived from, and the digest of its table."""
     restated = content | {
         "name": f"{manifest.name}-{manifest.version}",
@@ -68,7 +66,9 @@ def restate_catalogue(content: dict[str, Any], manifest: Manifest, table: pd.Dat
 
 def _description(text: Any, manifest: Manifest) -> str:
     part = manifest.subset.describe() if manifest.subset else ""
-    return f"A subset: {part}. {EVIDENCE_IS_OF_THE_WHOLE} The whole: {text if isinstance(text, str) else manifest.title}"
+    return (
+        f"A subset: {part}. {EVIDENCE_IS_OF_THE_WHOLE} The whole: {text if isinstance(text, str) else manifest.title}"
+    )
 
 
 def _whole(manifest: Manifest, label: str) -> dict[str, str]:

@@ -97,7 +97,9 @@ class Subset(Frozen):
     def describe(self) -> str:
         """`500 of 10,000 of NAME VERSION`, and how they were chosen."""
         chosen = [
-            " ".join([*([f"where {step.where}"] if step.where else []), *([f"the first {step.limit}"] * bool(step.limit))])
+            " ".join(
+                [*([f"where {step.where}"] if step.where else []), *([f"the first {step.limit}"] * bool(step.limit))]
+            )
             for step in self.steps
         ]
         return f"{len(self.rows):,} of {self.samples:,} of {self.name} {self.version}: {', then '.join(chosen)}"

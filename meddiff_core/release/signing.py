@@ -120,9 +120,7 @@ def read_signer(path: Path, source: str = "release.signing_key") -> Signer:
     """
     raw = _read_key(path, source)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(
-            f"{source}: must be for its owner alone, others can read it: chmod 600 {path}"
-        )
+        raise ConfigurationError(f"{source}: must be for its owner alone, others can read it: chmod 600 {path}")
     return parse_signer(raw, source)
 
 
