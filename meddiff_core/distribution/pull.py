@@ -146,18 +146,20 @@ class _Work:
         """All that is wanted, several at a time; what is wrong is listed at the end."""
         total = sum(self.manifest.files[name].bytes for name in self.wanted)
         faults: list[str] = []
+        shown = -1
         for found in side_by_side(self._bring, self.wanted):
             faults += [fault for fault in found if fault]
             while self.source.notes:
                 yield Message(self.source.notes.popleft())
-            yield Progress("pulling, kB", -(-min(self.transferred, total) // KB), -(-total // KB))
+            if (done := -(-min(self.transferred, total) // KB)) != shown:
+                yield Progress("pulling, kB", done, -(-total // KB))
+                shown = done
             if len(faults) >= MOST_FAULTS:
                 break
         if faults:
             self.check_still()
-            raise IntegrityError(
-                "\n".join([f"{len(faults)} files did not come as the manifest says:", *sorted(faults)])
-            )
+            heading = f"{len(faults)} files did not come as the manifest says, those that did are kept:"
+            raise IntegrityError("\n".join([heading, *sorted(faults)]))
 
     def _bring(self, name: str) -> str | None:
         """One file under its name, or what is wrong with it."""
