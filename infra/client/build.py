@@ -19,8 +19,19 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("meddiff_core", "tasks", "flows")
 REQUIRED = (
-    "cryptography", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "requests", "typer", "urllib3", "zarr"
-)  # fmt: skip
+    "cryptography",
+    "jinja2",
+    "numcodecs",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "requests",
+    "rule-engine",
+    "typer",
+    "urllib3",
+    "zarr",
+)
 README = """# meddiff-client
 
 Pulls, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff pull URL FOLDER`,

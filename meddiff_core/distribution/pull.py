@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from meddiff_core.artefacts import alone, digest_file, write_bytes, write_text
+from meddiff_core.distribution.plan import Choice, plan_subset
 from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
+from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.location import RemotePath
 from meddiff_core.objects.side_by_side import side_by_side
 from meddiff_core.objects.source import PIECE, ObjectSource, altered
@@ -70,6 +73,19 @@ class Pulled:
 def whole_release(source: ObjectSource, manifest: bytes) -> PullPlan:
     """All of it."""
     return PullPlan(manifest, {name: name for name in parse_manifest(manifest).files}, signed=True)
+
+
+def part_of(choice: Choice) -> Planner:
+    """The volumes of a choice, as a subset of its own."""
+
+    def plan(source: ObjectSource, raw: bytes) -> PullPlan:
+        manifest = parse_manifest(raw)
+        read = cache(CheckedObjects(source, manifest.files).read)
+        found = plan_subset(read, manifest, hashlib.sha256(raw).hexdigest(), choice)
+        written = dict(found.written)
+        return PullPlan(written.pop(MANIFEST), {one.name: one.source for one in found.taken}, written)
+
+    return plan
 
 
 def pull_release(

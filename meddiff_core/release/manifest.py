@@ -22,6 +22,8 @@ TOMBSTONE = "TOMBSTONE.md"
 """What stays beside the manifest of a release that was withdrawn: why."""
 SIGNATURE = "manifest.dsse.json"
 """The signature over the manifest; like the manifest itself it is not listed."""
+WHOLE = "whole"
+"""Folder of a subset with the papers of what it is a part of, as they were: they are about all of its volumes."""
 MOST_BYTES = 256 << 20
 """Bytes of a manifest; that of 100,000 volumes has 65 MB."""
 MOST_SHOWN = 5
@@ -45,6 +47,8 @@ def _confined(path: str) -> str:
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 InsidePath = Annotated[str, AfterValidator(_confined)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200)]
+Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 
 
 class FileEntry(Frozen):
@@ -54,12 +58,59 @@ class FileEntry(Frozen):
     sha256: Sha256
 
 
+class Step(Frozen):
+    """A choice of volumes."""
+
+    of: Sha256
+    """Manifest of the release that they were chosen from."""
+    where: Annotated[str, Field(max_length=1000)] | None
+    """Filter, in the language of `--where`."""
+    limit: Annotated[int, Field(ge=1)] | None
+    """Of those that fulfil it, so many of the first."""
+    kept: Annotated[int, Field(ge=1)]
+
+
+class Subset(Frozen):
+    """What a subset is a part of."""
+
+    name: Name
+    version: Version
+    title: str
+    samples: Annotated[int, Field(ge=1)]
+    """Volumes of the whole."""
+    manifest: Sha256
+    """Of the whole."""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=16)]
+    """The last one is this subset; those before it are subsets that it was taken from."""
+    rows: Annotated[tuple[int, ...], Field(min_length=1)]
+    """Place of each volume in the whole: chunk `c.N.0.0.0` is the whole's `c.ROWS[N].0.0.0`."""
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> "Subset":
+        below = (-1, *self.rows[:-1])
+        if any(row <= before for before, row in zip(below, self.rows, strict=True)) or self.rows[-1] >= self.samples:
+            raise ValueError("rows must rise and lie within the whole")
+        if self.steps[0].of != self.manifest or self.steps[-1].kept != len(self.rows):
+            raise ValueError("steps must lead from the whole to its rows")
+        return self
+
+    def describe(self) -> str:
+        """`500 of 10,000 of NAME VERSION`, and how they were chosen."""
+        chosen = [
+            " ".join(
+                [*([f"where {step.where}"] if step.where else []), *([f"the first {step.limit}"] * bool(step.limit))]
+            )
+            for step in self.steps
+        ]
+        return f"{len(self.rows):,} of {self.samples:,} of {self.name} {self.version}: {', then '.join(chosen)}"
+
+
 class Manifest(Frozen):
     """manifest.json of a release."""
 
     format: Literal["meddiff-release/1"]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200)]
-    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
+    name: Name
+    version: Version
     title: str
     licence: str
     preset: str
@@ -71,13 +122,22 @@ class Manifest(Frozen):
     """SHA-256 of the artefacts that it was made from; they stay with their owner."""
     study: dict[str, Any]
     versions: dict[str, str]
+    subset: Annotated[Subset | None, Field(exclude_if=lambda value: value is None)] = None
+    """Only of a subset: what it is a part of. Counts, parents and study are then those of the whole."""
     files: dict[InsidePath, FileEntry]
+
+    @property
+    def papers(self) -> str:
+        """Where card, report and evidence of the whole cohort lie: here, or for a subset in a folder of their own."""
+        return f"{WHOLE}/" if self.subset else ""
 
     @model_validator(mode="after")
     def _has_a_file_a_volume(self) -> "Manifest":
         """Each volume is a file, so no reader takes memory for more volumes than there are files."""
         if self.samples > len(self.files):
             raise ValueError(f"there are {len(self.files)} files, too few for so many samples")
+        if self.subset and len(self.subset.rows) != self.samples:
+            raise ValueError(f"a subset of {self.samples} samples has {len(self.subset.rows)} rows")
         return self
 
     @model_validator(mode="after")

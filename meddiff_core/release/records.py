@@ -58,12 +58,12 @@ def read_gates(folder: Path, manifest: Manifest) -> tuple[GateResult, ...]:
     Raises:
         IntegrityError: they are not the file in the manifest, or have another form.
     """
-    return _read(folder, f"{EVIDENCE}/{GATES}", manifest, _GATES.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{GATES}", manifest, _GATES.validate_json)
 
 
 def read_metrics(folder: Path, manifest: Manifest) -> tuple[Metric, ...]:
     """Metrics of a release, likewise."""
-    return _read(folder, f"{EVIDENCE}/{METRICS}", manifest, _METRICS.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{METRICS}", manifest, _METRICS.validate_json)
 
 
 def _read(folder: Path, name: str, manifest: Manifest, parse: Callable[[bytes], Records]) -> Records:

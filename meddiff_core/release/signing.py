@@ -112,18 +112,16 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
 
 
-def read_signer(path: Path) -> Signer:
-    """The private key in a file.
+def read_signer(path: Path, source: str = "release.signing_key") -> Signer:
+    """The private key in a file; `source` says in errors who named it.
 
     Raises:
         ConfigurationError: it is no Ed25519 key, or others can read it.
     """
-    raw = _read_key(path, "release.signing_key")
+    raw = _read_key(path, source)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(
-            f"release.signing_key: must be for its owner alone, others can read it: chmod 600 {path}"
-        )
-    return parse_signer(raw, "release.signing_key")
+        raise ConfigurationError(f"{source}: must be for its owner alone, others can read it: chmod 600 {path}")
+    return parse_signer(raw, source)
 
 
 def parse_signer(pem: bytes, source: str) -> Signer:

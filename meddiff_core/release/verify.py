@@ -60,6 +60,8 @@ class Findings:
     """Volumes that were decoded and compared."""
     samples: int = 0
     """Volumes that there are."""
+    part: str = ""
+    """What it is a part of; empty for a whole release."""
 
 
 def verify_release(path: Location, depth: Depth | None = None) -> list[str]:
@@ -91,7 +93,8 @@ def check_release(path: Location, depth: Depth) -> Generator[Progress, None, Fin
         if layout and table is not None and not faults and depth.volumes:
             chosen = choose_volumes(manifest.samples, depth.volumes, depth.seed)
             faults = yield from check_volumes(layout, table, chosen)
-    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples)
+    part = one_line(manifest.subset.describe()) if manifest.subset else ""
+    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples, part)
 
 
 def _trusted(path: Location, manifest: Manifest) -> Location:

@@ -73,7 +73,7 @@ def read_layout(store: Location, manifest: Manifest) -> tuple[Layout | None, lis
     """What a store holds, or None and what is wrong with its metadata."""
     documents = _read_documents(store, manifest)
     faults = [*_check_copies(documents)]
-    arrays = {path: _array(path, content) for path, content in documents.items() if _is_array(content)}
+    arrays = {path: parse_array(path, content) for path, content in documents.items() if _is_array(content)}
     groups = {path: _group(path, content) for path, content in documents.items() if not _is_array(content)}
     for path, array in arrays.items():
         faults += check_storage(path, array, manifest)
@@ -150,7 +150,8 @@ def _is_array(content: Mapping[str, Any]) -> bool:
     return content.get("node_type") == "array"
 
 
-def _array(path: str, content: dict[str, Any]) -> ArrayDocument:
+def parse_array(path: str, content: dict[str, Any]) -> ArrayDocument:
+    """zarr.json of an array; an IntegrityError if it is none of a release."""
     try:
         return ArrayDocument.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

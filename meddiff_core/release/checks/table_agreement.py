@@ -128,7 +128,7 @@ def _check_column(layout: Layout, path: str, name: str, column: "pd.Series[Any]"
         yield f"{COHORT}/{path}: must hold the column {name}, is missing"
         return
     rows = len(column)
-    values = _stored(column)
+    values = stored_values(column)
     kind = "string" if values.dtype == object else values.dtype.name
     if array.shape != (rows,) or array.chunks != (rows,) or array.data_type != kind:
         yield f"{COHORT}/{path}: must hold the {rows} values of the column {name} as {kind}"
@@ -138,7 +138,7 @@ def _check_column(layout: Layout, path: str, name: str, column: "pd.Series[Any]"
         yield f"{COHORT}/{path}: must hold the values of the column {name} in {TABLE}, holds others"
 
 
-def _stored(column: "pd.Series[Any]") -> Any:
+def stored_values(column: "pd.Series[Any]") -> Any:
     """The values as a store holds them: text with `n/a`, or numbers."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy()
