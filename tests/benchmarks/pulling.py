@@ -3,8 +3,8 @@
     python tests/benchmarks/pulling.py [--large 256] [--small 1500] [--volumes 200] [--rounds 3]
 
 Both tools ask the same server of Python, in a process of its own and over loopback, and write to the same disk, in
-turns. curl is followed by `sha256sum -c`, as a pull hashes every file. Memory is the most that a pull held, beside what Python
-and its imports hold before it begins.
+turns. curl is followed by `sha256sum -c`, as a pull hashes every file. Memory is the most that a pull held, beside what
+Python and its imports hold before it begins.
 """
 
 import argparse

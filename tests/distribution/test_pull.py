@@ -341,10 +341,25 @@ def test_loopback_goes_through_no_proxy_and_other_hosts_do(
 
 
 def test_a_withdrawn_release_is_not_pulled(served: Server, folder: Path, pull: Any) -> None:
-    (served.folder / "TOMBSTONE.md").write_text("withdrawn")
+    (served.folder / "TOMBSTONE.md").write_text("# Heads 1.0.0 was withdrawn")
     with pytest.raises(IntegrityError, match="was withdrawn"):
         pull(served)
     assert not folder.exists()
+
+
+def test_a_destination_inside_the_release_is_refused(golden: Path, finish: Any) -> None:
+    for folder in (golden, golden / "copy", Path("..")):
+        with pytest.raises(ConfigurationError, match="the destination must"):
+            finish(pull_release(open_source(golden), folder))
+    assert sorted(path.name for path in golden.parent.iterdir()) == [golden.name]
+
+
+def test_a_folder_that_is_called_like_a_part_is_left_alone(served: Server, folder: Path, pull: Any) -> None:
+    stage_of(folder).mkdir()
+    (stage_of(folder) / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match="holds something else"):
+        pull(served)
+    assert (stage_of(folder) / "thesis.txt").read_text() == "mine"
 
 
 def test_a_disk_that_is_too_small_is_told_before(
