@@ -79,6 +79,8 @@ def _print_faults(faults: Sequence[str]) -> None:
 def pull(
     address: ReleaseAddress,
     destination: Annotated[Path, typer.Argument(help="New folder for it.", show_default=False)],
+    where: Annotated[str | None, typer.Option(help=WHERE)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of these, take so many of the first.")] = None,
     digest: Annotated[str | None, typer.Option(help="SHA-256 that its manifest must have.")] = None,
     allow_host: AllowHost = [],  # noqa: B006
     quiet: Quiet = False,
@@ -87,17 +89,20 @@ def pull(
 
     Each file gets its name when its length and hash are right, the folder when it
     is complete. Give the same command again to go on after a cut, or to complete
-    and repair a folder.
+    and repair a folder. With --where or --limit a part comes, as `meddiff subset`
+    makes it: only its volumes are transferred.
     """
-    from meddiff_core.distribution.pull import pull_release
+    from meddiff_core.distribution.plan import Choice
+    from meddiff_core.distribution.pull import part_of, pull_release, whole_release
     from meddiff_core.objects.addresses import open_source
     from meddiff_core.objects.http import Access
     from tasks.progress import console_for, show, speaking
 
+    planner = whole_release if where is None and limit is None else part_of(Choice(where, limit))
     with speaking(console_for(quiet=quiet)):
-        pulled = show(pull_release(open_source(address, Access(tuple(allow_host))), destination, digest))
-    manifest = pulled.manifest
-    print(f"{destination}: {manifest.title} {manifest.version}, {manifest.samples} volumes, each file as released")
+        pulled = show(pull_release(open_source(address, Access(tuple(allow_host))), destination, digest, planner))
+    whole, part = f"{pulled.manifest.title} {pulled.manifest.version}", pulled.manifest.subset
+    print(f"{destination}: {part.describe() if part else whole}, each file as released")
     print(f"received   {pulled.transferred / 1e6:.1f} MB\nmanifest   {pulled.digest}")
 
 
