@@ -24,7 +24,7 @@ from meddiff_core.release.records import read_gates
 from meddiff_core.release.regenerate import choose_few
 from meddiff_core.release.signing import generate_keys
 from meddiff_core.release.verify import Depth, verify_release
-from tests.release.conftest import content_of
+from tests.release.conftest import content_of, reseal  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")
@@ -161,3 +161,19 @@ def test_the_command_signs_and_verify_says_of_what_it_is_a_part(whole: Path, tmp
     assert said.exit_code == 0, said.output
     assert "subset     2 of 5 of heads 1.0.0: where age > 0 the first 2; each file is what" in said.output
     assert "signature  signed by the key" in said.output
+
+
+@pytest.mark.parametrize("metadata", [{"image": {"shape": 5, "dimension_names": ["sample"]}}, "deep", {"image": None}])
+def test_metadata_that_are_none_are_a_line(
+    whole: Path, tmp_path: Path, finish: Any, reseal: Any, metadata: Any
+) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    path = copy / "cohort.ome.zarr/zarr.json"
+    content = json.loads(path.read_text())
+    content["consolidated_metadata"]["metadata"] = "@" if metadata == "deep" else metadata
+    level = '{"x": {"consolidated_metadata": {"metadata": '
+    path.write_text(json.dumps(content).replace('"@"', level * 200 + "{}" + "}}}" * 200))
+    reseal(copy)
+    with pytest.raises(IntegrityError):
+        finish(make_subset(copy, tmp_path / "part", Choice(limit=1)))
+    assert [found.name for found in tmp_path.iterdir()] == ["copy"]
