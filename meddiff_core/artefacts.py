@@ -80,7 +80,7 @@ def writing_folder(final: Path) -> Iterator[Path]:
     """
     partial = final.with_name(f".{final.name}.partial")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(final.with_name(f".{final.name}.lock")):
+    with alone(final.with_name(f".{final.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
@@ -91,7 +91,7 @@ def writing_folder(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Hold a lock that ends with the process, and leaves no file behind unless the process is killed."""
     while True:
         with path.open("w") as file:
