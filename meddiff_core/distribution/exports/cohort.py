@@ -121,7 +121,9 @@ class Cohort:
     @property
     def unit(self) -> str:
         """What an intensity means."""
-        return "Hounsfield units" if self.modality == "CT" else f"0 to {self.range[1]:g} without a unit, 0 is background"
+        return (
+            "Hounsfield units" if self.modality == "CT" else f"0 to {self.range[1]:g} without a unit, 0 is background"
+        )
 
     def table(self, prefix: str = "") -> pd.DataFrame:
         """A row for each volume: its label, its id in the release, its side if there is a split, its columns."""

@@ -33,10 +33,22 @@ class Exported:
     title: str
 
 
+def check_format(text: str) -> FormatName:
+    """The name of a format.
+
+    Raises:
+        ConfigurationError: there is no such format.
+    """
+    for name in FORMATS:
+        if text == name:
+            return name
+    raise ConfigurationError(f"--format: must be one of {', '.join(FORMATS)}, got {text[:40]!r}")
+
+
 def export_release(
     release: Release | Path,
     destination: Path,
-    format: FormatName,
+    name: FormatName,
     selection: Selection | None = None,
     suffix: str | None = None,
 ) -> Generator[Progress, None, Exported]:
@@ -45,7 +57,7 @@ def export_release(
     Args:
         release: The release, or its folder.
         destination: A new or empty folder. It appears when all is written.
-        format: One of `FORMATS`.
+        name: One of `FORMATS`.
         selection: Which volumes, and how they are split; all by default.
         suffix: The contrast of MR images, for BIDS alone.
 
@@ -56,8 +68,8 @@ def export_release(
     """
     opened = open_release(release) if isinstance(release, Path) else release
     cohort = Cohort(opened, selection or Selection())
-    chosen = _format(format, cohort, destination.absolute(), suffix)
-    request = {"format": format, "suffix": suffix, "provenance": cohort.provenance}
+    chosen = _format(name, cohort, destination.absolute(), suffix)
+    request: dict[str, Any] = {"format": name, "suffix": suffix, "provenance": cohort.provenance}
     request |= {"volumes": [[volume.row, volume.side] for volume in cohort.volumes]}
     with writing_export(destination, opened.path, request) as writing:
         steps = chosen.steps()
