@@ -8,11 +8,11 @@ no date anywhere, since there was no examination.
 import hashlib
 import shutil
 import uuid
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -60,7 +60,7 @@ class DicomExport(ExportFormat):
         i, j, k = cohort.release.contract["size"]
         self.geometry = geometry_of(cohort.affine, (i, j, k))
         words, _ = in_words_of_bids(cohort.table(), cohort.describe_columns())
-        self.people = words.set_index(IDENTIFIER)
+        self.people = dict(zip(words[IDENTIFIER], words.to_dict("records"), strict=True))
 
     def write_volume(self, folder: Path, volume: ExportedVolume, content: Voxels) -> list[Path]:
         """The images of a volume in the order of their slices, and the segmentation on the same grid."""
@@ -96,11 +96,11 @@ class DicomExport(ExportFormat):
         return image
 
     def _add_patient(self, image: Dataset, volume: ExportedVolume, identity: Identity) -> None:
-        person = self.people.loc[volume.label]
+        person = self.people[volume.label]
         image.PatientName = f"Synthetic^{volume.label}"
         image.PatientID = f"{volume.label}-{identity.code(16)}"
         image.PatientBirthDate = ""
-        image.PatientSex = person["sex"] if "sex" in person and isinstance(person["sex"], str) else ""
+        image.PatientSex = person["sex"] if isinstance(person.get("sex"), str) else ""
         if age := _age(person):
             image.PatientAge = age
         image.PatientComments = self.cohort.line
@@ -200,7 +200,7 @@ def _number(value: float) -> str:
     return format_number_as_ds(float(value))
 
 
-def _age(person: "pd.Series[Any]") -> str:
+def _age(person: Mapping[Hashable, Any]) -> str:
     """Whole years, if the table has an age in years."""
     for name in AGES:
         value = person.get(name)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
-import numpy as np
 from nibabel.nifti1 import Nifti1Extension
 from numpy.typing import NDArray
 

@@ -48,11 +48,8 @@ class OmeZarrExport(ExportFormat):
         """Where each array of the release goes. A release may lack smaller copies, or have them elsewhere."""
         known = {IMAGE: "0", SMALLER: "1"}
         if self.cohort.names:
-            known |= {
-                LABEL: f"{OF_LABELS}/0",
-                f"{OF_LABELS}/{SMALLER}": f"{OF_LABELS}/1",
-                f"{OF_LABELS}/1": f"{OF_LABELS}/1",
-            }
+            known |= {LABEL: f"{OF_LABELS}/0"}
+            known |= dict.fromkeys((f"{OF_LABELS}/{SMALLER}", f"{OF_LABELS}/1"), f"{OF_LABELS}/1")
         files = self.cohort.release.manifest.files
         return {name: place for name, place in known.items() if f"{COHORT}/{name}/zarr.json" in files}
 
@@ -146,9 +143,7 @@ class OmeZarrExport(ExportFormat):
         x, y, z = (float(step) for step in spacing)
         datasets = []
         levels = {"0": (1, 1, 1), "1": factors_of((x, y, z))}
-        for path in sorted(
-            place.removeprefix(within) for place in self.places.values() if place in (f"{within}0", f"{within}1")
-        ):
+        for path in [path for path in levels if f"{within}{path}" in self.places.values()]:
             factors = levels[path]
             scale = spacing * factors
             origin = self.cohort.affine[:3, 3] + (scale - spacing) / 2
