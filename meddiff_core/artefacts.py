@@ -91,11 +91,15 @@ def writing_folder(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, and leaves no file behind unless the process is killed."""
+def alone(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that ends with the process, and leaves no file behind unless the process is killed.
+
+    Raises:
+        BlockingIOError: another process holds it, where nobody shall `wait`.
+    """
     while True:
         with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not _is_at(file, path):  # the holder before took it away
                 continue
             try:

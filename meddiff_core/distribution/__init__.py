@@ -1,1 +1,4 @@
-"""A release on its way to those who use it: taken whole or in part, and in the format of their own tools."""
+"""From a release to whom it is for: pulled whole or in part, subsets, catalogues, other formats.
+
+Stands on the release's reader and its manifest, and writes nothing of them twice.
+"""

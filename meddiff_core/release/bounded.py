@@ -5,10 +5,13 @@ each is measured against what its neighbours allow first, and whatever is wrong 
 """
 
 import json
-from pathlib import Path
+import stat
 from typing import Any
 
+from pydantic import ValidationError
+
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location, RemotePath
 
 MOST_JSON = 16 << 20
 """Bytes of a JSON file; the consolidated metadata of 1000 arrays have one."""
@@ -28,20 +31,34 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
 
 
-def read_bounded(path: Path, most: int) -> bytes:
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first with a file that follows another form, as a part of a line."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+
+
+def read_bounded(path: Location, most: int) -> bytes:
     """All bytes of a file.
 
     Raises:
-        IntegrityError: there are more than `most`, or it is no file.
+        IntegrityError: there are more than `most`, or it is no file, or none that may be read.
     """
-    if path.is_symlink() or not path.is_file():
-        raise IntegrityError(f"{path.name}: must be a file, there is none")
-    if (size := path.stat().st_size) > most:
-        raise IntegrityError(f"{path.name}: must have at most {most} bytes, has {size}")
-    return path.read_bytes()
+    if isinstance(path, RemotePath):
+        return path.read(most)
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError(f"{path.name}: must be a file, is none")
+        if status.st_size > most:
+            raise IntegrityError(f"{path.name}: must have at most {most} bytes, has {status.st_size}")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IntegrityError(f"{path.name}: must be a file, there is none") from error
+    except OSError as error:
+        raise IntegrityError(f"{path.name}: must be readable: {error.strerror}") from error
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> Any:
+def read_json(path: Location, most: int = MOST_JSON) -> Any:
     """`parse_json` of a file of at most `most` bytes."""
     return parse_json(read_bounded(path, most), path.name)
 
@@ -58,7 +75,7 @@ def parse_json(raw: bytes, name: str) -> Any:
         raise IntegrityError(f"{name}: must be JSON: {describe_error(error)}") from error
 
 
-def read_object(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+def read_object(path: Location, most: int = MOST_JSON) -> dict[str, Any]:
     """`read_json` where a file must hold keys and values."""
     content = read_json(path, most)
     if not isinstance(content, dict):

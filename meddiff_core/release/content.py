@@ -105,7 +105,7 @@ def check_content(content: ReleaseContent) -> None:
         GatesFailed: a gate failed that nobody answers for, or there is none.
         IntegrityError: table and volumes do not belong together.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*-\d+\.\d+\.\d+", content.folder):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*-[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}", content.folder):
         raise ConfigurationError(
             f"name and release.version must be like head-mr and 1.0.0, are {content.name!r} and {content.version!r}"
         )

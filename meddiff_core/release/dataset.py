@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
+from meddiff_core.errors import ConfigurationError
 from meddiff_core.release.selection import position_of
 
 Item = dict[str, Any]
@@ -96,18 +97,23 @@ class CohortStream(IterableDataset[Item]):
 
     Shuffled are the blocks, and the volumes in each. Each worker of a loader takes every n-th block. The order is
     drawn anew in every epoch, from torch's own random numbers as `DataLoader(shuffle=True)` does it:
-    `torch.manual_seed` repeats it.
+    `torch.manual_seed` repeats it. Each process of a distributed training streams a part of its own:
+    `indices=np.array_split(np.arange(len(release)), processes)[rank]`.
     """
 
     def __init__(self, dataset: CohortDataset, block: int, shuffle: bool) -> None:
+        if block < 1:
+            raise ConfigurationError(f"block must be at least 1 volume, is {block}")
         self.dataset, self.block, self.shuffle = dataset, block, shuffle
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Item]:
         worker, count = get_worker_info(), len(self.dataset)
-        seed = worker.seed - worker.id if worker else int(torch.empty((), dtype=torch.int64).random_())
-        random = np.random.default_rng((seed, self._epoch))  # a worker that persists keeps its seed
-        self._epoch += 1
+        if worker:
+            self._epoch += 1  # one that persists keeps its seed
+            random = np.random.default_rng((worker.seed - worker.id, self._epoch))
+        else:
+            random = np.random.default_rng(int(torch.empty((), dtype=torch.int64).random_()))
         starts = np.arange(0, count, self.block)
         if self.shuffle:
             random.shuffle(starts)

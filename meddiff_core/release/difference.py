@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.release.bounded import one_line
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import Manifest, read_manifest
 from meddiff_core.release.ome import public_contract, released_image
@@ -145,8 +146,8 @@ def version_of_release(folder: Path) -> Version:
         "papers": _papers(manifest),
         "settings": dict(flat(manifest.study)),
         "grid": dict(flat(release.contract)),
-        "gates": {gate.metric: _gate_text(gate) for gate in read_gates(folder)},
-        "metrics": {metric.name: number(metric.value) for metric in read_metrics(folder)},
+        "gates": {gate.metric: _gate_text(gate) for gate in read_gates(folder, manifest)},
+        "metrics": {metric.name: number(metric.value) for metric in read_metrics(folder, manifest)},
         "made with": dict(manifest.versions),
     }
     return Version(folder.name, manifest.version, release.table, release.image, release.label, said)
@@ -253,7 +254,8 @@ def describe_difference(difference: Difference) -> list[str]:
         f"{'kept':<10}{difference.kept}, voxel for voxel the same",
         f"{'rows':<10}{_listed(difference.restated)} with other values in the table",
     ]
-    return lines + [f"{one.kind:<10}{one.name}: {_said(one.old)} -> {_said(one.new)}" for one in difference.changes]
+    lines += [f"{one.kind:<10}{one.name}: {_said(one.old)} -> {_said(one.new)}" for one in difference.changes]
+    return [one_line(line) for line in lines]  # what a stranger wrote is no command to a terminal
 
 
 def _as_markdown(difference: Difference) -> str:

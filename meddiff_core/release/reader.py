@@ -5,8 +5,6 @@ process asks, so that a release travels into the workers of a loader, forked or 
 scipy is needed before `dataset()` is called.
 """
 
-import io
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +15,23 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
-from zarr.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
-from meddiff_core.artefacts import digest_file
 from meddiff_core.data.store import chunk_key, decode_volume
 from meddiff_core.errors import IntegrityError, MeddiffError
-from meddiff_core.release.manifest import MANIFEST, Manifest, read_manifest
-from meddiff_core.release.objects import ReleasedFiles
+from meddiff_core.objects.cache import ObjectCache
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
+from meddiff_core.objects.source import ObjectSource
+from meddiff_core.objects.store import CheckedStore
+from meddiff_core.release.bounded import parse_json
+from meddiff_core.release.checks.parquet_bounds import parse_table
+from meddiff_core.release.manifest import Manifest, digest_manifest, read_manifest
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
+from meddiff_core.release.public_contract import public_attributes
 from meddiff_core.release.selection import Criterion, position_of, positions_of, rows_where
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ Indices = Sequence[int] | NDArray[Any]
 
 
 class Release:
-    """A release on disk. Volumes are (i, j, k), RAS+; a negative index counts from the end.
+    """A release in a folder or behind a URL. Volumes are (i, j, k), RAS+; a negative index counts from the end.
 
-    Each file is held against the manifest when a process first reads it. `check=False` leaves that out; what
-    was flipped inside a chunk is found even then.
+    Each file is held against the manifest when a process first reads it, what comes over a network each time.
+    `check=False` leaves that out; what was flipped inside a chunk is found even then.
     """
 
-    def __init__(self, path: Path, check: bool = True) -> None:
-        self.path, self.check = path, check
+    def __init__(self, source: ObjectSource | Path, check: bool = True, cache: ObjectCache | None = None) -> None:
+        self.source = LocalObjects(source) if isinstance(source, Path) else source
+        self.check, self.cache = check, cache
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __len__(self) -> int:
@@ -61,8 +63,13 @@ class Release:
     def __repr__(self) -> str:
         return f"Release({self.manifest.name} {self.manifest.version}, {len(self)} volumes)"
 
-    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
-        return type(self), (self.path, self.check)
+    def __reduce__(self) -> tuple[type, tuple[ObjectSource, bool, ObjectCache | None]]:
+        return type(self), (self.source, self.check, self.cache)
+
+    @property
+    def path(self) -> Location:
+        """Where it lies."""
+        return self.source.folder if isinstance(self.source, LocalObjects) else RemotePath(self.source)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -72,19 +79,20 @@ class Release:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest, and so the name of every byte of the release."""
-        return digest_file(self.path / MANIFEST)
+        return digest_manifest(self.path)
+
+    @cached_property
+    def store(self) -> CheckedStore:
+        """The volumes as a read-only store for zarr and xarray, such as `xarray.open_zarr(release.store)`."""
+        return CheckedStore(self._files, COHORT)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per volume, in the order of the volumes."""
-        content = io.BytesIO(self._files.read(TABLE))
-        try:
-            rows = pq.read_metadata(content).num_rows
-            if rows != len(self):  # before memory is taken for them
-                raise IntegrityError(f"{TABLE} must have {len(self)} rows, has {rows}")
-            return pd.read_parquet(content)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise IntegrityError(f"{TABLE} must be a table in parquet: {type(error).__name__}") from error
+        table = parse_table(self._files.read(TABLE), TABLE, len(self))
+        if IDENTIFIER not in table or not table[IDENTIFIER].is_unique:
+            raise IntegrityError(f"{TABLE}: must name each volume in {IDENTIFIER}, by a name of its own")
+        return table
 
     @cached_property
     def contract(self) -> dict[str, Any]:
@@ -185,16 +193,12 @@ class Release:
             return list(pool.map(function, items))
 
     @cached_property
-    def _files(self) -> ReleasedFiles:
-        return ReleasedFiles(self.path, self.manifest.files if self.check else None)
+    def _files(self) -> CheckedObjects:
+        return CheckedObjects(self.source, self.manifest.files, self.check, self.cache)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
-        try:
-            attributes = json.loads(self._files.read(f"{COHORT}/zarr.json"))["attributes"]
-            return {name: attributes[name] for name in ("contract", "affine")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{COHORT} must give contract and affine: {type(error).__name__}") from error
+        return public_attributes(parse_json(self._files.read(f"{COHORT}/zarr.json"), f"{COHORT}/zarr.json"))
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -226,14 +230,18 @@ class Release:
     def array(self, name: str) -> zarr.Array[Any]:
         """What the array's own metadata say, not the copy of them in the root."""
         if name not in self._arrays:
-            described = self._files.read(f"{COHORT}/{name}/zarr.json")
+            described = f"{COHORT}/{name}/zarr.json"
+            if described not in self.manifest.files:
+                raise IntegrityError(f"{described}: not in the manifest")
             try:
-                store = MemoryStore({"zarr.json": Buffer.from_bytes(described)})
-                array = zarr.open_array(store, mode="r", zarr_format=3)
+                array = zarr.open_array(self.store, path=name, mode="r", zarr_format=3)
+            except MeddiffError:
+                raise
             except Exception as error:  # each kind of nonsense raises its own
                 raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
-            if array.ndim != 4 or array.shape[0] != len(self):
-                raise IntegrityError(f"{COHORT}/{name} must hold {len(self)} volumes, has the shape {array.shape}")
+            shape = (len(self), *self.contract["size"][::-1])
+            if array.shape != shape:
+                raise IntegrityError(f"{COHORT}/{name} must have the shape {shape}, has {array.shape}")
             self._arrays[name] = array
         return self._arrays[name]
 

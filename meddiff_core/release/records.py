@@ -15,7 +15,10 @@ from meddiff_core.artefacts import write_json
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.gates import GateResult
 from meddiff_core.evidence.metrics import Metric
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
 from meddiff_core.release.content import ReleaseContent
+from meddiff_core.release.manifest import Manifest
 from meddiff_core.release.scorecard import fill_scorecard
 
 EVIDENCE = "evidence"
@@ -49,24 +52,26 @@ def gates_schema() -> dict[str, Any]:
     return {"$schema": GenerateJsonSchema.schema_dialect, "title": "Gates of a meddiff release"} | schema
 
 
-def read_gates(release: Path) -> tuple[GateResult, ...]:
+def read_gates(folder: Path, manifest: Manifest) -> tuple[GateResult, ...]:
     """Gates of a release; none of a release of an older version, which did not record them.
 
     Raises:
-        IntegrityError: the records have another form.
+        IntegrityError: they are not the file in the manifest, or have another form.
     """
-    return _read(release / EVIDENCE / GATES, _GATES.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{GATES}", manifest, _GATES.validate_json)
 
 
-def read_metrics(release: Path) -> tuple[Metric, ...]:
+def read_metrics(folder: Path, manifest: Manifest) -> tuple[Metric, ...]:
     """Metrics of a release, likewise."""
-    return _read(release / EVIDENCE / METRICS, _METRICS.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{METRICS}", manifest, _METRICS.validate_json)
 
 
-def _read(path: Path, parse: Callable[[bytes], Records]) -> Records:
-    if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
-        raise IntegrityError(f"{path.name} must have at most {MOST_BYTES} bytes, has {size}")
+def _read(folder: Path, name: str, manifest: Manifest, parse: Callable[[bytes], Records]) -> Records:
+    if name not in manifest.files:
+        return parse(b"[]")
+    if (size := manifest.files[name].bytes) > MOST_BYTES:
+        raise IntegrityError(f"{name} must have at most {MOST_BYTES} bytes, has {size}")
     try:
-        return parse(path.read_bytes() if path.is_file() else b"[]")
+        return parse(CheckedObjects(LocalObjects(folder), manifest.files).read(name))
     except ValidationError as error:
-        raise IntegrityError(f"{path.name} must hold records of an audit: {error.error_count()} faults") from error
+        raise IntegrityError(f"{name} must hold records of an audit: {error.error_count()} faults") from error

@@ -5,6 +5,7 @@ A wrong number or a misspelt column is an error here, not a volume that nobody a
 
 import operator
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -64,9 +65,9 @@ def _fulfils(column: "pd.Series[Any]", criterion: Criterion) -> NDArray[np.bool_
     bounds = criterion if isinstance(criterion, tuple) else ()
     values = list(criterion) if isinstance(criterion, list | set | frozenset) else [criterion]
     numeric = pd.api.types.is_numeric_dtype(column)
-    if bounds and (len(bounds) != 2 or not numeric):
-        raise ConfigurationError(f"where: {column.name} must be a number to lie from low to high, got {criterion!r}")
     if bounds:
+        if len(bounds) != 2 or not numeric or not all(end is None or isinstance(end, Real) for end in bounds):
+            raise ConfigurationError(f"where: {column.name} must be a number from low to high, got {criterion!r}")
         low, high = (end if end is not None else sign * np.inf for end, sign in zip(bounds, (-1, 1), strict=True))
         return np.asarray(column.between(low, high), dtype=bool)
     if any(isinstance(value, str) == numeric for value in values):

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import pydicom
 import pytest
 from numcodecs.zstd import Zstd
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -31,7 +31,9 @@ TEXTS = {
     "AdditionalPatientHistory": "{} fell", "ReferringPhysicianName": "{}", "OperatorsName": "{}",
     "InstitutionName": "{} hospital", "StationName": "{}", "AccessionNumber": "{}", "StudyDescription": "head of {}",
     "ImageComments": "{}", "PatientAddress": "{} road 1", "RequestedProcedureDescription": "{}",
+    "SeriesDescription": "head {}", "ProtocolName": "{}", "ContrastBolusAgent": "{}", "DeviceSerialNumber": "{}",
 }  # fmt: skip
+BIDS_TEXTS = ("Name", "Authors", "Acknowledgements", "Description", "LongName", "InstitutionName", "PatientName")
 
 
 def contents(path: Path) -> Iterator[bytes]:
@@ -106,19 +108,20 @@ def test_the_name_was_planted(scans: Path, canary: str, place: str) -> None:
         assert holding(scans / place, canary)
 
 
-def write_dicom(folder: Path, name: str) -> None:
-    """Heads as series of MR, each text of a header about the patient filled with the name."""
+def write_dicom(folder: Path, scans: Path, name: str) -> None:
+    """Heads as series of MR, each text of a header about the patient filled with the name; one lacks a slice."""
     for subject in range(SUBJECTS):
         random = np.random.default_rng(subject)
         grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 3, indexing="ij"))
         head = ((grid / random.uniform(0.75, 0.95, (3, 1, 1, 1))) ** 2).sum(0) < 1
         image = (head * (600 + 200 * grid[1] + random.normal(0, 9, head.shape))).astype(np.int16)
-        series = folder / f"export-{subject:02d}"
+        series = folder / f"{name} {subject:02d}"
         series.mkdir(parents=True)
         for number in range(SIZE):
             _slice(subject, number, image[:, :, number], name).save_as(
-                series / f"IM{number:05d}", enforce_file_format=True
+                series / f"{name}{number:05d}.dcm", enforce_file_format=True
             )
+    (folder / f"{name} 00" / f"{name}00007.dcm").unlink()
 
 
 def _slice(subject: int, number: int, pixels: Any, name: str) -> Dataset:
@@ -137,23 +140,69 @@ def _slice(subject: int, number: int, pixels: Any, name: str) -> Dataset:
     part.PhotometricInterpretation = "MONOCHROME2"
     for keyword, text in TEXTS.items():
         setattr(part, keyword, text.format(name))
-    part.private_block(0x0009, name, create=True).add_new(0x01, "LO", name)
+    private = part.private_block(0x0009, name, create=True)
+    private.add_new(0x01, "LO", name)
+    private.add_new(0x02, "OB", name.encode())
+    requested = Dataset()
+    requested.PatientName, requested.PatientID, requested.ScheduledProcedureStepDescription = name, name, name
+    part.RequestAttributesSequence = part.OtherPatientIDsSequence = [requested]
     part.PixelData = np.ascontiguousarray(pixels).tobytes()
     return part
 
 
+def write_bids(folder: Path, scans: Path, name: str) -> None:
+    """The same heads as BIDS: the name in entities of files, sidecars, tables beside them and their descriptions."""
+    said = json.dumps(dict.fromkeys(BIDS_TEXTS, name))
+    table = pd.read_csv(scans / "participants.tsv", sep="\t")
+    for number, image in enumerate(sorted((scans / "images").glob("*.nii.gz"))):
+        subject = f"sub-{number:02d}"
+        anatomy, labels = folder / subject / "anat", folder / "derivatives" / name / subject / "anat"
+        for place in (anatomy, labels):
+            place.mkdir(parents=True)
+        start = f"{subject}_acq-{name}"
+        shutil.copy(image, anatomy / f"{start}_T1w.nii.gz")
+        shutil.copy(scans / "labels" / image.name, labels / f"{start}_desc-{name}_dseg.nii.gz")
+        (labels / f"{start}_desc-{name}_dseg.tsv").write_text(f"index\tname\n1\t{name}\n2\t{name} too\n")
+        for sidecar in (anatomy / f"{start}_T1w.json", labels / f"{start}_desc-{name}_dseg.json"):
+            sidecar.write_text(said)
+        (folder / subject / f"{subject}_scans.tsv").write_text(f"filename\toperator\nanat/{start}_T1w.nii.gz\t{name}\n")
+        (folder / subject / f"{subject}_sessions.tsv").write_text(f"session_id\tplace\nses-1\t{name}\n")
+    (folder / "sub-00" / "anat" / f"sub-00_acq-{name}_T1w.nii.gz").write_bytes(b"no scan")
+    table.assign(participant_id=[f"sub-{number:02d}" for number in range(len(table))]).to_csv(
+        folder / "participants.tsv", sep="\t", index=False
+    )
+    (folder / "participants.json").write_text(json.dumps(dict.fromkeys(table.columns, dict.fromkeys(BIDS_TEXTS, name))))
+    (folder / "dataset_description.json").write_text(json.dumps({"BIDSVersion": "1.9.0"} | json.loads(said)))
+    (folder / "README").write_text(name)
+    (folder / "CHANGES").write_text(name)
+
+
+NO_TABLE: dict[str, Any] = {"labels": None, "participants": None, "label_groups": {}, "covariates": {}, "mask": "none"}
+
+
 @pytest.mark.slow
-def test_no_text_of_dicom_reaches_what_later_stages_read(
-    tmp_path: Path, canary: str, finish: Callable[..., Any], write_study: Callable[..., None]
+@pytest.mark.parametrize(
+    ("write", "settings"),
+    [(write_dicom, NO_TABLE), (write_bids, {"labels": "derivatives/{}", "participants": "participants.tsv"})],
+)
+def test_no_text_of_a_scan_reaches_what_later_stages_read(
+    site: Path, scans: Path, canary: str, write_study: Callable[..., None], write: Any, settings: dict[str, Any]
 ) -> None:
-    """Training, sampling, audit and release read these artefacts alone. Who a scan is of is a digest in them."""
-    write_dicom(tmp_path / "scans", canary)
-    assert pydicom.dcmread(next((tmp_path / "scans").rglob("IM*"))).PatientName == f"{canary}^Anna"
-    folder = tmp_path / "study"
-    folder.mkdir()
-    data = {"images": "../scans", "labels": None, "participants": None, "label_groups": {}, "covariates": {}}
-    write_study(folder, data=data | {"mask": "none"}, plan={"size": [SIZE] * 3, "spacing_mm": 10.0})
-    workspace = Workspace.open(folder)
-    finish(make_missing(workspace, ["inventory", "fingerprint", "split", "plan", "dataset"], Resources("cpu")))
+    """Training, sampling, audit and release read these artefacts alone. What is left names where scans lie."""
+    folder = site / write.__name__
+    place = folder / f"{canary} archive"
+    place.mkdir(parents=True)
+    write(place, scans, canary)
+    asked = {key: f"{place.name}/{value}".format(canary) if isinstance(value, str) and key != "mask" else value
+             for key, value in settings.items()}  # fmt: skip
+    data = {"images": place.name} | asked
+    write_study(folder, data=data, plan={"size": [SIZE] * 3, "spacing_mm": 10.0})
+    workspace, wanted = Workspace.open(folder), ["inventory", "fingerprint", "split", "plan", "dataset"]
+    said = [str(event) for event in make_missing(workspace, wanted, Resources("cpu"))]
     assert json.loads((folder / "split.json").read_text())
-    assert holding(folder, canary) == []
+    assert len(pd.read_csv(folder / "refused.csv")) == 1
+    made = [found for path in folder.iterdir() if path != place for found in holding(path, canary)]
+    assert {Path(found).name for found in made} <= {*INSIDE, "cases.parquet"}
+    cases = pd.read_parquet(folder / "cases.parquet")
+    assert {name for name, column in cases.items() if column.astype(str).str.contains(canary).any()} <= {"source"}
+    assert [text for text in said if canary.lower() in text.lower()] == []

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from meddiff_core.artefacts import digest_tree
+from meddiff_core.release import open_release
+from meddiff_core.release.signing import fingerprint, generate_keys, read_public_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 Run = Callable[..., Any]
@@ -101,8 +104,19 @@ def test_a_larger_cohort_makes_only_its_new_shards(finished: Path, served: Run, 
     for path, moment in before.items():
         if path.startswith(tuple(str(finished / folder) for folder in (*kept, "releases/heads-1.0.0"))):
             assert after[path] == moment, path
-    manifest = json.loads((finished / "releases" / "heads-1.1.0" / "manifest.json").read_text())
-    assert manifest["samples"] == 12
+    old, new = (open_release(finished / "releases" / f"heads-{version}") for version in ("1.0.0", "1.1.0"))
+    assert (len(old), len(new)) == (8, 12)
+    ids = list(new.table["participant_id"])
+    for row, name in enumerate(old.table["participant_id"]):
+        np.testing.assert_array_equal(old.image(row), new.image(ids.index(name)))
+        np.testing.assert_array_equal(old.label(row), new.label(ids.index(name)))
+        kept_bytes = [
+            (release.path / "cohort.ome.zarr" / array / f"c.{place}.0.0.0").read_bytes()
+            for array in ("image", "labels/structures/0")
+            for release, place in ((old, row), (new, ids.index(name)))
+        ]
+        assert kept_bytes[::2] == kept_bytes[1::2]
+    assert "- left out: 0" in (new.path / "CHANGES.md").read_text()
 
 
 def test_deleted_candidates_are_screened_again(finished: Path, served: Run) -> None:
@@ -113,9 +127,11 @@ def test_deleted_candidates_are_screened_again(finished: Path, served: Run) -> N
     assert not (finished / "cohort.parquet").exists()
 
 
-def test_another_version_makes_another_release_and_nothing_else(finished: Path, served: Run, write_study: Run) -> None:
-    before = artefacts(finished)
-    write_study(finished, release={"version": "1.0.1"})
+def test_another_version_makes_another_release_signed_and_nothing_else(
+    finished: Path, served: Run, write_study: Run, tmp_path: Path
+) -> None:
+    before, (private, public) = artefacts(finished), generate_keys(tmp_path)
+    write_study(finished, release={"version": "1.0.1", "signing_key": str(private)})
     table = served("status", finished).out.split("\n\n")[0]
     assert table.splitlines()[-1].split(maxsplit=2) == [
         "release", "stale", "study.release changed",
@@ -125,7 +141,13 @@ def test_another_version_makes_another_release_and_nothing_else(finished: Path, 
     changed = {path for path, digest in artefacts(finished).items() if before.get(path) != digest}
     others = {path for path in changed if not path.startswith("releases/heads-1.0.1/")}
     assert others <= {"study.yaml", "inventory.json"}  # where the scans lie: this study was copied
-    assert served("verify", finished / "releases" / "heads-1.0.1").status == 0
+    release = finished / "releases" / "heads-1.0.1"
+    verified = served("verify", "--deep", "--key", public, release)
+    assert verified.status == 0, verified.err
+    assert f"signature  signed by the key {fingerprint(read_public_key(public))}" in verified.out
+    files = [path.read_text(errors="replace") for path in release.rglob("*") if path.is_file()]
+    secrets = (private.read_text().splitlines()[1], str(tmp_path))
+    assert not any(secret in text for secret in secrets for text in (done.out, done.err, *files))
 
 
 def test_an_edited_plan_makes_models_stale_and_not_the_data(finished: Path, served: Run) -> None:

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.release import open_release
 from meddiff_core.release.difference import compare, describe_difference, version_of_release
 from meddiff_core.release.verify import verify_release
 
@@ -63,6 +65,19 @@ def test_a_grown_cohort_keeps_its_volumes_and_says_what_was_added(
     assert (difference.added, difference.removed, difference.altered) == (["head-000002"], [], [])
     assert (difference.kept, difference.restated) == (2, [])
     assert "settings  cohort.size: 2 -> 3" in describe_difference(difference)
+    assert_kept(*releases)
+
+
+def assert_kept(old: Path, new: Path) -> None:
+    """Every volume of the old version is in the new one under its id, byte for byte, and reads the same."""
+    before, after = open_release(old), open_release(new)
+    rows = {name: row for row, name in enumerate(after.table["participant_id"])}
+    for row, name in enumerate(before.table["participant_id"]):
+        np.testing.assert_array_equal(before.image(row), after.image(rows[name]))
+        np.testing.assert_array_equal(before.label(row), after.label(rows[name]))  # type: ignore[arg-type]
+        for array in ("image", "pyramid/1", "labels/structures/0"):
+            chunks = [one / "cohort.ome.zarr" / array / f"c.{at}.0.0.0" for one, at in ((old, row), (new, rows[name]))]
+            assert chunks[0].read_bytes() == chunks[1].read_bytes()
 
 
 def test_the_command_finds_what_the_release_wrote(small: Any, build: Any, tmp_path: Path, finish: Any) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from numcodecs.zstd import Zstd
 
 from meddiff_core.data.frames import decompress, frame_size
 from meddiff_core.errors import IntegrityError
+from meddiff_core.release import open_release
 from meddiff_core.release.bounded import LONGEST_LINE, one_line, parse_json
-from meddiff_core.release.parquet_bounds import read_table
+from meddiff_core.release.checks.parquet_bounds import read_table
+from meddiff_core.release.difference import compare, describe_difference, version_of_release
 from meddiff_core.release.verify import Depth, verify_release
 
 STORE = "cohort.ome.zarr"
@@ -205,16 +208,29 @@ BOMBS: list[Callable[[Path], None]] = [
     deep_table_description, long_tsv,
 ]  # fmt: skip
 
+UNREAD = (huge_text_chunk, deep_table_description, long_tsv)
+"""In files that `open_release` has no use for."""
 LIMITED = """
 import json, resource, sys, time
 from pathlib import Path
+from meddiff_core.errors import MeddiffError
+from meddiff_core.release import open_release, reader
 from meddiff_core.release.verify import Depth, verify_release
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 most = pages * resource.getpagesize() + int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-for folder in sys.argv[2:]:
+def read(folder):
+    try:
+        release = open_release(folder)
+        release.table, release.image(0), release.label(1), release.covariates(0)
+    except MeddiffError as error:
+        return [str(error)]
+    return []
+
+for folder in map(Path, sys.argv[2:]):
     start = time.process_time()
-    print(json.dumps([verify_release(Path(folder), Depth(volumes=1)), time.process_time() - start]))
+    faults, read_faults = verify_release(folder, Depth(volumes=1)), read(folder)
+    print(json.dumps([faults, read_faults, time.process_time() - start]))
 """
 
 
@@ -230,12 +246,86 @@ def test_bombs_are_refused_in_bounded_time_and_memory(small: Path, tmp_path: Pat
         "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (good, _), *found = map(json.loads, done.stdout.splitlines())
-    assert good == []
-    for bomb, (faults, seconds) in zip(BOMBS, found, strict=True):
+    (good, readable, _), *found = map(json.loads, done.stdout.splitlines())
+    assert good == readable == []
+    for bomb, (faults, read_faults, seconds) in zip(BOMBS, found, strict=True):
         assert faults, bomb.__name__
-        assert not any("MemoryError" in fault for fault in faults), (bomb.__name__, faults)
+        assert read_faults or bomb in UNREAD, bomb.__name__
+        assert not any("MemoryError" in fault for fault in faults + read_faults), (bomb.__name__, faults, read_faults)
         assert seconds < 10, bomb.__name__
+
+
+def put_attributes(folder: Path, **changes: Any) -> None:
+    path = folder / STORE / "zarr.json"
+    content = json.loads(path.read_text())
+    content["attributes"] |= changes
+    path.write_text(json.dumps(content))
+
+
+def name_one_volume_twice(folder: Path) -> None:
+    table = pq.read_table(folder / "participants.parquet")
+    names = pa.array(["head-000000"] * 2)
+    pq.write_table(table.set_column(0, "participant_id", names), folder / "participants.parquet", compression="zstd")
+
+
+def lose_the_names(folder: Path) -> None:
+    table = pq.read_table(folder / "participants.parquet").drop_columns(["participant_id"])
+    pq.write_table(table, folder / "participants.parquet", compression="zstd")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            partial(put_attributes, **attributes)
+            for attributes in (
+                {"contract": [1]},
+                {"contract": {}},
+                {"affine": "x"},
+                {"affine": [[1, 2], [3]]},
+                {"affine": np.diag([4, 4, 4, -1]).tolist()},
+            )
+        ),
+        name_one_volume_twice,
+        lose_the_names,
+    ],
+)
+def test_readers_and_diff_refuse_what_they_cannot_use(
+    small: Path, tmp_path: Path, reseal: Any, finish: Any, change: Callable[[Path], None]
+) -> None:
+    folder = Path(shutil.copytree(small, tmp_path / "copy"))
+    change(folder)
+    reseal(folder)
+    with pytest.raises(IntegrityError, match="must"):
+        finish(compare(version_of_release(small), version_of_release(folder)))
+    release = open_release(folder)
+    with pytest.raises(IntegrityError, match="must"):
+        release.labels, release.affine, release.participant_id(0)
+
+
+def test_more_volumes_than_files_are_refused_before_anything_is_read(small: Path, tmp_path: Path) -> None:
+    manifest = json.loads((small / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"samples": 10**30}))
+    with pytest.raises(IntegrityError, match="too few for so many samples"):
+        open_release(tmp_path)
+
+
+def test_diff_prints_no_command_to_a_terminal(small: Path, tmp_path: Path, finish: Any) -> None:
+    folder = Path(shutil.copytree(small, tmp_path / "copy"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"title": "\u202eheads\x1b[2J", "study": {"a\x1b]0;x\x07": "b" * 10_000}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = describe_difference(finish(compare(version_of_release(small), version_of_release(folder))))
+    assert any("\\x1b]0;x" in line for line in lines)
+    assert all(line == one_line(line) for line in lines)
+
+
+def test_diff_compares_the_records_of_the_manifest(small: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small, tmp_path / "copy"))
+    path = folder / "evidence" / "gates.json"
+    path.write_text(path.read_text().replace("0.05", "0.06"))
+    with pytest.raises(IntegrityError, match=r"evidence/gates\.json: altered"):
+        version_of_release(folder)
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 65_791, 65_792, 200_000])

@@ -39,7 +39,9 @@ def test_a_signature_over_the_manifest_stays_with_it(copy: Path) -> None:
     assert (copy / "manifest.dsse.json").exists()
 
 
-def test_who_opens_or_verifies_it_is_told_in_one_line(copy: Path) -> None:
+def test_who_opens_compares_or_verifies_it_is_told_in_one_line(
+    copy: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     yank_release(copy, "Consent was withdrawn.")
     said = "heads-1.0.0 was withdrawn, its TOMBSTONE.md says why"
     assert verify_release(copy) == [said]
@@ -47,13 +49,50 @@ def test_who_opens_or_verifies_it_is_told_in_one_line(copy: Path) -> None:
         open_release(copy)
     with pytest.raises(IntegrityError, match=said):
         yank_release(copy, "Again.")
+    for arguments in (["diff", str(copy), str(released)], ["diff", str(released), str(copy)]):
+        assert str(CliRunner().invoke(app, arguments).exception) == said
+    monkeypatch.chdir(copy)
+    done = CliRunner().invoke(app, ["verify", "."])
+    assert (done.exit_code, done.output) == (1, f"{said}\n")
 
 
-@pytest.mark.parametrize("reason", ["", " \n "])
-def test_a_reason_must_be_given(copy: Path, reason: str) -> None:
-    with pytest.raises(ConfigurationError, match="reason must say why"):
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (" \n ", "must say why"),
+        ("Gone.\x1b[2J", r"must be a line of printable text, is Gone\.\\x1b\[2J"),
+        ("\u202e.enoG", "printable text"),
+        ("caf\udce9", "printable text"),
+        ("x" * 501, "at most 500 characters, has 501"),
+    ],
+)
+def test_a_reason_is_a_line_of_text(copy: Path, reason: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
         yank_release(copy, reason)
     assert verify_release(copy) == []
+
+
+def test_markup_in_a_reason_stays_text(copy: Path) -> None:
+    yank_release(copy, "<script>alert(1)</script> [here](https://example.org)")
+    reason = (copy / "TOMBSTONE.md").read_text().splitlines()[2]
+    assert not set(reason) & set("<>[]`*")
+
+
+def test_a_withdrawal_that_was_killed_half_way_is_finished(copy: Path) -> None:
+    shutil.copytree(copy / "evidence", copy.parent / "evidence")
+    yank_release(copy, "Consent was withdrawn.")
+    (copy.parent / "evidence").rename(copy / "evidence")
+    yank_release(copy, "Again.")
+    assert sorted(path.name for path in copy.iterdir()) == ["TOMBSTONE.md", "manifest.json"]
+    assert "Consent was withdrawn." in (copy / "TOMBSTONE.md").read_text()
+
+
+def test_a_folder_with_a_tombstone_alone_is_left_alone(tmp_path: Path) -> None:
+    for name in ("TOMBSTONE.md", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(IntegrityError, match="must be a release"):
+        yank_release(tmp_path, "Consent was withdrawn.")
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_a_reason_names_no_subject(copy: Path) -> None:

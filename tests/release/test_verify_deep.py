@@ -14,11 +14,11 @@ import zarr
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.store import chunk_path
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.release.checks.volume_checks import choose_volumes, share_of
 from meddiff_core.release.manifest import read_manifest
 from meddiff_core.release.ome import halve_image
 from meddiff_core.release.signing import Signer, generate_keys, read_public_key, read_signer, sign_manifest
 from meddiff_core.release.verify import Depth, check_release, verify_release
-from meddiff_core.release.volume_checks import choose_volumes, share_of
 from meddiff_core.types import Progress
 
 DEEP = Depth(volumes=1)
@@ -160,6 +160,73 @@ def test_a_release_without_label_maps_is_checked_as_deep(make_content: Any, buil
     assert verify_release(release, DEEP) == []
     cohort(release)["image"][1] = 0
     assert len(verify_release(release, DEEP)) == 1  # the hash
+
+
+def edit_array(folder: Path, name: str, **changes: Any) -> None:
+    """In its own metadata and in the consolidated copy."""
+    edit_json(folder / STORE / name / "zarr.json", lambda content: content.update(changes))
+    edit_json(
+        folder / STORE / "zarr.json",
+        lambda content: content["consolidated_metadata"]["metadata"][name].update(changes),
+    )
+
+
+def shift_cells(folder: Path) -> None:
+    """pandas takes the cell too many for an index; others read each value under the name of the one before it."""
+    head, *rows = (folder / "participants.tsv").read_text().splitlines()
+    (folder / "participants.tsv").write_text("\n".join([head, *(f"x\t{row}" for row in rows), ""]))
+
+
+def move_all_levels(folder: Path) -> None:
+    moved = [{"type": "scale", "scale": [1.0, 2.0, 2.0, 2.0]}]
+    edit_json(
+        folder / STORE / "zarr.json",
+        lambda content: content["attributes"]["ome"]["multiscales"][0].update(coordinateTransformations=moved),
+    )
+
+
+def hide_a_column(folder: Path) -> None:
+    """Another array is marked as the column that a reader by name finds in `age`."""
+    copied, plain = folder / STORE / "age_2", folder / STORE / "age"
+    shutil.copytree(plain, copied)
+    content = json.loads((copied / "zarr.json").read_text())
+    edit_json(
+        folder / STORE / "zarr.json", lambda root: root["consolidated_metadata"]["metadata"].update(age_2=content)
+    )
+    edit_array(folder, "age", attributes={})
+
+
+def name_a_value_twice(folder: Path) -> None:
+    name = "labels/structures"
+
+    def add(content: Any) -> None:
+        content["attributes"]["ome"]["image-label"]["properties"].insert(0, {"label-value": 3, "name": "cortex"})
+
+    edit_json(folder / STORE / name / "zarr.json", add)
+    edit_json(folder / STORE / "zarr.json", lambda content: add(content["consolidated_metadata"]["metadata"][name]))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda folder: edit_array(folder, "image", attributes={"scale_factor": 2.0}), "must have no attributes"),
+        (lambda folder: edit_array(folder, "image", attributes={"_FillValue": 500}), "must have no attributes"),
+        (lambda folder: edit_array(folder, "age", dimension_names=["z"]), "must lie along sample"),
+        (lambda folder: edit_array(folder, "x", attributes={"add_offset": 9}), "must lie along x"),
+        (move_all_levels, "in multiscales alone, has coordinateTransformations"),
+        (hide_a_column, "age_2: must be a level, a column or an axis, is none"),
+        (name_a_value_twice, "the values must mean what they mean in the contract"),
+        (shift_cells, "must have 7 cells in each line, has others in line 2"),
+    ],
+)
+def test_what_another_reader_would_take_otherwise_is_found(
+    copy: Path, reseal: Any, change: Callable[[Path], None], fault: str
+) -> None:
+    """xarray scales by attributes, viewers by multiscales: all voxels and hashes are right, and they show others."""
+    change(copy)
+    (copy / "manifest.dsse.json").unlink()
+    reseal(copy)
+    assert any(fault in line for line in verify_release(copy))
 
 
 def turn_axes(array: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meddiff_core.artefacts import alone, digest_of, publish_folder, write_json
 from meddiff_core.errors import ConfigurationError, MeddiffError
+from meddiff_core.objects.location import Location
 from meddiff_core.release.bounded import read_object
 
 SAFE_EVERY_S = 10.0
@@ -58,7 +59,7 @@ class Writing:
 
 
 @contextmanager
-def writing_export(destination: Path, source: Path, request: object) -> Iterator[Writing]:
+def writing_export(destination: Path, source: Location, request: object) -> Iterator[Writing]:
     """A folder to write an export in, which appears as `destination` when the block ends well.
 
     Raises:
@@ -84,14 +85,14 @@ def writing_export(destination: Path, source: Path, request: object) -> Iterator
         ) from error
 
 
-def _refuse(destination: Path, source: Path) -> None:
+def _refuse(destination: Path, source: Location) -> None:
     if destination.is_symlink():
         raise ConfigurationError(f"{destination}: must be a new or empty folder, is a link")
     if destination.exists() and not destination.is_dir():
         raise ConfigurationError(f"{destination}: must be a new or empty folder, is a file")
     if destination.is_dir() and any(destination.iterdir()):
         raise ConfigurationError(f"{destination}: must be a new or empty folder, holds files")
-    if destination.resolve().is_relative_to(source.resolve()):
+    if isinstance(source, Path) and destination.resolve().is_relative_to(source.resolve()):
         raise ConfigurationError(f"{destination}: must lie outside the release, which it would alter")
 
 

@@ -14,7 +14,6 @@ from meddiff_core.distribution.exports.cohort import Cohort, Selection
 from meddiff_core.distribution.exports.destination import writing_export
 from meddiff_core.distribution.exports.format import ExportFormat
 from meddiff_core.errors import ConfigurationError, MeddiffError
-from meddiff_core.release.open_release import open_release
 from meddiff_core.release.reader import Release
 from meddiff_core.types import Progress
 
@@ -46,7 +45,7 @@ def check_format(text: str) -> FormatName:
 
 
 def export_release(
-    release: Release | Path,
+    release: Release,
     destination: Path,
     name: FormatName,
     selection: Selection | None = None,
@@ -55,7 +54,7 @@ def export_release(
     """Write volumes of a release as `destination`; yields after each.
 
     Args:
-        release: The release, or its folder.
+        release: The release, in a folder or behind a URL.
         destination: A new or empty folder. It appears when all is written.
         name: One of `FORMATS`.
         selection: Which volumes, and how they are split; all by default.
@@ -66,12 +65,11 @@ def export_release(
         IntegrityError: a volume is missing or altered; the message names it.
         MeddiffError: the disk is full, or a library is missing.
     """
-    opened = open_release(release) if isinstance(release, Path) else release
-    cohort = Cohort(opened, selection or Selection())
+    cohort = Cohort(release, selection or Selection())
     chosen = _format(name, cohort, destination.absolute(), suffix)
     request: dict[str, Any] = {"format": name, "suffix": suffix, "provenance": cohort.provenance}
     request |= {"volumes": [[volume.row, volume.side] for volume in cohort.volumes]}
-    with writing_export(destination, opened.path, request) as writing:
+    with writing_export(destination, release.path, request) as writing:
         steps = chosen.steps()
         first = writing.done
         done, total = sum(map(len, steps[:first])), len(cohort.volumes)
@@ -88,7 +86,7 @@ def export_release(
                 done += 1
                 yield Progress(f"writing {chosen.title}", done, total)
         chosen.finish(writing.folder)
-    return Exported(total, len(opened), chosen.title)
+    return Exported(total, len(release), chosen.title)
 
 
 def _ahead(chosen: ExportFormat, volumes: Iterable[Any]) -> Iterator[Any]:

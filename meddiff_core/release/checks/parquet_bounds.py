@@ -5,8 +5,8 @@ follows prefixes that grow with every row; an 11 kB file can take gigabytes. So 
 first, with a small reader of Thrift's compact encoding, and compared with the rows that the manifest promises.
 """
 
+import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddiff_core.errors import IntegrityError
-from meddiff_core.release.bounded import read_bounded
+from meddiff_core.objects.location import Location
+from meddiff_core.release.bounded import describe_error, read_bounded
 
 MOST_COLUMNS = 1000
 LONGEST_CELL = 4096
@@ -31,20 +32,27 @@ _PAGES = {5: (1, 2), 7: (1, 2), 8: (1, 4)}
 """Fields of a page's header that hold the header of its kind, and in it the number of values and the encoding."""
 
 
-def read_table(path: Path, rows: int) -> pd.DataFrame:
+def read_table(path: Location, rows: int) -> pd.DataFrame:
+    """`parse_table` of a file."""
+    return parse_table(read_bounded(path, ROOM + rows * LONGEST_CELL), path.name, rows)
+
+
+def parse_table(raw: bytes, name: str, rows: int) -> pd.DataFrame:
     """A table of `rows` flat rows, as every reader with pandas sees it.
 
     Raises:
-        IntegrityError: it claims more than that, in its footer or in a page, or is another table to other readers.
+        IntegrityError: it is none, claims more than that in its footer or in a page, or is another table to other
+            readers.
     """
-    raw = read_bounded(path, ROOM + rows * LONGEST_CELL)
-    columns = _check_footer(path, raw, rows)
-    plain = _read_plain(path, columns)
-    seen = pd.read_parquet(path)
+    try:
+        plain = _read_plain(raw, name, _check_footer(raw, name, rows))
+        seen = pd.read_parquet(io.BytesIO(raw))
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{name}: must be a table in parquet: {describe_error(error)}") from error
     if list(seen.columns) != list(plain.columns) or len(seen) != rows or not isinstance(seen.index, pd.RangeIndex):
-        raise IntegrityError(f"{path.name}: must be the same table with and without what it tells pandas, is not")
-    if any(not _values(seen[name]).equals(_values(plain[name])) for name in plain.columns):
-        raise IntegrityError(f"{path.name}: must hold the same values with and without what it tells pandas, does not")
+        raise IntegrityError(f"{name}: must be the same table with and without what it tells pandas, is not")
+    if any(not _values(seen[column]).equals(_values(plain[column])) for column in plain.columns):
+        raise IntegrityError(f"{name}: must hold the same values with and without what it tells pandas, does not")
     return seen
 
 
@@ -52,28 +60,28 @@ def _values(column: "pd.Series[Any]") -> "pd.Series[Any]":
     return column.astype(object).where(column.notna(), None)
 
 
-def _check_footer(path: Path, raw: bytes, rows: int) -> list[str]:
+def _check_footer(raw: bytes, name: str, rows: int) -> list[str]:
     """Names of the columns of text."""
     footer = pq.ParquetFile(
         pa.BufferReader(raw), thrift_string_size_limit=ROOM, thrift_container_size_limit=100 * MOST_COLUMNS
     ).metadata
     if footer.num_rows != rows:
-        raise IntegrityError(f"{path.name}: must have {rows} rows, has {footer.num_rows}")
+        raise IntegrityError(f"{name}: must have {rows} rows, has {footer.num_rows}")
     if not 1 <= footer.num_columns <= MOST_COLUMNS or footer.num_row_groups > rows:
-        raise IntegrityError(f"{path.name}: must have 1 to {MOST_COLUMNS} columns, has {footer.num_columns}")
+        raise IntegrityError(f"{name}: must have 1 to {MOST_COLUMNS} columns, has {footer.num_columns}")
     fields = [footer.schema.column(position) for position in range(footer.num_columns)]
     if flawed := [field.path for field in fields if field.max_repetition_level or field.physical_type not in TYPES]:
-        raise IntegrityError(f"{path.name}: column {flawed[0]} must hold numbers, truths or text, is of another type")
+        raise IntegrityError(f"{name}: column {flawed[0]} must hold numbers, truths or text, is of another type")
     left = ROOM + rows * footer.num_columns * LONGEST_CELL
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for chunk in map(group.column, range(footer.num_columns)):
             if chunk.compression not in COMPRESSIONS or chunk.num_values != group.num_rows:
-                raise IntegrityError(f"{path.name}: column {chunk.path_in_schema} must hold {group.num_rows} values")
-            left -= sum(_page_sizes(raw, chunk, path.name))
+                raise IntegrityError(f"{name}: column {chunk.path_in_schema} must hold {group.num_rows} values")
+            left -= sum(_page_sizes(raw, chunk, name))
             if left < 0:
-                raise IntegrityError(f"{path.name}: must fit {rows} rows of short cells, claims more")
+                raise IntegrityError(f"{name}: must fit {rows} rows of short cells, claims more")
     if sum(footer.row_group(position).num_rows for position in range(footer.num_row_groups)) != rows:
-        raise IntegrityError(f"{path.name}: must have {rows} rows in all its parts")
+        raise IntegrityError(f"{name}: must have {rows} rows in all its parts")
     return [field.path for field in fields if field.physical_type == "BYTE_ARRAY"]
 
 
@@ -104,21 +112,22 @@ def _is_plain(header: dict[int, Any], values: int) -> bool:
     )
 
 
-def _read_plain(path: Path, texts: list[str]) -> pd.DataFrame:
+def _read_plain(raw: bytes, file: str, texts: list[str]) -> pd.DataFrame:
     """The table without its metadata; the entries of each dictionary are measured before they are repeated."""
-    table = pq.ParquetFile(path, read_dictionary=texts).read(use_threads=False).replace_schema_metadata(None)
+    table = pq.ParquetFile(pa.BufferReader(raw), read_dictionary=texts).read(use_threads=False)
+    table = table.replace_schema_metadata(None)
     if len(set(table.column_names)) != table.num_columns:
-        raise IntegrityError(f"{path.name}: must have columns of different names, has two of one name")
+        raise IntegrityError(f"{file}: must have columns of different names, has two of one name")
     for position, column in enumerate(table.columns):
         name = table.column_names[position]
         if pa.types.is_dictionary(column.type) and column.type.value_type in (pa.string(), pa.large_string()):
-            table = table.set_column(position, name, _repeat(column, name, path.name))
+            table = table.set_column(position, name, _repeat(column, name, file))
         elif not (
             pa.types.is_integer(column.type)
             or pa.types.is_floating(column.type)
             or column.type in (pa.bool_(), pa.null())  # null: text of which none is known
         ):
-            raise IntegrityError(f"{path.name}: column {name} must hold numbers, truths or text, holds {column.type}")
+            raise IntegrityError(f"{file}: column {name} must hold numbers, truths or text, holds {column.type}")
     frame: pd.DataFrame = table.to_pandas()
     return frame
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from meddiff_core.data.store import digest_volume
 from meddiff_core.errors import ConfigurationError, IntegrityError
-from meddiff_core.release.layout import Layout, Levels
+from meddiff_core.release.checks.layout import Layout
+from meddiff_core.release.checks.multiscales import Levels
 from meddiff_core.release.ome import COHORT, halve_image, halve_label
 from meddiff_core.types import Progress
 
