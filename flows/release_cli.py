@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 app = typer.Typer()
 MOST_FAULTS = 50
@@ -141,6 +144,50 @@ def regenerate(
         unlike |= not volume.alike
     if unlike:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    release: ReleaseAddress,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty folder.", show_default=False)],
+    written_as: Annotated[
+        str, typer.Option("--format", help="nifti, bids, nnunet, dicom, webdataset or ome-zarr.", show_default=False)
+    ],
+    where: Annotated[str | None, typer.Option(help=f"Only these volumes. {WHERE}")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Shares of train, validation and test, such as 0.8,0.1,0.1; or of two sides.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which volumes --split puts where.")] = 0,
+    suffix: Annotated[str | None, typer.Option(help="BIDS alone: the contrast of MR images, such as T1w.")] = None,
+    allow_host: AllowHost = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Write a release in the format of other tools: the same voxels, at the same place.
+
+    It carries the release's licence, card and digest. After a kill or a full disk
+    the same command goes on where it stopped.
+    """
+    from meddiff_core.distribution.exports.cohort import Selection
+    from meddiff_core.distribution.exports.export import check_format, export_release
+    from meddiff_core.distribution.exports.sides import parse_shares
+    from meddiff_core.release import open_release
+    from tasks.progress import console_for, show, speaking
+
+    name, opened = check_format(written_as), open_release(release, allow_hosts=allow_host)
+    shares = parse_shares(split) if split is not None else ()
+    selection = Selection(_rows_where(opened.table, where), where, shares, seed)
+    with speaking(console_for(quiet=quiet)):
+        done = show(export_release(opened, destination, name, selection, suffix))
+    print(f"{destination}: {done.volumes} of {done.of} volumes as {done.title}")
+
+
+def _rows_where(table: "DataFrame", where: str | None) -> tuple[int, ...] | None:
+    """Numbers of the volumes that --where keeps; None for all."""
+    if where is None:
+        return None
+    from meddiff_core.distribution.where import select_rows
+
+    return tuple(select_rows(table, where))
 
 
 @app.command()
