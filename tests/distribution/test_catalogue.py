@@ -28,7 +28,9 @@ def shelf(golden: Path, tmp_path: Path) -> Path:
     next((folder / "half/cohort.ome.zarr/image").rglob("0")).rename(folder / "half/elsewhere")
     (folder / "junk/manifest.json").write_text('{"name": "\x1b[2J"}')
     manifest = json.loads((folder / "edited/manifest.json").read_text())
-    (folder / "edited/manifest.json").write_text(json.dumps(manifest | {"files": {"../out": {"bytes": 1, "sha256": "0"}}}))
+    (folder / "edited/manifest.json").write_text(
+        json.dumps(manifest | {"files": {"../out": {"bytes": 1, "sha256": "0"}}})
+    )
     (folder / "link").symlink_to(golden)
     (folder / ".partial").mkdir()
     shutil.copytree(golden, folder / ".partial/heads")
@@ -46,7 +48,12 @@ def test_each_release_is_one_entry(shelf: Path, golden: Path, finish: Any) -> No
         "edited": "refused",
     }
     one = found["a <b>"]
-    assert (one.name, one.version, one.samples, one.manifest) == ("heads", "1.0.0", 2, digest_file(golden / "manifest.json"))
+    assert (one.name, one.version, one.samples, one.manifest) == (
+        "heads",
+        "1.0.0",
+        2,
+        digest_file(golden / "manifest.json"),
+    )
     assert one.signature == "not signed"
     assert found["withdrawn"].reason == "A source <subject> withdrew."
     assert "missing or of another size" in found["half"].reason
@@ -97,7 +104,9 @@ def test_the_catalogue_at_a_url_is_printed(shelf: Path, finish: Any) -> None:
     assert "withdrawn  withdrawn: heads 1.0.0: A source <subject> withdrew." in said.output
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": "meddiff-catalogue/1", "releases": [{"path": "x"}]}', "\x00" * 100])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": "meddiff-catalogue/1", "releases": [{"path": "x"}]}', "\x00" * 100]
+)
 def test_a_catalogue_of_another_form_is_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "catalogue.json").write_text(text)
     with pytest.raises(IntegrityError, match=r"catalogue\.json: must follow"):

@@ -93,7 +93,9 @@ def test_who_exchanges_rows_is_found_by_the_whole(whole: Path, part: Path, tmp_p
     assert "must be the release with the manifest" in compare_with_whole(part, LocalObjects(part))[0]
 
 
-@pytest.mark.parametrize("rows", [[], [0, 0, 1, 2], [3, 2, 1, 0], [0, 1, 2, 5], [-1, 1, 2, 3], [0, 1, 2], [True, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "rows", [[], [0, 0, 1, 2], [3, 2, 1, 0], [0, 1, 2, 5], [-1, 1, 2, 3], [0, 1, 2], [True, 1, 2, 3]]
+)
 def test_rows_that_are_no_part_are_refused(part: Path, tmp_path: Path, rows: list[int]) -> None:
     copy = Path(shutil.copytree(part, tmp_path / "copy"))
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -115,7 +117,9 @@ def test_an_altered_volume_of_the_whole_leaves_nothing(whole: Path, tmp_path: Pa
     with pytest.raises(IntegrityError, match=r"c\.2\.0\.0\.0: altered"):
         finish(make_subset(copy, tmp_path / "part", Choice("age > 0")))
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
-    assert finish(make_subset(copy, tmp_path / "two", Choice(limit=2))).samples == 2  # what it does not take is not read
+    assert (
+        finish(make_subset(copy, tmp_path / "two", Choice(limit=2))).samples == 2
+    )  # what it does not take is not read
 
 
 def test_what_lies_at_the_destination_is_left_alone(whole: Path, tmp_path: Path, finish: Any) -> None:
@@ -140,7 +144,17 @@ def test_it_is_compared_and_regenerated_as_any_release(whole: Path, part: Path, 
 
 def test_the_command_signs_and_verify_says_of_what_it_is_a_part(whole: Path, tmp_path: Path) -> None:
     private, public = generate_keys(tmp_path / "keys")
-    command = ["subset", str(whole), str(tmp_path / "part"), "--where", "age > 0", "--limit", "2", "--key", str(private)]
+    command = [
+        "subset",
+        str(whole),
+        str(tmp_path / "part"),
+        "--where",
+        "age > 0",
+        "--limit",
+        "2",
+        "--key",
+        str(private),
+    ]
     made = CliRunner().invoke(app, [*command, "--quiet"])
     assert made.exit_code == 0, made.output
     said = CliRunner().invoke(app, ["verify", str(tmp_path / "part"), "--key", str(public), "--whole", str(whole)])

@@ -105,7 +105,10 @@ def test_a_hostile_text_is_a_line_and_costs_no_time(text: str) -> None:
         ("age = 60", "to compare is =="),
         ("20 < age < 30", "a range is `20 < age and age < 30`"),
         ("age > null", "null is only equal or unequal"),
-        ("age > 200 and sex == 'F'", r"keeps none of 6 volumes.*age: 0\.3 to 80 \(1 missing\); sex: 'F' \(3\), 'M' \(2\)"),
+        (
+            "age > 200 and sex == 'F'",
+            r"keeps none of 6 volumes.*age: 0\.3 to 80 \(1 missing\); sex: 'F' \(3\), 'M' \(2\)",
+        ),
     ],
 )
 def test_an_error_says_what_to_write(text: str, said: str) -> None:
