@@ -110,7 +110,7 @@ def pull_release(
         if is_withdrawn(place):
             read_manifest(place)  # says so
         parent = manifest_bytes(place)
-        _compare(digest, parent)
+        check_digest(digest, hashlib.sha256(parent).hexdigest())
         plan = planner(source, parent)
         work = _Work(source, folder, plan, parent)
         yield from work.prepare()
@@ -299,8 +299,12 @@ def _held(folder: Path) -> Iterator[None]:
         raise ConfigurationError(f"{folder}: another pull writes it; wait for its end") from error
 
 
-def _compare(wanted: str | None, manifest: bytes) -> None:
-    found = hashlib.sha256(manifest).hexdigest()
+def check_digest(wanted: str | None, found: str) -> None:
+    """Whether a manifest is the one that a person was told of, if any was.
+
+    Raises:
+        IntegrityError: it is another.
+    """
     if wanted and wanted.lower() != found:
         raise IntegrityError(f"the manifest must have the digest {wanted}, as --digest says, it has {found}")
 

@@ -28,7 +28,7 @@ from meddiff_core.objects.source import ObjectSource
 from meddiff_core.objects.store import CheckedStore
 from meddiff_core.release.bounded import parse_json
 from meddiff_core.release.checks.parquet_bounds import parse_table
-from meddiff_core.release.manifest import Manifest, read_manifest
+from meddiff_core.release.manifest import Manifest, digest_manifest, read_manifest
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
 from meddiff_core.release.public_contract import public_attributes
@@ -77,6 +77,11 @@ class Release:
         return read_manifest(self.path)
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, and so the name of every byte of the release."""
+        return digest_manifest(self.path)
+
+    @cached_property
     def store(self) -> CheckedStore:
         """The volumes as a read-only store for zarr and xarray, such as `xarray.open_zarr(release.store)`."""
         return CheckedStore(self._files, COHORT)
@@ -111,6 +116,12 @@ class Release:
             IntegrityError: its bytes are missing or altered.
         """
         return self._read(IMAGE, index).T.astype(np.float32)
+
+    def integers(self, index: SupportsIndex) -> NDArray[np.int16]:
+        """Image `index` in the integers that it was released in."""
+        if (kind := self.array(IMAGE).dtype) != np.int16:
+            raise IntegrityError(f"{COHORT}/{IMAGE} must hold int16, holds {kind}")
+        return self._read(IMAGE, index).T
 
     def label(self, index: SupportsIndex) -> NDArray[np.uint8] | None:
         """Label map of volume `index`, None where the release has none."""
@@ -167,6 +178,10 @@ class Release:
         stream: CohortStream = _torch_datasets().CohortStream(self.dataset(transform, indices, where), block, shuffle)
         return stream
 
+    def document(self, name: str) -> bytes:
+        """A file of the release by its name in the manifest."""
+        return self._files.read(name)
+
     def each(self, function: Callable[[int], Result], items: Sequence[int]) -> list[Result]:
         """`function`, which reads a volume, of each item: on as many threads as there are cores, for large volumes.
 
@@ -192,16 +207,19 @@ class Release:
     def _read(self, name: str, index: SupportsIndex) -> NDArray[Any]:
         """(z, y, x), decoded from bytes that the manifest knows."""
         row = position_of(index, len(self))
-        array = self._array(name)
-        file = f"{COHORT}/{name}/{chunk_key(array, row)}"
         try:
-            return decode_volume(array, self._files.read(file))
+            return decode_volume(self.array(name), self.chunk(name, row))
         except IntegrityError as error:
+            file = f"{COHORT}/{name}/{chunk_key(self.array(name), row)}"
             raise IntegrityError(f"volume {row}: {error if file in str(error) else f'{file}: {error}'}") from error
+
+    def chunk(self, name: str, index: SupportsIndex) -> bytes:
+        """Volume `index` of an array as it lies in the store: compressed, and as the manifest knows it."""
+        return self._files.read(f"{COHORT}/{name}/{chunk_key(self.array(name), position_of(index, len(self)))}")
 
     def _read_many(self, name: str, indices: Indices | None, dtype: type[np.generic]) -> NDArray[Any]:
         chosen = range(len(self)) if indices is None else positions_of(indices, len(self))
-        stacked = np.empty((len(chosen), *self._array(name).shape[1:]), dtype)
+        stacked = np.empty((len(chosen), *self.array(name).shape[1:]), dtype)
 
         def fill(place: int) -> None:
             stacked[place] = self._read(name, chosen[place])
@@ -209,7 +227,7 @@ class Release:
         self.each(fill, range(len(chosen)))
         return stacked.transpose(0, 3, 2, 1)
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def array(self, name: str) -> zarr.Array[Any]:
         """What the array's own metadata say, not the copy of them in the root."""
         if name not in self._arrays:
             described = f"{COHORT}/{name}/zarr.json"
