@@ -1,5 +1,6 @@
 """A subset is dense, follows from the whole alone, and says what it is a part of."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from flows.cli import app
 from meddiff_core.artefacts import digest_file, digest_tree
 from meddiff_core.distribution.plan import Choice
 from meddiff_core.distribution.subset import compare_with_whole, make_subset
-from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
 from meddiff_core.objects.local import LocalObjects
 from meddiff_core.release import open_release
 from meddiff_core.release.build import build_release
@@ -24,7 +25,7 @@ from meddiff_core.release.records import read_gates
 from meddiff_core.release.regenerate import choose_few
 from meddiff_core.release.signing import generate_keys
 from meddiff_core.release.verify import Depth, verify_release
-from tests.release.conftest import content_of, reseal  # noqa: F401 (a fixture)
+from tests.release.conftest import content_of
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +162,18 @@ def test_the_command_signs_and_verify_says_of_what_it_is_a_part(whole: Path, tmp
     assert said.exit_code == 0, said.output
     assert "subset     2 of 5 of heads 1.0.0: where age > 0 the first 2; each file is what" in said.output
     assert "signature  signed by the key" in said.output
+
+
+def test_a_full_disk_is_a_line_and_leaves_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: Any
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(MeddiffError, match="cannot be written: No space left on device"):
+        finish(make_subset(whole, tmp_path / "part", Choice(limit=1)))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("metadata", [{"image": {"shape": 5, "dimension_names": ["sample"]}}, "deep", {"image": None}])
