@@ -84,7 +84,7 @@ def writing_folder(final: Path) -> Iterator[Path]:
     """
     partial = final.with_name(f".{final.name}.partial")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(final.with_name(f".{final.name}.lock")):
+    with alone(final.with_name(f".{final.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
@@ -95,11 +95,15 @@ def writing_folder(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, and leaves no file behind unless the process is killed."""
+def alone(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that ends with the process, and leaves no file behind unless the process is killed.
+
+    Raises:
+        BlockingIOError: another process holds it, where nobody shall `wait`.
+    """
     while True:
         with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not _is_at(file, path):  # the holder before took it away
                 continue
             try:

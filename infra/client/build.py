@@ -18,12 +18,25 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("meddiff_core", "tasks", "flows")
-REQUIRED = ("cryptography", "numcodecs", "numpy", "pandas", "pyarrow", "pydantic", "typer", "zarr")
+REQUIRED = (
+    "cryptography",
+    "jinja2",
+    "numcodecs",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "requests",
+    "rule-engine",
+    "typer",
+    "urllib3",
+    "zarr",
+)
 README = """# meddiff-client
 
-Opens, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff verify FOLDER`, and
-`from meddiff_core.release import open_release`. Training on one needs torch beside it. Do not install it beside
-the distribution `meddiff`, which holds all of it.
+Pulls, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff pull URL FOLDER`,
+`meddiff subset`, `meddiff verify`, and `from meddiff_core.release import open_release`. Training on one needs torch
+beside it. Do not install it beside the distribution `meddiff`, which holds all of it.
 """
 
 

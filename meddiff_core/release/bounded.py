@@ -6,12 +6,12 @@ each is measured against what its neighbours allow first, and whatever is wrong 
 
 import json
 import stat
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location, RemotePath
 
 MOST_JSON = 16 << 20
 """Bytes of a JSON file; the consolidated metadata of 1000 arrays have one."""
@@ -37,12 +37,14 @@ def first_fault(error: ValidationError) -> str:
     return f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
 
 
-def read_bounded(path: Path, most: int) -> bytes:
+def read_bounded(path: Location, most: int) -> bytes:
     """All bytes of a file.
 
     Raises:
         IntegrityError: there are more than `most`, or it is no file, or none that may be read.
     """
+    if isinstance(path, RemotePath):
+        return path.read(most)
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -56,7 +58,7 @@ def read_bounded(path: Path, most: int) -> bytes:
         raise IntegrityError(f"{path.name}: must be readable: {error.strerror}") from error
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> Any:
+def read_json(path: Location, most: int = MOST_JSON) -> Any:
     """`parse_json` of a file of at most `most` bytes."""
     return parse_json(read_bounded(path, most), path.name)
 
@@ -73,7 +75,7 @@ def parse_json(raw: bytes, name: str) -> Any:
         raise IntegrityError(f"{name}: must be JSON: {describe_error(error)}") from error
 
 
-def read_object(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+def read_object(path: Location, most: int = MOST_JSON) -> dict[str, Any]:
     """`read_json` where a file must hold keys and values."""
     content = read_json(path, most)
     if not isinstance(content, dict):

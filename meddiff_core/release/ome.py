@@ -177,8 +177,13 @@ def _label_arrays() -> list[str]:
 
 def smaller_by(contract: Contract) -> Factors:
     """Downsampling of the smaller copy along x, y, z: 2, but 1 along an axis that is as coarse as the halved ones."""
-    finest = min(contract.spacing_mm)
-    x, y, z = (2 if spacing < 2 * finest else 1 for spacing in contract.spacing_mm)
+    return factors_of(contract.spacing_mm)
+
+
+def factors_of(spacing_mm: tuple[float, float, float]) -> Factors:
+    """The same, by the spacing along x, y, z."""
+    finest = min(spacing_mm)
+    x, y, z = (2 if spacing < 2 * finest else 1 for spacing in spacing_mm)
     return x, y, z
 
 

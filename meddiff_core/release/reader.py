@@ -17,15 +17,18 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
-from zarr.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
 from meddiff_core.data.store import chunk_key, decode_volume
 from meddiff_core.errors import IntegrityError, MeddiffError
+from meddiff_core.objects.cache import ObjectCache
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
+from meddiff_core.objects.location import Location, RemotePath
+from meddiff_core.objects.source import ObjectSource
+from meddiff_core.objects.store import CheckedStore
 from meddiff_core.release.bounded import parse_json
 from meddiff_core.release.checks.parquet_bounds import parse_table
-from meddiff_core.release.manifest import Manifest, read_manifest
-from meddiff_core.release.objects import ReleasedFiles
+from meddiff_core.release.manifest import Manifest, digest_manifest, read_manifest
 from meddiff_core.release.ome import COHORT, LABELS
 from meddiff_core.release.participants_table import IDENTIFIER, TABLE
 from meddiff_core.release.public_contract import public_attributes
@@ -43,14 +46,15 @@ Indices = Sequence[int] | NDArray[Any]
 
 
 class Release:
-    """A release on disk. Volumes are (i, j, k), RAS+; a negative index counts from the end.
+    """A release in a folder or behind a URL. Volumes are (i, j, k), RAS+; a negative index counts from the end.
 
-    Each file is held against the manifest when a process first reads it. `check=False` leaves that out; what
-    was flipped inside a chunk is found even then.
+    Each file is held against the manifest when a process first reads it, what comes over a network each time.
+    `check=False` leaves that out; what was flipped inside a chunk is found even then.
     """
 
-    def __init__(self, path: Path, check: bool = True) -> None:
-        self.path, self.check = path, check
+    def __init__(self, source: ObjectSource | Path, check: bool = True, cache: ObjectCache | None = None) -> None:
+        self.source = LocalObjects(source) if isinstance(source, Path) else source
+        self.check, self.cache = check, cache
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __len__(self) -> int:
@@ -59,13 +63,28 @@ class Release:
     def __repr__(self) -> str:
         return f"Release({self.manifest.name} {self.manifest.version}, {len(self)} volumes)"
 
-    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
-        return type(self), (self.path, self.check)
+    def __reduce__(self) -> tuple[type, tuple[ObjectSource, bool, ObjectCache | None]]:
+        return type(self), (self.source, self.check, self.cache)
+
+    @property
+    def path(self) -> Location:
+        """Where it lies."""
+        return self.source.folder if isinstance(self.source, LocalObjects) else RemotePath(self.source)
 
     @cached_property
     def manifest(self) -> Manifest:
         """What the release says of itself."""
         return read_manifest(self.path)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, and so the name of every byte of the release."""
+        return digest_manifest(self.path)
+
+    @cached_property
+    def store(self) -> CheckedStore:
+        """The volumes as a read-only store for zarr and xarray, such as `xarray.open_zarr(release.store)`."""
+        return CheckedStore(self._files, COHORT)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -97,6 +116,12 @@ class Release:
             IntegrityError: its bytes are missing or altered.
         """
         return self._read(IMAGE, index).T.astype(np.float32)
+
+    def integers(self, index: SupportsIndex) -> NDArray[np.int16]:
+        """Image `index` in the integers that it was released in."""
+        if (kind := self.array(IMAGE).dtype) != np.int16:
+            raise IntegrityError(f"{COHORT}/{IMAGE} must hold int16, holds {kind}")
+        return self._read(IMAGE, index).T
 
     def label(self, index: SupportsIndex) -> NDArray[np.uint8] | None:
         """Label map of volume `index`, None where the release has none."""
@@ -153,6 +178,10 @@ class Release:
         stream: CohortStream = _torch_datasets().CohortStream(self.dataset(transform, indices, where), block, shuffle)
         return stream
 
+    def document(self, name: str) -> bytes:
+        """A file of the release by its name in the manifest."""
+        return self._files.read(name)
+
     def each(self, function: Callable[[int], Result], items: Sequence[int]) -> list[Result]:
         """`function`, which reads a volume, of each item: on as many threads as there are cores, for large volumes.
 
@@ -164,8 +193,8 @@ class Release:
             return list(pool.map(function, items))
 
     @cached_property
-    def _files(self) -> ReleasedFiles:
-        return ReleasedFiles(self.path, self.manifest.files if self.check else None)
+    def _files(self) -> CheckedObjects:
+        return CheckedObjects(self.source, self.manifest.files, self.check, self.cache)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -178,16 +207,19 @@ class Release:
     def _read(self, name: str, index: SupportsIndex) -> NDArray[Any]:
         """(z, y, x), decoded from bytes that the manifest knows."""
         row = position_of(index, len(self))
-        array = self._array(name)
-        file = f"{COHORT}/{name}/{chunk_key(array, row)}"
         try:
-            return decode_volume(array, self._files.read(file))
+            return decode_volume(self.array(name), self.chunk(name, row))
         except IntegrityError as error:
+            file = f"{COHORT}/{name}/{chunk_key(self.array(name), row)}"
             raise IntegrityError(f"volume {row}: {error if file in str(error) else f'{file}: {error}'}") from error
+
+    def chunk(self, name: str, index: SupportsIndex) -> bytes:
+        """Volume `index` of an array as it lies in the store: compressed, and as the manifest knows it."""
+        return self._files.read(f"{COHORT}/{name}/{chunk_key(self.array(name), position_of(index, len(self)))}")
 
     def _read_many(self, name: str, indices: Indices | None, dtype: type[np.generic]) -> NDArray[Any]:
         chosen = range(len(self)) if indices is None else positions_of(indices, len(self))
-        stacked = np.empty((len(chosen), *self._array(name).shape[1:]), dtype)
+        stacked = np.empty((len(chosen), *self.array(name).shape[1:]), dtype)
 
         def fill(place: int) -> None:
             stacked[place] = self._read(name, chosen[place])
@@ -195,13 +227,16 @@ class Release:
         self.each(fill, range(len(chosen)))
         return stacked.transpose(0, 3, 2, 1)
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def array(self, name: str) -> zarr.Array[Any]:
         """What the array's own metadata say, not the copy of them in the root."""
         if name not in self._arrays:
-            described = self._files.read(f"{COHORT}/{name}/zarr.json")
+            described = f"{COHORT}/{name}/zarr.json"
+            if described not in self.manifest.files:
+                raise IntegrityError(f"{described}: not in the manifest")
             try:
-                store = MemoryStore({"zarr.json": Buffer.from_bytes(described)})
-                array = zarr.open_array(store, mode="r", zarr_format=3)
+                array = zarr.open_array(self.store, path=name, mode="r", zarr_format=3)
+            except MeddiffError:
+                raise
             except Exception as error:  # each kind of nonsense raises its own
                 raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
             shape = (len(self), *self.contract["size"][::-1])

@@ -15,9 +15,10 @@ from meddiff_core.artefacts import write_json
 from meddiff_core.errors import IntegrityError
 from meddiff_core.evidence.gates import GateResult
 from meddiff_core.evidence.metrics import Metric
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import Manifest
-from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.scorecard import fill_scorecard
 
 EVIDENCE = "evidence"
@@ -57,12 +58,12 @@ def read_gates(folder: Path, manifest: Manifest) -> tuple[GateResult, ...]:
     Raises:
         IntegrityError: they are not the file in the manifest, or have another form.
     """
-    return _read(folder, f"{EVIDENCE}/{GATES}", manifest, _GATES.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{GATES}", manifest, _GATES.validate_json)
 
 
 def read_metrics(folder: Path, manifest: Manifest) -> tuple[Metric, ...]:
     """Metrics of a release, likewise."""
-    return _read(folder, f"{EVIDENCE}/{METRICS}", manifest, _METRICS.validate_json)
+    return _read(folder, f"{manifest.papers}{EVIDENCE}/{METRICS}", manifest, _METRICS.validate_json)
 
 
 def _read(folder: Path, name: str, manifest: Manifest, parse: Callable[[bytes], Records]) -> Records:
@@ -71,6 +72,6 @@ def _read(folder: Path, name: str, manifest: Manifest, parse: Callable[[bytes], 
     if (size := manifest.files[name].bytes) > MOST_BYTES:
         raise IntegrityError(f"{name} must have at most {MOST_BYTES} bytes, has {size}")
     try:
-        return parse(ReleasedFiles(folder, manifest.files).read(name))
+        return parse(CheckedObjects(LocalObjects(folder), manifest.files).read(name))
     except ValidationError as error:
         raise IntegrityError(f"{name} must hold records of an audit: {error.error_count()} faults") from error

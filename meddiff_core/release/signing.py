@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from meddiff_core.artefacts import canonical_json, digest_file, write_json
+from meddiff_core.artefacts import canonical_json, write_json
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.objects.location import Location, is_there
 from meddiff_core.release.bounded import describe_error, first_fault, parse_json, read_bounded, read_object
-from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest
+from meddiff_core.release.manifest import MANIFEST, SIGNATURE, Manifest, digest_manifest
 
 PRIVATE, PUBLIC = "meddiff-release.key", "meddiff-release.pub"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -111,18 +112,16 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
 
 
-def read_signer(path: Path) -> Signer:
-    """The private key in a file.
+def read_signer(path: Path, source: str = "release.signing_key") -> Signer:
+    """The private key in a file; `source` says in errors who named it.
 
     Raises:
         ConfigurationError: it is no Ed25519 key, or others can read it.
     """
-    raw = _read_key(path, "release.signing_key")
+    raw = _read_key(path, source)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(
-            f"release.signing_key: must be for its owner alone, others can read it: chmod 600 {path}"
-        )
-    return parse_signer(raw, "release.signing_key")
+        raise ConfigurationError(f"{source}: must be for its owner alone, others can read it: chmod 600 {path}")
+    return parse_signer(raw, source)
 
 
 def parse_signer(pem: bytes, source: str) -> Signer:
@@ -175,10 +174,10 @@ def sign_manifest(folder: Path, manifest: Manifest, signer: Signer) -> None:
     write_json(folder / SIGNATURE, envelope)
 
 
-def _statement(folder: Path, manifest: Manifest) -> dict[str, Any]:
+def _statement(folder: Location, manifest: Manifest) -> dict[str, Any]:
     return {
         "_type": STATEMENT,
-        "subject": [{"name": MANIFEST, "digest": {"sha256": digest_file(folder / MANIFEST)}}],
+        "subject": [{"name": MANIFEST, "digest": {"sha256": digest_manifest(folder)}}],
         "predicateType": PREDICATE,
         "predicate": {"purl": f"pkg:generic/{manifest.name}@{manifest.version}"},
     }
@@ -189,9 +188,9 @@ def signed_bytes(kind: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind.encode()), kind.encode(), len(payload), payload)
 
 
-def check_signature(folder: Path, manifest: Manifest, key: Ed25519PublicKey | None) -> Vouched:
+def check_signature(folder: Location, manifest: Manifest, key: Ed25519PublicKey | None) -> Vouched:
     """Whether the owner of `key` vouches for the manifest; without a key, only who claims to."""
-    if not os.path.lexists(folder / SIGNATURE):
+    if not is_there(folder / SIGNATURE):
         text = "not signed: hashes show damage, not who made it"
         return Vouched(text, (f"{SIGNATURE}: must be there for --key, the release is not signed",) if key else ())
     try:
@@ -200,7 +199,7 @@ def check_signature(folder: Path, manifest: Manifest, key: Ed25519PublicKey | No
         return Vouched("the signature is broken", (f"{SIGNATURE}: {error}",))
 
 
-def _check_envelope(folder: Path, manifest: Manifest, key: Ed25519PublicKey | None) -> Vouched:
+def _check_envelope(folder: Location, manifest: Manifest, key: Ed25519PublicKey | None) -> Vouched:
     envelope, payload = _open(folder / SIGNATURE)
     if parse_json(payload, "the statement") != _statement(folder, manifest):
         raise IntegrityError("must be the signature of this manifest, is that of another")
@@ -213,7 +212,7 @@ def _check_envelope(folder: Path, manifest: Manifest, key: Ed25519PublicKey | No
     return Vouched(f"signed by the key {fingerprint(key)}")
 
 
-def _open(path: Path) -> tuple[_Envelope, bytes]:
+def _open(path: Location) -> tuple[_Envelope, bytes]:
     try:
         envelope = _Envelope.model_validate(read_object(path, MOST_BYTES), strict=True)
     except ValidationError as error:

@@ -5,6 +5,7 @@ would read zeros; so the parts are also held against each other. Each check stan
 decoded whose size was not compared, and whatever a forged release holds, what comes back is lines of text.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,6 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from meddiff_core.artefacts import digest_file
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.location import Location, RemotePath
+from meddiff_core.objects.side_by_side import side_by_side
+from meddiff_core.objects.source import ObjectSource, altered
 from meddiff_core.release.bounded import describe_error, one_line
 from meddiff_core.release.checks.layout import Layout, read_layout
 from meddiff_core.release.checks.parquet_bounds import read_table
@@ -56,9 +61,11 @@ class Findings:
     """Volumes that were decoded and compared."""
     samples: int = 0
     """Volumes that there are."""
+    part: str = ""
+    """What it is a part of; empty for a whole release."""
 
 
-def verify_release(path: Path, depth: Depth | None = None) -> list[str]:
+def verify_release(path: Location, depth: Depth | None = None) -> list[str]:
     """What is wrong with a release, one line each; empty when nothing is."""
     work = check_release(path, depth or Depth())
     while True:
@@ -69,8 +76,12 @@ def verify_release(path: Path, depth: Depth | None = None) -> list[str]:
             return list(found.faults)
 
 
-def check_release(path: Path, depth: Depth) -> Generator[Progress, None, Findings]:
-    """Look at a release as far as wanted; yields how far it is, and never raises for what the release holds."""
+def check_release(path: Location, depth: Depth) -> Generator[Progress, None, Findings]:
+    """Look at a release as far as wanted; yields how far it is, and never raises for what the release holds.
+
+    Raises:
+        Unreachable: the server that has it does not answer, or refuses.
+    """
     try:
         manifest = read_manifest(path)
     except IntegrityError as error:
@@ -79,14 +90,22 @@ def check_release(path: Path, depth: Depth) -> Generator[Progress, None, Finding
     faults = [*vouched.faults, *(yield from _check_files(path, manifest))]
     chosen: list[int] = []
     if not faults:
-        layout, table, faults = _check_metadata(path, manifest)
+        layout, table, faults = _check_metadata(_trusted(path, manifest), manifest)
         if layout and table is not None and not faults and depth.volumes:
             chosen = choose_volumes(manifest.samples, depth.volumes, depth.seed)
             faults = yield from check_volumes(layout, table, chosen)
-    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples)
+    part = one_line(manifest.subset.describe()) if manifest.subset else ""
+    return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples, part)
 
 
-def _check_metadata(path: Path, manifest: Manifest) -> tuple[Layout | None, pd.DataFrame | None, list[str]]:
+def _trusted(path: Location, manifest: Manifest) -> Location:
+    """The release; what a server gives a second time is compared with the manifest again."""
+    if isinstance(path, RemotePath) and isinstance(path.place, ObjectSource):
+        return RemotePath(CheckedObjects(path.place, manifest.files))
+    return path
+
+
+def _check_metadata(path: Location, manifest: Manifest) -> tuple[Layout | None, pd.DataFrame | None, list[str]]:
     """What can be compared without decoding a volume."""
     layouts: list[Layout] = []
     tables: list[pd.DataFrame] = []
@@ -120,8 +139,10 @@ def _safely(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
         return [f"{what}: cannot be read: {describe_error(error)}"]
 
 
-def _check_files(folder: Path, manifest: Manifest) -> Generator[Progress, None, list[str]]:
-    """Whether the folder holds the files of the manifest, and only those."""
+def _check_files(folder: Location, manifest: Manifest) -> Generator[Progress, None, list[str]]:
+    """Whether the files of the manifest are there, and in a folder only those."""
+    if isinstance(folder, RemotePath):
+        return (yield from _check_served(folder, manifest))
     try:
         kinds = dict(_walk(folder))
     except OSError as error:
@@ -141,6 +162,30 @@ def _check_files(folder: Path, manifest: Manifest) -> Generator[Progress, None, 
         if done % EVERY == 0 or done == len(listed):
             yield Progress("checking files", done, len(listed))
     return faults
+
+
+def _check_served(place: RemotePath, manifest: Manifest) -> Generator[Progress, None, list[str]]:
+    """Whether a server gives each file as it was; what else it has cannot be asked."""
+    source, count = place.place, len(manifest.files)
+    assert isinstance(source, ObjectSource)
+
+    def fault_of(name: str) -> str | None:
+        try:
+            digest = hashlib.sha256()
+            for offset, piece in source.pieces(name, manifest.files[name].bytes):
+                digest = digest if offset else hashlib.sha256()
+                digest.update(piece)
+        except IntegrityError as error:
+            return str(error)
+        return None if digest.hexdigest() == manifest.files[name].sha256 else str(altered(name))
+
+    faults: list[str] = []
+    done = 0
+    for found in side_by_side(fault_of, manifest.files):
+        done += len(found)
+        faults += [fault for fault in found if fault]
+        yield Progress("checking files", done, count)
+    return sorted(faults)
 
 
 def _is_unaltered(path: str, expected: FileEntry) -> bool:

@@ -19,8 +19,9 @@ from monai.transforms import Spacingd
 from torch.utils.data import DataLoader
 
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.objects import checked
 from meddiff_core.release import dataset as torch_datasets
-from meddiff_core.release import objects, open_release, reader
+from meddiff_core.release import open_release, reader
 from meddiff_core.release.build import build_release
 from meddiff_core.release.ome import affine_of
 from meddiff_core.release.verify import verify_release
@@ -119,11 +120,17 @@ def test_a_loop_over_the_data_set_ends(released: Path) -> None:
     assert [item["participant_id"] for item in open_release(released).dataset()] == [f"head-00000{n}" for n in range(3)]
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/heads-1.0.0", "https://example.org/heads-1.0.0", "file:///heads"])
-def test_a_url_is_refused_in_a_line(path: str) -> None:
-    for given in (path, Path(path)):
-        with pytest.raises(ConfigurationError, match="must be a folder of this machine, got the URL"):
-            open_release(given)
+@pytest.mark.parametrize(
+    "address", ["file:///heads", "data:,heads", "ftp://host/heads", "https:///heads", "s3:heads/a"]
+)
+def test_an_address_of_another_kind_is_refused_in_a_line(address: str) -> None:
+    with pytest.raises((ConfigurationError, IntegrityError), match="must"):
+        open_release(address)
+
+
+def test_a_url_as_a_path_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="as text"):
+        open_release(Path("https://example.org/heads"))
 
 
 def test_an_archive_is_refused_in_a_line() -> None:
@@ -386,13 +393,13 @@ def test_nonsense_is_a_line_of_text_even_unchecked(copy: Path, name: str, conten
 
 def test_a_file_is_hashed_once_in_a_process(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    sha256 = objects.hashlib.sha256
-    monkeypatch.setattr(objects.hashlib, "sha256", lambda content: hashed.append(len(content)) or sha256(content))
+    sha256 = checked.hashlib.sha256
+    monkeypatch.setattr(checked.hashlib, "sha256", lambda content: hashed.append(len(content)) or sha256(content))
     release = open_release(released)
     release.image(0), release.image(0), release.image(-3)
-    assert len(hashed) == 2  # the array's metadata and its chunk
+    assert len(hashed) == 3  # the metadata of the store and the array, and a chunk
     release.image(1)
-    assert len(hashed) == 3
+    assert len(hashed) == 4
 
 
 def test_what_is_no_release_does_not_open(tmp_path: Path) -> None:

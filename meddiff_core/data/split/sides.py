@@ -5,18 +5,16 @@ truth from then on: nobody ever moves, since a scan that was in the sealed holdo
 tomorrow, whatever subjects come or go and whatever the shares and the seed become.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from meddiff_core.artefacts import digest_of
-from meddiff_core.contract import Condition, ConditionValue, Frozen
+from meddiff_core.contract import Condition, Frozen
 from meddiff_core.data.fingerprint import Fingerprint
+from meddiff_core.data.split.strata import in_strata, spread
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.study import SplitConfig
 
@@ -24,7 +22,6 @@ Side = Literal["train", "validation", "holdout"]
 SIDES: tuple[Side, ...] = get_args(Side)
 SCARCEST_FIRST: tuple[Side, ...] = ("holdout", "validation", "train")
 """Who gets the subject that two sides lack alike: the audit runs short before the training does."""
-QUARTILES = (0.25, 0.5, 0.75)
 
 
 class Split(Frozen):
@@ -91,7 +88,7 @@ def assign_sides(
     kept = _kept(previous, subjects, same_subject)
     new = {subject: subjects[subject] for subject in sorted(subjects.keys() - kept.keys())}
     counts = _new_on_each_side(config, Counter(kept[subject] for subject in subjects if subject in kept), len(new))
-    apportioned = dict(zip(_in_strata(new, seed), _apportion(counts, seed), strict=True))
+    apportioned = dict(zip(in_strata(new, seed), spread(counts, seed), strict=True))
     sides = dict(sorted((kept | apportioned).items()))
     if previous is not None:
         return previous.model_copy(update={"sides": sides})
@@ -133,36 +130,3 @@ def _new_on_each_side(config: SplitConfig, kept: Mapping[Side, int], new: int) -
         lack = {side: (counts[side] == 0 < shares[side], shares[side] * total - counts[side]) for side in shares}
         counts[max(SCARCEST_FIRST, key=lack.__getitem__)] += 1
     return {side: counts[side] - kept.get(side, 0) for side in SIDES}
-
-
-def _apportion(counts: Mapping[Side, int], seed: int) -> list[Side]:
-    """Sides in a row, each spread evenly over it, so that any stretch of it holds nearly its share of each.
-
-    The row begins anywhere: else whoever is first of the first stratum would always train.
-    """
-    places = [((2 * n + 1) / (2 * count), side) for side, count in counts.items() for n in range(count)]
-    row = [side for _, side in sorted(places)]
-    start = _hash("the row begins", seed) % max(1, len(row))
-    return row[start:] + row[:start]
-
-
-def _in_strata(subjects: Mapping[str, Condition], seed: int) -> list[str]:
-    """Subjects in the order of their strata, coarse covariates before fine ones; a hash decides within a stratum."""
-    names = sorted({name for covariates in subjects.values() for name in covariates})
-    levels = [_levels([covariates.get(name) for covariates in subjects.values()]) for name in names]
-    levels.sort(key=lambda column: len(set(column)))
-    strata = dict(zip(subjects, zip(*levels, strict=True), strict=True)) if levels else {}
-    return sorted(subjects, key=lambda subject: (strata.get(subject, ()), _hash(subject, seed)))
-
-
-def _levels(values: Sequence[ConditionValue]) -> list[str]:
-    """The level of each value: a category itself, the quartile of a number, or empty where it is not known."""
-    numbers = [value for value in values if isinstance(value, float | int)]
-    if len(set(numbers)) <= len(QUARTILES) + 1:
-        return ["" if value is None else str(value) for value in values]
-    edges = np.quantile(numbers, QUARTILES)
-    return [str(np.searchsorted(edges, value)) if isinstance(value, float | int) else "" for value in values]
-
-
-def _hash(text: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8])

@@ -8,7 +8,6 @@ contract and manifest make it, and its chunks must be of a size that can be deco
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from meddiff_core.contract import Contract
 from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location
 from meddiff_core.release.bounded import first_fault, read_bounded, read_json
 from meddiff_core.release.checks.array_document import DOCUMENT, LARGEST_CHUNK, ArrayDocument, check_storage
 from meddiff_core.release.checks.multiscales import Levels, labels_of, levels_of
@@ -42,7 +42,7 @@ class _GroupDocument(BaseModel):
 class Layout:
     """What a store holds."""
 
-    store: Path
+    store: Location
     contract: Contract
     conditions: tuple[PublicCondition, ...]
     """Names of conditions and the label groups whose volumes they are."""
@@ -69,11 +69,11 @@ class Layout:
         return read_bounded(self.store / path / array.chunk_name(place), LARGEST_CHUNK)
 
 
-def read_layout(store: Path, manifest: Manifest) -> tuple[Layout | None, list[str]]:
+def read_layout(store: Location, manifest: Manifest) -> tuple[Layout | None, list[str]]:
     """What a store holds, or None and what is wrong with its metadata."""
     documents = _read_documents(store, manifest)
     faults = [*_check_copies(documents)]
-    arrays = {path: _array(path, content) for path, content in documents.items() if _is_array(content)}
+    arrays = {path: parse_array(path, content) for path, content in documents.items() if _is_array(content)}
     groups = {path: _group(path, content) for path, content in documents.items() if not _is_array(content)}
     for path, array in arrays.items():
         faults += check_storage(path, array, manifest)
@@ -90,7 +90,7 @@ def read_layout(store: Path, manifest: Manifest) -> tuple[Layout | None, list[st
     return layout, faults
 
 
-def _read_documents(store: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
+def _read_documents(store: Location, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Content of each zarr.json by the path of its group or array, the root's as ``."""
     start, end = f"{COHORT}/", f"/{DOCUMENT}"
     names = [name for name in manifest.files if name.startswith(start) and name.endswith(end)]
@@ -150,7 +150,8 @@ def _is_array(content: Mapping[str, Any]) -> bool:
     return content.get("node_type") == "array"
 
 
-def _array(path: str, content: dict[str, Any]) -> ArrayDocument:
+def parse_array(path: str, content: dict[str, Any]) -> ArrayDocument:
+    """zarr.json of an array; an IntegrityError if it is none of a release."""
     try:
         return ArrayDocument.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

@@ -7,7 +7,6 @@ first, with a small reader of Thrift's compact encoding, and compared with the r
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location
 from meddiff_core.release.bounded import describe_error, read_bounded
 
 MOST_COLUMNS = 1000
@@ -32,7 +32,7 @@ _PAGES = {5: (1, 2), 7: (1, 2), 8: (1, 4)}
 """Fields of a page's header that hold the header of its kind, and in it the number of values and the encoding."""
 
 
-def read_table(path: Path, rows: int) -> pd.DataFrame:
+def read_table(path: Location, rows: int) -> pd.DataFrame:
     """`parse_table` of a file."""
     return parse_table(read_bounded(path, ROOM + rows * LONGEST_CELL), path.name, rows)
 

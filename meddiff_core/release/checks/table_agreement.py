@@ -6,7 +6,6 @@ Whoever changes one copy of a fact and hashes the release again is found here; s
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numcodecs.vlen import VLenUTF8
 
 from meddiff_core.data.frames import decompress
 from meddiff_core.errors import IntegrityError
+from meddiff_core.objects.location import Location
 from meddiff_core.release.array_names import array_names
 from meddiff_core.release.bounded import describe_error, read_bounded, read_object
 from meddiff_core.release.checks.layout import Layout
@@ -28,7 +28,7 @@ TRUTHS = {True: "true", False: "false"}
 SIDECAR, CROISSANT = "participants.json", "croissant.json"
 
 
-def check_tables(folder: Path, table: pd.DataFrame) -> Iterator[str]:
+def check_tables(folder: Location, table: pd.DataFrame) -> Iterator[str]:
     """Whether the table as text is the one in parquet, and each column is explained."""
     text = _read_text(folder / TEXT, len(table))
     if len(text) != len(table):
@@ -48,7 +48,7 @@ def check_tables(folder: Path, table: pd.DataFrame) -> Iterator[str]:
         yield f"{SIDECAR}: must explain the columns of {TABLE}, explains others"
 
 
-def check_croissant(folder: Path, manifest: Manifest) -> Iterator[str]:
+def check_croissant(folder: Location, manifest: Manifest) -> Iterator[str]:
     """Whether the digests that the catalogue's metadata repeat are those of the manifest."""
     listed = read_object(folder / CROISSANT).get("distribution")
     for one in listed if isinstance(listed, list) else []:
@@ -57,7 +57,7 @@ def check_croissant(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{CROISSANT}: the digest of {one['contentUrl']} must be that of the manifest, is another"
 
 
-def _read_text(path: Path, rows: int) -> pd.DataFrame:
+def _read_text(path: Location, rows: int) -> pd.DataFrame:
     return _parse(read_bounded(path, ROOM + rows * LONGEST_CELL))
 
 
@@ -128,7 +128,7 @@ def _check_column(layout: Layout, path: str, name: str, column: "pd.Series[Any]"
         yield f"{COHORT}/{path}: must hold the column {name}, is missing"
         return
     rows = len(column)
-    values = _stored(column)
+    values = stored_values(column)
     kind = "string" if values.dtype == object else values.dtype.name
     if array.shape != (rows,) or array.chunks != (rows,) or array.data_type != kind:
         yield f"{COHORT}/{path}: must hold the {rows} values of the column {name} as {kind}"
@@ -138,7 +138,7 @@ def _check_column(layout: Layout, path: str, name: str, column: "pd.Series[Any]"
         yield f"{COHORT}/{path}: must hold the values of the column {name} in {TABLE}, holds others"
 
 
-def _stored(column: "pd.Series[Any]") -> Any:
+def stored_values(column: "pd.Series[Any]") -> Any:
     """The values as a store holds them: text with `n/a`, or numbers."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy()

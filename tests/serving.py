@@ -1,0 +1,110 @@
+"""A web server over a folder, in a thread, that can be told to misbehave."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+Misbehaviour = Callable[["Handler", bytes], bool]
+"""Answers a request for some content itself, and says whether it did."""
+
+
+@dataclass
+class Server:
+    """What it serves, how, and what it was asked for."""
+
+    folder: Path
+    port: int = 0
+    ranges: bool = True
+    misbehave: dict[str, Misbehaviour] = field(default_factory=dict)
+    """By the end of the path."""
+    asked: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    sent: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def count(self, end: str) -> int:
+        return sum(path.endswith(end) for path in self.asked)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET with ranges, if the server has them."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's system
+    server_state: Server
+
+    def do_GET(self) -> None:
+        state, path = self.server_state, unquote(urlsplit(self.path).path)
+        state.asked.append(path)
+        state.headers.append({name.lower(): value for name, value in self.headers.items()})
+        file = state.folder / path.lstrip("/")
+        content = file.read_bytes() if file.is_file() else b""
+        for end, misbehave in list(state.misbehave.items()):
+            if path.endswith(end) and misbehave(self, content):
+                return
+        if not file.is_file():
+            self.answer(404, b"<html>no such file</html>")
+            return
+        asked = self.asked_range(len(content)) if state.ranges else None
+        if asked is None:
+            self.answer(200, content)
+        elif asked[0] >= len(content):
+            self.answer(416, b"")
+        else:
+            start, end = asked
+            self.answer(206, content[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(content)}")
+
+    def do_HEAD(self) -> None:
+        file = self.server_state.folder / unquote(urlsplit(self.path).path).lstrip("/")
+        size = file.stat().st_size if file.is_file() else 0
+        self.send_response(200 if file.is_file() else 404)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 12:00:00 GMT")
+        self.end_headers()
+
+    def asked_range(self, size: int) -> tuple[int, int] | None:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        return (int(found[1]), min(int(found[2] or size - 1) + 1, size)) if found else None
+
+    def answer(self, status: int, body: bytes, length: int | None = -1, **headers: str) -> None:
+        """An answer whose length may be a lie, or None for no length at all."""
+        self.send_response(status)
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 12:00:00 GMT")
+        if length is not None:
+            self.send_header("Content-Length", str(len(body) if length < 0 else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if length is None or length > len(body):
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(body)
+        self.server_state.sent += len(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Server]:
+    """Serve a folder on a free port of this machine."""
+    state = Server(folder)
+    handler = type("Bound", (Handler,), {"server_state": state})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    state.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
