@@ -4,8 +4,8 @@
 
 The library gets voxels in memory and writes files of the same content one after another. The export also opens the
 release, decompresses and hashes every chunk, and writes tables and papers. The files of both are brought to the disk.
-Both take turns in one run. For DICOM the library is pydicom, which writes data sets that lie in memory; the export makes
-them first, the segmentation by highdicom.
+Both take turns in one run. For DICOM the library is pydicom, which writes data sets that lie in memory; the export
+makes them first, the segmentation by highdicom.
 """
 
 import argparse

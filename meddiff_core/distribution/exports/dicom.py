@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
@@ -69,12 +68,15 @@ class DicomExport(ExportFormat):
         shutil.rmtree(place, ignore_errors=True)
         (place / "image").mkdir(parents=True)
         shared = self._shared(volume, identity)
-        images, paths = [], []
+        images: list[Dataset] = []
+        paths: list[Path] = []
         for number, pixels in enumerate(slices_of(content.image)):
             image = _slice(shared, identity, self.geometry, number)
             paths.append(place / "image" / f"{number + 1:04d}.dcm")
             images.append(image)
-            dcmwrite(paths[-1], _with_pixels(image, pixels), enforce_file_format=True)
+            image.PixelData = pixels.tobytes()
+            dcmwrite(paths[-1], image, enforce_file_format=True)
+            del image.PixelData  # the segmentation needs the headers of all slices, and memory stays flat
         if content.label is not None:
             paths.append(place / "segmentation.dcm")
             frames = slices_of(content.label)
@@ -157,13 +159,6 @@ def _slice(shared: Dataset, identity: Identity, geometry: Geometry, number: int)
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return image
-
-
-def _with_pixels(image: Dataset, pixels: NDArray[np.generic]) -> Dataset:
-    """A copy with pixels, so that the headers of all slices may be kept without them."""
-    whole = _copy(image)
-    whole.file_meta, whole.PixelData = image.file_meta, pixels.tobytes()
-    return whole
 
 
 def _copy(image: Dataset) -> Dataset:
