@@ -249,6 +249,14 @@ def test_a_segmentation_has_a_frame_for_every_slice_of_every_structure(marked: P
     assert found.SyntheticData == "YES"
 
 
+def test_a_slice_is_the_file_that_pydicom_writes(marked: Path, export: Export, tmp_path: Path) -> None:
+    import pydicom
+
+    path = export(marked, "dicom") / "syn0000000/image/0004.dcm"
+    pydicom.dcmwrite(tmp_path / "again.dcm", pydicom.dcmread(path), enforce_file_format=True)
+    assert path.read_bytes() == (tmp_path / "again.dcm").read_bytes()
+
+
 def uids_of(folder: Path) -> set[str]:
     import pydicom
 
