@@ -11,7 +11,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element, write_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 START = b"\0" * 128 + b"DICM"
 PIXEL_DATA = 0x7FE00010
@@ -29,7 +29,7 @@ class SliceEncoder:
         elements = self._shared | self._encode(own)
         elements |= self._encode([DataElement(PIXEL_DATA, "OW", pixels)])
         body = b"".join(elements[tag] for tag in sorted(elements))
-        return START + _meta(str(own.SOPClassUID), str(own.SOPInstanceUID)) + body
+        return START + _meta(own.SOPClassUID, own.SOPInstanceUID) + body
 
     def _encode(self, elements: Iterable[DataElement]) -> dict[int, bytes]:
         return {int(element.tag): self._bytes(element) for element in elements}
@@ -40,7 +40,7 @@ class SliceEncoder:
         return buffer.getvalue()
 
 
-def _meta(storage: str, instance: str) -> bytes:
+def _meta(storage: UID, instance: UID) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = storage, instance
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
