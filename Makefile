@@ -5,7 +5,7 @@ VENV := .venv
 VALIDATORS := .validators
 JOBS ?= 2
 SLOW ?= slow or server
-BENCH ?= generation tiled_decode scale training plan compiled reading codec_choice releasing
+BENCH ?= generation tiled_decode scale training plan compiled reading codec_choice releasing exporting
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
