@@ -57,7 +57,7 @@ def project() -> dict[str, Any]:
 def stage(folder: Path) -> None:
     """Put what the wheel is made of into an empty folder."""
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "niivue*"))
     shutil.copy(ROOT / "LICENSE", folder)
     (folder / "README.md").write_text(README)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

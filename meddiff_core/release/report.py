@@ -31,6 +31,7 @@ from meddiff_core.release.participants_table import age_range
 from meddiff_core.release.scorecard import fill_scorecard, not_intended_for
 from meddiff_core.release.slices import data_uri, middle_slab, window_of
 from meddiff_core.release.templating import flat, humanise, number, percent, render
+from meddiff_core.release.viewer import fits_whole, label_colormap, quantiles_of, turned_volumes, viewer_code
 from meddiff_core.types import FloatArray, LabelArray, Volumes
 
 SHOWN = 12
@@ -108,11 +109,13 @@ def _shared(content: ReleaseContent) -> dict[str, Any]:
 def _pictures(content: ReleaseContent) -> dict[str, Any]:
     """What only the page shows."""
     on_sheet = sheet_of(content.volumes, content.contract, ON_SHEET)
+    window = window_of(on_sheet)
     return {
         "sheet": data_uri(figures.mosaic(on_sheet, spacing_mm=content.contract.spacing_mm)),
         "sheet_count": len(on_sheet),
-        "samples": list(_samples(content, window_of(on_sheet))),
-        "histograms": [figures.histogram(_in_ml(found)).decode() for found in content.histograms if found.edges],
+        "samples": list(_samples(content, window)),
+        **_viewer(content, window),
+        "histograms": [_histogram(found) for found in content.histograms if found.edges],
         "scatters": list(_scatters(content)),
         "counts": count_bars(content),
         "cells": content.cells,
@@ -221,6 +224,33 @@ def _extrapolations(content: ReleaseContent) -> list[str]:
     return [wording.EXTRAPOLATION.format(count=number(count), total=number(len(content.table)))] if count else []
 
 
+def _viewer(content: ReleaseContent, window: tuple[float, float]) -> dict[str, Any]:
+    """The volumes that a reader can turn, with what was requested of them and what they measure."""
+    by = quantiles_of(content)
+    turned = [
+        {**volume, "text": _described(content, content.table.iloc[volume["index"]])}
+        for volume in turned_volumes(content, window)
+    ]
+    return {
+        "viewer": viewer_code(),
+        "colormap": label_colormap(content.contract),
+        "turned": turned,
+        "turned_by": f"at even quantiles of {humanise(by)}" if by else "chosen evenly through the cohort",
+        "turned_smaller": not fits_whole(content.contract),
+    }
+
+
+def _described(content: ReleaseContent, row: "pd.Series[Any]") -> str:
+    """`head-000003 · age 41 · ventricles 23 ml, measured 24 ml`."""
+    parts = [str(row["sample_id"])]
+    for condition in content.contract.conditions:
+        if condition.name in row:
+            measured = row.get(f"measured_{condition.name}")
+            found = "" if measured is None else f", measured {_value(measured, condition)}"
+            parts.append(f"{humanise(condition.name)} {_value(row[condition.name], condition)}{found}")
+    return " · ".join(parts)
+
+
 def _samples(content: ReleaseContent, window: tuple[float, float]) -> Iterator[dict[str, Any]]:
     spacing = content.contract.spacing_mm
     for index in spread(len(content.volumes), SHOWN):
@@ -253,13 +283,20 @@ def _in_ml(found: Histogram) -> Histogram:
     return found.model_copy(update={"edges": tuple(edge * ML_PER_MM3 for edge in found.edges), "unit": "ml"})
 
 
-def _scatters(content: ReleaseContent) -> Iterator[str]:
+def _histogram(found: Histogram) -> dict[str, str]:
+    caption = f"Bars of equal height: the cohort has that {humanise(found.name)} as often as the real scans do."
+    return {"svg": figures.histogram(_in_ml(found)).decode(), "caption": caption}
+
+
+def _scatters(content: ReleaseContent) -> Iterator[dict[str, str]]:
     for condition in content.contract.conditions:
         measured = f"measured_{condition.name}"
         if isinstance(condition, ContinuousCondition) and {condition.name, measured} <= set(content.table.columns):
             factor, unit = (ML_PER_MM3, "ml") if condition.group else (1.0, "")
             requested, found = content.table[condition.name] * factor, content.table[measured] * factor
-            yield figures.scatter(requested, found, humanise(condition.name), unit).decode()
+            name = humanise(condition.name)
+            caption = f"The nearer a dot is to the line, the better that volume has the {name} it was sampled for."
+            yield {"svg": figures.scatter(requested, found, name, unit).decode(), "caption": caption}
 
 
 def _sections(known: dict[str, Any], parts: Sequence[PartView]) -> list[tuple[str, str]]:
