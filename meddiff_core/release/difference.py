@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
 from meddiff_core.release.bounded import one_line
 from meddiff_core.release.content import ReleaseContent
 from meddiff_core.release.manifest import Manifest, read_manifest
-from meddiff_core.release.objects import ReleasedFiles
 from meddiff_core.release.ome import public_contract, released_image
 from meddiff_core.release.participants_table import IDENTIFIER, public_table
 from meddiff_core.release.reader import Release
@@ -227,7 +228,9 @@ def changes_of(content: ReleaseContent, releases: Path) -> Generator[Progress, N
 def _history(folder: Path) -> str:
     """What a release says of the versions before it."""
     files = read_manifest(folder).files
-    text = ReleasedFiles(folder, files).read(CHANGES).decode(errors="replace") if CHANGES in files else ""
+    text = (
+        CheckedObjects(LocalObjects(folder), files).read(CHANGES).decode(errors="replace") if CHANGES in files else ""
+    )
     return text.removeprefix(TITLE)
 
 
