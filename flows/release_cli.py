@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from meddiff_core.release.reader import Release
 
 app = typer.Typer()
 MOST_FAULTS = 50
@@ -84,6 +84,7 @@ def pull(
     destination: Annotated[Path, typer.Argument(help="New folder for it.", show_default=False)],
     where: Annotated[str | None, typer.Option(help=WHERE)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of these, take so many of the first.")] = None,
+    written_as: Annotated[str, typer.Option("--format", help="zarr, as released; or one of export.")] = "zarr",
     digest: Annotated[str | None, typer.Option(help="SHA-256 that its manifest must have.")] = None,
     allow_host: AllowHost = [],  # noqa: B006
     quiet: Quiet = False,
@@ -93,14 +94,22 @@ def pull(
     Each file gets its name when its length and hash are right, the folder when it
     is complete. Give the same command again to go on after a cut, or to complete
     and repair a folder. With --where or --limit a part comes, as `meddiff subset`
-    makes it: only its volumes are transferred.
+    makes it: only its volumes are transferred. With another --format than zarr
+    they are written as `meddiff export` writes them, straight from the address.
     """
     from meddiff_core.distribution.plan import Choice
-    from meddiff_core.distribution.pull import part_of, pull_release, whole_release
+    from meddiff_core.distribution.pull import check_digest, part_of, pull_release, whole_release
     from meddiff_core.objects.addresses import open_source
     from meddiff_core.objects.http import Access
     from tasks.progress import console_for, show, speaking
 
+    if written_as != "zarr":
+        from meddiff_core.release import open_release
+
+        opened = open_release(address, allow_hosts=allow_host)
+        check_digest(digest, opened.digest)
+        _export(opened, destination, written_as, where, limit, quiet=quiet)
+        return
     planner = whole_release if where is None and limit is None else part_of(Choice(where, limit))
     with speaking(console_for(quiet=quiet)):
         pulled = show(pull_release(open_source(address, Access(tuple(allow_host))), destination, digest, planner))
@@ -167,27 +176,45 @@ def export(
     It carries the release's licence, card and digest. After a kill or a full disk
     the same command goes on where it stopped.
     """
+    from meddiff_core.distribution.exports.export import check_format
+    from meddiff_core.release import open_release
+
+    check_format(written_as)  # before a server is asked
+    opened = open_release(release, allow_hosts=allow_host)
+    _export(opened, destination, written_as, where, None, split, seed, suffix, quiet=quiet)
+
+
+def _export(
+    opened: "Release",
+    destination: Path,
+    written_as: str,
+    where: str | None,
+    limit: int | None,
+    split: str | None = None,
+    seed: int = 0,
+    suffix: str | None = None,
+    quiet: bool = False,
+) -> None:
     from meddiff_core.distribution.exports.cohort import Selection
     from meddiff_core.distribution.exports.export import check_format, export_release
     from meddiff_core.distribution.exports.sides import parse_shares
-    from meddiff_core.release import open_release
     from tasks.progress import console_for, show, speaking
 
-    name, opened = check_format(written_as), open_release(release, allow_hosts=allow_host)
-    shares = parse_shares(split) if split is not None else ()
-    selection = Selection(_rows_where(opened.table, where), where, shares, seed)
+    name, shares = check_format(written_as), parse_shares(split) if split is not None else ()
+    selection = Selection(_rows_of(opened, where, limit), where, shares, seed)
     with speaking(console_for(quiet=quiet)):
         done = show(export_release(opened, destination, name, selection, suffix))
     print(f"{destination}: {done.volumes} of {done.of} volumes as {done.title}")
 
 
-def _rows_where(table: "DataFrame", where: str | None) -> tuple[int, ...] | None:
-    """Numbers of the volumes that --where keeps; None for all."""
-    if where is None:
-        return None
+def _rows_of(opened: "Release", where: str | None, limit: int | None) -> tuple[int, ...] | None:
+    """Numbers of the volumes that --where and --limit keep; None for all."""
     from meddiff_core.distribution.where import select_rows
 
-    return tuple(select_rows(table, where))
+    if where is None and limit is None:
+        return None
+    rows = select_rows(opened.table, where) if where is not None else range(len(opened))
+    return tuple(rows[:limit])
 
 
 @app.command()

@@ -53,21 +53,31 @@ class Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             self.answer(404, b"<html>no such file</html>")
             return
-        start = self.asked_range() if state.ranges else None
-        if start is None:
+        asked = self.asked_range(len(content)) if state.ranges else None
+        if asked is None:
             self.answer(200, content)
-        elif start >= len(content):
+        elif asked[0] >= len(content):
             self.answer(416, b"")
         else:
-            self.answer(206, content[start:], **{"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})
+            start, end = asked
+            self.answer(206, content[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(content)}")
 
-    def asked_range(self) -> int | None:
+    def do_HEAD(self) -> None:
+        file = self.server_state.folder / unquote(urlsplit(self.path).path).lstrip("/")
+        size = file.stat().st_size if file.is_file() else 0
+        self.send_response(200 if file.is_file() else 404)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 12:00:00 GMT")
+        self.end_headers()
+
+    def asked_range(self, size: int) -> tuple[int, int] | None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        return int(found[1]) if found else None
+        return (int(found[1]), min(int(found[2] or size - 1) + 1, size)) if found else None
 
     def answer(self, status: int, body: bytes, length: int | None = -1, **headers: str) -> None:
         """An answer whose length may be a lie, or None for no length at all."""
         self.send_response(status)
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 12:00:00 GMT")
         if length is not None:
             self.send_header("Content-Length", str(len(body) if length < 0 else length))
         for name, value in headers.items():

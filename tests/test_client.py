@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from tests.serving import serve
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/release/golden/heads-1.0.0.zip"
@@ -123,6 +125,32 @@ def test_it_reads_a_release(client: Callable[..., Any], golden: Path) -> None:
 
 def test_it_trains_from_a_release_with_torch_beside_it(client: Callable[..., Any], golden: Path) -> None:
     done = client(TRAIN, golden, extra="torch")
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_it_pulls_a_part_goes_on_after_a_cut_verifies_and_trains_by_url(
+    client: Callable[..., Any], golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # its cache lies there
+    with serve(golden) as server:
+        pull = (COMMAND, "pull", server.url, tmp_path / "part", "--where", "age > 0", "--limit", "1")
+        server.misbehave = {"image/c/0/0/0/0": lambda handler, _: bool(handler.answer(404, b"") or True)}
+        done = client(*pull)
+        assert done.returncode == 1
+        assert "image/c/0/0/0/0: missing" in done.stderr
+        assert not (tmp_path / "part").exists()
+        server.misbehave = {}
+        done = client(*pull)
+        assert (done.returncode, done.stdout.splitlines()[0]) == (
+            0,
+            f"{tmp_path / 'part'}: 1 of 2 of heads 1.0.0: where age > 0 the first 1, each file as released",
+        ), done.stderr
+        for place in (tmp_path / "part", server.url):
+            done = client(COMMAND, "verify", place)
+            assert done.returncode == 0, done.stderr
+        done = client(TRAIN, server.url, extra="torch")
+        assert done.stdout == "True\n", done.stderr
+    done = client(TRAIN, tmp_path / "part", extra="torch")
     assert done.stdout == "True\n", done.stderr
 
 

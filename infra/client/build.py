@@ -35,8 +35,8 @@ REQUIRED = (
 README = """# meddiff-client
 
 Pulls, verifies and reads the synthetic cohorts that `meddiff` releases: `meddiff pull URL FOLDER`,
-`meddiff verify FOLDER`, and `from meddiff_core.release import open_release`. Training on one needs torch beside it.
-Do not install it beside the distribution `meddiff`, which holds all of it.
+`meddiff subset`, `meddiff verify`, and `from meddiff_core.release import open_release`. Training on one needs torch
+beside it. Do not install it beside the distribution `meddiff`, which holds all of it.
 """
 
 

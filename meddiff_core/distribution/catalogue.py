@@ -174,7 +174,7 @@ def describe_catalogue(catalogue: Catalogue) -> list[str]:
             continue
         named = f"{one.name} {one.version}"
         if one.status == "withdrawn":
-            lines.append(f"withdrawn  {named}: {one.reason}")
+            lines.append(f"withdrawn  {one.path}: {named}: {one.reason}")
             continue
         facts = [
             f"{one.samples:,} volumes",
@@ -183,7 +183,7 @@ def describe_catalogue(catalogue: Catalogue) -> list[str]:
             gates_text(one),
             one.signature,
         ]
-        lines.append(f"released   {named}: {', '.join(facts)}" + (f" ({one.part})" if one.part else ""))
+        lines.append(f"released   {one.path}: {named}, {', '.join(facts)}" + (f" ({one.part})" if one.part else ""))
     return [one_line(line) for line in lines]
 
 
@@ -273,7 +273,7 @@ def _released(
     return Listed(
         status="released",
         gates=_gates(release, manifest),
-        signature=one_line(vouched.text.partition(":")[0]),
+        signature=one_line(re.split("[:;]", vouched.text)[0]),
         report=one_line(f"{path}/{report}") if report in manifest.files else "",
         **known,
     )

@@ -1,4 +1,4 @@
-"""What a part of a release consists of: the objects of the whole that it takes, their names, and what is written anew.
+"""What a part of a release consists of: which objects it takes, under which names, and what is written anew.
 
 A filtered copy that keeps the arrays' length shows zeros, to every reader, for what was left out. So a subset is dense:
 arrays, columns, tables and metadata hold the kept volumes alone. A volume is one chunk, so chunks are taken as they are

@@ -19,6 +19,7 @@ from meddiff_core.artefacts import alone, digest_file, write_bytes, write_text
 from meddiff_core.distribution.plan import Choice, plan_subset
 from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
 from meddiff_core.objects.checked import CheckedObjects
+from meddiff_core.objects.local import LocalObjects
 from meddiff_core.objects.location import RemotePath
 from meddiff_core.objects.side_by_side import side_by_side
 from meddiff_core.objects.source import PIECE, ObjectSource, altered
@@ -27,6 +28,7 @@ from meddiff_core.release.manifest import (
     SIGNATURE,
     FileEntry,
     Manifest,
+    is_withdrawn,
     manifest_bytes,
     parse_manifest,
     read_manifest,
@@ -45,8 +47,10 @@ KB = 1000
 class PullPlan:
     """What shall lie here when all is done."""
 
-    manifest: bytes
-    """Lists every file, with size and digest."""
+    raw: bytes
+    """The manifest, which lists every file with size and digest."""
+    manifest: Manifest
+    """The same, parsed."""
     objects: Mapping[str, str]
     """The name at the source of each file that comes from there."""
     written: Mapping[str, bytes] = field(default_factory=dict)
@@ -70,9 +74,10 @@ class Pulled:
     """Bytes of files; 0 when all were here."""
 
 
-def whole_release(source: ObjectSource, manifest: bytes) -> PullPlan:
+def whole_release(source: ObjectSource, raw: bytes) -> PullPlan:
     """All of it."""
-    return PullPlan(manifest, {name: name for name in parse_manifest(manifest).files}, signed=True)
+    parsed = parse_manifest(raw)
+    return PullPlan(raw, parsed, {name: name for name in parsed.files}, signed=True)
 
 
 def part_of(choice: Choice) -> Planner:
@@ -83,7 +88,7 @@ def part_of(choice: Choice) -> Planner:
         read = cache(CheckedObjects(source, manifest.files).read)
         found = plan_subset(read, manifest, hashlib.sha256(raw).hexdigest(), choice)
         written = dict(found.written)
-        return PullPlan(written.pop(MANIFEST), {one.name: one.source for one in found.taken}, written)
+        return PullPlan(written.pop(MANIFEST), found.manifest, {one.name: one.source for one in found.taken}, written)
 
     return plan
 
@@ -99,11 +104,13 @@ def pull_release(
             asked for, or another version took its place meanwhile.
         Unreachable: the source does not answer, or refuses.
     """
-    _check_destination(folder)
+    _check_destination(source, folder)
+    place = RemotePath(source)
     with _held(folder):
-        read_manifest(RemotePath(source))  # says of a release that was withdrawn that it was
-        parent = manifest_bytes(RemotePath(source))
-        _compare(digest, parent)
+        if is_withdrawn(place):
+            read_manifest(place)  # says so
+        parent = manifest_bytes(place)
+        check_digest(digest, hashlib.sha256(parent).hexdigest())
         plan = planner(source, parent)
         work = _Work(source, folder, plan, parent)
         yield from work.prepare()
@@ -111,7 +118,7 @@ def pull_release(
         signature = work.signature()
         work.check_still()
         work.publish(signature)
-        return Pulled(work.manifest, hashlib.sha256(plan.manifest).hexdigest(), work.transferred)
+        return Pulled(work.manifest, hashlib.sha256(plan.raw).hexdigest(), work.transferred)
 
 
 class _Work:
@@ -119,17 +126,17 @@ class _Work:
 
     def __init__(self, source: ObjectSource, folder: Path, plan: PullPlan, parent: bytes) -> None:
         self.source, self.folder, self.plan, self.parent = source, folder, plan, parent
-        self.manifest = parse_manifest(plan.manifest)
+        self.manifest = plan.manifest
         self.stage = stage_of(folder)
         self.repairs = folder.is_dir() and any(folder.iterdir())
         self.tree = folder if self.repairs else self.stage / "tree"
         self.wanted: list[str] = []
         self.transferred = 0
-        self._lock = threading.Lock()
+        self._lock, self._stopping = threading.Lock(), threading.Event()
 
     def prepare(self) -> Work[None]:
         """Look at what is here, and whether the rest fits the disk."""
-        if self.repairs and _manifest_in(self.folder) != self.plan.manifest:
+        if self.repairs and _manifest_in(self.folder) != self.plan.raw:
             raise ConfigurationError(f"{self.folder} must be new, empty, or this very release; it holds something else")
         yield from self._continue_or_begin()
         files = self.manifest.files
@@ -146,16 +153,20 @@ class _Work:
 
     def _continue_or_begin(self) -> Iterator[Message]:
         """Keep what an earlier call left, if it was of this very release."""
-        mark, digest = self.stage / "digest", hashlib.sha256(self.plan.manifest).hexdigest()
+        mark, digest = self.stage / "digest", hashlib.sha256(self.plan.raw).hexdigest()
         before = mark.read_text() if mark.is_file() else ""
         if before != digest:
-            if self.stage.exists():
+            if before:
                 yield Message(f"what an earlier call left is of another release ({before[:12]}), it is removed")
                 shutil.rmtree(self.stage)
-            (self.stage / "parts").mkdir(parents=True)
-            (self.stage / "tree").mkdir()
-            write_text(mark, digest)
-        elif before:
+            elif self.stage.exists() and any(not path.name.startswith(".digest.") for path in self.stage.iterdir()):
+                raise ConfigurationError(f"{self.stage} must be what a pull left, it holds something else")
+            write_text(mark, digest)  # makes the folder, and says from the start whose it is
+            for name in ("parts", "tree"):
+                (self.stage / name).mkdir()
+        else:
+            for name in ("parts", "tree"):
+                (self.stage / name).mkdir(exist_ok=True)
             yield Message(f"goes on with what an earlier call left in {self.stage.name}")
 
     def fetch(self) -> Work[None]:
@@ -163,7 +174,7 @@ class _Work:
         total = sum(self.manifest.files[name].bytes for name in self.wanted)
         faults: list[str] = []
         shown = -1
-        for found in side_by_side(self._bring, self.wanted):
+        for found in side_by_side(self._bring, self.wanted, self._stopping):
             faults += [fault for fault in found if fault]
             while self.source.notes:
                 yield Message(self.source.notes.popleft())
@@ -218,6 +229,8 @@ class _Work:
                     digest = hashlib.sha256()
                 file.write(piece)
                 digest.update(piece)
+                if self._stopping.is_set():
+                    raise IntegrityError(f"{name}: stopped")
                 with self._lock:
                     self.transferred += len(piece)
         return digest.hexdigest()
@@ -246,7 +259,7 @@ class _Work:
 
     def publish(self, signature: bytes | None) -> None:
         """Give the folder its name."""
-        write_bytes(self.tree / MANIFEST, self.plan.manifest)
+        write_bytes(self.tree / MANIFEST, self.plan.raw)
         if signature is not None:
             write_bytes(self.tree / SIGNATURE, signature)
             if faults := check_signature(self.tree, self.manifest, None).faults:
@@ -264,14 +277,16 @@ def stage_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.pull")
 
 
-def _check_destination(folder: Path) -> None:
+def _check_destination(source: ObjectSource, folder: Path) -> None:
+    if folder.name in ("", ".."):
+        raise ConfigurationError(f"the destination must be a folder with a name, is {folder}")
+    if isinstance(source, LocalObjects) and folder.resolve().is_relative_to(source.folder.resolve()):
+        raise ConfigurationError(f"the destination must lie outside the release, {folder} lies in it")
     for path in (folder, stage_of(folder)):
         if path.is_symlink():
             raise ConfigurationError(f"{path} must be a folder of its own, is a link")
         if path.exists() and not path.is_dir():
             raise ConfigurationError(f"{path} must be a folder, is a file")
-    if not folder.name:
-        raise ConfigurationError(f"the destination must be a folder with a name, is {folder}")
 
 
 @contextmanager
@@ -284,8 +299,12 @@ def _held(folder: Path) -> Iterator[None]:
         raise ConfigurationError(f"{folder}: another pull writes it; wait for its end") from error
 
 
-def _compare(wanted: str | None, manifest: bytes) -> None:
-    found = hashlib.sha256(manifest).hexdigest()
+def check_digest(wanted: str | None, found: str) -> None:
+    """Whether a manifest is the one that a person was told of, if any was.
+
+    Raises:
+        IntegrityError: it is another.
+    """
     if wanted and wanted.lower() != found:
         raise IntegrityError(f"the manifest must have the digest {wanted}, as --digest says, it has {found}")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from meddiff_core.artefacts import write_bytes, writing_folder
 from meddiff_core.distribution.plan import Choice, SubsetPlan, plan_again, plan_subset
-from meddiff_core.distribution.pull import Planner, PullPlan
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.local import LocalObjects
@@ -44,7 +43,10 @@ def make_subset(
     """
     _check_free(release, destination)
     read_manifest(release)  # says of a release that was withdrawn that it was
-    plan, objects = plan_of(LocalObjects(release), manifest_bytes(release), choice)
+    raw = manifest_bytes(release)
+    manifest = parse_manifest(raw)
+    objects = CheckedObjects(LocalObjects(release), manifest.files)
+    plan = plan_subset(objects.read, manifest, hashlib.sha256(raw).hexdigest(), choice)
     with writing_folder(destination.absolute()) as partial:
         _check_free(release, destination)  # nobody else of us can come now
         yield from _write(plan, objects, partial)
@@ -54,24 +56,6 @@ def make_subset(
         if found.faults:
             raise IntegrityError(f"the release does not hold together, see `meddiff verify`: {found.faults[0]}")
     return plan.manifest
-
-
-def plan_of(source: ObjectSource, manifest: bytes, choice: Choice) -> tuple[SubsetPlan, CheckedObjects]:
-    """The plan of a part of what lies at a source, and its objects."""
-    parsed = parse_manifest(manifest)
-    objects = CheckedObjects(source, parsed.files)
-    return plan_subset(objects.read, parsed, hashlib.sha256(manifest).hexdigest(), choice), objects
-
-
-def subset_planner(choice: Choice) -> Planner:
-    """What a pull with a filter brings: the very subset that `make_subset` would make of the release there."""
-
-    def planner(source: ObjectSource, manifest: bytes) -> PullPlan:
-        plan, _ = plan_of(source, manifest, choice)
-        written = {name: content for name, content in plan.written.items() if name != MANIFEST}
-        return PullPlan(plan.written[MANIFEST], {one.name: one.source for one in plan.taken}, written)
-
-    return planner
 
 
 def _check_free(release: Path, destination: Path) -> None:

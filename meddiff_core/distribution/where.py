@@ -175,7 +175,8 @@ def _known(column: "pd.Series[Any]") -> "pd.Series[Any]":
     if is_bool_dtype(kind):
         return column.astype("boolean")
     if is_numeric_dtype(kind):
-        return column.astype({"f": "Float64", "u": "UInt64"}.get(kind.kind, "Int64"))  # type: ignore[call-overload]
+        wider = pd.Float64Dtype() if kind.kind == "f" else pd.UInt64Dtype() if kind.kind == "u" else pd.Int64Dtype()
+        return column.astype(wider)
     words = column.astype(object).where(column.notna(), None)
     return words.map(lambda word: word if word is None else unicodedata.normalize("NFC", str(word))).astype("string")
 

@@ -22,8 +22,9 @@ from meddiff_core.objects.source import MissingObject, Unreachable, altered
 
 PART = 8 << 20
 """Bytes of one request."""
+# http:// only where whoever set the endpoint wrote it
 SETTINGS: dict[str, Any] = {
-    "client_options": {"timeout": "120s", "connect_timeout": "15s"},
+    "client_options": {"allow_http": True, "timeout": "120s", "connect_timeout": "15s"},
     "retry_config": {"max_retries": 5},
 }
 HERE = "localhost,127.0.0.1,::1"
@@ -88,7 +89,7 @@ class S3Objects:
         with self._lock:
             if self._bucket is None or self._pid != os.getpid():
                 self._pid = os.getpid()
-                apart = _forked or bool(getproxies())  # obstore sends even loopback to a proxy
+                apart = _forked or bool(getproxies().keys() - {"no"})  # obstore sends even loopback to a proxy
                 self._bucket = _Apart(self._url) if apart else _Direct(self._url)
             return self._bucket
 

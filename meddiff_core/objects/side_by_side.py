@@ -6,6 +6,7 @@ What has begun is little, so that a list of a million objects takes no memory, a
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
+from threading import Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -17,19 +18,21 @@ EVERY_S = 0.5
 
 
 def side_by_side(
-    function: Callable[[Item], Result], items: Iterable[Item], connections: int = CONNECTIONS
+    function: Callable[[Item], Result], items: Iterable[Item], stopping: Event | None = None
 ) -> Iterator[list[Result]]:
     """What `function` gives for the items, as soon as it is there, or nothing every half a second.
 
-    Its first exception is raised, and ends the rest.
+    Its first exception is raised, and ends the rest; `stopping` is set then, for those that still run.
     """
     waiting = iter(items)
-    pool = ThreadPoolExecutor(connections)
+    pool = ThreadPoolExecutor(CONNECTIONS)
     try:
-        running: set[Future[Result]] = {pool.submit(function, item) for item in islice(waiting, 2 * connections)}
+        running: set[Future[Result]] = {pool.submit(function, item) for item in islice(waiting, 2 * CONNECTIONS)}
         while running:
             done, running = wait(running, EVERY_S, FIRST_COMPLETED)
             running |= {pool.submit(function, item) for item in islice(waiting, len(done))}
             yield [future.result() for future in done]
     finally:
+        if stopping:
+            stopping.set()
         pool.shutdown(cancel_futures=True)

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from meddiff_core.artefacts import digest_file
 from meddiff_core.contract import Frozen
 from meddiff_core.errors import IntegrityError
-from meddiff_core.objects.location import Location, is_file, is_there
+from meddiff_core.objects.location import Location, RemotePath, is_file, is_there
+from meddiff_core.objects.source import MissingObject
 from meddiff_core.release.bounded import read_bounded
 
 MANIFEST = "manifest.json"
@@ -26,6 +27,7 @@ WHOLE = "whole"
 """Folder of a subset with the papers of what it is a part of, as they were: they are about all of its volumes."""
 MOST_BYTES = 256 << 20
 """Bytes of a manifest; that of 100,000 volumes has 65 MB."""
+MOST_TOMBSTONE = 1 << 16
 MOST_SHOWN = 5
 FORMAT: Final = "meddiff-release/1"
 
@@ -182,7 +184,13 @@ def read_manifest(folder: Location) -> Manifest:
 
 def is_withdrawn(folder: Location) -> bool:
     """Whether a tombstone stands in the folder."""
-    return is_file(folder / TOMBSTONE)
+    path = folder / TOMBSTONE
+    if not isinstance(path, RemotePath):
+        return is_file(path)
+    try:
+        return path.read(MOST_TOMBSTONE).startswith(b"# ")  # some servers have a page of theirs for every name
+    except IntegrityError:
+        return False
 
 
 def name_of(folder: Location) -> str:
@@ -202,9 +210,12 @@ def manifest_bytes(folder: Location) -> bytes:
         IntegrityError: there is none.
     """
     path = folder / MANIFEST
-    if not is_there(path):
-        raise IntegrityError(f"{name_of(folder)} must be a release, a folder with {MANIFEST}; there is none")
-    return read_bounded(path, MOST_BYTES)
+    try:
+        if isinstance(path, RemotePath) or is_there(path):
+            return read_bounded(path, MOST_BYTES)
+    except MissingObject:
+        pass
+    raise IntegrityError(f"{name_of(folder)} must be a release, a folder with {MANIFEST}; there is none")
 
 
 def digest_manifest(folder: Location) -> str:

@@ -24,7 +24,8 @@ from tests.serving import Handler, Misbehaviour, Server, serve
 
 CHUNK = "cohort.ome.zarr/image/c/1/0/0/0"
 REPORT = "report.html"
-HASTY = Access(timeout_s=0.3, retries=2, backoff_s=0.01)
+HASTY = Access(timeout_s=20, retries=2, backoff_s=0.01)
+IMPATIENT = Access(timeout_s=1, retries=0)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_busy_server_is_waited_for_as_long_as_it_asks(served: Server, pull: An
     served.misbehave = {REPORT: first(status(429, Retry_After="1"))}
     since = time.monotonic()
     pull(served)
-    assert 1 <= time.monotonic() - since < 5
+    assert time.monotonic() - since >= 1
     assert served.count(REPORT) == 2
     assert folder.is_dir()
 
@@ -139,7 +140,7 @@ ENDS: dict[str, tuple[Callable[[Handler, bytes], None], int, str]] = {
         "compresses it unasked",
     ),
     "a part unasked": (lambda handler, content: handler.answer(206, content), 3, "another part than was asked for"),
-    "hang": (lambda *_: time.sleep(1), 3, r"does not answer within 0\.3 s"),
+    "hang": (lambda *_: time.sleep(2), 1, "does not answer within 1 s"),
     "a redirect to another host": (
         status(302, Location="http://example.org/heads"),
         1,
@@ -157,7 +158,7 @@ def test_what_a_server_keeps_doing_ends_the_pull_which_the_next_call_completes(
     misbehave, requests, message = ENDS[what]
     served.misbehave = {CHUNK: always(misbehave)}
     with pytest.raises((IntegrityError, Unreachable), match=message):
-        pull(served)
+        pull(served, IMPATIENT if what == "hang" else HASTY)
     assert served.count(CHUNK) == requests
     assert not folder.exists()
     assert not (stage_of(folder) / "tree" / CHUNK).exists()
@@ -340,10 +341,25 @@ def test_loopback_goes_through_no_proxy_and_other_hosts_do(
 
 
 def test_a_withdrawn_release_is_not_pulled(served: Server, folder: Path, pull: Any) -> None:
-    (served.folder / "TOMBSTONE.md").write_text("withdrawn")
+    (served.folder / "TOMBSTONE.md").write_text("# Heads 1.0.0 was withdrawn")
     with pytest.raises(IntegrityError, match="was withdrawn"):
         pull(served)
     assert not folder.exists()
+
+
+def test_a_destination_inside_the_release_is_refused(golden: Path, finish: Any) -> None:
+    for folder in (golden, golden / "copy", Path("..")):
+        with pytest.raises(ConfigurationError, match="the destination must"):
+            finish(pull_release(open_source(golden), folder))
+    assert sorted(path.name for path in golden.parent.iterdir()) == [golden.name]
+
+
+def test_a_folder_that_is_called_like_a_part_is_left_alone(served: Server, folder: Path, pull: Any) -> None:
+    stage_of(folder).mkdir()
+    (stage_of(folder) / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match="holds something else"):
+        pull(served)
+    assert (stage_of(folder) / "thesis.txt").read_text() == "mine"
 
 
 def test_a_disk_that_is_too_small_is_told_before(
