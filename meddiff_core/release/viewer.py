@@ -79,8 +79,8 @@ def _as_nifti(content: ReleaseContent, index: int, window: Window) -> dict[str, 
     """As released, in released intensities and RAS mm, smaller where it is too large for a page."""
     contract = content.contract
     image = released_image(content.volumes.image(index), contract)
-    found = content.volumes.label(index)
-    label = None if found is None else np.ascontiguousarray(found.T)
+    stored = content.volumes.label(index) if contract.labels else None
+    label = None if stored is None else np.ascontiguousarray(stored.T)
     affine = affine_of(contract)
     for factors in _halvings(contract):
         image, label = halve_image(image, factors), None if label is None else halve_label(label, factors)

@@ -124,7 +124,7 @@ def internal(content: Any) -> InternalContent:
 
 def test_the_report_needs_nothing_from_outside(content: Any) -> None:
     page = Page(render_report(content))
-    assert page.scripts == 0
+    assert page.scripts == 1  # the page's own
     assert page.sources
     assert all(source.startswith("data:image/") for source in page.sources)
     assert "default-src 'none'" in render_report(content)
@@ -173,7 +173,7 @@ def test_page_and_card_say_how_many_rounds_there_were_and_why_that_matters(conte
 
 def test_a_title_cannot_become_markup(content: Any) -> None:
     text = render_report(replace(content, title="<script>alert(1)</script>"))
-    assert "<script>" not in text
+    assert "<script>alert" not in text
 
 
 def test_a_release_without_labels_shows_no_overlay(make_content: Any) -> None:
