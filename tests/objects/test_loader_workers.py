@@ -18,9 +18,9 @@ GOLDEN = Path(__file__).parents[1] / "release/golden/heads-1.0.0.zip"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("bucket")
-    shutil.unpack_archive(GOLDEN, folder)
-    with serve(folder.parent) as state:
+    folder = tmp_path_factory.mktemp("served")
+    shutil.unpack_archive(GOLDEN, folder / "bucket")
+    with serve(folder) as state:
         yield state
 
 
@@ -31,9 +31,8 @@ def address(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.
     settings = {"ENDPOINT_URL": server.url, "ALLOW_HTTP": "true", "SKIP_SIGNATURE": "true", "REGION": "us-east-1"}
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    (bucket,) = (path.name for path in server.folder.glob("bucket*"))
     start = server.url if request.param == "http" else "s3:/"
-    return f"{start}/{bucket}/heads-1.0.0"
+    return f"{start}/bucket/heads-1.0.0"
 
 
 @pytest.mark.timeout(120)
