@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 JOBS ?= 2
 SLOW ?= slow or server
-BENCH ?= generation tiled_decode scale training plan compiled reading
+BENCH ?= generation tiled_decode scale training plan compiled reading exporting
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 

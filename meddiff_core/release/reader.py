@@ -240,7 +240,7 @@ class Release:
             except Exception as error:  # each kind of nonsense raises its own
                 raise IntegrityError(f"{COHORT}/{name} must be an array: {type(error).__name__}") from error
             shape = (len(self), *self.contract["size"][::-1])
-            if array.shape != shape:
+            if array.shape != shape and (name in (IMAGE, LABEL) or array.ndim != 4 or array.shape[0] != len(self)):
                 raise IntegrityError(f"{COHORT}/{name} must have the shape {shape}, has {array.shape}")
             self._arrays[name] = array
         return self._arrays[name]

@@ -56,7 +56,7 @@ def test_it_holds_the_kept_volumes_alone(whole: Path, part: Path) -> None:
     assert release.manifest.subset.rows == tuple(kept)
     assert release.manifest.subset.manifest == digest_file(whole / "manifest.json")
     assert verify_release(part, Depth(volumes=1)) == []
-    assert not [path for path in part.rglob("c.4.0.0.0")]
+    assert not list(part.rglob("c.4.0.0.0"))
 
 
 def test_evidence_is_that_of_the_whole_and_says_so(whole: Path, part: Path) -> None:

@@ -75,8 +75,7 @@ def writing_export(destination: Path, source: Location, request: object) -> Iter
             _refuse(destination, source)  # whoever wrote it meanwhile
             writing = _begin(partial, final.with_name(f".{final.name}.state.json"), digest_of(request))
             yield writing
-            writing.make_safe()
-            publish_folder(partial, final)
+            publish_folder(partial, final)  # brings every file to the disk first
             writing.state.unlink()
     except OSError as error:
         raise MeddiffError(

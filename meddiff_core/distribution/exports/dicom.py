@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
@@ -23,6 +22,7 @@ from meddiff_core.distribution.exports.bids import in_words_of_bids
 from meddiff_core.distribution.exports.cohort import SENTENCE, Cohort, ExportedVolume
 from meddiff_core.distribution.exports.dicom_geometry import Geometry, geometry_of, slices_of
 from meddiff_core.distribution.exports.dicom_segmentation import segmentation_of
+from meddiff_core.distribution.exports.dicom_slices import SliceEncoder
 from meddiff_core.distribution.exports.format import ExportFormat, Voxels
 from meddiff_core.distribution.exports.papers import write_papers, write_table
 from meddiff_core.release.participants_table import AGES, IDENTIFIER
@@ -69,16 +69,16 @@ class DicomExport(ExportFormat):
         shutil.rmtree(place, ignore_errors=True)
         (place / "image").mkdir(parents=True)
         shared = self._shared(volume, identity)
-        images, paths = [], []
+        encoder, images, paths = SliceEncoder(shared), list[Dataset](), list[Path]()
         for number, pixels in enumerate(slices_of(content.image)):
-            image = _slice(shared, identity, self.geometry, number)
+            own = _own(shared, identity, self.geometry, number)
             paths.append(place / "image" / f"{number + 1:04d}.dcm")
-            images.append(image)
-            dcmwrite(paths[-1], _with_pixels(image, pixels), enforce_file_format=True)
+            paths[-1].write_bytes(encoder.encode(own, pixels.tobytes()))
+            images.append(own)
         if content.label is not None:
             paths.append(place / "segmentation.dcm")
-            frames = slices_of(content.label)
-            found = segmentation_of(images, frames, self.cohort.names, identity.uid, self.cohort.line[:TEXT])
+            headers, frames = [_with(shared, own) for own in images], slices_of(content.label)
+            found = segmentation_of(headers, frames, self.cohort.names, identity.uid, self.cohort.line[:TEXT])
             dcmwrite(paths[-1], found, enforce_file_format=True)
         return paths
 
@@ -146,31 +146,26 @@ class DicomExport(ExportFormat):
         write_papers(folder, self.cohort, self.title, files)
 
 
-def _slice(shared: Dataset, identity: Identity, geometry: Geometry, number: int) -> Dataset:
-    image = _copy(shared)
-    image.SOPInstanceUID = identity.uid(f"slice {number}")
-    image.InstanceNumber = number + 1
+def _own(shared: Dataset, identity: Identity, geometry: Geometry, number: int) -> Dataset:
+    """What distinguishes a slice from the others."""
+    own = Dataset()
+    own.SOPClassUID, own.SOPInstanceUID = shared.SOPClassUID, identity.uid(f"slice {number}")
+    own.InstanceNumber = number + 1
     position = geometry.position(number)
-    image.ImagePositionPatient = [_number(part) for part in position]
+    own.ImagePositionPatient = [_number(part) for part in position]
     normal = np.cross(geometry.orientation[:3], geometry.orientation[3:])
-    image.SliceLocation = _number(float(normal @ position) + 0.0)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return image
+    own.SliceLocation = _number(float(normal @ position) + 0.0)
+    return own
 
 
-def _with_pixels(image: Dataset, pixels: NDArray[np.generic]) -> Dataset:
-    """A copy with pixels, so that the headers of all slices may be kept without them."""
-    whole = _copy(image)
-    whole.file_meta, whole.PixelData = image.file_meta, pixels.tobytes()
-    return whole
-
-
-def _copy(image: Dataset) -> Dataset:
-    """A data set of the same elements. `Dataset(image)` would share its dictionary with the first."""
-    copied = Dataset()
-    copied.update(image)
-    return copied
+def _with(shared: Dataset, own: Dataset) -> Dataset:
+    """The whole header of a slice. `Dataset(shared)` would share its dictionary with the first."""
+    header = Dataset()
+    header.update(shared)
+    header.update(own)
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return header
 
 
 def _add_grid(image: Dataset, geometry: Geometry) -> None:

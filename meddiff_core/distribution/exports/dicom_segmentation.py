@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 NO_DATE, NO_TIME = "19700101", "000000"
 """Where DICOM insists on a date: a segmentation's content must have one, and this one was not drawn on any day."""
 CATEGORY = ("123037004", "SCT", "Body structure")
+FAMILY = ("123110", "DCM", "Artificial Intelligence")
 PRIVATE = "99MEDDIFF"
 """Scheme of codes for structures, which a release names in words alone."""
 LONG = 64
@@ -35,7 +36,7 @@ def segmentation_of(
         source_images=images,
         pixel_array=frames,
         segmentation_type="BINARY",
-        segment_descriptions=[_describe(name, value) for name, value in names.items()],
+        segment_descriptions=[_describe(name, value, first.SoftwareVersions) for name, value in names.items()],
         series_instance_uid=uid("segmentation series"),
         series_number=2,
         sop_instance_uid=uid("segmentation"),
@@ -55,7 +56,7 @@ def segmentation_of(
     return found  # type: ignore[no-any-return]
 
 
-def _describe(name: str, value: int) -> SegmentDescription:
+def _describe(name: str, value: int, version: str) -> SegmentDescription:
     meaning = name[:LONG]
     return SegmentDescription(
         segment_number=value,
@@ -64,7 +65,7 @@ def _describe(name: str, value: int) -> SegmentDescription:
         segmented_property_type=CodedConcept(f"structure-{value}", PRIVATE, meaning),
         algorithm_type="AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
-            name="meddiff", family=CodedConcept("123109", "DCM", "Manual Processing"), version="1"
+            name="meddiff", family=CodedConcept(*FAMILY), version=version
         ),
     )
 
@@ -76,3 +77,6 @@ def _fix(found: Any, dimensions: str) -> None:
             del found[keyword]
     for item in (*found.DimensionOrganizationSequence, *found.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions
+    for equipment in found.get("ContributingEquipmentSequence", ()):
+        if "ContributionDateTime" in equipment:
+            del equipment.ContributionDateTime
