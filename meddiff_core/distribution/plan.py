@@ -31,7 +31,7 @@ from meddiff_core.distribution.subset_papers import (
 from meddiff_core.distribution.where import select_rows
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.parquet import as_parquet
-from meddiff_core.release.bounded import MOST_JSON, first_fault, parse_json
+from meddiff_core.release.bounded import MOST_JSON, describe_error, first_fault, parse_json
 from meddiff_core.release.checks.array_document import DOCUMENT, ArrayDocument
 from meddiff_core.release.checks.layout import MOST_METADATA, parse_array
 from meddiff_core.release.checks.parquet_bounds import LONGEST_CELL, ROOM, parse_table
@@ -121,7 +121,17 @@ def _record(manifest: Manifest, digest: str, step: dict[str, Any], rows: Sequenc
 
 def _plan(read: Read, manifest: Manifest, table: pd.DataFrame, rows: list[int], subset: Subset) -> SubsetPlan:
     """`table` is that of the release, `rows` are kept of it."""
-    kept = table.iloc[rows].reset_index(drop=True)
+    try:
+        return _laid_out(read, manifest, table.iloc[rows].reset_index(drop=True), rows, subset)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        what = describe_error(error)
+        raise IntegrityError(
+            f"{manifest.name}: must be laid out as a release, `meddiff verify` says more: {what}"
+        ) from error
+
+
+def _laid_out(read: Read, manifest: Manifest, kept: pd.DataFrame, rows: list[int], subset: Subset) -> SubsetPlan:
+    """What metadata of a stranger say is not looked at further than is needed here; the subset is verified."""
     documents = _documents(read, manifest)
     arrays = {path: parse_array(path, content) for path, content in documents.items() if "shape" in content}
     taken = [*_papers(manifest), Taken(SIDECAR, SIDECAR, _entry(manifest, SIDECAR))]
@@ -131,7 +141,7 @@ def _plan(read: Read, manifest: Manifest, table: pd.DataFrame, rows: list[int], 
         written |= _column(path, array, kept)
     for path, content in documents.items():
         name = f"{COHORT}/{path}/{DOCUMENT}" if path else f"{COHORT}/{DOCUMENT}"
-        shorter = _shortened(content, manifest.samples, len(rows))
+        shorter = _shortened(content, len(rows))
         if shorter == content:
             taken.append(Taken(name, name, _entry(manifest, name)))
         else:
@@ -196,7 +206,7 @@ def _documents(read: Read, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return documents
 
 
-def _shortened(content: dict[str, Any], samples: int, kept: int) -> dict[str, Any]:
+def _shortened(content: dict[str, Any], kept: int) -> dict[str, Any]:
     """Metadata of an array, or of a group with the copies that it has of its arrays', for fewer samples."""
     shorter = copy.deepcopy(content)
     if "shape" in content:
@@ -207,7 +217,7 @@ def _shortened(content: dict[str, Any], samples: int, kept: int) -> dict[str, An
         return shorter
     consolidated = content.get("consolidated_metadata")
     if isinstance(consolidated, dict) and isinstance(consolidated.get("metadata"), dict):
-        own = {path: _shortened(one, samples, kept) for path, one in consolidated["metadata"].items() if
+        own = {path: _shortened(one, kept) for path, one in consolidated["metadata"].items() if
                isinstance(one, dict)}  # fmt: skip
         shorter["consolidated_metadata"]["metadata"] = own
     return shorter

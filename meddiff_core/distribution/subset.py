@@ -5,12 +5,13 @@ It names the whole, the filter, and the place of each volume in the whole, so th
 
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from meddiff_core.artefacts import write_bytes, writing_folder
 from meddiff_core.distribution.plan import Choice, SubsetPlan, plan_again, plan_subset
-from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
 from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.local import LocalObjects
 from meddiff_core.objects.location import Location, RemotePath
@@ -47,7 +48,7 @@ def make_subset(
     manifest = parse_manifest(raw)
     objects = CheckedObjects(LocalObjects(release), manifest.files)
     plan = plan_subset(objects.read, manifest, hashlib.sha256(raw).hexdigest(), choice)
-    with writing_folder(destination.absolute()) as partial:
+    with _told(destination), writing_folder(destination.absolute()) as partial:
         _check_free(release, destination)  # nobody else of us can come now
         yield from _write(plan, objects, partial)
         if signer:
@@ -56,6 +57,15 @@ def make_subset(
         if found.faults:
             raise IntegrityError(f"the release does not hold together, see `meddiff verify`: {found.faults[0]}")
     return plan.manifest
+
+
+@contextmanager
+def _told(destination: Path) -> Iterator[None]:
+    """A full disk, and the like, as a line."""
+    try:
+        yield
+    except OSError as error:
+        raise MeddiffError(f"{destination} cannot be written: {error.strerror}") from error
 
 
 def _check_free(release: Path, destination: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.release.conftest import reseal  # noqa: F401 (a fixture)
 from tests.serving import Server, serve
 
 GOLDEN = Path(__file__).parents[1] / "release/golden/heads-1.0.0.zip"

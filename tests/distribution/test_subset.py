@@ -1,5 +1,6 @@
 """A subset is dense, follows from the whole alone, and says what it is a part of."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from flows.cli import app
 from meddiff_core.artefacts import digest_file, digest_tree
 from meddiff_core.distribution.plan import Choice
 from meddiff_core.distribution.subset import compare_with_whole, make_subset
-from meddiff_core.errors import ConfigurationError, IntegrityError
+from meddiff_core.errors import ConfigurationError, IntegrityError, MeddiffError
 from meddiff_core.objects.local import LocalObjects
 from meddiff_core.release import open_release
 from meddiff_core.release.build import build_release
@@ -45,18 +46,18 @@ def part(whole: Path, tmp_path_factory: pytest.TempPathFactory, finish: Any) -> 
 def test_it_holds_the_kept_volumes_alone(whole: Path, part: Path) -> None:
     kept, full = [0, 2, 3, 4], open_release(whole)
     cohort = zarr.open_group(part / "cohort.ome.zarr", mode="r")
-    sizes = {len(array) for _, array in cohort.arrays() if array.metadata.dimension_names[0] == "sample"}  # type: ignore[union-attr]
+    sizes = {array.shape[0] for _, array in cohort.arrays() if array.metadata.dimension_names[0] == "sample"}
     assert sizes == {4}
-    assert [np.asarray(cohort["image"][n]).any() for n in range(4)] == [True] * 4  # type: ignore[index]
+    assert [np.asarray(cohort["image"][n]).any() for n in range(4)] == [True] * 4
     release = open_release(part)
     np.testing.assert_array_equal(release.images(), full.images(kept))
-    np.testing.assert_array_equal(release.label_maps(), full.label_maps(kept))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(release.label_maps(), full.label_maps(kept))
     assert release.table.equals(full.table.iloc[kept].reset_index(drop=True))
     assert release.manifest.subset is not None
     assert release.manifest.subset.rows == tuple(kept)
     assert release.manifest.subset.manifest == digest_file(whole / "manifest.json")
     assert verify_release(part, Depth(volumes=1)) == []
-    assert not list(part.rglob("c.4.0.0.0"))
+    assert not any(part.rglob("c.4.0.0.0"))
 
 
 def test_evidence_is_that_of_the_whole_and_says_so(whole: Path, part: Path) -> None:
@@ -161,3 +162,31 @@ def test_the_command_signs_and_verify_says_of_what_it_is_a_part(whole: Path, tmp
     assert said.exit_code == 0, said.output
     assert "subset     2 of 5 of heads 1.0.0: where age > 0 the first 2; each file is what" in said.output
     assert "signature  signed by the key" in said.output
+
+
+def test_a_full_disk_is_a_line_and_leaves_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: Any
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(MeddiffError, match="cannot be written: No space left on device"):
+        finish(make_subset(whole, tmp_path / "part", Choice(limit=1)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("metadata", [{"image": {"shape": 5, "dimension_names": ["sample"]}}, "deep", {"image": None}])
+def test_metadata_that_are_none_are_a_line(
+    whole: Path, tmp_path: Path, finish: Any, reseal: Any, metadata: Any
+) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    path = copy / "cohort.ome.zarr/zarr.json"
+    content = json.loads(path.read_text())
+    content["consolidated_metadata"]["metadata"] = "@" if metadata == "deep" else metadata
+    level = '{"x": {"consolidated_metadata": {"metadata": '
+    path.write_text(json.dumps(content).replace('"@"', level * 200 + "{}" + "}}}" * 200))
+    reseal(copy)
+    with pytest.raises(IntegrityError):
+        finish(make_subset(copy, tmp_path / "part", Choice(limit=1)))
+    assert [found.name for found in tmp_path.iterdir()] == ["copy"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import rule_engine  # noqa: F401 (its tables are built on import, which is nobody's time)
 
 from meddiff_core.distribution.where import explain_names, filter_names, select_rows
 from meddiff_core.errors import ConfigurationError

@@ -35,7 +35,7 @@ def address(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.
     return f"{start}/bucket/heads-1.0.0"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_two_workers_read_twenty_volumes_after_the_parent_did(address: str, start: str) -> None:
     release = open_release(address, cache=None)
@@ -43,7 +43,7 @@ def test_two_workers_read_twenty_volumes_after_the_parent_did(address: str, star
     assert len(release.table) == 2
     data = release.dataset(indices=[0, 1] * 10)
     context = multiprocessing.get_context(start)
-    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context, timeout=60)
+    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context, timeout=300)
     batches = list(loader)
     assert len(batches) == 10
     assert all(torch.equal(torch.as_tensor(batch["image"][1]), expected) for batch in batches)
