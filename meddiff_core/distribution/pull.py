@@ -132,6 +132,7 @@ class _Work:
         self.tree = folder if self.repairs else self.stage / "tree"
         self.wanted: list[str] = []
         self.transferred = 0
+        self._folders: set[Path] = set()
         self._lock, self._stopping = threading.Lock(), threading.Event()
 
     def prepare(self) -> Work[None]:
@@ -213,7 +214,9 @@ class _Work:
             part.unlink()
             raise altered(name)
         final = self.tree / name
-        _make_folder(self.tree, final.parent)
+        if final.parent not in self._folders:
+            _make_folder(self.tree, final.parent)
+            self._folders.add(final.parent)
         part.replace(final)
 
     def _write(self, name: str, part: Path, entry: FileEntry) -> str:

