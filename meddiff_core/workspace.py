@@ -143,13 +143,6 @@ def _without_figures(part: Any) -> Any:
     return {key: value for key, value in part.items() if key not in FIGURES}
 
 
-def _gates_on_weights(study: Study) -> dict[str, Any]:
-    """What the gates ask about the denoiser's weights, by which checkpoints are selected; nothing where none asks."""
-    own = [gate.model_dump(mode="json") for gate in study.audit.gates if gate.metric.startswith("membership_auc")]
-    preset = study.audit.preset if study.release.models or study.audit.preset == "strict" else None
-    return {"study.audit on weights": [preset, *own]} if own or preset else {}
-
-
 def _start(w: "Workspace", name: str) -> dict[str, Any]:
     """The checkpoint that a training starts from, by what it says of itself; nothing if it starts from none."""
     start = w.start(name)
@@ -207,7 +200,7 @@ CHAIN: dict[str, Artefact] = {
         "train",
         "models/denoiser",
         ("dataset", "latents"),
-        lambda w: _training_settings(w, "denoiser") | _gates_on_weights(w.study),
+        lambda w: _training_settings(w, "denoiser"),
         follows=("plan",),
     ),
     "predictors": Artefact("generate", "models/predictors", ("dataset", "latents"), lambda w: {}),

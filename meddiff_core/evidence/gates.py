@@ -123,7 +123,10 @@ def audit_settings(study: Study) -> AuditConfig:
 
 
 def limit_on_weights(study: Study) -> float:
-    """What the gate on attacks on a denoiser's weights allows; `NO_LIMIT` where none asks about them."""
+    """What the gate on attacks on a denoiser's weights allows; `NO_LIMIT` where none asks about them.
+
+    It selects checkpoints and makes none stale: a gate that is added to a trained study judges the weights as they are.
+    """
     name = MEMBERSHIP_AUC.named("denoiser")
     gates = [gate for gate in gates_in_force([name], audit_settings(study)) if gate.metric == name]
     return next((gate.max for gate in gates if gate.max is not None), NO_LIMIT)
