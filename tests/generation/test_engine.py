@@ -213,10 +213,10 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_changes_no_bit(
     cramped = open_engine(models, "cramped", sampling(batch=8), "cpu")
     solve = cramped._solve
 
-    def fit_three(asked: list[SampleRequest]) -> Latents:
+    def fit_three(asked: list[SampleRequest], config: SamplingConfig) -> Latents:
         if len(asked) > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return solve(asked)
+        return solve(asked, config)
 
     monkeypatch.setattr(cramped, "_solve", fit_three)
     assert same(cramped.sample(wanted), images, labels)
@@ -230,11 +230,11 @@ def test_all_volumes_of_a_call_have_batches_of_one_size(
     engine, sizes, short = open_engine(models, "later", sampling(batch=4), "cpu"), list[int](), [True]
     solve = engine._solve
 
-    def fall_short_once(asked: list[SampleRequest]) -> Latents:
+    def fall_short_once(asked: list[SampleRequest], config: SamplingConfig) -> Latents:
         sizes.append(len(asked))
         if len(sizes) == 2 and short.pop():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return solve(asked)
+        return solve(asked, config)
 
     monkeypatch.setattr(engine, "_solve", fall_short_once)
     engine.sample(samples(8))
@@ -246,7 +246,7 @@ def test_all_volumes_of_a_call_have_batches_of_one_size(
 def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(models, "broken", sampling(batch=8), "cpu")
 
-    def fail(asked: list[SampleRequest]) -> Latents:
+    def fail(asked: list[SampleRequest], config: SamplingConfig) -> Latents:
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(engine, "_solve", fail)
