@@ -63,6 +63,11 @@ class Step(Frozen):
     """Of those that fulfil it, so many of the first."""
     kept: Annotated[int, Field(ge=1)]
 
+    def describe(self) -> str:
+        """`where age > 60, the first 500`."""
+        parts = (f"where {self.where}" if self.where else "", f"the first {self.limit}" if self.limit else "")
+        return ", ".join(filter(None, parts))
+
 
 class Subset(Frozen):
     """What a subset is a part of."""
@@ -91,10 +96,10 @@ class Subset(Frozen):
     def describe(self) -> str:
         """`500 of 10,000 of NAME VERSION`, and how they were chosen."""
         chosen = [
-            " ".join(
-                [*([f"where {step.where}"] if step.where else []), *([f"the first {step.limit}"] * bool(step.limit))]
+            ", ".join(
+                [*([f"where {one.where}"] if one.where else []), *([f"the first {one.limit}"] if one.limit else [])]
             )
-            for step in self.steps
+            for one in self.steps
         ]
         return f"{len(self.rows):,} of {self.samples:,} of {self.name} {self.version}: {', then '.join(chosen)}"
 

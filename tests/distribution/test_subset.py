@@ -160,7 +160,7 @@ def test_the_command_signs_and_verify_says_of_what_it_is_a_part(whole: Path, tmp
     assert made.exit_code == 0, made.output
     said = CliRunner().invoke(app, ["verify", str(tmp_path / "part"), "--key", str(public), "--whole", str(whole)])
     assert said.exit_code == 0, said.output
-    assert "subset     2 of 5 of heads 1.0.0: where age > 0 the first 2; each file is what" in said.output
+    assert "subset     2 of 5 of heads 1.0.0: where age > 0, the first 2; each file is what" in said.output
     assert "signature  signed by the key" in said.output
 
 

@@ -13,7 +13,9 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.release import reader
 from meddiff_core.release.build import build_release
+from meddiff_core.release.checks.parquet_bounds import parse_table
 from meddiff_core.release.manifest import read_manifest
 from meddiff_core.release.participants_table import NOISE, OLD_NOISE, with_batches, with_noises
 from meddiff_core.release.regenerate import Regenerated, choose_few, regenerate, released_sampling
@@ -74,10 +76,15 @@ def test_every_volume_comes_out_as_released(release: Path, models: Path) -> None
     assert found[0].describe() == "syn-2: every voxel is the released one"
 
 
+def change_table(monkeypatch: pytest.MonkeyPatch, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Let every reader of a release see another table."""
+    monkeypatch.setattr(reader, "parse_table", lambda *given: change(parse_table(*given)))
+
+
 def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, sample, read = list[int | None](), Engine.sample, pd.read_parquet
+    asked, sample = list[int | None](), Engine.sample
 
     def watched(engine: Engine, samples: Any, batch: int | None = None) -> Any:
         asked.append(batch)
@@ -85,7 +92,7 @@ def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
 
     monkeypatch.setattr(Engine, "sample", watched)
     assert next(regenerate(release, ["syn-1"], models)).equal
-    monkeypatch.setattr(pd, "read_parquet", lambda path: with_batches(read(path), [8, 2, 8], usual=8))
+    change_table(monkeypatch, lambda table: with_batches(table, [8, 2, 8], usual=8))
     assert next(regenerate(release, ["syn-1"], models)).equal
     assert asked == [SAMPLING.batch, 2]
 
@@ -93,7 +100,7 @@ def test_a_volume_is_sampled_in_the_batch_that_the_release_names(
 def test_the_noise_that_was_kept_is_made_again_and_no_other(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walked, solve, read = list[int](), Engine._solve, pd.read_parquet
+    walked, solve = list[int](), Engine._solve
 
     def watched(engine: Engine, samples: Any, config: Any) -> Any:
         walked.append(len(samples))
@@ -104,15 +111,14 @@ def test_the_noise_that_was_kept_is_made_again_and_no_other(
     names = [f"syn-{n}" for n in range(3)]
     assert all(volume.equal for volume in regenerate(release, names, models))
     assert walked == [1, 1, 1]
-    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).assign(**{NOISE: [n + 1 for n in kept]}))
+    change_table(monkeypatch, lambda table: table.assign(**{NOISE: [n + 1 for n in kept]}))
     assert not any(volume.alike for volume in regenerate(release, names, models))
 
 
 def test_the_noise_has_another_name_in_older_releases(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = pd.read_parquet
-    monkeypatch.setattr(pd, "read_parquet", lambda path: read(path).rename(columns={NOISE: OLD_NOISE}))
+    change_table(monkeypatch, lambda table: table.rename(columns={NOISE: OLD_NOISE}))
     assert all(volume.equal for volume in regenerate(release, [f"syn-{n}" for n in range(3)], models))
 
 
@@ -131,10 +137,8 @@ def test_batches_are_named_only_where_memory_was_short() -> None:
 def test_a_volume_of_another_seed_or_condition_is_distinguished(
     release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = pd.read_parquet
     for column, value in (("seed", 1), ("sex", "F")):
-        changed = lambda path, column=column, value=value: read(path).assign(**{column: value})  # noqa: E731
-        monkeypatch.setattr(pd, "read_parquet", changed)
+        change_table(monkeypatch, lambda table, column=column, value=value: table.assign(**{column: value}))
         found = next(regenerate(release, ["syn-1"], models))
         assert not found.equal, (column, found)
         assert not found.alike
