@@ -3,7 +3,7 @@
 from meddiff_core.evidence.metrics import EVERY, MetricSpec
 from meddiff_core.evidence.privacy.authenticity import CLOSER_SHARE
 from meddiff_core.evidence.privacy.canaries import COPY_POWER
-from meddiff_core.evidence.privacy.copies import CLOSER_TO_TRAIN, COPIES_EXCESS
+from meddiff_core.evidence.privacy.copies import COPIES_EXCESS
 from meddiff_core.evidence.privacy.covariates import COVARIATES_RISK, EXACT_ROWS
 from meddiff_core.evidence.privacy.membership import MEMBERSHIP_AUC, MEMBERSHIP_TPR
 from meddiff_core.evidence.privacy.release_membership import RELEASE_AUC
@@ -36,8 +36,6 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         _at_most(0.10, COPIES_EXCESS),
         # blindness: copies planted on purpose must be found, or the gate above says nothing
         _at_least(0.90, COPY_POWER),
-        # memory: training volumes attract synthetic ones more than held-out volumes do
-        _at_most(0.90, CLOSER_TO_TRAIN, VOXELS),
         # memory: most of the cohort lies on the side of the training set, at equal sizes
         *(_at_most(0.90, CLOSER_SHARE, view) for view in (VOXELS, *SHAPE)),
         # memory: the released volumes tell training subjects from others; 18 held-out ones can show this little
@@ -71,7 +69,6 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
     "strict": (
         _at_most(0.05, COPIES_EXCESS),
         _at_least(0.95, COPY_POWER),
-        _at_most(0.70, CLOSER_TO_TRAIN, VOXELS),
         _at_most(0.75, CLOSER_SHARE, EVERY),
         _at_most(0.60, RELEASE_AUC),
         # and the weights do, though they stay: who holds them may lose them

@@ -26,7 +26,7 @@ def metric(name, value, low, high):
 
 def all_metrics():
     good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0}
-    rest = {"copies_excess": 0.0, "closer_to_train:voxels": 0.5, "ms_ssim_gap": 0.0}
+    rest = {"copies_excess": 0.0, "ms_ssim_gap": 0.0}
     faults = {"effect:sharpness": 0.1, "effect:excess_noise": 0.0}
     memory = {
         "closer_share:voxels": 0.5,
@@ -220,7 +220,7 @@ def test_a_waiver_has_a_name_and_a_reason(change):
     ("preset", "name", "refused"),
     [
         ("strict", "copies_excess", True),
-        ("strict", "closer_to_train:voxels", True),
+        ("strict", "closer_share:voxels", True),
         ("strict", "recall:latents", False),
         ("research", "copies_excess", False),
         ("research", "copy_power", True),

@@ -119,5 +119,5 @@ def test_the_lines_name_what_cannot_be_decided_first_and_what_would_help() -> No
     lines = describe_outlook(list(outlook(8, 8, 16).values()), gates_left_out(AUDIT))
     assert lines[0].startswith("copies_excess cannot decide: holds back 100% of good cohorts")
     assert any("36 training subjects would bring the former to 5%" in line for line in lines)
-    assert lines[-1].startswith("sizes alone do not tell of the gates on closer_to_train")
+    assert lines[-1].startswith("sizes alone do not tell of the gates on closer_share")
     assert not any(fnmatchcase(line, "*nan*") for line in lines)

@@ -8,30 +8,39 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError, DataRefused
 from meddiff_core.stages.external_audit import audit_sources
 from meddiff_core.stages.external_sources import Compared, Sources, read_sources, validated
 from meddiff_core.stages.making import Resources
-from meddiff_core.study import AuditConfig, DataConfig
+from meddiff_core.study import AuditConfig, DataConfig, UtilityConfig
 
 HERE = Resources("cpu")
 
 
 def head(seed: int, side: int = 16) -> NDArray[np.int16]:
-    """A bright ball with something of its own inside."""
+    """A bright ball with a texture of its own."""
     i, j, k = np.indices((side,) * 3) - (side - 1) / 2
     ball = (i**2 + j**2 + k**2) < (side / 2.6) ** 2
-    noise = np.random.default_rng(seed).integers(0, 200, ball.shape)
-    return np.where(ball, 600 + noise, 0).astype(np.int16)
+    own = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(ball.shape), 1.5)
+    return np.where(ball, 600 + 100 * own / own.std(), 0).astype(np.int16)
 
 
-def write_scans(folder: Path, seeds: Sequence[int], spacing: float = 4.0, ages: bool = True, side: int = 16) -> Path:
+def write_scans(
+    folder: Path,
+    seeds: Sequence[int],
+    spacing: float = 4.0,
+    ages: bool = True,
+    side: int = 16,
+    change: Callable[[NDArray[np.int16]], NDArray[np.int16]] | None = None,
+) -> Path:
     folder.mkdir(parents=True)
     for seed in seeds:
-        affine = np.diag([spacing, spacing, spacing, 1])
-        nibabel.save(nibabel.Nifti1Image(head(seed, side), affine), folder / f"s{seed:03}.nii.gz")
+        affine, volume = np.diag([spacing, spacing, spacing, 1]), head(seed, side)
+        shown = volume if change is None else change(volume)
+        nibabel.save(nibabel.Nifti1Image(shown, affine), folder / f"s{seed:03}.nii.gz")
     table = {"subject": [f"s{seed:03}" for seed in seeds], "image": [f"s{seed:03}.nii.gz" for seed in seeds]}
     rows = pd.DataFrame(table | ({"age": [30.0 + seed % 40 for seed in seeds]} if ages else {}))
     rows.to_csv(folder / "scans.csv", index=False)
@@ -115,3 +124,40 @@ def test_a_study_is_not_written_over(tmp_path: Path, finish: Callable) -> None:
     (tmp_path / "study.yaml").write_text("name: a")
     with pytest.raises(ConfigurationError, match="must not be a study"):
         finish(audit_sources(Sources(tmp_path, tmp_path), tmp_path, AuditConfig(), 0, HERE))
+
+
+def blurred(volume: NDArray[np.int16]) -> NDArray[np.int16]:
+    return np.asarray(ndimage.gaussian_filter(volume.astype(np.float32), 0.6).astype(np.int16))
+
+
+def of_another_site(volume: NDArray[np.int16]) -> NDArray[np.int16]:
+    return np.where(volume > 0, (volume / volume.max()) ** 3 * 900 + 50, 0).astype(np.int16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seeds", "change", "copies"),
+    [
+        pytest.param(range(100, 140), None, True, id="real scans given as synthetic"),
+        pytest.param(range(100, 140), blurred, True, id="the training scans, blurred"),
+        pytest.param(range(200, 240), of_another_site, False, id="scans of another site"),
+    ],
+)
+def test_three_made_cohorts_are_told_apart(
+    tmp_path: Path, finish: Callable, seeds: range, change: Callable | None, copies: bool
+) -> None:
+    real, train = write_scans(tmp_path / "a", range(40)), write_scans(tmp_path / "c", range(100, 140))
+    sources = Sources(real, write_scans(tmp_path / "b", seeds, change=change), train)
+    config = AuditConfig(preset="trial", repeats=50, utility=UtilityConfig(effort="none"))
+    found = finish(audit_sources(sources, tmp_path / "out", config, 0, HERE))
+    gates = {gate.metric: gate for gate in found.audit.gates}
+    values = {metric.name: metric.value for metric in found.audit.metrics}
+    assert (len(found.audit.flagged) > 30) is copies
+    assert gates["copies_excess"].passed is not copies
+    assert (values["membership_release_auc"] > 0.8) is copies
+    assert (values["frechet_ratio:radiomics"] > 4) is (change is not None)
+    assert (values["effect:sharpness"] < -1) is (change is blurred)
+    assert "accepted_share" not in gates
+    page = found.report.read_text()
+    assert "Contains patient data" in page
+    assert "Not measured, since it takes" in page

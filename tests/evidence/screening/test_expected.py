@@ -17,13 +17,13 @@ EQUAL = Rejection(measurement=CONTRAST, value=0.0, bound=0.0, side="below")
 
 
 @pytest.fixture
-def section(audit_of: Callable) -> Callable[[RealRejections | None], Section]:
+def section() -> Callable[[RealRejections | None], Section]:
     """What real volumes gave to the section of the report."""
 
     def run(real: RealRejections | None) -> Section:
         kinds = count_kinds([[LOW]] * 30 + [[EQUAL]] * 2)
         summary = ScreenSummary(candidates=100, accepted=69, rejections=kinds, real=real)
-        return expected_rejections(audit_of({}, screen=summary), BOOTSTRAP)
+        return expected_rejections(summary, BOOTSTRAP)
 
     return run
 
