@@ -127,7 +127,7 @@ def test_a_study_is_not_written_over(tmp_path: Path, finish: Callable) -> None:
 
 
 def blurred(volume: NDArray[np.int16]) -> NDArray[np.int16]:
-    return np.asarray(ndimage.gaussian_filter(volume.astype(np.float32), 0.6).astype(np.int16))
+    return np.asarray(ndimage.gaussian_filter(volume.astype(np.float32), 0.45).astype(np.int16))
 
 
 def of_another_site(volume: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -148,14 +148,14 @@ def test_three_made_cohorts_are_told_apart(
 ) -> None:
     real, train = write_scans(tmp_path / "a", range(40)), write_scans(tmp_path / "c", range(100, 140))
     sources = Sources(real, write_scans(tmp_path / "b", seeds, change=change), train)
-    config = AuditConfig(preset="trial", repeats=50, utility=UtilityConfig(effort="none"))
+    config = AuditConfig(repeats=50, utility=UtilityConfig(effort="none"))
     found = finish(audit_sources(sources, tmp_path / "out", config, 0, HERE))
     gates = {gate.metric: gate for gate in found.audit.gates}
     values = {metric.name: metric.value for metric in found.audit.metrics}
-    assert (len(found.audit.flagged) > 30) is copies
+    assert (len(found.audit.flagged) > 5) is copies
     assert gates["copies_excess"].passed is not copies
     assert (values["membership_release_auc"] > 0.8) is copies
-    assert (values["frechet_ratio:radiomics"] > 4) is (change is not None)
+    assert (values["frechet_ratio:radiomics"] > 2) is (change is not None)
     assert (values["effect:sharpness"] < -1) is (change is blurred)
     assert "accepted_share" not in gates
     page = found.report.read_text()
