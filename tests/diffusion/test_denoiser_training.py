@@ -115,7 +115,7 @@ def same(one: DenoiserTraining, other: DenoiserTraining) -> bool:
     return states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, start: Start, finish: Callable, threads: int) -> None:
     torch.set_num_threads(threads)
     whole, first, second = start(), start(), start()

@@ -64,16 +64,19 @@ def audit(
     return found
 
 
+@pytest.mark.slow
 def test_what_an_audit_measures_is_what_is_declared(audit: Audit) -> None:
     assert {metric.spec.name for metric in audit.metrics} == {spec.name for spec in METRICS}
     assert all(metric.spec in METRICS for metric in audit.metrics)
 
 
+@pytest.mark.slow
 def test_every_value_lies_within_its_interval_and_has_volumes_behind_it(audit: Audit) -> None:
     assert [metric.name for metric in audit.metrics if not metric.low <= metric.value <= metric.high] == []
     assert all(metric.n > 0 for metric in audit.metrics)
 
 
+@pytest.mark.slow
 def test_names_lead_back_to_their_declaration(audit: Audit) -> None:
     assert len({spec.name for spec in METRICS}) == len(METRICS)
     names = [metric.name for metric in audit.metrics]
@@ -81,6 +84,7 @@ def test_names_lead_back_to_their_declaration(audit: Audit) -> None:
     assert all(spec_of(metric.name) == metric.spec for metric in audit.metrics)
 
 
+@pytest.mark.slow
 def test_every_metric_is_shown_once_under_a_part_that_says_what_it_shows(audit: Audit) -> None:
     views = part_views(audit.metrics, audit.tables, audit.curves)
     assert [view.anchor for view in views] == list(READING)
@@ -89,6 +93,7 @@ def test_every_metric_is_shown_once_under_a_part_that_says_what_it_shows(audit: 
     assert all(spec.better in GOOD for spec in METRICS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_gate_of_a_preset_meets_a_metric(audit: Audit, preset: str) -> None:
     results = apply_gates(audit.metrics, AuditConfig(preset=preset), audit.sizes)

@@ -80,6 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", BATCHES)
 def test_the_gradient_of_two_processes_is_that_of_one(folder: Path, batch: int) -> None:
     alone, together = one_step(Ranks(), batch), load_checkpoint(folder / f"{batch}-0")[0]
@@ -91,6 +92,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder: Path, batch: int) 
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", BATCHES)
 def test_both_processes_hold_the_same_bits(folder: Path, batch: int) -> None:
     one, other = (load_checkpoint(folder / f"{batch}-{rank}")[0] for rank in (0, 1))
