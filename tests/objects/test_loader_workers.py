@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 from meddiff_core.release import open_release
 from tests.serving import Server, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+]
 GOLDEN = Path(__file__).parents[1] / "release/golden/heads-1.0.0.zip"
 
 

@@ -139,8 +139,8 @@ def of_another_site(volume: NDArray[np.int16]) -> NDArray[np.int16]:
     ("seeds", "change", "copies"),
     [
         pytest.param(range(100, 140), None, True, id="real scans given as synthetic"),
-        pytest.param(range(100, 140), blurred, True, id="the training scans, blurred"),
-        pytest.param(range(200, 240), of_another_site, False, id="scans of another site"),
+        pytest.param(range(100, 140), blurred, True, id="the training scans, blurred", marks=pytest.mark.long),
+        pytest.param(range(200, 240), of_another_site, False, id="scans of another site", marks=pytest.mark.long),
     ],
 )
 def test_three_made_cohorts_are_told_apart(
