@@ -143,7 +143,7 @@ def test_it_pulls_a_part_goes_on_after_a_cut_verifies_and_trains_by_url(
         done = client(*pull)
         assert (done.returncode, done.stdout.splitlines()[0]) == (
             0,
-            f"{tmp_path / 'part'}: 1 of 2 of heads 1.0.0: where age > 0 the first 1, each file as released",
+            f"{tmp_path / 'part'}: 1 of 2 of heads 1.0.0: where age > 0, the first 1, each file as released",
         ), done.stderr
         for place in (tmp_path / "part", server.url):
             done = client(COMMAND, "verify", place)
