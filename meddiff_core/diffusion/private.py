@@ -152,7 +152,9 @@ def describe_noise(guarantee: Guarantee, batch: int) -> str:
 
 def describe_guarantee(guarantee: Guarantee, imported_autoencoder: bool) -> str:
     """What is promised and what is not, as card and papers say it."""
-    rest = "the scale of the latents, the conditions, the choice among candidates, the screen and the search for copies"
+    rest = (
+        "the scale of the latents, the conditions, the choice of the best volume, the screen and the search for copies"
+    )
     seen = rest if imported_autoencoder else f"the autoencoder, which encodes and decodes every volume, {rest}"
     return (
         f"The denoiser was trained with differential privacy: epsilon = {guarantee.epsilon:.3g}, delta = "

@@ -101,6 +101,7 @@ def _input(
         screen=None,
         config=config,
         train_known=sources.train is not None,
+        guarantee="Whether its models were trained with differential privacy is not known.",
         device=resources.device,
         seed=seed,
         copy_extractors=kept([SpectrumFeatures(contract), learned]),

@@ -86,21 +86,22 @@ def read_sources(sources: Sources, folder: Path, seed: int, resources: Resources
     data = _settings(configs["real"], inventories["real"], kinds)
     for role, inventory in inventories.items():
         yield Message(f"{role}: {len(inventory.cases)} scans in {inventory.layout or 'one folder'}")
-    real = yield from take_fingerprint(_real(inventories, kinds), data, resources.mapper)
+    scans, volumes = _real(inventories, kinds), replace(inventories["synthetic"], kinds=kinds)
+    real = yield from take_fingerprint(scans, data, resources.mapper)
     require_cases(real)
-    synthetic = yield from _fingerprint(replace(inventories["synthetic"], kinds=kinds), data, resources.mapper)
+    synthetic = yield from _fingerprint(volumes, data, resources.mapper)
     require_cases(synthetic)
     spacing = sources.spacing_mm or _coarser(real.cases, synthetic.cases)
     settings = {"name": "audit", "seed": seed, "data": data, "plan": {"spacing_mm": spacing}}
     contract, _ = infer_contract(real, Study.model_validate(settings), resources.device)
-    left_out = [*real.refused, *synthetic.refused]
-    for role, found in (("real", real), ("synthetic", synthetic)):
-        cases = (_real(inventories, kinds) if role == "real" else inventories["synthetic"]).cases
-        split = _sides(real, seed, sources.train is not None) if role == "real" else _one_side(synthetic)
-        target = folder / role
-        target.mkdir(parents=True, exist_ok=True)
-        left_out += yield from build_dataset(target, cases, found, contract, data, split, resources.mapper)
-    return Compared(Dataset.open(folder / "real"), Dataset.open(folder / "synthetic"), left_out)
+    refused = [*real.refused, *synthetic.refused]
+    for role, cases, figures, split in (
+        ("real", scans.cases, real, _sides(real, seed, sources.train is not None)),
+        ("synthetic", volumes.cases, synthetic, _one_side(synthetic)),
+    ):
+        (folder / role).mkdir(parents=True, exist_ok=True)
+        refused += yield from build_dataset(folder / role, cases, figures, contract, data, split, resources.mapper)
+    return Compared(Dataset.open(folder / "real"), Dataset.open(folder / "synthetic"), refused)
 
 
 def _config(source: Path, groups: Mapping[str, Sequence[int]] | None, scratch: Path) -> DataConfig:

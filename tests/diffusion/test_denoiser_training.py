@@ -20,13 +20,14 @@ from meddiff_core.diffusion.checkpoint_selection import (
 )
 from meddiff_core.diffusion.training import DenoiserTraining, drop_conditions
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.conditions import AUGMENT_DIM, encode_conditions
+from meddiff_core.models.conditions import AUGMENT_DIM
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.training.loop import run_training
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.study import DenoiserConfig
 from meddiff_core.types import Latents
+from tests.diffusion.small import small_side
 
 Start = Callable[..., DenoiserTraining]
 STEPS = 5
@@ -51,12 +52,9 @@ def start(contract: Contract) -> Start:
         attack: MembershipAttack | None = None,
         **changes: Any,
     ) -> DenoiserTraining:
-        mean = 3 + 2 * torch.randn((5, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
-        latents = LatentSet(mean, torch.full_like(mean, 0.2))
-        ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
-        side = (latents, encode_conditions(ages, contract.conditions))
+        side = small_side(contract, centre=3, std=2)
         shape = DenoiserShape(latent_channels=2, channels=(32, 32))
-        augmented = AugmentedLatents(LatentSet(mean.flip(2), latents.std), torch.eye(AUGMENT_DIM)[[0] * 5], 5)
+        augmented = AugmentedLatents(LatentSet(side[0].mean.flip(2), side[0].std), torch.eye(AUGMENT_DIM)[[0] * 5], 5)
         config = DenoiserConfig(**changes)
         return DenoiserTraining(
             shape,

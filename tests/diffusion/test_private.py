@@ -20,11 +20,10 @@ from meddiff_core.diffusion.private import (
 )
 from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import DenoiserShape
-from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.training.loop import run_training
 from meddiff_core.study import DenoiserConfig, PrivacyConfig
+from tests.diffusion.small import small_side
 
 PRIVACY = PrivacyConfig(epsilon=8, delta=1e-3, clip=0.5)
 
@@ -106,9 +105,7 @@ def test_noise_is_that_of_the_accountant_and_follows_from_the_secret() -> None:
 
 
 def start(contract: Contract, given: PrivateMechanism | None, steps: int = 5, **changes: object) -> DenoiserTraining:
-    mean = torch.randn((5, 2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
-    ages = [{"age": 30.0 + number, "sex": "FM"[number % 2]} for number in range(5)]
-    side = (LatentSet(mean, torch.full_like(mean, 0.2)), encode_conditions(ages, contract.conditions))
+    side = small_side(contract)
     config = DenoiserConfig(uncertainty_weighting=False, privacy=PRIVACY if given else None, **changes)  # type: ignore[arg-type]
     shape = DenoiserShape(latent_channels=2, channels=(32, 32))
     return DenoiserTraining(
