@@ -16,6 +16,7 @@ from meddiff_core.models.plan import load_plan
 from meddiff_core.stages import audit, generate, guidance, prepare, release, screen, train
 from meddiff_core.stages.lock import locked
 from meddiff_core.stages.making import Made, Maker, Resources, choose_device
+from meddiff_core.stages.readiness import version_taken
 from meddiff_core.training import resume_points
 from meddiff_core.types import Mapper, Message, Work, serial_map
 from meddiff_core.workspace import CHAIN, Workspace
@@ -94,4 +95,6 @@ def run_study(study: Path | str, *, mapper: Mapper = serial_map, device: str | N
     workspace = Workspace.open(study)
     resources = Resources(choose_device(device or workspace.study.runtime.device), mapper)
     with locked(workspace.folder):
+        if warning := version_taken(workspace):
+            yield Message(warning)
         return (yield from make_missing(workspace, CHAIN, resources))

@@ -7,6 +7,7 @@ import pytest
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.stages.chain import MAKERS, kept, make_missing
 from meddiff_core.stages.making import Made, Resources
+from meddiff_core.stages.readiness import version_taken
 from meddiff_core.study import Study
 from meddiff_core.types import Message, Progress, Work
 from meddiff_core.workspace import CHAIN, Workspace
@@ -61,3 +62,16 @@ def test_an_edited_plan_is_not_made_anew_and_refuses_another_study(workspace: Wo
     workspace.record("plan", "digest before the edit", {}, {})
     with pytest.raises(ConfigurationError, match=r"plan\.json was edited, and the scans or the study changed"):
         kept(workspace, "plan")
+
+
+def test_a_version_that_is_taken_is_said_before_what_changes_it_is_made(workspace: Workspace) -> None:
+    for name in ("inventory", "audit"):
+        workspace.path(name).write_text("{}")
+        workspace.record(name, f"digest of {name}", workspace.inputs(name), {})
+    (workspace.path("release") / "knees-1.0.0").mkdir(parents=True)
+    workspace.record("inventory", "a file was touched", {}, {})
+    assert version_taken(workspace) is None
+    workspace.record("cohort", "another cohort", {}, {})
+    assert "1.0.0 exists and is never overwritten, and audit is made anew" in str(version_taken(workspace))
+    renamed = Study.model_validate({"name": "knees", "data": {"images": "scans"}, "release": {"version": "2.0.0"}})
+    assert version_taken(Workspace(renamed, workspace.folder)) is None
