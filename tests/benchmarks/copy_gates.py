@@ -4,8 +4,8 @@
 
 Real volumes are Gaussian vectors of different lengths, synthetic ones as wide or narrower. "copies" puts near copies of
 training volumes in place of a part of the cohort; "half" makes each volume half a training volume and half a fresh one.
-Columns are shares of cohorts: `copies_excess` and `membership_release_auc` (its nearest-over-next attack alone) beyond the
-limits of `research`; `closer_share` with its upper bound beyond 0.90, and with its exact test at 1 and 5%.
+Columns are shares of cohorts: `copies_excess` and `membership_release_auc` (its nearest-over-next attack alone) beyond
+the limits of `research`; `closer_share` with its upper bound beyond 0.90, and with its exact test at 1 and 5%.
 """
 
 import argparse
