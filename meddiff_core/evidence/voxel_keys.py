@@ -30,13 +30,13 @@ def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
     return np.asarray(_keys_at(image, contract, STEPS[:1])[0])
 
 
-def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
+def voxel_keys(image: StoredArray, contract: Contract, smoothing: float = 0.0) -> FloatArray:
     """(54, p) keys of a volume under all transformations that are looked through: left-right flip and small shifts.
 
     Row 0 is `voxel_key`. Shifts are of one voxel of a grid with sides of at most 48, and pooling comes after: one
     voxel already hides a brain whose neighbours are aligned to it.
     """
-    return np.concatenate([_keys_at(view, contract, STEPS) for view in (image, image[::-1])])
+    return np.concatenate([_keys_at(view, contract, STEPS, smoothing) for view in (image, image[::-1])])
 
 
 def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
@@ -44,9 +44,9 @@ def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
     return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
 
 
-def smoothed_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
-    """(n, p) `voxel_key` of every volume after smoothing."""
-    keys = [_keys_at(volumes.image(index), contract, STEPS[:1], SMOOTHING) for index in range(len(volumes))]
+def smoothed_keys_of(volumes: Volumes, contract: Contract, smoothing: float = SMOOTHING) -> FloatArray:
+    """(n, p) `voxel_key` of every volume after smoothing by a Gaussian, in voxels of the grid of shifts."""
+    keys = [_keys_at(volumes.image(index), contract, STEPS[:1], smoothing) for index in range(len(volumes))]
     return np.concatenate(keys)
 
 

@@ -127,7 +127,7 @@ def test_a_study_is_not_written_over(tmp_path: Path, finish: Callable) -> None:
 
 
 def blurred(volume: NDArray[np.int16]) -> NDArray[np.int16]:
-    return np.asarray(ndimage.gaussian_filter(volume.astype(np.float32), 0.45).astype(np.int16))
+    return np.asarray(ndimage.gaussian_filter(volume.astype(np.float32), 1.0).astype(np.int16))
 
 
 def of_another_site(volume: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -18,6 +18,10 @@ from meddiff_core.evidence.voxel_keys import key_grid, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 WHOLE = "voxels"
+SMOOTHED = "smoothed voxels"
+STRONG_SMOOTHING = 1.5
+"""Standard deviation, in voxels of the grid of shifts, of the Gaussian that both sides go through in that view: a copy
+that was blurred before differs the less from its original the more both are smoothed."""
 HALVES = {
     "left": (0, 1, 2, 3),
     "right": (4, 5, 6, 7),
@@ -66,8 +70,12 @@ class VoxelSearch:
 
     def __call__(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> dict[str, Neighbours]:
         """Neighbours of keys (n, variants, p), whole and per half; `own` (n,) is whom each must not meet."""
-        correlations = {WHOLE: best_correlation(self.whole.apart(keys), self.anchors[0]), **self._halves(keys)}
-        return {name: closest(1 - found, self.subjects, own) for name, found in correlations.items()}
+        halves = {name: closest(1 - found, self.subjects, own) for name, found in self._halves(keys).items()}
+        return {WHOLE: self.find_whole(keys, own), **halves}
+
+    def find_whole(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> Neighbours:
+        """The same of whole keys alone."""
+        return closest(1 - best_correlation(self.whole.apart(keys), self.anchors[0]), self.subjects, own)
 
     def _halves(self, keys: FloatArray) -> dict[str, Matrix]:
         """(n, m) per half: the best mean correlation of its octants that any variant of the query shows."""
@@ -123,13 +131,14 @@ def _standardised(part: FloatArray) -> FloatArray:
 
 
 def match_voxels(
-    volumes: Volumes, contract: Contract, search: Search, batch: int = 16
+    volumes: Volumes, contract: Contract, search: Search, batch: int = 16, smoothing: float = 0.0
 ) -> Generator[Progress, None, dict[str, Neighbours]]:
-    """What a search finds for whole volumes, a few at a time."""
+    """What a search finds for whole volumes, smoothed first if wanted, a few at a time."""
     parts = []
     for start in range(0, len(volumes), batch):
         stop = min(start + batch, len(volumes))
-        parts.append(search(np.stack([voxel_keys(volumes.image(index), contract) for index in range(start, stop)])))
+        rows = range(start, stop)
+        parts.append(search(np.stack([voxel_keys(volumes.image(index), contract, smoothing) for index in rows])))
         yield Progress("search for copies", stop, len(volumes))
     return _joined(parts)
 
