@@ -21,6 +21,8 @@ KEY_SIDE = 12
 Sides = tuple[int, int, int]
 STEPS = (0, -1, 1)
 """Shifts that are tried along each axis, in voxels of that grid."""
+LIFT = 0.5
+"""Of the range of intensities, by which a foreground is raised to show what that does to a key."""
 SMOOTHING = 1.0
 """Standard deviation in voxels of that grid of the Gaussian that shows what smoothing does to a key."""
 
@@ -50,6 +52,12 @@ def smoothed_keys_of(volumes: Volumes, contract: Contract, smoothing: float = SM
     return np.concatenate(keys)
 
 
+def lifted_keys_of(volumes: Volumes, contract: Contract, smoothing: float = 0.0) -> FloatArray:
+    """(n, p) `voxel_key` of every volume whose foreground was raised, as percentiles do that include a soft edge."""
+    lift, images = LIFT * contract.intensity.levels, (volumes.image(index) for index in range(len(volumes)))
+    return np.concatenate([_keys_at(image, contract, STEPS[:1], smoothing, lift) for image in images])
+
+
 def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
     """(n, variants, p) `voxel_keys` of every volume."""
     return np.stack([voxel_keys(volumes.image(index), contract) for index in range(len(volumes))])
@@ -74,10 +82,13 @@ def _sides_of(sides: Sequence[int], factors: Sides) -> list[int]:
     return [-(-side // factor) for side, factor in zip(sides, factors, strict=True)]
 
 
-def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int], smoothing: float = 0.0) -> FloatArray:
+def _keys_at(
+    image: StoredArray, contract: Contract, steps: Sequence[int], smoothing: float = 0.0, lift: float = 0.0
+) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine, to_key = _factors(contract)
-    views = _pad_to(image.astype(np.float32), to_fine)
+    raised = image.astype(np.float32) + np.float32(lift) * (image > 0) if lift else image.astype(np.float32)
+    views = _pad_to(raised, to_fine)
     for axis, factor in enumerate(to_fine):
         views = _average(views, axis, factor)
     if smoothing:

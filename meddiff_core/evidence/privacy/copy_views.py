@@ -23,7 +23,7 @@ from meddiff_core.evidence.privacy.voxel_search import (
     match_voxels,
 )
 from meddiff_core.evidence.quality.distances import fit_projection
-from meddiff_core.evidence.voxel_keys import SMOOTHING, keys_of, smoothed_keys_of
+from meddiff_core.evidence.voxel_keys import SMOOTHING, keys_of, lifted_keys_of, smoothed_keys_of
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 Query = Literal["synthetic", "final", "holdout", "canaries", "validation"]
@@ -89,7 +89,8 @@ def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None,
     """By keys of voxels, whole and by halves, through flips, shifts and smoothing."""
     keys = keys_of(sets.train, contract)
     of_holdout = keys_of(sets.queries["holdout"], contract)
-    search = fit_search(keys, contract, sets.subjects, smoothed_keys_of(sets.train, contract))
+    changed = (smoothed_keys_of(sets.train, contract), lifted_keys_of(sets.train, contract))
+    search = fit_search(keys, contract, sets.subjects, changed)
 
     def both(query: FloatArray) -> dict[str, Neighbours]:
         return search(query) | {TO_HOLDOUT: search.among_others(query, of_holdout)}
@@ -108,11 +109,12 @@ def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None,
 def smoothed_view(sets: CopySets, contract: Contract) -> Generator[Progress, None, View]:
     """By keys of whole volumes that are smoothed on both sides, in which a blurred copy is near to its original.
 
-    Fresh volumes score as high in it as without smoothing, so it costs the other views no power.
+    Fresh volumes come nearer, too, but less, and scores are taken relative to those between training volumes.
     """
     keys = smoothed_keys_of(sets.train, contract, STRONG_SMOOTHING)
     beyond = smoothed_keys_of(sets.train, contract, hypot(STRONG_SMOOTHING, SMOOTHING))
-    search = fit_search(keys, contract, sets.subjects, beyond)
+    lifted = lifted_keys_of(sets.train, contract, STRONG_SMOOTHING)
+    search = fit_search(keys, contract, sets.subjects, (beyond, lifted))
 
     def look(query: FloatArray) -> dict[str, Neighbours]:
         return {SMOOTHED: search.find_whole(query)}

@@ -17,6 +17,8 @@ from meddiff_core.evidence.subjects import numbered
 from meddiff_core.evidence.voxel_keys import key_grid, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
 
+NO_CHANGE = 1e-5
+"""Length, of keys of length 1, below which a change is none."""
 WHOLE = "voxels"
 SMOOTHED = "smoothed voxels"
 STRONG_SMOOTHING = 1.5
@@ -44,17 +46,17 @@ class KeySpace:
     """(p,) columns of a whole key."""
     centre: FloatArray
     """(p,) the mean training key."""
-    smoothing: FloatArray
-    """(p,) of length 1: where smoothing moves that mean, and so all keys alike; zeros if that is not known."""
+    ignored: FloatArray
+    """(p, k) orthonormal: where changes move that mean, and so all keys alike, that say nothing of whose head it is."""
 
     def apart(self, keys: FloatArray) -> FloatArray:
-        """(..., p) of length 1, from whole keys: the difference from the mean, without that along `smoothing`.
+        """(..., p) of length 1, from whole keys: the difference from the mean, without what is `ignored`.
 
-        An autoencoder smooths whatever it gives back. Where heads differ little, that moves a copy farther than
-        another head is away, though it says nothing of whose head it is.
+        An autoencoder smooths whatever it gives back, and percentiles of a smooth volume lift its foreground off the
+        background. Where heads differ little, either moves a copy farther than another head is away.
         """
         difference: FloatArray = _standardised(keys[..., self.cells]) - self.centre
-        return to_length_one(np.asarray(difference - (difference @ self.smoothing)[..., None] * self.smoothing))
+        return to_length_one(np.asarray(difference - difference @ self.ignored @ self.ignored.T))
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,21 @@ class VoxelSearch:
 
 
 def fit_search(
-    keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None, smoothed: FloatArray | None = None
+    keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None, changed: Sequence[FloatArray] = ()
 ) -> VoxelSearch:
-    """From the keys (m, p) of the training volumes, whose each is, and their keys after smoothing (m, p)."""
+    """From the keys (m, p) of the training volumes, whose each is, and their keys after each change to ignore."""
     cells = (np.arange(keys.shape[1]), *_octants(key_grid(contract)))
-    whole, *octants = (_fit_space(keys, columns, smoothed) for columns in cells)
+    whole, *octants = (_fit_space(keys, columns, changed) for columns in cells)
     anchors = tuple(space.apart(keys).T for space in (whole, *octants))
     return VoxelSearch(whole, tuple(octants), anchors, numbered(subjects, len(keys)))
 
 
-def _fit_space(keys: FloatArray, cells: NDArray[np.int64], smoothed: FloatArray | None) -> KeySpace:
+def _fit_space(keys: FloatArray, cells: NDArray[np.int64], changed: Sequence[FloatArray]) -> KeySpace:
     centre = _standardised(keys[:, cells]).mean(0)
-    after = centre if smoothed is None else _standardised(smoothed[:, cells]).mean(0)
-    return KeySpace(cells, centre, to_length_one(after - centre))
+    moved = [_standardised(one[:, cells]).mean(0) - centre for one in changed]
+    known = [one for one in moved if np.linalg.norm(one) > NO_CHANGE]
+    ignored = np.linalg.qr(np.stack(known, axis=1))[0] if known else np.zeros((len(cells), 0))
+    return KeySpace(cells, centre, ignored.astype(np.float32))
 
 
 def _octants(grid: tuple[int, int, int]) -> tuple[NDArray[np.int64], ...]:
