@@ -87,8 +87,9 @@ def _keys_at(
 ) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine, to_key = _factors(contract)
-    raised = image.astype(np.float32) + np.float32(lift) * (image > 0) if lift else image.astype(np.float32)
-    views = _pad_to(raised, to_fine)
+    views = _pad_to(image.astype(np.float32), to_fine)
+    if lift:
+        views = np.where(views > 0, views + np.float32(lift), views)
     for axis, factor in enumerate(to_fine):
         views = _average(views, axis, factor)
     if smoothing:
