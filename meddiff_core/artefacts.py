@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +24,8 @@ STATE = ".meddiff"
 """Folder in a study for what can be made again: the ledger apart, nobody misses it."""
 SMALL = 2**18
 """Bytes of a file that is read at once."""
+MOST_PIECES = 4096
+"""Of JSON that is being written, so many pieces in memory: a piece is a few characters."""
 
 
 def canonical_json(value: Any) -> str:
@@ -46,17 +50,30 @@ def digest_file(path: Path | str) -> str:
 
 def digest_tree(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder`, by its POSIX path relative to it, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}
+    return {name: digest_file(folder / name) for name in files_below(folder)}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file below `folder` by its POSIX path relative to it, sorted; as text, since a release has many."""
+    found = []
+    for inside, _, names in os.walk(folder):
+        start = Path(inside).relative_to(folder).as_posix()
+        prefix = "" if start == "." else f"{start}/"
+        found += [f"{prefix}{name}" for name in names if os.path.isfile(os.path.join(inside, name))]
+    return sorted(found)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old bytes or the new ones, never a part."""
+    _write_pieces(path, (data,))
+
+
+def _write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -70,10 +87,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value or a pydantic model as indented JSON, atomically."""
+    """Write a value, a pydantic model or what holds some as indented JSON, atomically; never all of it in memory."""
+    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    _write_pieces(path, _encoded(chain(encoder.iterencode(value), "\n")))
+
+
+def _encoded(pieces: Iterator[str]) -> Iterator[bytes]:
+    while joined := "".join(islice(pieces, MOST_PIECES)):
+        yield joined.encode()
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
 @contextmanager
@@ -125,7 +154,7 @@ def publish_folder(partial: Path, final: Path) -> None:
 
     A kill between the two renames leaves no folder, which a restart makes again; never a mixture.
     """
-    for path in (partial, *partial.rglob("*")):
+    for path in chain((partial,), partial.rglob("*")):
         _sync(path)
     outdated = final.with_name(f".{final.name}.outdated")
     shutil.rmtree(outdated, ignore_errors=True)

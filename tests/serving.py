@@ -1,5 +1,7 @@
-"""A web server over a folder, in a thread, that can be told to misbehave."""
+"""A web server over a folder, in a thread, that can be told to misbehave, or to ask for the signatures of S3."""
 
+import hashlib
+import hmac
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ class Server:
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     sent: int = 0
+    keys: tuple[str, str] | None = None
+    """Access key and secret with which each request must be signed."""
 
     @property
     def url(self) -> str:
@@ -45,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         state, path = self.server_state, unquote(urlsplit(self.path).path)
         state.asked.append(path)
         state.headers.append({name.lower(): value for name, value in self.headers.items()})
+        if state.keys and not self.is_signed(*state.keys):
+            self.answer(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
+            return
         file = state.folder / path.lstrip("/")
         content = file.read_bytes() if file.is_file() else b""
         for end, misbehave in list(state.misbehave.items()):
@@ -63,12 +70,31 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(206, content[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(content)}")
 
     def do_HEAD(self) -> None:
+        if self.server_state.keys and not self.is_signed(*self.server_state.keys):
+            self.answer(403, b"")
+            return
         file = self.server_state.folder / unquote(urlsplit(self.path).path).lstrip("/")
         size = file.stat().st_size if file.is_file() else 0
         self.send_response(200 if file.is_file() else 404)
         self.send_header("Content-Length", str(size))
         self.send_header("Last-Modified", "Sat, 28 Nov 2026 12:00:00 GMT")
         self.end_headers()
+
+    def is_signed(self, access: str, secret: str) -> bool:
+        """By version 4 of the signature, which covers method, path, query and headers; sent bodies are empty here."""
+        form = r"AWS4-HMAC-SHA256 Credential=([^/]+)/([^,]+), ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})"
+        found = re.fullmatch(form, self.headers.get("Authorization", ""))
+        if not found or found[1] != access:
+            return False
+        scope, signed, parts = found[2], found[3], urlsplit(self.path)
+        headers = "".join(f"{name}:{(self.headers.get(name) or '').strip()}\n" for name in signed.split(";"))
+        query, payload = "&".join(sorted(filter(None, parts.query.split("&")))), self.headers["x-amz-content-sha256"]
+        request = "\n".join([self.command, parts.path, query, headers, signed, payload])
+        text = "\n".join(["AWS4-HMAC-SHA256", self.headers["x-amz-date"], scope, _sha256(request)])
+        key = f"AWS4{secret}".encode()
+        for part in scope.split("/"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return hmac.compare_digest(hmac.digest(key, text.encode(), "sha256").hex(), found[4])
 
     def asked_range(self, size: int) -> tuple[int, int] | None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -90,6 +116,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Gates to start from: three presets, each gate with the fault that it is there for."""
 
 from meddiff_core.evidence.metrics import EVERY, MetricSpec
-from meddiff_core.evidence.privacy.authenticity import CLOSER_SHARE
 from meddiff_core.evidence.privacy.canaries import COPY_POWER
 from meddiff_core.evidence.privacy.copies import COPIES_EXCESS
 from meddiff_core.evidence.privacy.covariates import COVARIATES_RISK, EXACT_ROWS
@@ -15,7 +14,6 @@ from meddiff_core.evidence.screening.expected import ACCEPTED_SHARE
 from meddiff_core.study import GateConfig
 
 FIDELITY_R = FIDELITY["labels"]
-VOXELS = "voxels"
 SHAPE = ("random-conv", "latents")
 """Features that see anatomy. Radiomics see texture, in which the softness of a small autoencoder sets any synthetic
 volume apart from any real one: `strict` asks for that too, `research` shows it in the report."""
@@ -36,8 +34,6 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         _at_most(0.10, COPIES_EXCESS),
         # blindness: copies planted on purpose must be found, or the gate above says nothing
         _at_least(0.90, COPY_POWER),
-        # memory: most of the cohort lies on the side of the training set, at equal sizes
-        *(_at_most(0.90, CLOSER_SHARE, view) for view in (VOXELS, *SHAPE)),
         # memory: the released volumes tell training subjects from others; 18 held-out ones can show this little
         _at_most(0.75, RELEASE_AUC),
         # memory: the table of conditions says more of training subjects than of others
@@ -69,7 +65,6 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
     "strict": (
         _at_most(0.05, COPIES_EXCESS),
         _at_least(0.95, COPY_POWER),
-        _at_most(0.75, CLOSER_SHARE, EVERY),
         _at_most(0.60, RELEASE_AUC),
         # and the weights do, though they stay: who holds them may lose them
         _at_most(0.60, MEMBERSHIP_AUC, EVERY),

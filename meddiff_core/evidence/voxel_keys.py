@@ -21,6 +21,8 @@ KEY_SIDE = 12
 Sides = tuple[int, int, int]
 STEPS = (0, -1, 1)
 """Shifts that are tried along each axis, in voxels of that grid."""
+LIFT = 0.5
+"""Of the range of intensities, by which a foreground is raised to show what that does to a key."""
 SMOOTHING = 1.0
 """Standard deviation in voxels of that grid of the Gaussian that shows what smoothing does to a key."""
 
@@ -30,13 +32,13 @@ def voxel_key(image: StoredArray, contract: Contract) -> FloatArray:
     return np.asarray(_keys_at(image, contract, STEPS[:1])[0])
 
 
-def voxel_keys(image: StoredArray, contract: Contract) -> FloatArray:
+def voxel_keys(image: StoredArray, contract: Contract, smoothing: float = 0.0) -> FloatArray:
     """(54, p) keys of a volume under all transformations that are looked through: left-right flip and small shifts.
 
     Row 0 is `voxel_key`. Shifts are of one voxel of a grid with sides of at most 48, and pooling comes after: one
     voxel already hides a brain whose neighbours are aligned to it.
     """
-    return np.concatenate([_keys_at(view, contract, STEPS) for view in (image, image[::-1])])
+    return np.concatenate([_keys_at(view, contract, STEPS, smoothing) for view in (image, image[::-1])])
 
 
 def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
@@ -44,10 +46,16 @@ def keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
     return np.stack([voxel_key(volumes.image(index), contract) for index in range(len(volumes))])
 
 
-def smoothed_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
-    """(n, p) `voxel_key` of every volume after smoothing."""
-    keys = [_keys_at(volumes.image(index), contract, STEPS[:1], SMOOTHING) for index in range(len(volumes))]
+def smoothed_keys_of(volumes: Volumes, contract: Contract, smoothing: float = SMOOTHING) -> FloatArray:
+    """(n, p) `voxel_key` of every volume after smoothing by a Gaussian, in voxels of the grid of shifts."""
+    keys = [_keys_at(volumes.image(index), contract, STEPS[:1], smoothing) for index in range(len(volumes))]
     return np.concatenate(keys)
+
+
+def lifted_keys_of(volumes: Volumes, contract: Contract, smoothing: float = 0.0) -> FloatArray:
+    """(n, p) `voxel_key` of every volume whose foreground was raised, as percentiles do that include a soft edge."""
+    lift, images = LIFT * contract.intensity.levels, (volumes.image(index) for index in range(len(volumes)))
+    return np.concatenate([_keys_at(image, contract, STEPS[:1], smoothing, lift) for image in images])
 
 
 def all_keys_of(volumes: Volumes, contract: Contract) -> FloatArray:
@@ -74,10 +82,14 @@ def _sides_of(sides: Sequence[int], factors: Sides) -> list[int]:
     return [-(-side // factor) for side, factor in zip(sides, factors, strict=True)]
 
 
-def _keys_at(image: StoredArray, contract: Contract, steps: Sequence[int], smoothing: float = 0.0) -> FloatArray:
+def _keys_at(
+    image: StoredArray, contract: Contract, steps: Sequence[int], smoothing: float = 0.0, lift: float = 0.0
+) -> FloatArray:
     """(len(steps)^3, p) keys at all shifts; pooling axis by axis shares the work between them."""
     to_fine, to_key = _factors(contract)
     views = _pad_to(image.astype(np.float32), to_fine)
+    if lift:
+        views = np.where(views > 0, views + np.float32(lift), views)
     for axis, factor in enumerate(to_fine):
         views = _average(views, axis, factor)
     if smoothing:

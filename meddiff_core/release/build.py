@@ -16,7 +16,7 @@ from meddiff_core.release.croissant import describe_release
 from meddiff_core.release.difference import CHANGES, changes_of
 from meddiff_core.release.guard import find_leaks
 from meddiff_core.release.healthdcat import describe_for_catalogues
-from meddiff_core.release.manifest import FORMAT, MANIFEST, Manifest, describe_file, list_files, read_manifest
+from meddiff_core.release.manifest import FORMAT, Manifest, describe_file, list_files, read_manifest, write_manifest
 from meddiff_core.release.ome import COHORT, write_cohort
 from meddiff_core.release.participants_table import TABLE, TEXT, as_tsv, describe_columns, public_table
 from meddiff_core.release.records import write_evidence
@@ -95,7 +95,7 @@ def _write(content: ReleaseContent, folder: Path, changes: str | None) -> Genera
     write_text(folder / CARD, render_card(content))
     if changes is not None:
         write_text(folder / CHANGES, changes)
-    write_json(folder / MANIFEST, _manifest(content, folder))
+    write_manifest(folder, _manifest(content, folder))
     yield Progress("writing the report", 1, 1)
 
 

@@ -23,6 +23,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from meddiff_core.artefacts import files_below
+
 EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 ABSOLUTE = re.compile(
     r"file://|(?<![\w.:</~-])/(?:home|users|mnt|media|srv|root|tmp|var|opt|data|work|scratch|volumes|nfs|gpfs)/[\w.-]|\b[a-z]:\\\w"
@@ -36,8 +38,7 @@ def find_leaks(folder: Path, identifiers: Iterable[str]) -> list[str]:
     """Where a release holds an identifier (id, case or file name, path) or an absolute path; empty is good."""
     names = {part for identifier in identifiers for part in _spellings(identifier.strip().lower())}
     wanted = _Names.of(name for name in names if len(name) > (3 if name.isdigit() else 1))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [leak for path in files for leak in _search(path, path.relative_to(folder).as_posix(), wanted)]
+    return [leak for name in files_below(folder) for leak in _search(folder / name, name, wanted)]
 
 
 def count_names(text: str, identifiers: Iterable[str]) -> int:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -70,7 +71,7 @@ def write_objects(folder: Path, count: int, size: int) -> None:
     folder.mkdir()
     for number in range(count):
         (folder / f"object-{number:05d}").write_bytes(random.Random(number).randbytes(size))
-    files = {path.name: describe_file(path).model_dump() for path in sorted(folder.iterdir())}
+    files = {path.name: asdict(describe_file(path)) for path in sorted(folder.iterdir())}
     said = {"format": FORMAT, "name": "objects", "version": "1.0.0", "title": "Objects", "licence": "none"}
     rest: dict[str, Any] = {"preset": "", "samples": 1, "counts": {}, "parents": {}, "study": {}, "versions": {}}
     (folder / MANIFEST).write_text(json.dumps(said | rest | {"files": files}))

@@ -166,12 +166,13 @@ def test_a_local_release_needs_no_cache(golden: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(golden: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, str]]:
-    """The release in a bucket of a server that answers as S3 does to who only reads."""
+    """The release in a bucket of a server that answers as S3 does, to signed requests alone."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with serve(golden.parent.parent) as server:
-        settings = {"ENDPOINT_URL": server.url, "ALLOW_HTTP": "true", "SKIP_SIGNATURE": "true", "REGION": "us-east-1"}
-        for name, value in settings.items():
+        server.keys = "reader", "a/secret+of=this test"
+        settings = {"ACCESS_KEY_ID": server.keys[0], "SECRET_ACCESS_KEY": server.keys[1], "REGION": "us-east-1"}
+        for name, value in ({"ENDPOINT_URL": server.url, "ALLOW_HTTP": "true"} | settings).items():
             monkeypatch.setenv(f"AWS_{name}", value)
         yield server, f"s3://{golden.parent.name}/{golden.name}"
 
@@ -202,6 +203,18 @@ def test_a_process_of_its_own_reads_a_bucket_where_this_one_must_not(
     with pytest.raises(IntegrityError, match="nothing: missing"):
         source.read("nothing", 10)
     assert [source.exists("README.md"), source.exists("nothing")] == [True, False]
+
+
+def test_a_wrong_key_is_refused_in_a_line_that_names_none(
+    bucket: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = bucket
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "stolen")
+    with pytest.raises(Unreachable) as refused:
+        open_release(address, cache=None)
+    text = str(refused.value)
+    assert "does not give it" in text
+    assert not any(secret in text for secret in ("stolen", "reader", "AWS4", "\n"))
 
 
 def test_large_objects_of_a_bucket_come_in_parts(

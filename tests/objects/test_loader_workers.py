@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
 ]
+KEYS = "reader", "a/secret+of=this test"
 GOLDEN = Path(__file__).parents[1] / "release/golden/heads-1.0.0.zip"
 
 
@@ -32,8 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def address(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    settings = {"ENDPOINT_URL": server.url, "ALLOW_HTTP": "true", "SKIP_SIGNATURE": "true", "REGION": "us-east-1"}
-    for name, value in settings.items():
+    server.keys = KEYS if request.param == "s3" else None
+    settings = {"ACCESS_KEY_ID": KEYS[0], "SECRET_ACCESS_KEY": KEYS[1], "REGION": "us-east-1"}
+    for name, value in ({"ENDPOINT_URL": server.url, "ALLOW_HTTP": "true"} | settings).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     start = server.url if request.param == "http" else "s3:/"
     return f"{start}/bucket/heads-1.0.0"

@@ -1,7 +1,7 @@
 """Synthetic heads, made by formulas, and the content of a release of them."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def reseal() -> Any:
 
     def seal(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["files"] = {name: entry.model_dump() for name, entry in list_files(folder).items()}
+        manifest["files"] = {name: asdict(entry) for name, entry in list_files(folder).items()}
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
     return seal

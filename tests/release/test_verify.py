@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 def seal_again(folder: Path) -> None:
     """What somebody does who edits a file and wants the manifest to agree."""
-    edit_manifest(folder, files={name: entry.model_dump() for name, entry in list_files(folder).items()})
+    edit_manifest(folder, files={name: asdict(entry) for name, entry in list_files(folder).items()})
 
 
 def test_a_fresh_release_is_good(released: Path) -> None:

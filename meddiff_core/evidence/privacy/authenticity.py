@@ -176,8 +176,8 @@ def closer_share(query: Ranking, real: RealVolumes) -> float:
 
     If c volumes of the larger side (n) are nearer than all of the smaller (m), a subset of m holds none of them with
     probability C(n - c, m) / C(n, m). 0.5 in the mean if train is like holdout to the cohort. A copied volume is
-    in few of the subsets, so pure copies move it by about m / 2n only; `closer_to_train` of copies.py counts what each
-    real volume attracts instead, and has no such exact test.
+    in few of the subsets, so pure copies move it by about m / 2n only: no preset gates it. `closer_to_train` of
+    copies.py counts what each real volume attracts instead, and has no such exact test.
     """
     return float(_closer(real.is_train[None], query.index)[0])
 

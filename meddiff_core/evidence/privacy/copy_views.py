@@ -1,4 +1,4 @@
-"""Every way of looking for copies: voxels whole, voxels by halves, and the vectors of each copy extractor.
+"""Every way of looking for copies: voxels whole, smoothed and by halves, and the vectors of each copy extractor.
 
 A further way costs one extractor in `AuditInput.copy_extractors`: the verdict is on one combined score, whose
 false alarm rate stays exact however many views there are.
@@ -6,6 +6,7 @@ false alarm rate stays exact however many views there are.
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import hypot
 from typing import Literal
 
 from meddiff_core.contract import Contract
@@ -13,9 +14,16 @@ from meddiff_core.data.split.sides import SIDES
 from meddiff_core.evidence.features.records import Extractor, Features, extract
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.neighbours import Neighbours, nearest
-from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
+from meddiff_core.evidence.privacy.voxel_search import (
+    HALVES,
+    SMOOTHED,
+    STRONG_SMOOTHING,
+    WHOLE,
+    fit_search,
+    match_voxels,
+)
 from meddiff_core.evidence.quality.distances import fit_projection
-from meddiff_core.evidence.voxel_keys import keys_of, smoothed_keys_of
+from meddiff_core.evidence.voxel_keys import SMOOTHING, keys_of, lifted_keys_of, smoothed_keys_of
 from meddiff_core.types import FloatArray, Progress, Volumes
 
 Query = Literal["synthetic", "final", "holdout", "canaries", "validation"]
@@ -69,6 +77,7 @@ def copy_sets(audit: AuditInput, canaries: Volumes) -> CopySets:
 def copy_views(audit: AuditInput, sets: CopySets, known: Known) -> Generator[Progress, None, list[View]]:
     """All views; features that are known already are not extracted again."""
     views = yield from voxel_views(sets, audit.contract)
+    views.append((yield from smoothed_view(sets, audit.contract)))
     impartial = {extractor.digest for extractor in audit.extractors}
     for extractor in audit.extractors if audit.copy_extractors is None else audit.copy_extractors:
         view = yield from feature_view(extractor, sets, known.get(extractor.digest, {}))
@@ -80,7 +89,8 @@ def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None,
     """By keys of voxels, whole and by halves, through flips, shifts and smoothing."""
     keys = keys_of(sets.train, contract)
     of_holdout = keys_of(sets.queries["holdout"], contract)
-    search = fit_search(keys, contract, sets.subjects, smoothed_keys_of(sets.train, contract))
+    changed = (smoothed_keys_of(sets.train, contract), lifted_keys_of(sets.train, contract))
+    search = fit_search(keys, contract, sets.subjects, changed)
 
     def both(query: FloatArray) -> dict[str, Neighbours]:
         return search(query) | {TO_HOLDOUT: search.among_others(query, of_holdout)}
@@ -94,6 +104,26 @@ def voxel_views(sets: CopySets, contract: Contract) -> Generator[Progress, None,
              found["synthetic"][TO_HOLDOUT] if way == WHOLE else None)
         for way in (WHOLE, *HALVES)
     ]  # fmt: skip
+
+
+def smoothed_view(sets: CopySets, contract: Contract) -> Generator[Progress, None, View]:
+    """By keys of whole volumes that are smoothed on both sides, in which a blurred copy is near to its original.
+
+    Fresh volumes come nearer, too, but less, and scores are taken relative to those between training volumes.
+    """
+    keys = smoothed_keys_of(sets.train, contract, STRONG_SMOOTHING)
+    beyond = smoothed_keys_of(sets.train, contract, hypot(STRONG_SMOOTHING, SMOOTHING))
+    lifted = lifted_keys_of(sets.train, contract, STRONG_SMOOTHING)
+    search = fit_search(keys, contract, sets.subjects, (beyond, lifted))
+
+    def look(query: FloatArray) -> dict[str, Neighbours]:
+        return {SMOOTHED: search.find_whole(query)}
+
+    found: dict[Query, Neighbours] = {}
+    for name, volumes in sets.queries.items():
+        ways = yield from match_voxels(volumes, contract, look, smoothing=STRONG_SMOOTHING)
+        found[name] = ways[SMOOTHED]
+    return View(SMOOTHED, found, search.find_whole(keys[:, None], search.subjects))
 
 
 def feature_view(

@@ -17,7 +17,13 @@ from meddiff_core.evidence.subjects import numbered
 from meddiff_core.evidence.voxel_keys import key_grid, voxel_keys
 from meddiff_core.types import FloatArray, Progress, Volumes
 
+NO_CHANGE = 1e-5
+"""Length, of keys of length 1, below which a change is none."""
 WHOLE = "voxels"
+SMOOTHED = "smoothed voxels"
+STRONG_SMOOTHING = 1.5
+"""Standard deviation, in voxels of the grid of shifts, of the Gaussian that both sides go through in that view: a copy
+that was blurred before differs the less from its original the more both are smoothed."""
 HALVES = {
     "left": (0, 1, 2, 3),
     "right": (4, 5, 6, 7),
@@ -40,17 +46,17 @@ class KeySpace:
     """(p,) columns of a whole key."""
     centre: FloatArray
     """(p,) the mean training key."""
-    smoothing: FloatArray
-    """(p,) of length 1: where smoothing moves that mean, and so all keys alike; zeros if that is not known."""
+    ignored: FloatArray
+    """(p, k) orthonormal: where changes move that mean, and so all keys alike, that say nothing of whose head it is."""
 
     def apart(self, keys: FloatArray) -> FloatArray:
-        """(..., p) of length 1, from whole keys: the difference from the mean, without that along `smoothing`.
+        """(..., p) of length 1, from whole keys: the difference from the mean, without what is `ignored`.
 
-        An autoencoder smooths whatever it gives back. Where heads differ little, that moves a copy farther than
-        another head is away, though it says nothing of whose head it is.
+        An autoencoder smooths whatever it gives back, and percentiles of a smooth volume lift its foreground off the
+        background. Where heads differ little, either moves a copy farther than another head is away.
         """
         difference: FloatArray = _standardised(keys[..., self.cells]) - self.centre
-        return to_length_one(np.asarray(difference - (difference @ self.smoothing)[..., None] * self.smoothing))
+        return to_length_one(np.asarray(difference - difference @ self.ignored @ self.ignored.T))
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,12 @@ class VoxelSearch:
 
     def __call__(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> dict[str, Neighbours]:
         """Neighbours of keys (n, variants, p), whole and per half; `own` (n,) is whom each must not meet."""
-        correlations = {WHOLE: best_correlation(self.whole.apart(keys), self.anchors[0]), **self._halves(keys)}
-        return {name: closest(1 - found, self.subjects, own) for name, found in correlations.items()}
+        halves = {name: closest(1 - found, self.subjects, own) for name, found in self._halves(keys).items()}
+        return {WHOLE: self.find_whole(keys, own), **halves}
+
+    def find_whole(self, keys: FloatArray, own: NDArray[np.int64] | None = None) -> Neighbours:
+        """The same of whole keys alone."""
+        return closest(1 - best_correlation(self.whole.apart(keys), self.anchors[0]), self.subjects, own)
 
     def _halves(self, keys: FloatArray) -> dict[str, Matrix]:
         """(n, m) per half: the best mean correlation of its octants that any variant of the query shows."""
@@ -95,19 +105,21 @@ class VoxelSearch:
 
 
 def fit_search(
-    keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None, smoothed: FloatArray | None = None
+    keys: FloatArray, contract: Contract, subjects: Sequence[str] | None = None, changed: Sequence[FloatArray] = ()
 ) -> VoxelSearch:
-    """From the keys (m, p) of the training volumes, whose each is, and their keys after smoothing (m, p)."""
+    """From the keys (m, p) of the training volumes, whose each is, and their keys after each change to ignore."""
     cells = (np.arange(keys.shape[1]), *_octants(key_grid(contract)))
-    whole, *octants = (_fit_space(keys, columns, smoothed) for columns in cells)
+    whole, *octants = (_fit_space(keys, columns, changed) for columns in cells)
     anchors = tuple(space.apart(keys).T for space in (whole, *octants))
     return VoxelSearch(whole, tuple(octants), anchors, numbered(subjects, len(keys)))
 
 
-def _fit_space(keys: FloatArray, cells: NDArray[np.int64], smoothed: FloatArray | None) -> KeySpace:
+def _fit_space(keys: FloatArray, cells: NDArray[np.int64], changed: Sequence[FloatArray]) -> KeySpace:
     centre = _standardised(keys[:, cells]).mean(0)
-    after = centre if smoothed is None else _standardised(smoothed[:, cells]).mean(0)
-    return KeySpace(cells, centre, to_length_one(after - centre))
+    moved = [_standardised(one[:, cells]).mean(0) - centre for one in changed]
+    known = [one for one in moved if np.linalg.norm(one) > NO_CHANGE]
+    ignored = np.linalg.qr(np.stack(known, axis=1))[0] if known else np.zeros((len(cells), 0))
+    return KeySpace(cells, centre, ignored.astype(np.float32))
 
 
 def _octants(grid: tuple[int, int, int]) -> tuple[NDArray[np.int64], ...]:
@@ -123,13 +135,14 @@ def _standardised(part: FloatArray) -> FloatArray:
 
 
 def match_voxels(
-    volumes: Volumes, contract: Contract, search: Search, batch: int = 16
+    volumes: Volumes, contract: Contract, search: Search, batch: int = 16, smoothing: float = 0.0
 ) -> Generator[Progress, None, dict[str, Neighbours]]:
-    """What a search finds for whole volumes, a few at a time."""
+    """What a search finds for whole volumes, smoothed first if wanted, a few at a time."""
     parts = []
     for start in range(0, len(volumes), batch):
         stop = min(start + batch, len(volumes))
-        parts.append(search(np.stack([voxel_keys(volumes.image(index), contract) for index in range(start, stop)])))
+        rows = range(start, stop)
+        parts.append(search(np.stack([voxel_keys(volumes.image(index), contract, smoothing) for index in rows])))
         yield Progress("search for copies", stop, len(volumes))
     return _joined(parts)
 

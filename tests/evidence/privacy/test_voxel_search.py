@@ -5,8 +5,15 @@ import pytest
 from scipy import ndimage
 
 from meddiff_core.evidence.neighbours import nearest_voxels
-from meddiff_core.evidence.privacy.voxel_search import HALVES, WHOLE, fit_search, match_voxels
-from meddiff_core.evidence.voxel_keys import key_grid, keys_of, smoothed_keys_of, voxel_key, voxel_keys
+from meddiff_core.evidence.privacy.voxel_search import HALVES, STRONG_SMOOTHING, WHOLE, fit_search, match_voxels
+from meddiff_core.evidence.voxel_keys import (
+    key_grid,
+    keys_of,
+    lifted_keys_of,
+    smoothed_keys_of,
+    voxel_key,
+    voxel_keys,
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +89,34 @@ def test_smoothing_does_not_hide_a_copy_where_heads_differ_little(train, contrac
     )
     keys, queries = keys_of(originals, contract), keys_of(copies, contract)[:, None]
     blind = fit_search(keys, contract)(queries)
-    found = fit_search(keys, contract, smoothed=smoothed_keys_of(originals, contract))(queries)
+    found = fit_search(keys, contract, changed=[smoothed_keys_of(originals, contract)])(queries)
     for name in (WHOLE, *HALVES):
         np.testing.assert_array_equal(found[name].index, np.arange(30))
         assert found[name].score.max() < 0.4 < np.median(blind[name].score)
+
+
+def test_a_copy_whose_foreground_was_lifted_off_the_background_is_found(train, contract):
+    """Percentiles of a blurred scan include its soft edge, so that the same head comes out brighter and flatter."""
+    heads = train.images.astype(np.float32)
+    alike = np.where(heads > 0, heads.mean(0) + (heads - heads.mean(0)) / 8, 0)
+    originals, copies = (
+        type(train)(np.rint(images).astype(np.uint8), train.labels)
+        for images in (alike, np.where(alike > 0.5, 110 + alike / 2.4, 0))
+    )
+    keys, queries = keys_of(originals, contract), keys_of(copies, contract)[:, None]
+    blind = fit_search(keys, contract)(queries)[WHOLE]
+    found = fit_search(keys, contract, changed=[lifted_keys_of(originals, contract)])(queries)[WHOLE]
+    np.testing.assert_array_equal(found.index, np.arange(30))
+    assert np.median(found.score) < 0.5 * np.median(blind.score)
+
+
+def test_a_strongly_blurred_copy_is_nearer_in_smoothed_voxels_than_a_fresh_head(train, contract, make_heads):
+    def scores(volumes, smoothing):
+        keys = smoothed_keys_of(train, contract, smoothing)
+        found = fit_search(keys, contract).find_whole(smoothed_keys_of(volumes, contract, smoothing)[:, None])
+        return float(np.median(found.score))
+
+    blurred = ndimage.gaussian_filter(train.images.astype(np.float32), (0, 1.5, 1.5, 1.5))
+    copies, fresh = type(train)(np.rint(blurred).astype(np.uint8), train.labels), make_heads(12, 1)
+    ratios = [scores(copies, smoothing) / scores(fresh, smoothing) for smoothing in (STRONG_SMOOTHING, 0.0)]
+    assert ratios[0] < 0.8 * ratios[1]
