@@ -1,5 +1,7 @@
 """How a task is done: what a person may choose, and what follows from it."""
 
+from pydantic import Field
+
 from meddiff_core.contract import Condition, Frozen
 
 
@@ -11,7 +13,7 @@ class TaskSettings(Frozen):
     steps: int = 15
     """Noise levels."""
     seed: int = 0
-    asked: Condition = {}
+    asked: Condition = Field(default_factory=dict)
     """Conditions that the result shall have, where they differ from the scan's."""
     noise: float | None = None
     """denoise: standard deviation of the noise, as a share of the intensity range. None: estimated from the scan."""
