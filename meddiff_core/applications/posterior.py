@@ -223,7 +223,7 @@ def observed(
     denoised_at: DenoisedAt,
     decode: Decode,
     observations: Sequence[Observation],
-    effort: Effort = Effort(),  # noqa: B008  # frozen
+    effort: Effort = Effort(),  # frozen
     variance: Latents | float = 1.0,
     start: Latents | None = None,
     through_denoiser: bool = False,

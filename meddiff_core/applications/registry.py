@@ -3,13 +3,18 @@
 from collections.abc import Callable
 
 from meddiff_core.applications.calibration import Calibration
+from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.outcome import Outcome
 from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.segment import segment
 from meddiff_core.applications.settings import TaskSettings
 from meddiff_core.types import Work
 
 Task = Callable[[Models, GridScan, TaskSettings, Calibration], Work[Outcome]]
 
-TASKS: dict[str, Task] = {}
+TASKS: dict[str, Task] = {
+    "segment": segment,
+    "inpaint": inpaint,
+}
 """By the names of `kinds.KINDS`."""
