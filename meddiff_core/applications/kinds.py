@@ -35,6 +35,8 @@ class TaskKind:
     replaces: Replaces = "whole"
     needs_labels: bool = False
     """Whether the models must have been trained with label maps; its uncertainty is then one of labels."""
+    asks_familiar: bool = True
+    """Whether a scan that the models do not know is refused: what scores scans takes all of them."""
     sampling: tuple[str, ...] = SAMPLING
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Settings that have another name than their option."""
@@ -111,6 +113,7 @@ _TASKS = (
         "score",
         "How well the models know a scan: log-likelihood, and whether it is from elsewhere.",
         "With --output TABLE.tsv: a row a scan, and the folders of results beside it in TABLE/.",
+        asks_familiar=False,
         sampling=(),
     ),
 )

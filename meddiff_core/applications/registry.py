@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 
+from meddiff_core.applications.anomaly import anomaly
 from meddiff_core.applications.calibration import Calibration
+from meddiff_core.applications.counterfactual import counterfactual
+from meddiff_core.applications.edit import edit
 from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.outcome import Outcome
 from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.score import score
 from meddiff_core.applications.segment import segment
 from meddiff_core.applications.settings import TaskSettings
 from meddiff_core.types import Work
@@ -16,5 +20,9 @@ Task = Callable[[Models, GridScan, TaskSettings, Calibration], Work[Outcome]]
 TASKS: dict[str, Task] = {
     "segment": segment,
     "inpaint": inpaint,
+    "counterfactual": counterfactual,
+    "edit": edit,
+    "anomaly": anomaly,
+    "score": score,
 }
 """By the names of `kinds.KINDS`."""

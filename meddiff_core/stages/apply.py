@@ -8,7 +8,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.applications.conforming import TakenIn, take_in
+from meddiff_core.applications.familiar import check_familiar
 from meddiff_core.applications.intake import ScanFiles, find_scans, read_options
 from meddiff_core.applications.kinds import TaskKind, kind_of
 from meddiff_core.applications.known import read_contract
@@ -232,6 +233,9 @@ def make_result(job: Job) -> Work[MadeResult]:
     asked, contract = _asked(job), job.models.contract
     taken = take_in(job.files, job.kind, contract)
     calibration = job.models.calibration()
+    if job.kind.asks_familiar:
+        far = yield from check_familiar(job.files.case.case, calibration.models, taken.scan, calibration, job.force)
+        taken = replace(taken, notes=(*taken.notes, far)) if far else taken
     outcome = yield from TASKS[job.kind.name](calibration.models, taken.scan, job.settings, calibration)
     own = taken.own if taken.scan.coarse is None else refined(taken.own, taken.scan.coarse)
     placed = {name: place(one, own, taken.scan.image, job.kind) for name, one in outcome.maps.items()}

@@ -85,6 +85,18 @@ def test_a_result_is_made_again_bit_by_bit(apply: Made, scans: Path, tmp_path: P
         finish(regenerate_result(result))
 
 
+def test_what_the_models_do_not_know_is_refused_unless_it_is_forced(
+    apply: Made, save_head: Made, tmp_path: Path
+) -> None:
+    knee = save_head(tmp_path / "scans", "knee")
+    with pytest.raises(DataRefused, match="unlike any scan"):
+        apply("edit", str(knee.image), tmp_path / "out", labels=knee.label)
+    apply("edit", str(knee.image), tmp_path / "out", labels=knee.label, force=True)
+    told = json.loads((tmp_path / "out" / "knee" / "result.json").read_text())
+    assert told["force"]
+    assert "forced: unlike any scan" in told["notes"]
+
+
 def test_another_task_does_not_write_over_results(apply: Made, scans: Path, tmp_path: Path) -> None:
     one = str(scans / "one.nii.gz")
     apply("edit", one, tmp_path / "out", labels=scans / "maps" / "one.nii.gz")
