@@ -35,8 +35,8 @@ class TaskKind:
     replaces: Replaces = "whole"
     needs_labels: bool = False
     """Whether the models must have been trained with label maps; its uncertainty is then one of labels."""
-    asks_familiar: bool = True
-    """Whether a scan that the models do not know is refused: what scores scans takes all of them."""
+    unfamiliar: Literal["refused", "noted", "taken"] = "refused"
+    """What becomes of a scan that the models do not know. What repairs scans says it, what scores them takes all."""
     sampling: tuple[str, ...] = SAMPLING
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Settings that have another name than their option."""
@@ -61,6 +61,7 @@ _TASKS = (
         "A scan without its noise.",
         "The result is as sharp as the grid of the models, and no sharper.",
         takes=("noise",),
+        unfamiliar="noted",
         renamed=POSTERIOR,
     ),
     TaskKind(
@@ -76,15 +77,17 @@ _TASKS = (
         "A scan of thick slices on the finer grid of the models.",
         "The factor follows from the two grids. The result has the scan's own axes and field of view; its thick axes "
         "are divided by a whole number. A scan that is nowhere coarser than the models is refused.",
+        unfamiliar="noted",
         renamed=POSTERIOR,
     ),
     TaskKind(
         "reconstruct",
         "A scan from a part of its k-space.",
-        "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured and the "
-        "lowest frequency first as numpy.fft has it: a .npy file or complex NIfTI. Of a scan, so many lines are "
-        "left out, to try it.",
+        "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured, the lowest "
+        "frequency first, as numpy.fft.fftn(image, norm='ortho') gives it: a .npy file or complex NIfTI, of an image "
+        "without phase. Of a whole scan, lines are left out, to try it.",
         takes=("undersampling",),
+        unfamiliar="noted",
         renamed=POSTERIOR,
     ),
     TaskKind(
@@ -113,7 +116,7 @@ _TASKS = (
         "score",
         "How well the models know a scan: log-likelihood, and whether it is from elsewhere.",
         "With --output TABLE.tsv: a row a scan, and the folders of results beside it in TABLE/.",
-        asks_familiar=False,
+        unfamiliar="taken",
         sampling=(),
     ),
 )

@@ -233,10 +233,10 @@ def make_result(job: Job) -> Work[MadeResult]:
     asked, contract = _asked(job), job.models.contract
     taken = take_in(job.files, job.kind, contract)
     calibration = job.models.calibration()
-    if job.kind.asks_familiar:
-        far = yield from check_familiar(job.files.case.case, calibration.models, taken.scan, calibration, job.force)
-        taken = replace(taken, notes=(*taken.notes, far)) if far else taken
-    outcome = yield from TASKS[job.kind.name](calibration.models, taken.scan, job.settings, calibration)
+    case, models = job.files.case.case, calibration.models
+    far = yield from check_familiar(case, models, taken.scan, calibration, job.kind, job.force)
+    taken = replace(taken, notes=(*taken.notes, *far))
+    outcome = yield from TASKS[job.kind.name](models, taken.scan, job.settings, calibration)
     own = taken.own if taken.scan.coarse is None else refined(taken.own, taken.scan.coarse)
     placed = {name: place(one, own, taken.scan.image, job.kind) for name, one in outcome.maps.items()}
     return MadeResult(_told(asked, taken, outcome, placed), own, outcome, placed)

@@ -93,7 +93,7 @@ def study(
 ) -> Path:
     """A study with models and nothing else; tests do not write there."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "study.yaml").write_text("name: heads\ndata: {images: scans}\nruntime: {dask: off, device: cpu}\n")
+    (folder / "study.yaml").write_text("name: heads\ndata: {images: scans}\nruntime: {dask: 'off', device: cpu}\n")
     save_models(folder / "models", heads_contract())
     return folder
 
@@ -112,12 +112,12 @@ def brighten(models: Any, scan: Any, settings: Any, calibration: Any) -> Iterato
     return Outcome(maps, {"mean": float(image.mean())}, ("brightened",))  # type: ignore[return-value]
 
 
-def know_all(case: str, models: Any, scan: Any, calibration: Any, force: bool) -> Iterator[Progress]:
+def know_all(case: str, models: Any, scan: Any, calibration: Any, kind: Any, force: bool) -> Iterator[Progress]:
     """Stands for the guard, which needs scans of validation subjects."""
     yield Progress("familiar", 1, 1)
     if case.startswith("knee") and not force:
         raise CaseRefused(case, "unlike any scan")
-    return "forced: unlike any scan" if force else ""  # type: ignore[return-value]
+    return ("unlike any scan",) if force else ()  # type: ignore[return-value]
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def test_a_label_map_is_no_scan(tmp_path: Path, save_head: Made, heads_contract:
     ("changes", "spacing", "expected"),
     [
         ({"intensity": CT, "mask": "none"}, (2.0, 2.0, 2.0), "must be CT, as the models were trained on, is MR"),
-        ({}, (20.0, 20.0, 20.0), "spans 440 x 500 x 460 mm, the grid of the models is 64 x 64 x 64 mm"),
+        ({}, (20.0, 20.0, 20.0), "spans 400 x 480 x 460 mm, the grid of the models is 64 x 64 x 64 mm"),
         ({}, (0.2, 0.2, 0.2), "voxels (0.2 mm) in another unit"),
         ({"labels": {"other": (9,)}}, (2.0, 2.0, 2.0), "label map must have values of the models' structures"),
     ],
@@ -63,10 +63,13 @@ def test_a_mask_must_be_one(tmp_path: Path, save_head: Made, heads_contract: Mad
         "up to 1 mm aside, 0.5 of a voxel": (hole, aside),
         "marks nothing": (0 * hole, affine),
         "marks all": (0 * hole + 1, affine),
-        "has 3 values: 0, 1, 2": (hole + np.roll(hole, 4), affine),
+        "has 3 values: 0, 1, 2": (hole + np.roll(hole, 2), affine),
         "--mask must be whole numbers, one is 0.5": (hole / 2, affine),
         "it lies outside": (np.roll(hole, 13, axis=0), affine),
-        "must leave a part of the subject, it marks": (np.pad(0 * hole[2:] + 1, ((2, 0), (0, 0), (0, 0))), affine),
+        "must leave a part of the subject, it marks": (
+            np.pad(0 * hole[:, :, 4:] + 1, ((0, 0), (0, 0), (4, 0))),
+            affine,
+        ),
     }
     for expected, (array, place) in cases.items():
         nib.save(nib.Nifti1Image(array, place), tmp_path / "hole.nii")
@@ -114,9 +117,11 @@ def test_kspace_is_read_without_running_anything(tmp_path: Path, heads_contract:
             take_in(case, KINDS[task], contract)
         assert (expected if task == "reconstruct" else "k-space is for reconstruct") in error.value.reason
     if task == "reconstruct":
-        np.save(path, np.fft.fftn(image * 900))
+        np.save(path, np.fft.fftn(image * 900, norm="ortho"))
         taken = take_in(case, KINDS[task], contract)
-        np.testing.assert_allclose(np.fft.ifftn(taken.scan.kspace).real * taken.own.high, image * 900, rtol=1e-3)
+        np.testing.assert_allclose(
+            np.fft.ifftn(taken.scan.kspace, norm="ortho").real * taken.own.high, image * 900, rtol=1e-3
+        )
 
 
 def test_files_beside_the_scans_find_theirs(tmp_path: Path, save_head: Made, heads_contract: Made) -> None:

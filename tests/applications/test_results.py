@@ -94,7 +94,7 @@ def test_what_the_models_do_not_know_is_refused_unless_it_is_forced(
     apply("edit", str(knee.image), tmp_path / "out", labels=knee.label, force=True)
     told = json.loads((tmp_path / "out" / "knee" / "result.json").read_text())
     assert told["force"]
-    assert "forced: unlike any scan" in told["notes"]
+    assert "unlike any scan" in told["notes"]
 
 
 def test_another_task_does_not_write_over_results(apply: Made, scans: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_results_are_never_taken_for_scans_or_for_a_release(
     for release_like in (out, out / "one"):
         with pytest.raises(MeddiffError):
             open_release(release_like)
-    assert not finish(list_releases(tmp_path / "shared", None)).entries
+    assert not finish(list_releases(tmp_path / "shared", None)).releases
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "manifest.json").write_text("{}")
     (tmp_path / "study.yaml").write_text("name: a")

@@ -30,7 +30,7 @@ def trained(tmp_path: Path, save_models: Made, make_contract: Made) -> Path:
     """A study with models that were never trained."""
     save_models(tmp_path / "study" / "models", make_contract(mask="none"))
     (tmp_path / "study" / "study.yaml").write_text(
-        "name: heads\ndata: {images: scans}\nruntime: {dask: off, device: cpu}\n"
+        "name: heads\ndata: {images: scans}\nruntime: {dask: 'off', device: cpu}\n"
     )
     return tmp_path / "study"
 
