@@ -1,140 +1,113 @@
-"""Small heads as files in any orientation, and a study whose models were never trained."""
+"""Models whose every answer is known: an autoencoder that averages cells, and the exact denoiser of Gaussian latents."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from numpy.typing import NDArray
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from meddiff_core.applications import registry
-from meddiff_core.applications.outcome import GridMap, Outcome
-from meddiff_core.contract import Contract
-from meddiff_core.errors import CaseRefused
-from meddiff_core.stages.apply import apply_task
-from meddiff_core.types import Progress
+from meddiff_core.applications.calibration import Calibration
+from meddiff_core.applications.models import Models
+from meddiff_core.applications.scans import GridScan
+from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
+from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
+from meddiff_core.models.denoiser import Denoiser, LatentScale
+from meddiff_core.models.preconditioning import EdmClock
+from meddiff_core.types import FloatArray
 
-SHAPE = (26, 30, 28)
-PLACE_MM = (-21.0, 13.0, 40.0)
-
-
-@dataclass(frozen=True)
-class Head:
-    """A scan and its label map, as files."""
-
-    image: Path
-    label: Path
+SIDE = 16
+VARIANCE = 0.05
+"""Of latents about the mean of their condition."""
 
 
-def head(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """An ellipsoid in air, bright in front, with two labelled halves; no axis of it is symmetric."""
-    noise = np.random.default_rng(seed).integers(0, 40, shape)
-    grid = np.meshgrid(*(np.linspace(-1, 1, length) for length in shape), indexing="ij")
-    inside = grid[0] ** 2 + grid[1] ** 2 + (grid[2] + 0.1) ** 2 < 0.7
-    image = inside * (300 + 100 * grid[1] + 50 * grid[2] + 25 * grid[0] + noise) + noise // 8
-    return image.astype(np.int16), (inside * np.where(grid[0] < 0, 1, 2)).astype(np.uint8)
+class CellMeans(Autoencoder):
+    """Latents are means over 2x2x2 voxels, 0 for grey and 5 for bright; what is brighter than 0.7 is the ball."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.shape = AutoencoderShape(in_channels=3, channels=(8, 8), latent_channels=1, strides=((2, 2, 2),))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (functional.avg_pool3d(images[:, :1], 2) + 0.2) * 5
+        return mean, torch.full_like(mean, -20)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        image = functional.interpolate(latents, scale_factor=2) / 5 - 0.2
+        bright = torch.sigmoid(12 * (image - 0.4))
+        return torch.cat([image, 1 - bright, bright], 1)
 
 
-def tilted(degrees: float) -> NDArray[np.float64]:
-    """A turn around an axis that is none of the scanner's."""
-    axis, angle = np.array([1.0, 2.0, 2.0]) / 3, np.deg2rad(degrees)
-    cross = np.cross(np.eye(3), axis)
-    return np.eye(3) * np.cos(angle) + np.sin(angle) * cross + (1 - np.cos(angle)) * np.outer(axis, axis)
+def ball(size: Tensor) -> Tensor:
+    """Mean latents (b, 1, 8, 8, 8) for standardised sizes (b,)."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(SIDE / 2) - SIDE / 4 + 0.5] * 3, indexing="ij"))
+    return 5 * torch.sigmoid(3 * (2.5 + 0.5 * size.reshape(-1, 1, 1, 1, 1) - grid.square().sum(0).sqrt()))
 
 
-@pytest.fixture(scope="session")
-def save_head() -> Callable[..., Head]:
-    """(folder, name, orientation, spacing, degrees, seed) -> the files of a head."""
+class GaussianDenoiser(Denoiser):
+    """Exact for Gaussian latents about the ball of the condition; an unknown one counts as the mean."""
 
-    def save(
-        folder: Path,
-        name: str = "a",
-        orientation: str = "RAS",
-        spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-        degrees: float = 0.0,
-        seed: int = 0,
-        codes: tuple[int, int] = (1, 2),
-    ) -> Head:
-        affine = np.eye(4)
-        affine[:3, :3] = tilted(degrees) * spacing
-        affine[:3, 3] = PLACE_MM
-        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(orientation)))
-        paths = Head(folder / f"{name}.nii.gz", folder / "maps" / f"{name}.nii.gz")
-        for path, array in zip((paths.image, paths.label), head(seed), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = nib.Nifti1Image(
-                np.ascontiguousarray(apply_orientation(array, turn)), affine @ inv_ornt_aff(turn, array.shape)
-            )
-            image.set_qform(image.affine, code=codes[0])
-            image.set_sform(image.affine, code=codes[1])
-            nib.save(image, path)
-        return paths
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.clock = EdmClock()
 
-    return save
+    def forward(self, noisy: Tensor, sigma: Tensor, conditions: Tensor) -> Tensor:
+        mean, level = ball(torch.nan_to_num(conditions[:, 0])), sigma.reshape(-1, 1, 1, 1, 1)
+        return mean + (noisy - mean) * VARIANCE / (VARIANCE + level**2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Generator[None, None, None]:
+    """Small tensors gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
-def heads_contract(make_contract: Callable[..., Contract]) -> Callable[..., Contract]:
-    """A contract for such heads, with changes."""
+def models() -> Models:
+    """Scans of a bright ball in grey."""
+    contract = Contract(
+        spacing_mm=1.0,
+        size=(SIDE,) * 3,
+        intensity=IntensityMapping(modality="MR", low=0, high=100, percentiles=(1, 99)),
+        mask="none",
+        labels={"ball": (1,)},
+        conditions=(
+            ContinuousCondition(name="ball_mm3", low=250, high=950, mean=523, std=300, group="ball"),
+            CategoricalCondition(name="sex", categories=("F", "M")),
+        ),
+    )
+    scale = LatentScale(mean=(0.0,), std=(1.0,))
+    return Models(CellMeans().eval(), GaussianDenoiser().eval(), scale, contract, "digest")
 
-    def make(**changes: Any) -> Contract:
-        return make_contract(**({"spacing_mm": 4.0, "size": (16, 16, 16), "mask": "label"} | changes))
+
+@pytest.fixture(scope="session")
+def make_scan(models: Models) -> Callable[..., GridScan]:
+    """(number) to a healthy scan, with texture that the autoencoder cannot keep; or one of other voxels."""
+
+    def make(number: int, image: FloatArray | None = None) -> GridScan:
+        random = torch.Generator().manual_seed(number)
+        size = torch.randn(1, generator=random) / 2
+        latents = ball(size) + VARIANCE**0.5 * torch.randn((1, 1, 8, 8, 8), generator=random)
+        texture = 0.01 * torch.randn((SIDE,) * 3, generator=random)
+        made = (models.decode(latents).image[0] + texture).clamp(0, 1).numpy() if image is None else image
+        return GridScan(made, np.ones(made.shape, bool), hashlib.sha256(made.tobytes()).hexdigest())
 
     return make
 
 
-@pytest.fixture(scope="session")
-def study(
-    tmp_path_factory: pytest.TempPathFactory, save_models: Callable[..., Path], heads_contract: Callable[..., Contract]
-) -> Path:
-    """A study with models and nothing else; tests do not write there."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "study.yaml").write_text("name: heads\ndata: {images: scans}\nruntime: {dask: 'off', device: cpu}\n")
-    save_models(folder / "models", heads_contract())
-    return folder
-
-
-def brighten(models: Any, scan: Any, settings: Any, calibration: Any) -> Iterator[Progress]:
-    """Stands for any task: a cube of the scan becomes brighter, by the seed."""
-    yield Progress("brighten", 1, 1)
-    image = scan.image.copy()
-    image[6:9, 6:9, 6:9] += np.float32(0.2 + 0.01 * settings.seed)
-    labels = np.zeros_like(scan.image, np.uint8) if scan.labels is None else scan.labels
-    maps = {
-        "image": GridMap("intensity", image, "brighter"),
-        "difference": GridMap("difference", image - scan.image, "by how much"),
-        "labels": GridMap("labels", labels, "as they were"),
-    }
-    return Outcome(maps, {"mean": float(image.mean())}, ("brightened",))  # type: ignore[return-value]
-
-
-def know_all(case: str, models: Any, scan: Any, calibration: Any, kind: Any, force: bool) -> Iterator[Progress]:
-    """Stands for the guard, which needs scans of validation subjects."""
-    yield Progress("familiar", 1, 1)
-    if case.startswith("knee") and not force:
-        raise CaseRefused(case, "unlike any scan")
-    return ("unlike any scan",) if force else ()  # type: ignore[return-value]
-
-
-@pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Every task is `brighten` where a test asks for it, and the models know every scan that is not forced."""
-    if "apply" in request.fixturenames:
-        monkeypatch.setattr("meddiff_core.stages.apply.check_familiar", know_all)
-        for name in ("denoise", "inpaint", "edit", "segment", "super-resolve"):
-            monkeypatch.setitem(registry.TASKS, name, brighten)
-
-
 @pytest.fixture
-def apply(study: Path, finish: Callable[..., Any]) -> Callable[..., Any]:
-    """(task, scans, output, **options) -> what was applied, with a task that only brightens."""
+def calibration(models: Models, make_scan: Callable[..., GridScan], tmp_path: Path) -> Calibration:
+    """Of ten healthy scans, whose label maps are known."""
 
-    def run(task: str, scans: Any, output: Path, **options: Any) -> Any:
-        places = scans if isinstance(scans, list) else [scans]
-        return finish(apply_task(study, task, places, output, options))
+    def scans() -> list[GridScan]:
+        healthy = [make_scan(number) for number in range(100, 110)]
+        return [replace(scan, labels=(scan.image > 0.7).astype(np.uint8)) for scan in healthy]
 
-    return run
+    return Calibration(models, scans, tmp_path)
