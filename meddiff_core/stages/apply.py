@@ -165,14 +165,16 @@ def folder_name(case: str) -> str:
 
 
 def _run_all(jobs: Sequence[Job], mapper: Mapper) -> Work[list[tuple[Row, bool]]]:
-    """The first here, so that what is measured of the models once is measured once; the others over the mapper."""
+    """The first that can be done here, so that what is measured of the models once is measured once; the others over
+    the mapper.
+    """
     results: list[tuple[Row, bool]] = []
-    if jobs:
-        results.append((yield from _run(jobs[0])))
-    label = f"{jobs[0].kind.name}: scans" if jobs else "scans"
-    for number, (_, result) in enumerate(mapper(run_to_end, jobs[1:]), start=2):
+    while len(results) < len(jobs) and not any(row.outcome == "done" for row, _ in results):
+        results.append((yield from _run(jobs[len(results)])))
+    first = len(results)
+    for number, (_, result) in enumerate(mapper(run_to_end, jobs[first:]), start=first + 1):
         results.append(result)
-        yield Progress(label, number, len(jobs))
+        yield Progress(f"{jobs[0].kind.name}: scans", number, len(jobs))
     return results
 
 
