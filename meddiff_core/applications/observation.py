@@ -73,8 +73,8 @@ def downsampled(
     return lambda decoded: along_axes(decoded.image, rows)
 
 
-def along_axes(image: Float[Tensor, "b i j k"], rows: Sequence[Float[Tensor, "m n"]]) -> Float[Tensor, "b p q r"]:
-    """A matrix applied along each axis."""
+def along_axes(image: Float[Tensor, "b i j k"], rows: Sequence[Tensor]) -> Float[Tensor, "b p q r"]:
+    """A matrix (p, i), (q, j), (r, k) applied along each axis."""
     averaged: Tensor = torch.einsum("bijk,pi,qj,rk->bpqr", image, *rows)
     return averaged
 
