@@ -128,6 +128,8 @@ def apply_task(
         if row.outcome == "refused":
             yield Message(f"{row.case}: refused: {row.reason}")
     if not any(row.outcome == "done" for row in rows):
+        if len(rows) == 1:
+            raise DataRefused(f"the scan was refused: {rows[0].reason}")
         raise DataRefused(all_refused([Refusal(row.case, row.reason) for row in rows]).replace("data:", "scans:", 1))
     return Applied(tuple(rows), sum(was_kept for _, was_kept in results), folder, table)
 
