@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import release_cli
+from flows import apply_cli, release_cli
 from flows.release_cli import Quiet
 
 app = typer.Typer(
@@ -265,6 +265,7 @@ def phantoms(
     print(f"phantoms {folder}")
 
 
+app.add_typer(apply_cli.app)
 app.add_typer(release_cli.app)
 
 
