@@ -5,8 +5,8 @@ Gaussian data of prior variance `v` have there, `v sigma^2 / (v + sigma^2)`; so 
 linear observations. The most likely latents under both are found through the decoder alone, as in DiffPIR (Zhu et al.
 2023) and JFPS (as azula has it); `through_denoiser` takes the denoiser's own Jacobian for the covariance, as TMPD
 (Boys et al. 2023) and MMPS (Rozet et al. 2024) do. With as many gradients, 20 a sample, that met the image of one brain
-scan at 4 mm to 3.5 standard deviations instead of 0.6, in half as much time again, and was left an option. DPS (Chung et al. 2023) makes one gradient step instead, which
-leaves a volume far from what was observed: how well it is met is a figure of every result here.
+scan at 4 mm to 3.5 standard deviations instead of 0.6, in half as much time again, and was left an option. DPS
+(Chung et al. 2023) makes one gradient step instead. How well the observations are met is a figure of every result.
 """
 
 from collections.abc import Callable, Sequence
