@@ -4,8 +4,9 @@ Given noisy latents, those without noise are taken for Gaussian around what the 
 Gaussian data of prior variance `v` have there, `v sigma^2 / (v + sigma^2)`; so a sample is exact for Gaussian data and
 linear observations. The most likely latents under both are found through the decoder alone, as in DiffPIR (Zhu et al.
 2023) and JFPS (as azula has it); `through_denoiser` takes the denoiser's own Jacobian for the covariance, as TMPD
-(Boys et al. 2023) and MMPS (Rozet et al. 2024) do. DPS (Chung et al. 2023) makes one gradient step instead, which
-leaves a volume far from what was observed: how well it is met is a figure of every result here.
+(Boys et al. 2023) and MMPS (Rozet et al. 2024) do. With as many gradients, 20 a sample, that met the image of one brain
+scan at 4 mm to 3.5 standard deviations instead of 0.6, in half as much time again, and was left an option. DPS
+(Chung et al. 2023) makes one gradient step instead. How well the observations are met is a figure of every result.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import Latents, Sigma
 
 Decode = Callable[[Latents], Decoded]
-PROBES = 4
+PROBES = 8
 """Random signs by which the curvature of the observations is measured at each latent."""
+LEAST_CURVATURE = 0.03
+"""Of a latent, as a share of the mean over its neighbours: few signs may happen to cancel out."""
 MEMORY = 24
 """Steps whose curvature is remembered."""
 SUFFICIENT = 1e-4
@@ -72,9 +75,10 @@ class Misfit:
         return Point(latents, float(half.detach().sum()), gradient, tuple(chi))
 
     def curvature(self, latents: Latents) -> Latents:
-        """Second derivative of the sum at each latent, averaged over its neighbours.
+        """Second derivative of the sum at each latent, at least a small share of its neighbours' mean.
 
-        Its expectation over random signs is the diagonal of J'J, where J is the Jacobian of the residuals.
+        Its expectation over random signs is the diagonal of J'J, where J is the Jacobian of the residuals. It is not
+        averaged over neighbours: latents within a hole would no longer be free.
         """
         with torch.enable_grad():
             tracked = latents.detach().requires_grad_()
@@ -85,7 +89,8 @@ class Misfit:
                 signs = [torch.randint(0, 2, one.shape, generator=random).to(one) * 2 - 1 for one in residuals]
                 along = torch.autograd.grad(residuals, tracked, signs, retain_graph=number + 1 < PROBES)[0]
                 squares += along.square() / PROBES
-        return functional.avg_pool3d(functional.pad(squares, (1,) * 6, mode="replicate"), 3, stride=1)
+        near = functional.avg_pool3d(functional.pad(squares, (1,) * 6, mode="replicate"), 3, stride=1)
+        return torch.maximum(squares, LEAST_CURVATURE * near)
 
 
 @dataclass(frozen=True)
