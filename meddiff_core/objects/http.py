@@ -262,7 +262,7 @@ def check_url(url: str) -> None:
     """Refuse what no server can be asked for.
 
     Raises:
-        ConfigurationError: it has no host, or a port that is none.
+        ConfigurationError: it has no host, a port that is none, or a `#`, behind which nothing would be asked for.
     """
     try:
         parts = urlsplit(url)
@@ -271,6 +271,8 @@ def check_url(url: str) -> None:
         raise ConfigurationError(f"a URL must be like https://host/release, is not: {error}") from error
     if not parts.hostname:
         raise ConfigurationError(f"a URL must be like https://host/release, has no host: {url!r}")
+    if "#" in url:
+        raise ConfigurationError(f"a URL must have no #, which ends an address; write %23 for it: {parts.fragment!r}")
 
 
 def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -121,7 +121,7 @@ def test_a_loop_over_the_data_set_ends(released: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["file:///heads", "data:,heads", "ftp://host/heads", "https:///heads", "s3:heads/a"]
+    "address", ["file:///heads", "data:,heads", "ftp://host/heads", "https:///heads", "s3:heads/a", "http://host/a#1"]
 )
 def test_an_address_of_another_kind_is_refused_in_a_line(address: str) -> None:
     with pytest.raises((ConfigurationError, IntegrityError), match="must"):
