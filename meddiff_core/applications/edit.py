@@ -2,7 +2,7 @@
 
 `strength` sets how much of the subject stays: little noise keeps its structures, much noise keeps nothing. What is
 added to the scan is the difference to its own reconstruction, so that a strength near 0 gives back the scan itself.
-The result is one sample, not a mean: a mean of samples is smoother than any scan. Their spread is the uncertainty.
+The result is the first sample: a mean of samples is smoother than any scan. Their spread is the uncertainty.
 """
 
 import numpy as np
