@@ -2,7 +2,7 @@
 
 `strength` sets how much of the subject stays: little noise keeps its structures, much noise keeps nothing. What is
 added to the scan is the difference to its own reconstruction, so that a strength near 0 gives back the scan itself.
-The result is one sample, not a mean: a mean of samples is smoother than any scan. Their spread is the uncertainty.
+The result is the first sample: a mean of samples is smoother than any scan. Their spread is the uncertainty.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def edit(models: Models, scan: GridScan, settings: TaskSettings, calibration: Ca
     asked = check_asked(settings.asked, models.contract, settings.extrapolate)
     first = yield from mean_labels(models, calibration)
     labels, latents, before = _encoded(models, scan, first)
-    condition = own_condition(scan.condition, labels, {}, models.contract) | asked
+    condition = own_condition(scan.condition, {}, {}, models.contract) | asked
     denoised_at = models.denoised_under(condition, GUIDANCE if asked else 1.0)
     samples = list[Changed]()
     for number in range(settings.samples):

@@ -25,7 +25,7 @@ from meddiff_core.types import Latents
 HIGHEST = 40.0
 """Noise level at which nothing of a scan is left, in standard deviations of the latents."""
 LOWEST = 0.03
-"""Noise level from which a walk upwards starts: latents of a scan hold about so much noise of the encoder."""
+"""Noise level from which a walk upwards starts; below, latents of a scan hardly move."""
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> Latents:
