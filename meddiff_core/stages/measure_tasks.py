@@ -1,0 +1,81 @@
+"""Trained models to what their tasks are worth: each beside plain baselines, on the sealed holdout.
+
+The audit opens the holdout too, after training. What is measured here may therefore choose nothing: no setting of a
+task, no checkpoint, no threshold. Pictures show a patient and stay in the study; the table holds figures alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from meddiff_core.applications.calibration import Calibration
+from meddiff_core.applications.measured.bench import MOST_SCANS, Bench, subjects_of
+from meddiff_core.applications.measured.measure import measure_tasks
+from meddiff_core.applications.measured.table import TasksMeasured, as_markdown, as_tsv
+from meddiff_core.applications.models import open_models
+from meddiff_core.artefacts import digest_file, digest_of, write_json, write_text
+from meddiff_core.data.dataset import Dataset
+from meddiff_core.errors import ConfigurationError
+from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.stages.making import Made, Resources
+from meddiff_core.stages.task_pictures import plot_tasks
+from meddiff_core.types import Message, Work
+from meddiff_core.workspace import Workspace
+
+JSON, TSV, MARKDOWN = "tasks.json", "tasks.tsv", "tasks.md"
+FEWEST = 2
+"""Scans of one subject each, without which there is no interval."""
+FOR_BASELINES = 4
+"""Validation scans on which free numbers of baselines are chosen."""
+HOLDOUT = (
+    "the holdout is opened, as the audit opens it: choose no setting, no checkpoint and no threshold by what comes out"
+)
+
+
+def measure_study(
+    workspace: Workspace,
+    resources: Resources,
+    only: Sequence[str] = (),
+    scans: int | None = None,
+    samples: int = 4,
+    steps: int = 15,
+) -> Work[Made]:
+    """Measure the tasks of a study, and write tasks.json, a table and a picture a task.
+
+    Raises:
+        ConfigurationError: the holdout has too few subjects, or `only` names no task.
+    """
+    bench = open_bench(workspace, resources.device, scans, samples, steps)
+    yield Message(HOLDOUT)
+    measured = yield from measure_tasks(bench, only)
+    path = workspace.folder / JSON
+    write_json(path, measured)
+    write_text(workspace.folder / TSV, as_tsv(measured))
+    write_text(workspace.folder / MARKDOWN, as_markdown(measured))
+    pictures = plot_tasks(workspace.folder / "figures", bench)
+    losses = sum(len(table.losses) for table in measured.tasks)
+    summary = {"tasks": len(measured.tasks), "scans": measured.scans, "losses": losses}
+    return Made(digest_file(path), summary, (path, *pictures))
+
+
+def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int, steps: int) -> Bench:
+    """Models, scans and room for baselines of a study."""
+    folders = [workspace.path(name) for name in ("autoencoder", "denoiser")]
+    digest = digest_of([digest_checkpoint(folder) for folder in folders])
+    models = open_models(workspace.folder / "models", digest, device)
+    dataset = Dataset.open(workspace.folder)
+    if differences := dataset.contract.differences(models.contract):
+        raise ConfigurationError(f"data set and models must share a contract; {'; '.join(differences)}")
+    subjects = subjects_of(dataset, "holdout", MOST_SCANS if scans is None else scans)
+    if len(subjects) < FEWEST:
+        raise ConfigurationError(f"{FEWEST} subjects or more must be measured for an interval, are {len(subjects)}")
+    validation = subjects_of(dataset, "validation", MOST_SCANS)
+    folder = workspace.folder / "applications" / digest[:16]
+    calibration = Calibration(models, lambda: [subject.scan for subject in validation], folder)
+    return Bench(calibration, dataset, subjects, validation[:FOR_BASELINES], samples, steps, workspace.study.seed)
+
+
+def describe_tasks(study: Path) -> str:
+    """The table that was written last, and where it lies."""
+    folder = Workspace.open(study).folder
+    measured = TasksMeasured.model_validate_json((folder / JSON).read_bytes())
+    return f"{as_markdown(measured)}\ntasks    {folder / JSON}\ntable    {folder / TSV}\npictures {folder / 'figures'}"
