@@ -13,10 +13,8 @@ app = typer.Typer()
 @app.command()
 def tasks(
     study: Annotated[Path, typer.Argument(help="The study.yaml of a study, or its folder.", show_default=False)],
-    only: Annotated[str | None, typer.Option(help="Tasks to measure, such as inpaint,denoise; all by default.")] = None,
-    scans: Annotated[
-        int | None, typer.Option(min=2, help="Holdout scans, one a subject; at most 24 by default.")
-    ] = None,
+    only: Annotated[str | None, typer.Option(help="Tasks, such as inpaint,denoise; all by default.")] = None,
+    scans: Annotated[int | None, typer.Option(min=2, help="Holdout scans, one a subject; default up to 24.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples of each.")] = 4,
     steps: Annotated[int, typer.Option(min=2, help="Noise levels of each sample.")] = 15,
     verbose: Annotated[

@@ -74,8 +74,14 @@ def open_bench(workspace: Workspace, device: str, scans: int | None, samples: in
     return Bench(calibration, dataset, subjects, validation[:FOR_BASELINES], samples, steps, workspace.study.seed)
 
 
+def read_tasks(folder: Path) -> TasksMeasured:
+    """What was measured last in a study's folder."""
+    return TasksMeasured.model_validate_json((folder / JSON).read_bytes())
+
+
 def describe_tasks(study: Path) -> str:
     """The table that was written last, and where it lies."""
     folder = Workspace.open(study).folder
-    measured = TasksMeasured.model_validate_json((folder / JSON).read_bytes())
-    return f"{as_markdown(measured)}\ntasks    {folder / JSON}\ntable    {folder / TSV}\npictures {folder / 'figures'}"
+    places = {"tasks": JSON, "table": TSV, "to read": MARKDOWN, "pictures": "figures"}
+    lines = [f"{name:<9}{folder / place}" for name, place in places.items()]
+    return "\n".join([as_markdown(read_tasks(folder)), *lines])

@@ -7,6 +7,7 @@ what this prints.
 """
 
 import warnings
+from itertools import pairwise
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowScheduler
@@ -80,7 +81,7 @@ def flow_length(shape: tuple[int, ...]) -> float:
     scheduler.set_timesteps(30, input_img_size_numel=int(torch.tensor(shape[2:]).prod()))
     times = [*scheduler.timesteps, 0]
     x = torch.zeros(shape)
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in pairwise(times):
         x, _ = scheduler.step(torch.ones(shape), float(now), x, float(after))
     return float(x.mean())
 

@@ -37,6 +37,9 @@ MOST_SCANS = 24
 """Of the holdout; more would be hours."""
 
 
+Task = Callable[[Models, GridScan, TaskSettings, Calibration], Work[Outcome]]
+
+
 @dataclass(frozen=True)
 class Subject:
     """One scan that is measured on."""
@@ -199,8 +202,9 @@ class Bench:
         labels = yield from self.guessed_labels(image)
         return self.decoded(self.latents(image, labels))[0]
 
-    def applied(self, work: Work[Outcome]) -> Work[Outcome]:
+    def apply(self, task: Task, scan: GridScan, **changes: Any) -> Work[Outcome]:
         """The result of a task; of its own progress nothing but messages, or it would drown the measurement's."""
+        work = task(self.models, scan, self.settings(**changes), self.calibration)
         while True:
             try:
                 event = next(work)

@@ -84,9 +84,7 @@ def _asked_of(bench: Bench, subject: Subject, spec: ContinuousCondition) -> Iter
 
 def _applied(bench: Bench, image: FloatArray, known: Condition, asked: Condition) -> Work[FloatArray]:
     scan = replace(scan_of(image), condition=known)
-    outcome = yield from bench.applied(
-        counterfactual(bench.models, scan, bench.settings(asked=asked), bench.calibration)
-    )
+    outcome = yield from bench.apply(counterfactual, scan, asked=asked)
     return np.clip(result_of(outcome), 0, 1).astype(np.float32)
 
 

@@ -56,7 +56,7 @@ def _planted(bench: Bench, subject: Subject) -> Iterable[tuple[str, Lesion]]:
 
 def _maps(bench: Bench, subject: Subject, image: FloatArray) -> Work[Mapping[str, FloatArray]]:
     """What each method makes of one scan: the larger, the less healthy."""
-    outcome = yield from bench.applied(anomaly(bench.models, scan_of(image), bench.settings(), bench.calibration))
+    outcome = yield from bench.apply(anomaly, scan_of(image))
     population = yield from bench.population()
     known = {name: value for name, value in subject.condition.items() if not _is_volume(bench, name)}
     encoded = yield from bench.autoencoded(image)

@@ -110,6 +110,19 @@ def rician(image: FloatArray, body: Mask, std: float, seed: int, masked: bool) -
     return np.asarray(np.where(body, noisy, 0) if masked else noisy, dtype=np.float32)
 
 
+def lines_measured(size: tuple[int, int, int], times: int, seed: int) -> Mask:
+    """K-space of which one line in so many along j was measured, zero frequency first: a third of them around the
+    centre, the others at random.
+    """
+    count = max(2, size[1] // times)
+    nearest = np.argsort(np.abs(np.fft.fftfreq(size[1])), kind="stable")
+    centre, others = nearest[: max(1, count // 3)], nearest[max(1, count // 3) :]
+    chosen = random_of(seed, "lines", times).choice(others, count - len(centre), replace=False)
+    line = np.zeros(size[1], bool)
+    line[[*centre, *chosen]] = True
+    return np.array(np.broadcast_to(line[None, :, None], size))
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that is wrong with a whole scan."""

@@ -17,7 +17,7 @@ from meddiff_core.applications.measured.measurement import (
     tuned,
     values_of,
 )
-from meddiff_core.applications.measured.planted import rician
+from meddiff_core.applications.measured.planted import lines_measured, rician
 from meddiff_core.applications.measured.restoring import (
     Complex,
     coarsened,
@@ -68,9 +68,7 @@ def measure_denoise(bench: Bench) -> Work[list[Value]]:
 
 def _denoised(std: float, width: float, strength: float, bench: Bench, subject: Subject) -> Work[Results]:
     noisy = _noisy(bench, std, subject)
-    outcome = yield from bench.applied(
-        denoise(bench.models, scan_of(noisy), bench.settings(noise=std), bench.calibration)
-    )
+    outcome = yield from bench.apply(denoise, scan_of(noisy), noise=std)
     smoothed, averaged = _smoothed(bench, std, subject, width), _averaged(bench, std, subject, strength)
     return noisy, {"denoise": _image(outcome), NOISY: noisy, GAUSSIAN: smoothed, NLM: averaged}
 
@@ -101,7 +99,7 @@ def _refined(factors: tuple[int, int, int], bench: Bench, subject: Subject) -> W
     coarse = coarsened(subject.scan.image, factors)
     linear, cubic = (interpolated(coarse, bench.contract.size, order) for order in (1, 3))
     scan = replace(scan_of(linear), coarse=coarse)
-    outcome = yield from bench.applied(super_resolve(bench.models, scan, bench.settings(), bench.calibration))
+    outcome = yield from bench.apply(super_resolve, scan)
     encoded = yield from bench.autoencoded(cubic)
     return linear, {"super-resolve": _image(outcome), LINEAR: linear, CUBIC: cubic, CUBIC_ENCODED: encoded}
 
@@ -110,7 +108,7 @@ def measure_reconstruct(bench: Bench) -> Work[list[Value]]:
     """From a quarter and an eighth of the lines of k-space."""
     values: list[Value] = []
     for times in UNDERSAMPLINGS:
-        measured = lines_measured(bench.contract.size, times)
+        measured = lines_measured(bench.contract.size, times, bench.seed)
         weight = tuned(WEIGHTS, bench.validation, partial(_varied_least, measured))
         restored = partial(_reconstructed, times, measured, weight)
         values += yield from _measure(bench, "reconstruct", f"{times}x", restored)
@@ -120,8 +118,8 @@ def measure_reconstruct(bench: Bench) -> Work[list[Value]]:
 def _reconstructed(times: int, measured: Mask, weight: float, bench: Bench, subject: Subject) -> Work[Results]:
     kspace = _kspace(subject) * measured
     filled = zero_filled(kspace)
-    scan, settings = replace(scan_of(filled), kspace=kspace.astype(np.complex64)), bench.settings(undersampling=times)
-    outcome = yield from bench.applied(reconstruct(bench.models, scan, settings, bench.calibration))
+    scan = replace(scan_of(filled), kspace=kspace.astype(np.complex64))
+    outcome = yield from bench.apply(reconstruct, scan, undersampling=times)
     varied = _varied_least(measured, subject, weight)
     return filled, {"reconstruct": _image(outcome), ZERO_FILLED: filled, TOTAL_VARIATION: varied}
 

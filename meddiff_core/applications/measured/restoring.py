@@ -113,7 +113,12 @@ def harmonic_fill(image: FloatArray, hole: Mask, sweeps: int = 2000) -> FloatArr
 
     border = np.where(inner, 0, image.astype(np.float64))
     count = int(inner.sum())
-    found, _ = cg(LinearOperator((count, count), matvec=inside), -laplacian(border)[inner], rtol=1e-6, maxiter=sweeps)
+    found, _ = cg(
+        LinearOperator((count, count), matvec=inside, dtype=np.float64),
+        -laplacian(border)[inner],
+        rtol=1e-6,
+        maxiter=sweeps,
+    )
     filled = image.copy()
     filled[inner] = np.clip(found, 0, 1)
     return filled

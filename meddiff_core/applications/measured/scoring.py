@@ -30,8 +30,8 @@ def measure(bench: Bench) -> Work[list[Value]]:
     distance = yield from _mahalanobis(bench)
     values: list[Value] = []
     for subject in bench.subjects:
-        rows = [(name, (yield from _scores(bench, subject, name, distance))) for name in ("", *FAULTS)]
-        for name, scores in rows:
+        for name in ("", *FAULTS):
+            scores = yield from _scores(bench, subject, name, distance)
             for setting in _settings(name):
                 values += [
                     Value(setting, AUROC, method, subject.number, (one, float(bool(name))))
@@ -51,7 +51,7 @@ def _settings(name: str) -> list[str]:
 def _scores(bench: Bench, subject: Subject, name: str, distance: "_Distance") -> Work[Mapping[str, float]]:
     seed = derive_seed(bench.seed, "fault", name, subject.scan.digest)
     image = FAULTS[name].plant(subject.scan.image, subject.body, seed) if name else subject.scan.image
-    outcome = yield from bench.applied(score(bench.models, scan_of(image), bench.settings(), bench.calibration))
+    outcome = yield from bench.apply(score, scan_of(image))
     labels = yield from bench.guessed_labels(image)
     encoded = bench.decoded(bench.latents(image, labels))[0]
     if subject.number == 0 and name:

@@ -24,7 +24,7 @@ def measure(bench: Bench) -> Work[list[Value]]:
     nearest = _nearest_labels(bench)
     values: list[Value] = []
     for subject in bench.subjects:
-        outcome = yield from bench.applied(segment(bench.models, subject.scan, bench.settings(), bench.calibration))
+        outcome = yield from bench.apply(segment, subject.scan)
         found = {
             TASK: np.asarray(result_of(outcome), np.uint8),
             NETWORK: segmenter(bench.contract.intensity.store(subject.scan.image)),

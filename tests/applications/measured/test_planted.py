@@ -9,6 +9,7 @@ from meddiff_core.applications.measured.planted import (
     HOLE_SHARES,
     LESION_RADII,
     Kind,
+    lines_measured,
     plant_lesion,
     random_hole,
     rician,
@@ -93,3 +94,11 @@ def test_rician_noise_has_its_closed_moments() -> None:
     half = everywhere.copy()
     half[20:] = False
     assert rician(signal, half, 0.05, 0, masked=True)[20:].max() == 0
+
+
+@pytest.mark.parametrize("times", [4, 8])
+def test_one_line_in_so_many_is_measured_with_the_centre_among_them(times: int) -> None:
+    mask = lines_measured((10, 48, 12), times, 0)
+    assert mask.mean() == pytest.approx(1 / times)
+    assert mask[:, 0].all()  # the zero frequency
+    assert (mask == mask[:1, :, :1]).all()
