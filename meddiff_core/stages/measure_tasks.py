@@ -70,7 +70,7 @@ def open_bench(workspace: Workspace, device: str, scans: int | None, samples: in
         raise ConfigurationError(f"{FEWEST} subjects or more must be measured for an interval, are {len(subjects)}")
     validation = subjects_of(dataset, "validation", MOST_SCANS)
     folder = workspace.folder / "applications" / digest[:16]
-    calibration = Calibration(models, lambda: [subject.scan for subject in validation], folder)
+    calibration = Calibration(models, lambda: [one.known for one in validation], folder)
     return Bench(calibration, dataset, subjects, validation[:FOR_BASELINES], samples, steps, workspace.study.seed)
 
 

@@ -5,7 +5,7 @@ are in no fit, no choice of a setting, and no training.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class Subject:
     labels: LabelArray | None
     condition: Condition
     body: Mask
+
+    @property
+    def known(self) -> GridScan:
+        """The scan with all that is known of it."""
+        return replace(self.scan, labels=self.labels, condition=self.condition)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ AROUND = 2
 """Voxels around a structure that may change with it."""
 R = Measure(name="asked against measured change (r)", statistic="r")
 SLOPE = Measure(name="slope", better=None, statistic="slope")
-NULL = Measure(name="nothing asked: PSNR (dB)", better=None)
+NULL = Measure(name="its own value asked: PSNR (dB)", better=None)
 BACK = Measure(name="there and back: PSNR (dB)")
 OUTSIDE = Measure(name="mean change outside the structure", better="lower")
 IDENTITY = Measure(name="recognised among the holdout (share)")
@@ -57,12 +57,12 @@ def measure(bench: Bench) -> Work[list[Value]]:
     whose = _Recogniser(bench, identities)
     values: list[Value] = []
     for subject in bench.subjects:
-        values += yield from _nothing_asked(bench, subject)
         for spec in volume_conditions(bench):
             for asked in _asked_of(bench, subject, spec):
                 made = yield from _results(bench, asked)
                 values += _values(bench, asked, made, segmenter, whose)
                 if asked.value > asked.own:
+                    values += yield from _own_asked(bench, asked)
                     values += yield from _back(bench, asked, made)
                     _keep_picture(bench, asked, made)
         yield Progress("measure counterfactual", subject.number + 1, len(bench.subjects))
@@ -84,16 +84,17 @@ def _asked_of(bench: Bench, subject: Subject, spec: ContinuousCondition) -> Iter
 
 def _applied(bench: Bench, image: FloatArray, known: Condition, asked: Condition) -> Work[FloatArray]:
     scan = replace(scan_of(image), condition=known)
-    outcome = yield from bench.apply(counterfactual, scan, asked=asked)
+    outcome = yield from bench.apply(counterfactual, scan, asked=asked, extrapolate=True)
     return np.clip(result_of(outcome), 0, 1).astype(np.float32)
 
 
-def _nothing_asked(bench: Bench, subject: Subject) -> Work[list[Value]]:
-    same = yield from _applied(bench, subject.scan.image, subject.condition, {})
-    encoded = autoencoded_truth(bench, subject)[0]
-    images = {TASK: same, BOUND: encoded}
+def _own_asked(bench: Bench, asked: _Asked) -> Work[list[Value]]:
+    """What changes although nothing should."""
+    subject, own = asked.subject, {asked.spec.name: asked.own}
+    same = yield from _applied(bench, subject.scan.image, subject.condition, own)
+    images = {TASK: same, BOUND: autoencoded_truth(bench, subject)[0]}
     return [
-        Value("", NULL, name, subject.number, (psnr(image, subject.scan.image, subject.body),))
+        Value(asked.spec.name, NULL, name, subject.number, (psnr(image, subject.scan.image, subject.body),))
         for name, image in images.items()
     ]
 
@@ -175,9 +176,10 @@ class _Recogniser:
 
 def goals_of(bench: Bench) -> list[Goal]:
     """Of each condition that is a volume, and of what shall not change."""
-    same = "nothing asked: within 0.5 dB of the autoencoder"
-    goals = [Goal(text=same, setting="", measure=NULL.name, least=-0.5, over=BOUND)]
+    same = "own value asked: within 0.5 dB of the autoencoder"
+    goals: list[Goal] = []
     for name in [spec.name for spec in volume_conditions(bench)]:
+        goals.append(Goal(text=same, setting=name, measure=NULL.name, least=-0.5, over=BOUND))
         goals.append(Goal(text=f"r of {name} 0.8", setting=name, measure=R.name, least=0.8))
         goals.append(Goal(text=f"slope of {name} 0.7 to 1.2", setting=name, measure=SLOPE.name, least=0.7, most=1.2))
         goals.append(Goal(text="95% recognised", setting=name, measure=IDENTITY.name, least=0.95))

@@ -7,10 +7,11 @@ truth is known in every voxel, so that a task which finds nothing cannot look as
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff_core.applications.scans import Mask
@@ -26,6 +27,7 @@ ROUGHNESS = 0.35
 """How far a blob's border strays from a sphere's, as a share of its radius."""
 BLURRED_BY, WARPED_BY = 1.5, 0.6
 """Of lesions without another brightness: width of the blur in voxels, displacement as a share of the radius."""
+Floats = NDArray[np.floating[Any]]
 Kind = Literal["brighter", "darker", "blurred", "warped"]
 
 
@@ -129,7 +131,7 @@ class Fault:
 
     near: bool
     """Whether the scan still is one of the right part of the body, the right way round."""
-    apply: Callable[[FloatArray, Mask, Generator], FloatArray]
+    apply: Callable[[FloatArray, Mask, Generator], Floats]
     """(image, body, random) to the image with the fault."""
 
     def plant(self, image: FloatArray, body: Mask, seed: int) -> FloatArray:
@@ -138,46 +140,46 @@ class Fault:
         return np.asarray(np.clip(changed, 0, 1), dtype=np.float32)
 
 
-def _blur(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _blur(image: FloatArray, body: Mask, random: Generator) -> Floats:
     return np.where(body, ndimage.gaussian_filter(image, float(random.uniform(1.0, 1.6))), 0)
 
 
-def _noise(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _noise(image: FloatArray, body: Mask, random: Generator) -> Floats:
     return image + np.where(body, random.standard_normal(image.shape) * float(random.uniform(0.08, 0.15)), 0)
 
 
-def _ghosting(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _ghosting(image: FloatArray, body: Mask, random: Generator) -> Floats:
     """A faint copy at half the field of view along j, as motion between two interleaves leaves it."""
     share = float(random.uniform(0.2, 0.35))
     return (1 - share / 2) * image + share * np.roll(image, image.shape[1] // 2, axis=1)
 
 
-def _bias(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _bias(image: FloatArray, body: Mask, random: Generator) -> Floats:
     ramp = np.linspace(-1, 1, image.shape[1])[None, :, None] * float(random.choice([-1, 1]))
     return image * np.exp(float(random.uniform(0.5, 0.8)) * ramp)
 
 
-def _mirrored(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _mirrored(image: FloatArray, body: Mask, random: Generator) -> Floats:
     return image[:, ::-1]
 
 
-def _upside_down(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _upside_down(image: FloatArray, body: Mask, random: Generator) -> Floats:
     return image[:, :, ::-1]
 
 
-def _missing_slices(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _missing_slices(image: FloatArray, body: Mask, random: Generator) -> Floats:
     kept = image.copy()
     kept[:, :, random.choice(image.shape[2], max(2, image.shape[2] // 6), replace=False)] = 0
     return kept
 
 
-def _crop(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _crop(image: FloatArray, body: Mask, random: Generator) -> Floats:
     kept = image.copy()
     kept[:, :, round(image.shape[2] * float(random.uniform(0.5, 0.62))) :] = 0
     return kept
 
 
-def _wrong_spacing(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _wrong_spacing(image: FloatArray, body: Mask, random: Generator) -> Floats:
     """As a header with half of the slice spacing shows it: everything is flat."""
     middle = (image.shape[2] - 1) / 2
     place = (np.arange(image.shape[2]) - middle) * float(random.uniform(1.5, 2.0)) + middle
@@ -185,7 +187,7 @@ def _wrong_spacing(image: FloatArray, body: Mask, random: Generator) -> FloatArr
     return np.asarray(ndimage.map_coordinates(image, np.stack(grid), order=1, cval=0.0))
 
 
-def _another_part(image: FloatArray, body: Mask, random: Generator) -> FloatArray:
+def _another_part(image: FloatArray, body: Mask, random: Generator) -> Floats:
     """Eighths of the scan in another order, each turned: tissue of the right brightness in no place of its own."""
     half = [side // 2 for side in image.shape]
     parts = [image[a : a + half[0], b : b + half[1], c : c + half[2]] for a in (0, half[0]) for b in (0, half[1])

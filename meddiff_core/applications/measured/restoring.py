@@ -5,6 +5,7 @@ setting of it.
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from scipy import ndimage
 from meddiff_core.applications.scans import CoarseScan, Mask
 from meddiff_core.types import FloatArray
 
-Complex = NDArray[np.complex128]
+Complex = NDArray[np.complexfloating[Any, Any]]
 SEARCH, PATCH = 2, 1
 """Radii of non-local means in voxels: of the places that are compared, and of what is compared there."""
 
