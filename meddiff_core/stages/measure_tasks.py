@@ -60,7 +60,7 @@ def measure_study(
 def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int, steps: int) -> Bench:
     """Models, scans and room for baselines of a study."""
     folders = [workspace.path(name) for name in ("autoencoder", "denoiser")]
-    digest = digest_of([digest_checkpoint(folder) for folder in folders])
+    digest = digest_of([digest_of(digest_checkpoint(folder)) for folder in folders])
     models = open_models(workspace.folder / "models", digest, device)
     dataset = Dataset.open(workspace.folder)
     if differences := dataset.contract.differences(models.contract):
