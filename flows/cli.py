@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows import release_cli, tasks_cli
+from flows import apply_cli, release_cli, tasks_cli
 from flows.engines import engines
 from flows.release_cli import Quiet
 
@@ -264,6 +264,7 @@ def phantoms(
     print(f"phantoms {folder}")
 
 
+app.add_typer(apply_cli.app)
 app.add_typer(tasks_cli.app)
 app.add_typer(release_cli.app)
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.linalg import polar
 
 from meddiff_core.contract import Contract
-from meddiff_core.data.fingerprint import CaseFingerprint
+from meddiff_core.data.fingerprint import CaseFingerprint, Foreground
 from meddiff_core.data.foreground import Box, Mask, mask_of
 from meddiff_core.data.ingest import digest_case, load_image, load_label
 from meddiff_core.errors import CaseRefused
@@ -63,7 +63,7 @@ def load_case(case: CaseRef, found: CaseFingerprint, config: DataConfig) -> Load
     return Loaded(volume, label, mask_of(case.case, volume, label, config.mask))
 
 
-def conform_scan(scan: Loaded, found: CaseFingerprint, contract: Contract) -> Conformed:
+def conform_scan(scan: Loaded, found: CaseFingerprint | Foreground, contract: Contract) -> Conformed:
     """A scan that was read onto the grid of the contract."""
     volume, label, mask = scan.volume, scan.label, scan.mask
     step = grid_step(volume.affine, contract.spacing_mm, found.box, contract.size)
@@ -94,7 +94,7 @@ def _snapped(origin: NDArray[Any], axes: NDArray[Any]) -> NDArray[Any]:
     return np.where(kept, np.floor(np.round(origin, 6)), origin)
 
 
-def ends_of(found: CaseFingerprint, contract: Contract) -> tuple[float, float]:
+def ends_of(found: CaseFingerprint | Foreground, contract: Contract) -> tuple[float, float]:
     """Intensities of a scan that become 0 and 1: MR by the scan's own percentiles, CT by the window."""
     mapping = contract.intensity
     if mapping.percentiles is None:

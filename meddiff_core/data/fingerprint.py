@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from meddiff_core.contract import ConditionValue, Frozen
 from meddiff_core.data.cohort import against_cohort
-from meddiff_core.data.foreground import Box, body_of, box_of, mask_of
+from meddiff_core.data.foreground import Box, Mask, body_of, box_of, mask_of
 from meddiff_core.data.ingest import Inventory, digest_case, load_label_map, read_scan
 from meddiff_core.data.modality import Modality, is_shifted
 from meddiff_core.data.store import digest_volume
@@ -80,6 +80,16 @@ class Fingerprint(Frozen):
 
 
 @dataclass(frozen=True)
+class Foreground:
+    """The part of a scan that is the subject."""
+
+    inside: Mask
+    box: Box
+    percentiles: tuple[float, float, float]
+    """0.5, 50 and 99.5 of its intensities."""
+
+
+@dataclass(frozen=True)
 class LabelFigures:
     """What a label map holds."""
 
@@ -108,13 +118,9 @@ def _measure(case: CaseRef, config: DataConfig) -> CaseFingerprint:
     label = None if label_map is None else label_map.values
     image_sha256, label_sha256 = digest_case(case)
     i, j, k = volume.array.shape
-    mask = mask_of(case.case, volume, label, config.mask)
-    inside = body_of(volume, modality) if mask is None else mask
-    box = box_of(inside)
+    foreground = foreground_of(case.case, volume, mask_of(case.case, volume, label, config.mask), modality)
+    inside, box, (low, median, high) = foreground.inside, foreground.box, foreground.percentiles
     values = volume.array[inside]
-    low, median, high = (float(value) for value in np.percentile(values, PERCENTILES))
-    if low == high:
-        raise CaseRefused(case.case, f"foreground must not be constant, percentiles 0.5 and 99.5 are both {low:g}")
     labels = _label_figures(case, label, _voxel_mm3(volume), config)
     return CaseFingerprint(
         case=case.case,
@@ -142,6 +148,24 @@ def _measure(case: CaseRef, config: DataConfig) -> CaseFingerprint:
         covariates=case.covariates | _measured(config, labels),
         warnings=source.warnings + (() if label_map is None else label_map.warnings),
     )
+
+
+def foreground_of(
+    case: str, volume: Volume, mask: Mask | None, modality: Modality | None, hidden: Mask | None = None
+) -> Foreground:
+    """Where the subject is and how bright; intensities in `hidden` do not count.
+
+    Raises:
+        CaseRefused: all of it has one intensity.
+    """
+    inside = body_of(volume, modality) if mask is None else mask
+    values = volume.array[inside if hidden is None else inside & ~hidden]
+    if not values.size:
+        raise CaseRefused(case, "foreground must have voxels, it has none")
+    low, median, high = (float(value) for value in np.percentile(values, PERCENTILES))
+    if low == high:
+        raise CaseRefused(case, f"foreground must not be constant, percentiles 0.5 and 99.5 are both {low:g}")
+    return Foreground(inside, box_of(inside), (low, median, high))
 
 
 def _thumbnail(array: FloatArray, box: Box) -> str:

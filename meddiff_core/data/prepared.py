@@ -131,7 +131,7 @@ def _pair_of(job: tuple[CaseRef, CaseFingerprint], contract: Contract, config: D
         conformed = conform_scan(scan, found, contract)
     except CaseRefused as refused:
         return Refusal(refused.case, refused.reason)
-    after = _view(contract.intensity.unit(conformed.image), conformed.label, (0, 1), contract.size, conformed.affine)
+    after = view_of(contract.intensity.unit(conformed.image), conformed.label, (0, 1), contract.size, conformed.affine)
     return Pair(case.case, _before(scan, conformed, found, contract), after, loss_of(scan, conformed, found, contract))
 
 
@@ -144,10 +144,10 @@ def _before(scan: Loaded, conformed: Conformed, found: CaseFingerprint, contract
     step = np.linalg.solve(scan.volume.affine, conformed.affine)
     corners = np.array([[-0.5] * 3, np.array(contract.size) - 0.5]) @ step[:3, :3].T + step[:3, 3]
     doubled = tuple(start + stop for start, stop in found.box)
-    return _view(array, label, (float(low), float(high)), doubled, scan.volume.affine, corners)
+    return view_of(array, label, (float(low), float(high)), doubled, scan.volume.affine, corners)
 
 
-def _view(
+def view_of(
     array: NDArray[Any],
     label: LabelArray | None,
     window: tuple[float, float],
@@ -155,7 +155,7 @@ def _view(
     affine: NDArray[np.float64],
     frame: NDArray[np.float64] | None = None,
 ) -> View:
-    """Slices where twice the voxel's index is `doubled`."""
+    """Slices of an array, dark to bright as `window` says, where twice the voxel's index is `doubled`."""
     low, high = window
     grey = [np.clip((plane - low) / max(high - low, 1e-9), 0, 1) * 255 for plane in _planes(array, doubled)]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -207,7 +207,7 @@ def _plot_pair(figure: Figure, pair: Pair, left: float, top: float, width: float
             place = (start + number * TILE_INCHES, top - NAME_INCHES - TILE_INCHES)
             side = TILE_INCHES - 0.04
             axes = figure.add_axes((place[0] / width, place[1] / height, side / width, side / height))
-            _plot_slice(axes, view, number)
+            plot_slice(axes, view, number)
 
 
 def _grid(view: View) -> str:
@@ -227,7 +227,7 @@ def _told(loss: Loss) -> str:
     return f"{loss.difference:.1%} different, {loss.below + loss.above:.1%} clipped, {outside:.0%} left out"
 
 
-def _plot_slice(axes: Axes, view: View, number: int) -> None:
+def plot_slice(axes: Axes, view: View, number: int) -> None:
     """As radiologists expect it: the patient's right and front on the left, front or head up."""
     across, up = PLANES[number]
     picture = view.slices[number][::-1].T

@@ -7,16 +7,14 @@ task, no checkpoint, no threshold. Pictures show a patient and stay in the study
 from collections.abc import Sequence
 from pathlib import Path
 
-from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.measured.bench import MOST_SCANS, Bench, subjects_of
 from meddiff_core.applications.measured.measure import measure_tasks
 from meddiff_core.applications.measured.table import TasksMeasured, as_markdown, as_tsv
-from meddiff_core.applications.models import open_models
-from meddiff_core.artefacts import digest_file, digest_of, write_json, write_text
+from meddiff_core.artefacts import digest_file, write_json, write_text
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.stages.making import Made, Resources
+from meddiff_core.stages.study_models import find_models
 from meddiff_core.stages.task_pictures import plot_tasks
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
@@ -59,9 +57,7 @@ def measure_study(
 
 def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int, steps: int) -> Bench:
     """Models, scans and room for baselines of a study."""
-    folders = [workspace.path(name) for name in ("autoencoder", "denoiser")]
-    digest = digest_of([digest_of(digest_checkpoint(folder)) for folder in folders])
-    models = open_models(workspace.folder / "models", digest, device)
+    models = find_models(workspace, device)
     dataset = Dataset.open(workspace.folder)
     if differences := dataset.contract.differences(models.contract):
         raise ConfigurationError(f"data set and models must share a contract; {'; '.join(differences)}")
@@ -69,8 +65,7 @@ def open_bench(workspace: Workspace, device: str, scans: int | None, samples: in
     if len(subjects) < FEWEST:
         raise ConfigurationError(f"{FEWEST} subjects or more must be measured for an interval, are {len(subjects)}")
     validation = subjects_of(dataset, "validation", MOST_SCANS)
-    folder = workspace.folder / "applications" / digest[:16]
-    calibration = Calibration(models, lambda: [one.known for one in validation], folder)
+    calibration = models.calibration()
     return Bench(calibration, dataset, subjects, validation[:FOR_BASELINES], samples, steps, workspace.study.seed)
 
 

@@ -76,13 +76,14 @@ def zero_filled(kspace: Complex) -> FloatArray:
 def total_variation(kspace: Complex, measured: Mask, weight: float, iterations: int = 150) -> FloatArray:
     """argmin |M F x - y|^2 / 2 + weight TV(x), by the primal-dual method of Chambolle & Pock (2011)."""
     step = 1 / np.sqrt(12.0)  # the gradient's norm is below sqrt(12) in three dimensions
-    x = np.fft.ifftn(kspace, norm="ortho").real
+    wide = kspace.astype(np.complex128)
+    x = np.fft.ifftn(wide, norm="ortho").real
     ahead, dual = x.copy(), np.zeros((3, *x.shape))
     for _ in range(iterations):
         dual += step * _gradient(ahead)
         dual /= np.maximum(1, np.sqrt((dual**2).sum(0)) / weight)
         before, moved = x, np.fft.fftn(x + step * _divergence(dual), norm="ortho")
-        fitted = np.where(measured, (moved + step * kspace) / (1 + step), moved)
+        fitted = np.where(measured, (moved + step * wide) / (1 + step), moved)
         x = np.fft.ifftn(fitted, norm="ortho").real
         ahead = 2 * x - before
     return np.asarray(np.clip(x, 0, 1), dtype=np.float32)

@@ -1,0 +1,112 @@
+"""The tasks by name: what each is for, which options it takes, and what its result does to the scan.
+
+Declared once, for the command, the flow and Python alike, so that an option which a task does not know is refused
+everywhere in the same words. Nothing heavy is imported here: `--help` is made of it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from meddiff_core.errors import ConfigurationError
+
+Replaces = Literal["whole", "hole", "change"]
+"""What an intensity result takes the place of: all of the subject; the voxels of the mask; or nothing, but the change
+that the models made is added to the scan, which keeps its own texture."""
+COMMON = ("labels", "foreground", "participants", "known", "samples", "steps", "seed", "extrapolate", "force")
+"""Options of every task."""
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """One task as a user sees it."""
+
+    name: str
+    summary: str
+    """First line of its help."""
+    text: str
+    """What a user should know before it is used."""
+    takes: tuple[str, ...] = ()
+    """Options besides the common ones."""
+    replaces: Replaces = "whole"
+    needs_labels: bool = False
+    """Whether the models must have been trained with label maps."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All options that it takes."""
+        return (*self.takes, *COMMON)
+
+
+_TASKS = (
+    TaskKind(
+        "segment",
+        "Label map of a scan, from the joint model of image and labels.",
+        "Samples what the labels can be, given the image; the map is the most likely value of each voxel, and the "
+        "uncertainty says how far the samples agree.",
+        needs_labels=True,
+    ),
+    TaskKind(
+        "denoise",
+        "A scan without its noise.",
+        "The result is as sharp as the grid of the models, and no sharper.",
+        takes=("noise",),
+    ),
+    TaskKind(
+        "inpaint",
+        "Fill the part of a scan that a mask marks, such as a lesion.",
+        "The mask must lie on the grid of its scan. Voxels outside of it stay as they are, bit by bit.",
+        takes=("mask",),
+        replaces="hole",
+    ),
+    TaskKind(
+        "super-resolve",
+        "A scan of thick slices on the finer grid of the models.",
+        "The factor follows from the two grids. The result has the scan's own axes and field of view; its thick axes "
+        "are divided by a whole number. A scan that is nowhere coarser than the models is refused.",
+    ),
+    TaskKind(
+        "reconstruct",
+        "A scan from a part of its k-space.",
+        "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured and the "
+        "lowest frequency first as numpy.fft has it: a .npy file or complex NIfTI. Of a scan, so many lines are "
+        "left out, to try it.",
+        takes=("undersampling",),
+    ),
+    TaskKind(
+        "counterfactual",
+        "A scan as it would be at another age, sex or volume of a structure.",
+        "What the models change is added to the scan, which keeps its own texture.",
+        takes=("set",),
+        replaces="change",
+    ),
+    TaskKind(
+        "edit",
+        "Variations of a scan: back to noise by some strength, and sampled again.",
+        "What the models change is added to the scan, which keeps its own texture.",
+        takes=("strength", "set"),
+        replaces="change",
+    ),
+    TaskKind(
+        "anomaly",
+        "Where a scan differs from what the models would expect of a healthy one.",
+        "A map of scores in standard deviations over healthy validation scans.",
+        replaces="change",
+    ),
+    TaskKind(
+        "score",
+        "How well the models know a scan: log-likelihood, and whether it is from elsewhere.",
+        "With --output TABLE.tsv: a row a scan, and the folders of results beside it in TABLE/.",
+    ),
+)
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _TASKS}
+
+
+def kind_of(task: str) -> TaskKind:
+    """The task of that name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if task not in KINDS:
+        raise ConfigurationError(f"task must be one of {', '.join(KINDS)}, is {task!r}")
+    return KINDS[task]
