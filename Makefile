@@ -25,7 +25,7 @@ endif
 RUN_OPTIONS ?=
 # `make demo TASKS=1` measures every task of the trained models as well, on few scans.
 TASKS ?=
-TASK_OPTIONS ?= --scans 3 --samples 2 --steps 10
+TASK_OPTIONS ?= --scans 3 --samples 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all validators bench client lint format clean

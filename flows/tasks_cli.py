@@ -16,7 +16,6 @@ def tasks(
     only: Annotated[str | None, typer.Option(help="Tasks, such as inpaint,denoise; all by default.")] = None,
     scans: Annotated[int | None, typer.Option(min=2, help="Holdout scans, one a subject; default up to 24.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples of each.")] = 4,
-    steps: Annotated[int, typer.Option(min=2, help="Noise levels of each sample.")] = 15,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what the engines log, and whole tracebacks.")
     ] = False,
@@ -43,5 +42,5 @@ def tasks(
         from meddiff_core.stages.measure_tasks import describe_tasks
 
         chosen(names)
-        flow(str(study), names, scans, samples, steps)
+        flow(str(study), names, scans, samples)
         print(describe_tasks(study))

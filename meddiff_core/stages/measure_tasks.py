@@ -35,14 +35,13 @@ def measure_study(
     only: Sequence[str] = (),
     scans: int | None = None,
     samples: int = 4,
-    steps: int = 15,
 ) -> Work[Made]:
     """Measure the tasks of a study, and write tasks.json, a table and a picture a task.
 
     Raises:
         ConfigurationError: the holdout has too few subjects, or `only` names no task.
     """
-    bench = open_bench(workspace, resources.device, scans, samples, steps)
+    bench = open_bench(workspace, resources.device, scans, samples)
     yield Message(HOLDOUT)
     measured = yield from measure_tasks(bench, only)
     path = workspace.folder / JSON
@@ -55,7 +54,7 @@ def measure_study(
     return Made(digest_file(path), summary, (path, *pictures))
 
 
-def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int, steps: int) -> Bench:
+def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int) -> Bench:
     """Models, scans and room for baselines of a study."""
     models = find_models(workspace, device)
     dataset = Dataset.open(workspace.folder)
@@ -64,9 +63,8 @@ def open_bench(workspace: Workspace, device: str, scans: int | None, samples: in
     subjects = subjects_of(dataset, "holdout", MOST_SCANS if scans is None else scans)
     if len(subjects) < FEWEST:
         raise ConfigurationError(f"{FEWEST} subjects or more must be measured for an interval, are {len(subjects)}")
-    validation = subjects_of(dataset, "validation", MOST_SCANS)
-    calibration = models.calibration()
-    return Bench(calibration, dataset, subjects, validation[:FOR_BASELINES], samples, steps, workspace.study.seed)
+    validation = subjects_of(dataset, "validation", FOR_BASELINES)
+    return Bench(models.calibration(), dataset, subjects, validation, samples, workspace.study.seed)
 
 
 def read_tasks(folder: Path) -> TasksMeasured:

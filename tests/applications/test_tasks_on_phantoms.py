@@ -41,7 +41,7 @@ Apply = Callable[..., Outcome]
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     study = phantom_study(tmp_path_factory.mktemp("phantoms"), subjects=64, steps=(350, 350))
-    return open_bench(Workspace.open(study), "cpu", scans=3, samples=2, steps=10)
+    return open_bench(Workspace.open(study), "cpu", scans=3, samples=2)
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,11 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--scans", type=int, default=5)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=15)
     options = parser.parse_args()
     study = options.study or phantom_study(options.folder, subjects=96, steps=STEPS)
     only = [name for name in options.only.split(",") if name]
     workspace = Workspace.open(study)
-    finish(measure_study(workspace, Resources("cpu"), only, options.scans, options.samples, options.steps))
+    finish(measure_study(workspace, Resources("cpu"), only, options.scans, options.samples))
     print(as_markdown(read_tasks(workspace.folder)))
 
 

@@ -5,7 +5,7 @@ are in no fit, no choice of a setting, and no training.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,6 @@ class Subject:
     condition: Condition
     body: Mask
 
-    @property
-    def known(self) -> GridScan:
-        """The scan with all that is known of it."""
-        return replace(self.scan, labels=self.labels, condition=self.condition)
-
 
 @dataclass(frozen=True)
 class InMemory:
@@ -97,7 +92,6 @@ class Bench:
     validation: Sequence[Subject]
     """A few, for free numbers of baselines."""
     samples: int
-    steps: int
     seed: int
     side: Side = "holdout"
     fitted: dict[str, Any] = field(default_factory=dict)
@@ -116,8 +110,8 @@ class Bench:
         return self.models.contract
 
     def settings(self, **changes: Any) -> TaskSettings:
-        """Of a task, with as many samples as are asked for."""
-        return TaskSettings(samples=self.samples, steps=self.steps, seed=self.seed, **changes)
+        """Of a task: its own, but for the samples."""
+        return TaskSettings(samples=self.samples, seed=self.seed, **changes)
 
     def train_images(self) -> Iterator[FloatArray]:
         """Intensities 0 to 1 of the train side, one after the other."""

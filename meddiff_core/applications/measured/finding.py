@@ -62,7 +62,7 @@ def _maps(bench: Bench, subject: Subject, image: FloatArray) -> Work[Mapping[str
     encoded = yield from bench.autoencoded(image)
     inside = image[subject.body]
     return {
-        TASK: np.asarray(result_of(outcome), np.float32),
+        TASK: np.abs(np.asarray(result_of(outcome), np.float32)),
         TEMPLATE: np.abs(population.away(image, known)),
         RESIDUAL: np.abs(image - encoded),
         THRESHOLD: np.abs(image - np.float32(np.median(inside))),

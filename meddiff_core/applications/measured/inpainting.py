@@ -39,16 +39,12 @@ def measure(bench: Bench) -> Work[list[Value]]:
     for subject in bench.subjects:
         image, hole = subject.scan.image, random_hole(subject.body, derive_seed(bench.seed, subject.scan.digest))
         shown = np.where(hole, 0, image).astype(np.float32)
-        outcome = yield from bench.applied(
-            inpaint(bench.models, scan_of(shown, mask=hole), bench.settings(), bench.calibration)
-        )
-        sex_and_age = {
-            name: value for name, value in subject.condition.items() if name not in _volumes(bench)
-        }  # a table does not know the volumes of an incomplete scan
+        known = {name: value for name, value in subject.condition.items() if name not in _volumes(bench)}
+        outcome = yield from bench.apply(inpaint, scan_of(shown, mask=hole, condition=known))
         fills = {
             TASK: np.asarray(result_of(outcome), np.float32),
             MEAN: population.mean,
-            CONDITIONAL: population.expected(sex_and_age),
+            CONDITIONAL: population.expected(known),
             HARMONIC: harmonic_fill(shown, hole),
             NETWORK: filler(shown, hole),
             BOUND: autoencoded_truth(bench, subject)[0],
@@ -65,6 +61,7 @@ def measure(bench: Bench) -> Work[list[Value]]:
 
 
 def _volumes(bench: Bench) -> set[str]:
+    """Conditions that nobody knows of a scan with a hole."""
     return {spec.name for spec in bench.contract.conditions if getattr(spec, "group", None) is not None}
 
 

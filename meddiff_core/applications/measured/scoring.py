@@ -19,6 +19,7 @@ from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import FloatArray, LabelArray, Message, Progress, Work
 
 TASK, ENCODED, MAHALANOBIS = "score", "autoencoder error", "latent Mahalanobis distance"
+LIKELIHOOD = "negative log-likelihood"
 AUROC = Measure(name="AUROC", statistic="auroc")
 NEAR, FAR = "all near faults", "all far faults"
 SCORE = "outlier"
@@ -58,6 +59,7 @@ def _scores(bench: Bench, subject: Subject, name: str, distance: "_Distance") ->
         bench.keep_picture(TASK, Panel(f"{name}: {outcome.figures[SCORE]:.1f}", image, "intensity"))
     return {
         TASK: outcome.figures[SCORE],
+        LIKELIHOOD: outcome.figures["bits_per_dimension"],
         ENCODED: float(np.square(image - encoded).mean()),
         MAHALANOBIS: distance(bench, image, labels),
     }
@@ -89,7 +91,7 @@ def _mahalanobis(bench: Bench) -> Work[_Distance]:
 MEASUREMENT = Measurement(
     task=TASK,
     run=measure,
-    baselines=(ENCODED, MAHALANOBIS),
+    baselines=(LIKELIHOOD, ENCODED, MAHALANOBIS),
     goals=(
         Goal(text="AUROC 0.99 of far faults", setting=FAR, measure=AUROC.name, least=0.99),
         Goal(text="AUROC 0.9 of near faults", setting=NEAR, measure=AUROC.name, least=0.9),
