@@ -12,6 +12,8 @@ class TaskSettings(Frozen):
     """Posterior samples: their mean is the result, their spread its uncertainty."""
     steps: int = 15
     """Noise levels."""
+    levels: int = Field(default=9, ge=2)
+    """Noise levels of tasks that sample volumes given a scan: each costs more there."""
     seed: int = 0
     asked: Condition = Field(default_factory=dict)
     """Conditions that the result shall have, where they differ from the scan's."""
