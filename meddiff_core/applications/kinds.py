@@ -12,7 +12,9 @@ from meddiff_core.errors import ConfigurationError
 Replaces = Literal["whole", "hole", "change"]
 """What an intensity result takes the place of: all of the subject; the voxels of the mask; or nothing, but the change
 that the models made is added to the scan, which keeps its own texture."""
-COMMON = ("labels", "foreground", "participants", "known", "samples", "steps", "seed", "extrapolate", "force")
+SAMPLING = ("samples", "steps", "seed")
+"""Options of tasks that sample."""
+COMMON = ("labels", "foreground", "participants", "known", "extrapolate", "force")
 """Options of every task."""
 
 
@@ -29,12 +31,14 @@ class TaskKind:
     """Options besides the common ones."""
     replaces: Replaces = "whole"
     needs_labels: bool = False
-    """Whether the models must have been trained with label maps."""
+    """Whether the models must have been trained with label maps; its uncertainty is then one of labels."""
+    samples: bool = True
+    """Whether it samples."""
 
     @property
     def options(self) -> tuple[str, ...]:
         """All options that it takes."""
-        return (*self.takes, *COMMON)
+        return (*self.takes, *(SAMPLING if self.samples else ()), *COMMON)
 
 
 _TASKS = (
@@ -89,13 +93,13 @@ _TASKS = (
     TaskKind(
         "anomaly",
         "Where a scan differs from what the models would expect of a healthy one.",
-        "A map of scores in standard deviations over healthy validation scans.",
-        replaces="change",
+        "A map of scores in standard deviations over healthy validation scans. An anomaly is no diagnosis.",
     ),
     TaskKind(
         "score",
         "How well the models know a scan: log-likelihood, and whether it is from elsewhere.",
         "With --output TABLE.tsv: a row a scan, and the folders of results beside it in TABLE/.",
+        samples=False,
     ),
 )
 KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _TASKS}

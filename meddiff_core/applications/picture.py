@@ -48,7 +48,7 @@ def plot_result(title: str, own: OwnGrid, maps: Mapping[str, GridMap], placed: M
 
 
 def _caption(name: str, ends: tuple[float, float]) -> str:
-    return f"{name}   black {ends[0]:.3g}, white {ends[1]:.3g}"
+    return f"{name}   black {ends[0]:.4g}, white {ends[1]:.4g}"
 
 
 def _view(

@@ -23,6 +23,8 @@ from meddiff_core.types import CaseRef, FloatArray, Volume
 FORMS = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
          "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 """Fields of a NIfTI header that place its voxels; no other is taken over, for those hold texts."""
+LEAST_CHANGE = 0.5 / 255
+"""Share of the range: half a step of 8 bits, to which volumes are stored."""
 Header = Any
 
 
@@ -119,6 +121,8 @@ def place(found: GridMap, own: OwnGrid, before: FloatArray, kind: TaskKind) -> N
         return _within(nearest(found.array.astype(np.uint8), step, size), own)
     if found.kind == "intensity":
         return _intensity(found.array, own, before, kind.replaces, step, size)
+    if found.kind == "difference" and kind.replaces == "change":
+        return _change(found.array, own, step, size)
     scaled = found.kind != "score" and not kind.needs_labels
     scale = own.high - own.low if scaled else 1.0
     return _within(resample(found.array.astype(np.float32), step, size) * np.float32(scale), own)
@@ -129,13 +133,19 @@ def _intensity(
 ) -> FloatArray:
     scan, span = own.volume.array, np.float32(own.high - own.low)
     if replaces == "change":
-        return np.asarray(scan + _within(resample((after - before).astype(np.float32), step, size) * span, own))
+        return np.asarray(scan + _change(after - before, own, step, size))
     new = resample(after.astype(np.float32), step, size) * span + np.float32(own.low)
     if replaces == "hole" and own.hole is not None:
         return np.where(own.hole, new, scan)
     known = nearest(np.ones(before.shape, np.bool_), step, size)
     known = known if own.foreground is None else known & own.foreground
     return np.where(known, new, scan.min())
+
+
+def _change(change: FloatArray, own: OwnGrid, step: Matrix, size: tuple[int, int, int]) -> FloatArray:
+    """A change in the scan's intensities. One that is less than rounding on the grid is none."""
+    seen = np.where(np.abs(change) < LEAST_CHANGE, 0, change).astype(np.float32)
+    return np.asarray(_within(resample(seen, step, size) * np.float32(own.high - own.low), own))
 
 
 def _within(array: NDArray[Any], own: OwnGrid) -> NDArray[Any]:
