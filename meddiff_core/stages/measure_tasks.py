@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddiff_core.applications.measured.bench import MOST_SCANS, Bench, subjects_of
-from meddiff_core.applications.measured.measure import measure_tasks
+from meddiff_core.applications.measured.measure import NAMES, chosen, measure_task
 from meddiff_core.applications.measured.table import TasksMeasured, as_markdown, as_tsv
 from meddiff_core.artefacts import digest_file, write_json, write_text
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.stages.making import Made, Resources
 from meddiff_core.stages.study_models import find_models
-from meddiff_core.stages.task_pictures import plot_tasks
+from meddiff_core.stages.task_pictures import plot_task
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
 
@@ -43,15 +43,36 @@ def measure_study(
     """
     bench = open_bench(workspace, resources.device, scans, samples)
     yield Message(HOLDOUT)
-    measured = yield from measure_tasks(bench, only)
-    path = workspace.folder / JSON
-    write_json(path, measured)
-    write_text(workspace.folder / TSV, as_tsv(measured))
-    write_text(workspace.folder / MARKDOWN, as_markdown(measured))
-    pictures = plot_tasks(workspace.folder / "figures", bench)
+    measured, pictures = _begun(workspace.folder, bench), list[Path]()
+    for measurement in chosen(only):
+        table = yield from measure_task(bench, measurement)
+        if table is not None:
+            measured = measured.with_task(table, NAMES)
+            _write(workspace.folder, measured)
+            pictures += plot_task(workspace.folder / "figures", bench, table.task)
     losses = sum(len(table.losses) for table in measured.tasks)
     summary = {"tasks": len(measured.tasks), "scans": measured.scans, "losses": losses}
+    path = workspace.folder / JSON
+    if not measured.tasks:
+        raise ConfigurationError("--only must name a task that this study can show, none of these can be measured")
     return Made(digest_file(path), summary, (path, *pictures))
+
+
+def _begun(folder: Path, bench: Bench) -> TasksMeasured:
+    """The table with the tasks that were measured before, on the same scans of the same models."""
+    empty = TasksMeasured(models=bench.models.digest, side=bench.side, scans=len(bench.subjects), samples=bench.samples)
+    try:
+        before = read_tasks(folder)
+    except (OSError, ValueError):
+        return empty
+    return before if empty.goes_on_from(before) else empty
+
+
+def _write(folder: Path, measured: TasksMeasured) -> None:
+    """After each task: what is measured stays, whatever stops the next one."""
+    write_json(folder / JSON, measured)
+    write_text(folder / TSV, as_tsv(measured))
+    write_text(folder / MARKDOWN, as_markdown(measured))
 
 
 def open_bench(workspace: Workspace, device: str, scans: int | None, samples: int) -> Bench:

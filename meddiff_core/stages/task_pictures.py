@@ -18,14 +18,13 @@ SHOWN = 6
 """Panels beside each other."""
 
 
-def plot_tasks(folder: Path, bench: Bench) -> tuple[Path, ...]:
-    """A file `task-NAME.png` for each task that kept a picture."""
-    paths = []
-    for task, rows in bench.pictures.items():
-        path = folder / f"task-{task}.png"
-        write_bytes(path, picture_of(rows))
-        paths.append(path)
-    return tuple(paths)
+def plot_task(folder: Path, bench: Bench, task: str) -> list[Path]:
+    """A file `task-NAME.png`, if the task kept a picture."""
+    if not (rows := bench.pictures.get(task)):
+        return []
+    path = folder / f"task-{task}.png"
+    write_bytes(path, picture_of(rows))
+    return [path]
 
 
 def picture_of(rows: Sequence[Sequence[Panel]]) -> bytes:

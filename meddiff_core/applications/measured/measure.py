@@ -13,7 +13,7 @@ from meddiff_core.applications.measured import (
 from meddiff_core.applications.measured.bench import Bench
 from meddiff_core.applications.measured.counterfactuals import volume_conditions
 from meddiff_core.applications.measured.measurement import Measurement
-from meddiff_core.applications.measured.table import TasksMeasured, TaskTable, tabulate
+from meddiff_core.applications.measured.table import TaskTable, tabulate
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Message, Work
 
@@ -41,27 +41,18 @@ def chosen(only: Sequence[str]) -> list[Measurement]:
     return [one for one in ALL if not only or one.task in only]
 
 
-def measure_tasks(bench: Bench, only: Sequence[str] = ()) -> Work[TasksMeasured]:
-    """Every task beside its baselines; what a study cannot show is left out, and it is said why."""
-    tables: list[TaskTable] = []
-    for measurement in chosen(only):
-        if (why := _impossible(bench, measurement)) is not None:
-            yield Message(f"{measurement.task}: not measured, {why}")
-            continue
-        values = yield from measurement.run(bench)
-        goals = measurement.goals(bench) if callable(measurement.goals) else measurement.goals
-        table = tabulate(measurement.task, values, measurement.roles, goals, bench.bootstrap(), measurement.notes)
-        tables.append(table)
-        for comparison in table.losses:
-            where = f"{comparison.setting}: " if comparison.setting else ""
-            yield Message(f"{table.task} loses to {comparison.baseline} ({where}{comparison.measure})")
-    return TasksMeasured(
-        models=bench.models.digest,
-        side=bench.side,
-        scans=len(bench.subjects),
-        samples=bench.samples,
-        tasks=tuple(tables),
-    )
+def measure_task(bench: Bench, measurement: Measurement) -> Work[TaskTable | None]:
+    """A task beside its baselines; None where the study cannot show it, and it is said why."""
+    if (why := _impossible(bench, measurement)) is not None:
+        yield Message(f"{measurement.task}: not measured, {why}")
+        return None
+    values = yield from measurement.run(bench)
+    goals = measurement.goals(bench) if callable(measurement.goals) else measurement.goals
+    table = tabulate(measurement.task, values, measurement.roles, goals, bench.bootstrap(), measurement.notes)
+    for comparison in table.losses:
+        where = f"{comparison.setting}: " if comparison.setting else ""
+        yield Message(f"{table.task} loses to {comparison.baseline} ({where}{comparison.measure})")
+    return table
 
 
 def _impossible(bench: Bench, measurement: Measurement) -> str | None:

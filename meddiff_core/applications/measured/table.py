@@ -112,7 +112,17 @@ class TasksMeasured(Frozen):
     """Where the scans are from."""
     scans: int
     samples: int
-    tasks: tuple[TaskTable, ...]
+    tasks: tuple[TaskTable, ...] = ()
+
+    def with_task(self, table: TaskTable, order: Sequence[str]) -> "TasksMeasured":
+        """With another task, or the same one measured again, where `order` has it."""
+        others = [one for one in self.tasks if one.task != table.task]
+        tasks = sorted([*others, table], key=lambda one: order.index(one.task))
+        return self.model_copy(update={"tasks": tuple(tasks)})
+
+    def goes_on_from(self, other: "TasksMeasured") -> bool:
+        """Whether what the other one holds was measured in the same way."""
+        return self == other.model_copy(update={"tasks": self.tasks})
 
 
 def tabulate(

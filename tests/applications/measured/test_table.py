@@ -99,6 +99,17 @@ def test_a_tab_separated_table_has_a_row_a_method_and_json_keeps_all(table: Tabl
     assert TasksMeasured.model_validate(json.loads(measured.model_dump_json())) == measured
 
 
+def test_a_task_measured_again_takes_its_old_place(table: Table) -> None:
+    old, new = table(fill=[1, 2], mean=[0, 1]), table(fill=[5, 6], mean=[0, 1])
+    other = old.model_copy(update={"task": "first"})
+    begun = TasksMeasured(models="m", side="holdout", scans=2, samples=1)
+    whole = begun.with_task(old, ["first", "fill"]).with_task(other, ["first", "fill"])
+    assert [one.task for one in whole.tasks] == ["first", "fill"]
+    assert whole.with_task(new, ["first", "fill"]).tasks == (other, new)
+    assert begun.goes_on_from(whole)
+    assert not begun.model_copy(update={"samples": 2}).goes_on_from(whole)
+
+
 def test_figures_of_lesions_are_one_for_who_knows_them() -> None:
     body = np.ones((12, 12, 12), bool)
     lesion = np.zeros_like(body)
