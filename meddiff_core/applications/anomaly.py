@@ -7,9 +7,11 @@ restarts tell nothing the regression falls back to the mean of the validation sc
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -34,6 +36,9 @@ RIDGE = 1e-4
 """Added to variances of intensities (0 to 1): a voxel that never varies, such as background, is not divided by 0."""
 TOP = 0.001
 """Share of the scan's voxels whose mean z-score is the image score: about 75 voxels of 76,800."""
+
+
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,18 @@ def fit_expectation(scans: FloatArray) -> Expectation:
     std = np.sqrt(_averaged(size * np.square(rest).mean(0)) + RIDGE)
     smooth = np.stack([gaussian_filter(one / std, SMOOTHING) for one in rest])
     scale = np.sqrt(_averaged(size * np.square(smooth).mean(0)) + RIDGE)
-    return Expectation(*(np.asarray(one, np.float32) for one in (mean, coefficients, std, scale)))
+    return Expectation(*(np.ascontiguousarray(one, np.float32) for one in (mean, coefficients, std, scale)))
 
 
-def _averaged(moment: FloatArray) -> FloatArray:
+def _averaged(moment: Numbers) -> Numbers:
     return np.asarray(gaussian_filter(moment, NEIGHBOURHOOD))
 
 
-def _rest(away: FloatArray, coefficients: FloatArray) -> FloatArray:
+def _rest(away: Numbers, coefficients: Numbers) -> Numbers:
     return np.asarray(away[0] - (coefficients * away[1:]).sum(0))
 
 
-def image_score(z_scores: FloatArray) -> float:
+def image_score(z_scores: Numbers) -> float:
     """Mean of the largest absolute z-scores."""
     count = max(1, round(TOP * z_scores.size))
     return float(np.sort(np.abs(z_scores), axis=None)[-count:].mean())

@@ -50,12 +50,11 @@ def own_condition(
 
     A volume that nobody asks for stays unknown where it is: it may then change along with what is asked for.
     """
-    own = {name: value for name, value in (known or {}).items() if value is not None}
-    if labels is None:
-        return own
-    volumes = structure_volumes(labels, contract)
-    measured = {name: volumes[str(spec.group)] for name, spec in volume_conditions(asked, contract).items()}
-    return measured | own
+    own: Condition = {}
+    if labels is not None:
+        volumes = structure_volumes(labels, contract)
+        own |= {name: volumes[str(spec.group)] for name, spec in volume_conditions(asked, contract).items()}
+    return own | {name: value for name, value in (known or {}).items() if value is not None}
 
 
 def volume_conditions(asked: Condition, contract: Contract) -> dict[str, ContinuousCondition]:

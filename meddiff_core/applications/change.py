@@ -43,7 +43,7 @@ class Changed:
 
 def laid_over(scan: GridScan, labels: LabelArray | None, before: Decoded, after: Decoded) -> Changed:
     """`scan + after - before` of batches of one; a label changes where the two decoded label maps differ."""
-    image = np.clip(scan.image + image_of(after) - image_of(before), 0, 1).astype(np.float32)
+    image = np.clip(scan.image + (image_of(after) - image_of(before)), 0, 1).astype(np.float32)
     if labels is not None:
         old, new = _values(before), _values(after)
         labels = np.where(new == old, labels, new).astype(np.uint8)
@@ -67,7 +67,7 @@ def volumes_of(labels: LabelArray | None, contract: Contract) -> dict[str, float
     return {} if labels is None else structure_volumes(labels, contract)
 
 
-def changed_maps(changed: Changed, scan: GridScan) -> dict[str, GridMap]:
+def changed_maps(changed: Changed) -> dict[str, GridMap]:
     """Image, difference and, where there is one, label map."""
     maps = {
         "image": GridMap("intensity", changed.image, "the scan with what was asked for changed"),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan
@@ -45,7 +47,7 @@ def inverted(denoised_at: DenoisedAt, latents: Latents, sigmas: Sigmas) -> Laten
     return solve_heun(denoised_at, latents, upwards(sigmas))
 
 
-def upwards(sigmas: Sigmas) -> Sigmas:
+def upwards(sigmas: Sigmas) -> Float[Tensor, " above_0"]:
     """The levels above 0, from the lowest."""
     return sigmas[sigmas > 0].flip(0)
 
