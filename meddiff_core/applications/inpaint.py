@@ -43,11 +43,11 @@ def inpaint(models: Models, scan: GridScan, settings: TaskSettings, calibration:
     begin = torch.where(seen, image, image[seen].mean())
     samples = yield from sample_posterior(models, scan, settings, observations, known, begin)
     filled = torch.where(hole, samples.mean + continued(image - samples.mean, seen), image).clamp(0, 1)
-    spread = torch.where(hole, samples.std, torch.zeros(()))
+    spread = torch.where(hole, samples.std(known["image"]), torch.zeros(()))
     maps = {
         "inpainted": GridMap("intensity", filled.numpy(), "The scan, with the mask filled by the mean of the samples."),
         "uncertainty": GridMap(
-            "uncertainty", spread.numpy(), "Standard deviation of the samples within the mask, 0 outside."
+            "uncertainty", spread.numpy(), "Expected error within the mask, one standard deviation; 0 outside."
         ),
     }
     if models.contract.labels:

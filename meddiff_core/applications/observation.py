@@ -19,7 +19,7 @@ from meddiff_core.applications.models import Decoded
 Operator = Callable[[Decoded], Tensor]
 """A decoded batch to what would be measured of it, (b, ...); differentiable."""
 Profile = Literal["box", "gaussian"]
-"""Sensitivity of a thick voxel along an axis: constant over its width, or a bell with that full width at half height."""
+"""Sensitivity of a thick voxel along an axis: constant over its width, or a bell with that width at half height."""
 VoxelMask = Bool[Tensor, "i j k"]
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half height of a Gaussian, in standard deviations."""
@@ -63,7 +63,7 @@ def magnitudes(mask: VoxelMask, noise: float) -> Operator:
 
 def downsampled(
     size: tuple[int, int, int],
-    coarse: tuple[int, int, int],
+    coarse: tuple[int, ...],
     factors: Sequence[float],
     offsets: Sequence[float],
     profile: Profile = "box",
@@ -73,9 +73,10 @@ def downsampled(
     return lambda decoded: along_axes(decoded.image, rows)
 
 
-def along_axes(image: Float[Tensor, "b i j k"], rows: Sequence[Float[Tensor, "m n"]]) -> Float[Tensor, "b p q r"]:
-    """A matrix applied along each axis."""
-    return torch.einsum("bijk,pi,qj,rk->bpqr", image, *rows)
+def along_axes(image: Float[Tensor, "b i j k"], rows: Sequence[Tensor]) -> Float[Tensor, "b p q r"]:
+    """A matrix (p, i), (q, j), (r, k) applied along each axis."""
+    averaged: Tensor = torch.einsum("bijk,pi,qj,rk->bpqr", image, *rows)
+    return averaged
 
 
 def thick_voxels(size: int, count: int, factor: float, offset: float, profile: Profile = "box") -> Float[Tensor, "m n"]:

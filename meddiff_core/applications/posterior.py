@@ -39,7 +39,7 @@ class Effort:
     """Before the first noise level, for what all samples have in common."""
     level: int = 2
     """At each noise level."""
-    last: int = 6
+    last: int = 3
     """At noise levels below `low`, where what is observed decides."""
     low: float = 0.15
     """Standard deviations of the latents."""
@@ -85,7 +85,7 @@ class Misfit:
                 signs = [torch.randint(0, 2, one.shape, generator=random).to(one) * 2 - 1 for one in residuals]
                 along = torch.autograd.grad(residuals, tracked, signs, retain_graph=number + 1 < PROBES)[0]
                 squares += along.square() / PROBES
-        return functional.avg_pool3d(squares, 3, stride=1, padding=1, count_include_pad=False)
+        return functional.avg_pool3d(functional.pad(squares, (1,) * 6, mode="replicate"), 3, stride=1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,17 @@ class Fitted:
     curvature: Curvature
 
 
+@dataclass(frozen=True)
+class Dual:
+    """Where one sample is under a covariance whose inverse nobody knows."""
+
+    point: Point
+    dual: Latents
+    """Inverse covariance times the latents' distance from the prior's mean."""
+    length: float
+    """Of the next step."""
+
+
 def fit(misfit: Misfit, begin: Fitted, centre: Latents, precision: Latents, evaluations: int) -> Fitted:
     """Steps towards the most likely latents, given a Gaussian prior around `centre` besides what was observed."""
 
@@ -164,6 +175,37 @@ def fit(misfit: Misfit, begin: Fitted, centre: Latents, precision: Latents, eval
     return Fitted(point, curvature)
 
 
+def fit_through(
+    misfit: Misfit, centre_at: Callable[[Latents], Latents], noisy: Latents, sigma: float, begin: Dual, evaluations: int
+) -> Dual:
+    """As `fit`, with `sigma^2` times the denoiser's Jacobian for the prior's covariance, of which products are enough.
+
+    Latents are `centre + covariance(dual)`, and at the solution `dual` is minus the misfit's gradient. Steps have the
+    length of Barzilai & Borwein (1988), in the metric of the covariance; the best point is kept.
+    """
+    with torch.enable_grad():
+        tracked = noisy.detach().requires_grad_()
+        centre = centre_at(tracked)
+
+    def covariance(dual: Latents) -> Latents:
+        return sigma**2 * torch.autograd.grad(centre, tracked, dual, retain_graph=True)[0]
+
+    dual, length = begin.dual, begin.length
+    point = misfit.at(centre.detach() + covariance(dual))
+    best, lowest = Dual(point, dual, length), float("inf")
+    for _ in range(evaluations):
+        slope = dual + point.gradient
+        across = covariance(slope)
+        dual, reached = dual - length * slope, misfit.at(point.latents - length * across)
+        change = dual + reached.gradient - slope
+        curved, travelled = -_dot(change, across), length * _dot(slope, across)
+        length = travelled / curved if curved > 0 else length
+        point, potential = reached, reached.half + 0.5 * _dot(dual, reached.latents - centre.detach())
+        if potential < lowest:
+            best, lowest = Dual(point, dual, length), potential
+    return best
+
+
 @dataclass
 class Posterior:
     """A `DenoisedAt` that heeds observations. It walks down the noise levels once, and remembers where it was.
@@ -179,14 +221,17 @@ class Posterior:
     start: Latents | None
     through_denoiser: bool
     _common: Fitted | None = None
-    _samples: dict[int, Fitted] = field(default_factory=dict)
+    _samples: dict[int, Fitted | Dual] = field(default_factory=dict)
 
     def __call__(self, noisy: Latents, sigma: Sigma) -> Latents:
         """Expectation of the latents without noise."""
         self.begin(noisy[:1], sigma[:1])
+        rows = range(len(noisy))
+        if self.through_denoiser:
+            return torch.cat([self._through(row, noisy[row : row + 1], sigma[row : row + 1]) for row in rows])
         with torch.no_grad():
             centres = self.denoised_at(noisy, sigma)
-        return torch.cat([self._of_sample(row, centres[row : row + 1], float(sigma[row])) for row in range(len(noisy))])
+        return torch.cat([self._of_sample(row, centres[row : row + 1], float(sigma[row])) for row in rows])
 
     def begin(self, noisy: Latents, sigma: Sigma) -> None:
         """Find what all samples have in common, at the first noise level; their own noise plays no part in it."""
@@ -199,9 +244,24 @@ class Posterior:
 
     def _of_sample(self, row: int, centre: Latents, sigma: float) -> Latents:
         before = self._samples.get(row) or self._common
-        assert before is not None
-        self._samples[row] = fit(self.misfit, before, centre, self._precision(centre, sigma), self.effort.at(sigma))
-        return self._samples[row].point.latents
+        assert isinstance(before, Fitted)
+        after = fit(self.misfit, before, centre, self._precision(centre, sigma), self.effort.at(sigma))
+        self._samples[row] = after
+        return after.point.latents
+
+    def _through(self, row: int, noisy: Latents, sigma: Sigma) -> Latents:
+        before, level = self._samples.get(row), float(sigma[0])
+        if not isinstance(before, Dual):
+            assert self._common is not None
+            steepest = 4 * float(self._common.curvature.diagonal.mean()) * level**2 / (1 + level**2)
+            before = Dual(self._common.point, torch.zeros_like(noisy), 1 / (1 + steepest))
+
+        def centre_at(tracked: Latents) -> Latents:
+            return self.denoised_at(tracked, sigma)
+
+        after = fit_through(self.misfit, centre_at, noisy, level, before, self.effort.at(level))
+        self._samples[row] = after
+        return after.point.latents
 
     def _in_common(self, noisy: Latents, sigma: Sigma) -> Fitted:
         with torch.no_grad():
@@ -223,7 +283,7 @@ def observed(
     denoised_at: DenoisedAt,
     decode: Decode,
     observations: Sequence[Observation],
-    effort: Effort = Effort(),  # noqa: B008  # frozen
+    effort: Effort = Effort(),
     variance: Latents | float = 1.0,
     start: Latents | None = None,
     through_denoiser: bool = False,
@@ -231,6 +291,7 @@ def observed(
     """The denoiser given observations as well; one for each walk of a solver down the noise levels.
 
     `variance` is the prior's, of standardised latents; `start` are latents (1, z, u, v, w) near which to begin.
+    `through_denoiser` needs a denoiser with gradients, which a packed one has not.
     """
     return Posterior(denoised_at, Misfit(decode, observations), effort, variance, start, through_denoiser)
 

@@ -47,10 +47,9 @@ class PosteriorSamples:
         """Mean image."""
         return self.images.mean(dim=0)
 
-    @property
-    def std(self) -> Float[Tensor, "i j k"]:
-        """Spread of the images."""
-        return self.images.std(dim=0, correction=0)
+    def std(self, autoencoder: Float[Tensor, "i j k"]) -> Float[Tensor, "i j k"]:
+        """Expected error of the mean: the spread of the images, and what the autoencoder keeps of none."""
+        return (self.images.var(dim=0, correction=0) + autoencoder.square()).sqrt()
 
     @property
     def labels(self) -> UInt8[Tensor, "i j k"]:

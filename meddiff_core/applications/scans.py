@@ -43,4 +43,7 @@ class GridScan:
     coarse: CoarseScan | None = None
     """The scan before it was interpolated, where its voxels are larger than the grid's."""
     kspace: NDArray[Any] | None = None
-    """(i, j, k) complex samples with zeros where nothing was measured, where that is what was given."""
+    """(i, j, k) complex samples with zeros where nothing was measured, where that is what was given.
+
+    Of the image in its units, by `numpy.fft.fftn` with `norm="ortho"`: the zero frequency lies at (0, 0, 0).
+    """
