@@ -40,7 +40,7 @@ Apply = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    study = phantom_study(tmp_path_factory.mktemp("phantoms"), subjects=64, steps=(350, 350))
+    study = phantom_study(tmp_path_factory.mktemp("phantoms"), subjects=64, steps=(350, 350), augmented=False)
     return open_bench(Workspace.open(study), "cpu", scans=3, samples=2)
 
 

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 UNTIL_TRAINED = tuple(CHAIN)[: list(CHAIN).index("predictors") + 1]
 STEPS = (1000, 1000)
 """Of autoencoder and denoiser, on phantoms."""
+SPACING_MM = 6.0
 SPEAK_EVERY_S = 30.0
 
 
@@ -46,11 +47,11 @@ def main() -> None:
     print(as_markdown(read_tasks(workspace.folder)))
 
 
-def phantom_study(folder: Path, subjects: int, steps: tuple[int, int], spacing_mm: float = 6.0) -> Path:
+def phantom_study(folder: Path, subjects: int, steps: tuple[int, int], augmented: bool = True) -> Path:
     """A study of brain phantoms with both models trained for so many steps, made where it is not there yet."""
     scans, study = folder / "scans", folder / "study"
     if not scans.exists():
-        finish(write_phantoms(scans, subjects, spacing_mm=spacing_mm))
+        finish(write_phantoms(scans, subjects, spacing_mm=SPACING_MM))
     if not study.exists():
         options = ScaffoldOptions(
             labels=scans / "labels",
@@ -63,6 +64,8 @@ def phantom_study(folder: Path, subjects: int, steps: tuple[int, int], spacing_m
         settings = yaml.safe_load(path.read_text())
         for name, count in zip(("autoencoder", "denoiser"), steps, strict=True):
             settings["train"][name]["steps"] = count
+        if not augmented:
+            settings["train"]["denoiser"]["augmentations"] = []
         path.write_text(yaml.safe_dump(settings))
     finish(make_missing(Workspace.open(study), UNTIL_TRAINED, Resources("cpu")))
     return study

@@ -248,5 +248,5 @@ def subjects_of(dataset: Dataset, side: Side, most: int) -> list[Subject]:
 
 def _subject(number: int, volumes: Volumes, row: int, condition: Condition, contract: Contract) -> Subject:
     image = contract.intensity.unit(volumes.image(row))
-    known = {name: value for name, value in condition.items() if value is not None}
+    known: Condition = {name: value for name, value in condition.items() if value is not None}
     return Subject(number, row, scan_of(image), volumes.label(row), known, body_of(image))

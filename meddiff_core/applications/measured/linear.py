@@ -36,7 +36,8 @@ class LinearModel:
     @property
     def mean(self) -> Array:
         """Without any condition."""
-        return self.coefficients[0]
+        first: Array = self.coefficients[0]
+        return first
 
     def expected(self, condition: Condition) -> Array:
         """The mean given a condition; what is not known counts as the training mean."""

@@ -131,7 +131,8 @@ def _filling_network(contract: Contract, seed: int) -> nn.Module:
             strides=strides,  # type: ignore[arg-type]  # one for each axis is fine
             norm="INSTANCE",
         )
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

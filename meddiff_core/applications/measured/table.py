@@ -137,9 +137,9 @@ def tabulate(
     groups: dict[tuple[str, str], dict[str, list[Value]]] = {}
     for value in values:
         groups.setdefault((value.setting, value.measure.name), {}).setdefault(value.method, []).append(value)
-    lines = [_line(found, roles, bootstrap) for group in groups.values() for found in group.values()]
+    lines = [_line(method, roles, bootstrap) for group in groups.values() for method in group.values()]
     compared = [one for group in groups.values() if (one := _compare(group, roles, bootstrap)) is not None]
-    reached = [one for goal in goals if (one := _judge(goal, groups, roles)) is not None]
+    reached = [found for goal in goals if (found := _judge(goal, groups, roles)) is not None]
     return TaskTable(
         task=task, lines=tuple(lines), comparisons=tuple(compared), goals=tuple(reached), notes=tuple(notes)
     )
@@ -242,7 +242,7 @@ def _rounded(value: float) -> float:
 def table_rows(table: TaskTable) -> list[tuple[str, ...]]:
     """Cells as text, one row a line of the table; the comparison stands in the row of the task itself."""
     compared = {(one.setting, one.measure): one for one in table.comparisons}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for line in table.lines:
         found = compared.get((line.setting, line.measure.name)) if line.role == "task" else None
         words = "" if found is None else f"{found.verdict}: {found.gain:+.3g} ({found.low:.3g} to {found.high:.3g})"
