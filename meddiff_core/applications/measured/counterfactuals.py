@@ -85,12 +85,13 @@ def _asked_of(bench: Bench, subject: Subject, spec: ContinuousCondition) -> Iter
 def _applied(bench: Bench, image: FloatArray, known: Condition, asked: Condition) -> Work[FloatArray]:
     scan = replace(scan_of(image), condition=known)
     outcome = yield from bench.apply(counterfactual, scan, asked=asked, extrapolate=True)
-    return np.clip(result_of(outcome), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(result_of(outcome), 0, 1), dtype=np.float32)
 
 
 def _own_asked(bench: Bench, asked: _Asked) -> Work[list[Value]]:
     """What changes although nothing should."""
-    subject, own = asked.subject, {asked.spec.name: asked.own}
+    subject = asked.subject
+    own: Condition = {asked.spec.name: asked.own}
     same = yield from _applied(bench, subject.scan.image, subject.condition, own)
     images = {TASK: same, BOUND: autoencoded_truth(bench, subject)[0]}
     return [

@@ -133,7 +133,7 @@ def _kspace(subject: Subject) -> Complex:
 
 
 def _image(outcome: Outcome) -> FloatArray:
-    return np.clip(result_of(outcome), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(result_of(outcome), 0, 1), dtype=np.float32)
 
 
 def _measure(bench: Bench, task: str, setting: str, restored: Restored) -> Work[list[Value]]:
