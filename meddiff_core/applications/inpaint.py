@@ -11,13 +11,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration
+from meddiff_core.applications.encoding import label_channels
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.observation import Observation, labels_in, voxels
 from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.applications.sampling import sample_posterior
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.tolerance import one_hot, tolerance
+from meddiff_core.applications.tolerance import tolerance
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Work
 
@@ -38,7 +39,7 @@ def inpaint(models: Models, scan: GridScan, settings: TaskSettings, calibration:
     seen, image = torch.from_numpy(scan.inside) & ~hole, torch.from_numpy(scan.image)
     observations = [Observation(voxels(seen), image[seen], known["image"][seen])]
     if scan.labels is not None and models.contract.labels:
-        labels = one_hot(scan, models)[0]
+        labels = label_channels(scan.labels, models.contract)[0]
         observations.append(Observation(labels_in(seen), labels[:, seen], known["labels"][:, seen], "labels"))
     begin = torch.where(seen, image, image[seen].mean())
     samples = yield from sample_posterior(models, scan, settings, observations, known, begin)

@@ -111,7 +111,7 @@ def _begun(
         Observation(one.operator, one.value.to(models.device), one.std.to(models.device), one.name)
         for one in observations
     ]
-    variance = tolerance["variance"].to(models.device)
+    variance = tolerance["variance"][None].to(models.device)
     posterior = observed(denoised_at, models.decode, placed, effort, variance, start)
     posterior.begin(*_nothing(models, sigma))
     return posterior

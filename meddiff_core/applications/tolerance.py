@@ -5,6 +5,7 @@ errors are averaged over scans and over neighbours, so that a few dozen scans te
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration, Tensors
+from meddiff_core.applications.encoding import encode_scan, label_channels, mean_labels
 from meddiff_core.applications.models import Decoded, Models
 from meddiff_core.applications.observation import along_axes, spectrum
 from meddiff_core.applications.scans import GridScan
@@ -31,13 +33,6 @@ def as_images(image: Float[Tensor, "b i j k"], labels: Float[Tensor, "b l i j k"
     return torch.cat([image[:, None] * 2 - 1, labels], dim=1)
 
 
-def one_hot(scan: GridScan, models: Models) -> Float[Tensor, "1 l i j k"]:
-    """Known label values of a scan as probabilities; (1, 0, i, j, k) for a model without labels."""
-    values = torch.arange(models.contract.channels - 1)
-    labels = np.zeros(scan.image.shape, np.uint8) if scan.labels is None else scan.labels
-    return (torch.from_numpy(labels)[None, None] == values.reshape(1, -1, 1, 1, 1)).float()
-
-
 def tolerance(calibration: Calibration) -> Work[Tensors]:
     """By voxel or latent, without a batch axis.
 
@@ -45,15 +40,16 @@ def tolerance(calibration: Calibration) -> Work[Tensors]:
     image's frequencies, real or imaginary part; `residual` (s, i, j, k): what it lost of each scan; `variance`
     (z, u, v, w): of latents; `texture`: mean energy that `noise_energy` finds in scans themselves.
     """
-    return (yield from calibration.kept(NAME, _measure))
+    first = yield from mean_labels(calibration.models, calibration)
+    return (yield from calibration.kept(NAME, partial(_measure, first=first)))
 
 
-def _measure(models: Models, scans: list[GridScan]) -> Work[Tensors]:
+def _measure(models: Models, scans: list[GridScan], first: Tensor) -> Work[Tensors]:
     lost_image, lost_labels, latents = list[Tensor](), list[Tensor](), list[Tensor]()
-    for number, (scan, encoded, decoded) in enumerate(_kept(models, scans)):
+    for number, (scan, encoded, decoded) in enumerate(_kept(models, scans, first)):
         lost_image.append(torch.from_numpy(scan.image) - decoded.image[0])
-        if scan.labels is not None:
-            lost_labels.append((one_hot(scan, models) - decoded.labels)[0].square())
+        if scan.labels is not None and models.contract.labels:
+            lost_labels.append((label_channels(scan.labels, models.contract) - decoded.labels)[0].square())
         latents.append(encoded)
         yield Progress("measure what the autoencoder keeps", number + 1, len(scans))
     residual = torch.stack(lost_image)
@@ -70,10 +66,10 @@ def _measure(models: Models, scans: list[GridScan]) -> Work[Tensors]:
     }
 
 
-def _kept(models: Models, scans: Sequence[GridScan]) -> Iterator[tuple[GridScan, Latents, Decoded]]:
+def _kept(models: Models, scans: Sequence[GridScan], first: Tensor) -> Iterator[tuple[GridScan, Latents, Decoded]]:
     for scan in scans:
         with one_thread(), torch.no_grad():
-            latents = models.encode(as_images(torch.from_numpy(scan.image)[None], one_hot(scan, models)))
+            latents = encode_scan(models, scan, first)
             decoded = models.decode(latents)
         yield scan, latents.cpu(), Decoded(decoded.image.cpu(), decoded.labels.cpu())
 

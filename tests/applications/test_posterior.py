@@ -65,12 +65,12 @@ def test_the_expectation_at_a_noise_level_is_that_of_gaussian_data(through: bool
 
 def test_samples_have_the_mean_and_the_spread_of_the_posterior() -> None:
     mean, covariance = exact()
-    start = noise(6) * float(SIGMAS[0])
+    start = noise(3) * float(SIGMAS[0])
     samples = solve_heun(posterior(Effort(first=40, level=3, last=3)), start, SIGMAS[::2]).flatten(1)
     # The flow is linear: noise to sample by the root of the covariance, but for the first level's own variance.
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors @ torch.diag(values.sqrt()) @ vectors.T
-    assert_close(samples, mean + noise(6).flatten(1) @ root, rtol=0, atol=0.06)
+    assert_close(samples, mean + noise(3).flatten(1) @ root, rtol=0, atol=0.06)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
