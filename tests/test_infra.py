@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from tasks.environment import sqlite_url
 
 ROOT = Path(__file__).parents[1]
-FLOWS = ["prepare", "train", "generate", "screen", "audit", "release", "synthesize"]
+FLOWS = ["prepare", "train", "generate", "screen", "audit", "release", "synthesize", "apply"]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
 
 

@@ -34,8 +34,6 @@ from meddiff_core.types import CaseRef, Refusal
 
 KSPACE = ".npy"
 SIGNS = "*?["
-ASKED = {"set": "asked"}
-"""Options whose names are other ones in the settings."""
 
 
 class Beside(Frozen):
@@ -76,13 +74,13 @@ class Found:
     notes: tuple[str, ...]
 
 
-def read_options(kind: TaskKind, options: Mapping[str, Any], contract: Contract) -> tuple[TaskSettings, Beside]:
+def read_options(kind: TaskKind, given_options: Mapping[str, Any], contract: Contract) -> tuple[TaskSettings, Beside]:
     """Settings of a task from options by name, those of the command; conditions by name.
 
     Raises:
         ConfigurationError: an option that the task does not take, or a value that it cannot have.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in given_options.items() if value is not None}
     if unknown := [name for name in given if name not in kind.options]:
         near = advise(unknown[0], kind.options, "options")
         raise ConfigurationError(f"{kind.name}: takes no option {unknown[0]}; {near}")
@@ -98,11 +96,12 @@ def read_options(kind: TaskKind, options: Mapping[str, Any], contract: Contract)
         raise ConfigurationError(f"{kind.name}: models must have been trained with label maps, these have none")
     beside = {name: given.pop(name) for name in Beside.model_fields if name in given}
     try:
-        settings = TaskSettings.model_validate({ASKED.get(name, name): value for name, value in given.items()})
+        settings = TaskSettings.model_validate({kind.renamed.get(name, name): value for name, value in given.items()})
         return settings, Beside.model_validate(beside)
     except ValidationError as error:
         first = error.errors()[0]
-        name = {"asked": "set"}.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else "options"
+        options = {setting: option for option, setting in kind.renamed.items()}
+        name = options.get(str(first["loc"][0]), str(first["loc"][0]))
         raise ConfigurationError(f"{kind.name}: --{name}: {first['msg']}, is {first['input']!r}") from error
 
 

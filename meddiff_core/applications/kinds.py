@@ -4,7 +4,8 @@ Declared once, for the command, the flow and Python alike, so that an option whi
 everywhere in the same words. Nothing heavy is imported here: `--help` is made of it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meddiff_core.errors import ConfigurationError
@@ -14,6 +15,8 @@ Replaces = Literal["whole", "hole", "change"]
 that the models made is added to the scan, which keeps its own texture."""
 SAMPLING = ("samples", "steps", "seed")
 """Options of tasks that sample."""
+POSTERIOR = {"steps": "levels"}
+"""Of tasks that sample volumes given a scan, which know `steps` under another name: each costs more there."""
 COMMON = ("labels", "foreground", "participants", "known", "extrapolate", "force")
 """Options of every task."""
 
@@ -32,13 +35,16 @@ class TaskKind:
     replaces: Replaces = "whole"
     needs_labels: bool = False
     """Whether the models must have been trained with label maps; its uncertainty is then one of labels."""
-    samples: bool = True
-    """Whether it samples."""
+    unfamiliar: Literal["refused", "noted", "taken"] = "refused"
+    """What becomes of a scan that the models do not know. What repairs scans says it, what scores them takes all."""
+    sampling: tuple[str, ...] = SAMPLING
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Settings that have another name than their option."""
 
     @property
     def options(self) -> tuple[str, ...]:
         """All options that it takes."""
-        return (*self.takes, *(SAMPLING if self.samples else ()), *COMMON)
+        return (*self.takes, *self.sampling, *COMMON)
 
 
 _TASKS = (
@@ -48,18 +54,22 @@ _TASKS = (
         "Samples what the labels can be, given the image; the map is the most likely value of each voxel, and the "
         "uncertainty says how far the samples agree.",
         needs_labels=True,
+        renamed=POSTERIOR,
     ),
     TaskKind(
         "denoise",
         "A scan without its noise.",
         "The result is as sharp as the grid of the models, and no sharper.",
         takes=("noise",),
+        unfamiliar="noted",
+        renamed=POSTERIOR,
     ),
     TaskKind(
         "inpaint",
         "Fill the part of a scan that a mask marks, such as a lesion.",
         "The mask must lie on the grid of its scan. Voxels outside of it stay as they are, bit by bit.",
         takes=("mask",),
+        renamed=POSTERIOR,
         replaces="hole",
     ),
     TaskKind(
@@ -67,20 +77,25 @@ _TASKS = (
         "A scan of thick slices on the finer grid of the models.",
         "The factor follows from the two grids. The result has the scan's own axes and field of view; its thick axes "
         "are divided by a whole number. A scan that is nowhere coarser than the models is refused.",
+        unfamiliar="noted",
+        renamed=POSTERIOR,
     ),
     TaskKind(
         "reconstruct",
         "A scan from a part of its k-space.",
-        "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured and the "
-        "lowest frequency first as numpy.fft has it: a .npy file or complex NIfTI. Of a scan, so many lines are "
-        "left out, to try it.",
+        "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured, the lowest "
+        "frequency first, as numpy.fft.fftn(image, norm='ortho') gives it: a .npy file or complex NIfTI, of an image "
+        "without phase. Of a whole scan, lines are left out, to try it.",
         takes=("undersampling",),
+        unfamiliar="noted",
+        renamed=POSTERIOR,
     ),
     TaskKind(
         "counterfactual",
         "A scan as it would be at another age, sex or volume of a structure.",
         "What the models change is added to the scan, which keeps its own texture.",
         takes=("set",),
+        renamed={"set": "asked"},
         replaces="change",
     ),
     TaskKind(
@@ -88,18 +103,21 @@ _TASKS = (
         "Variations of a scan: back to noise by some strength, and sampled again.",
         "What the models change is added to the scan, which keeps its own texture.",
         takes=("strength", "set"),
+        renamed={"set": "asked"},
         replaces="change",
     ),
     TaskKind(
         "anomaly",
         "Where a scan differs from what the models would expect of a healthy one.",
         "A map of scores in standard deviations over healthy validation scans. An anomaly is no diagnosis.",
+        sampling=("samples", "seed"),
     ),
     TaskKind(
         "score",
         "How well the models know a scan: log-likelihood, and whether it is from elsewhere.",
         "With --output TABLE.tsv: a row a scan, and the folders of results beside it in TABLE/.",
-        samples=False,
+        unfamiliar="taken",
+        sampling=(),
     ),
 )
 KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _TASKS}

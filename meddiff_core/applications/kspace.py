@@ -19,6 +19,8 @@ from meddiff_core.errors import CaseRefused
 from meddiff_core.types import FloatArray
 
 SAME_SPACING = 0.01
+AIR = 0.05
+"""Share of the brightest voxel up to which one is none of the subject."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class KSpace:
     """K-space and its image."""
 
     kspace: NDArray[Any]
-    """(i, j, k) complex64, of an image of 0 to 1."""
+    """(i, j, k) complex64, orthonormal transform of an image of 0 to 1."""
     image: FloatArray
-    """Zero-filled, 0 to 1."""
+    """Real part of the zero-filled one, 0 to 1."""
     affine: NDArray[np.float64]
     scale: float
     """Intensity that 1 stands for."""
@@ -57,10 +59,12 @@ def read_kspace(case: str, path: Path, contract: Contract) -> KSpace:
         raise CaseRefused(case, f"k-space {error}") from error
     if not np.isfinite(array).all():
         raise CaseRefused(case, "k-space must be finite, has NaN or infinite values")
-    zero_filled = np.abs(np.fft.ifftn(array))
-    scale = float(np.percentile(zero_filled[zero_filled > 0.05 * zero_filled.max()], 99.5)) if array.any() else 0.0
-    if scale <= 0:
+    if not array.any():
         raise CaseRefused(case, "k-space must hold samples, all are 0")
+    zero_filled = np.fft.ifftn(array, norm="ortho").real
+    if zero_filled.max() <= 0:
+        raise CaseRefused(case, "k-space must be that of an image without phase, none of it is above 0")
+    scale = float(np.percentile(zero_filled[zero_filled > AIR * zero_filled.max()], 99.5))
     unit = np.clip(zero_filled / scale, 0, 1).astype(np.float32)
     return KSpace((array / scale).astype(np.complex64), unit, affine, scale, digest_volume(array))
 

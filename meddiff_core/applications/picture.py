@@ -19,6 +19,8 @@ from meddiff_core.data.prepared import GROUND, INK, QUIET, View, plot_slice, vie
 from meddiff_core.types import LabelArray
 
 MOST_ROWS = 5
+SIGNED = ("difference", "score")
+"""Kinds of maps that show where to look."""
 TILE_INCHES, NAME_INCHES, EDGE_INCHES = 2.2, 0.24, 0.12
 PNG = {"Software": None}
 
@@ -30,12 +32,19 @@ def plot_result(title: str, own: OwnGrid, maps: Mapping[str, GridMap], placed: M
     place = _place(own, maps, placed)
     scan = own.volume.array
     window = (own.low, own.high)
-    rows = [("the scan" if labels is None else "the scan, with the labels found", scan, window, labels)]
-    for name in shown:
-        signed = maps[name].kind in ("difference", "score")
-        rows.append(
-            (name, placed[name], window if maps[name].kind == "intensity" else _range(placed[name], signed), None)
+    image = next((name for name in shown if maps[name].kind == "intensity"), None)
+    rows = [
+        (
+            "the scan" if labels is None or image else "the scan, with the labels",
+            scan,
+            window,
+            None if image else labels,
         )
+    ]
+    for name in shown:
+        ends = window if maps[name].kind == "intensity" else _range(placed[name], maps[name].kind in SIGNED)
+        told = f"{name}, with its labels" if name == image and labels is not None else name
+        rows.append((told, placed[name], ends, labels if name == image else None))
     width, height = 3 * TILE_INCHES + 2 * EDGE_INCHES, len(rows) * (TILE_INCHES + NAME_INCHES) + 0.42
     figure = Figure(figsize=(width, height), facecolor=GROUND)
     figure.text(EDGE_INCHES / width, 1 - 0.24 / height, title, color=INK, fontsize=10, parse_math=False)
@@ -77,7 +86,7 @@ def _place(own: OwnGrid, maps: Mapping[str, GridMap], placed: Mapping[str, NDArr
     if own.hole is not None:
         return tuple(round(float(place)) for place in ndimage.center_of_mass(own.hole))
     for name, one in maps.items():
-        if one.kind in ("difference", "score") and placed[name].any():
+        if one.kind in SIGNED and placed[name].any():
             smooth = ndimage.uniform_filter(np.abs(placed[name]), 5)
             return tuple(int(place) for place in np.unravel_index(int(smooth.argmax()), smooth.shape))
     subject = own.foreground if own.foreground is not None else body_of(own.volume, None)

@@ -8,7 +8,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff_core.applications.conforming import TakenIn, take_in
+from meddiff_core.applications.familiar import check_familiar
 from meddiff_core.applications.intake import ScanFiles, find_scans, read_options
 from meddiff_core.applications.kinds import TaskKind, kind_of
 from meddiff_core.applications.known import read_contract
@@ -164,14 +165,16 @@ def folder_name(case: str) -> str:
 
 
 def _run_all(jobs: Sequence[Job], mapper: Mapper) -> Work[list[tuple[Row, bool]]]:
-    """The first here, so that what is measured of the models once is measured once; the others over the mapper."""
+    """The first that can be done here, so that what is measured of the models once is measured once; the others over
+    the mapper.
+    """
     results: list[tuple[Row, bool]] = []
-    if jobs:
-        results.append((yield from _run(jobs[0])))
-    label = f"{jobs[0].kind.name}: scans" if jobs else "scans"
-    for number, (_, result) in enumerate(mapper(run_to_end, jobs[1:]), start=2):
+    while len(results) < len(jobs) and not any(row.outcome == "done" for row, _ in results):
+        results.append((yield from _run(jobs[len(results)])))
+    first = len(results)
+    for number, (_, result) in enumerate(mapper(run_to_end, jobs[first:]), start=first + 1):
         results.append(result)
-        yield Progress(label, number, len(jobs))
+        yield Progress(f"{jobs[0].kind.name}: scans", number, len(jobs))
     return results
 
 
@@ -232,7 +235,10 @@ def make_result(job: Job) -> Work[MadeResult]:
     asked, contract = _asked(job), job.models.contract
     taken = take_in(job.files, job.kind, contract)
     calibration = job.models.calibration()
-    outcome = yield from TASKS[job.kind.name](calibration.models, taken.scan, job.settings, calibration)
+    case, models = job.files.case.case, calibration.models
+    far = yield from check_familiar(case, models, taken.scan, calibration, job.kind, job.force)
+    taken = replace(taken, notes=(*taken.notes, *far))
+    outcome = yield from TASKS[job.kind.name](models, taken.scan, job.settings, calibration)
     own = taken.own if taken.scan.coarse is None else refined(taken.own, taken.scan.coarse)
     placed = {name: place(one, own, taken.scan.image, job.kind) for name, one in outcome.maps.items()}
     return MadeResult(_told(asked, taken, outcome, placed), own, outcome, placed)
