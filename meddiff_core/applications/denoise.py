@@ -1,8 +1,8 @@
 """Denoising: the scan is observed with its noise besides the autoencoder's error.
 
 Noise of magnitude images is Rician: it lifts dark voxels, and the observation expects the lifted value. What the mean
-of the samples misses of the scan is noise and what the autoencoder loses; the part that is likely the latter is added
-back, so that a scan with little noise comes back as it was.
+of the samples misses of the scan is noise and what the autoencoder loses; frequency by frequency, the share that the
+latter usually has of both is added back (Wiener's filter), so that a scan with little noise comes back as it was.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration, Tensors
 from meddiff_core.applications.models import Models
-from meddiff_core.applications.observation import Observation, magnitudes, voxels
+from meddiff_core.applications.observation import Observation, magnitudes, spectrum, voxels
 from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.applications.sampling import sample_posterior
 from meddiff_core.applications.scans import GridScan
@@ -43,9 +43,12 @@ def denoise(models: Models, scan: GridScan, settings: TaskSettings, calibration:
         observations.append(Observation(voxels(masked), image[masked], known["image"][masked], "masked"))
     lifted = torch.where(noisy, unlifted(image, noise), image) if rician else image
     samples = yield from sample_posterior(models, scan, settings, observations, known, lifted)
-    kept = known["image"].square() / (known["image"].square() + noise**2)
-    clean = torch.where(noisy, samples.mean + kept * (lifted - samples.mean), image).clamp(0, 1)
-    error = samples.std(known["image"] * (1 - kept).sqrt())
+    kept = autoencoder_share(known["spectrum"], noise, float(noisy.float().mean()))
+    missed = torch.where(noisy, lifted - samples.mean, torch.zeros(()))
+    found = samples.mean + torch.fft.ifftn(spectrum(missed) * kept, norm="ortho").real
+    clean = torch.where(noisy, found, image).clamp(0, 1)
+    left = ((known["spectrum"].square() * (1 - kept)).mean() / known["spectrum"].square().mean()).sqrt()
+    error = torch.where(noisy, samples.std(known["image"] * left), torch.zeros(()))
     maps = {
         "denoised": GridMap("intensity", clean.numpy(), "The scan without its noise."),
         "uncertainty": GridMap("uncertainty", error.numpy(), "Expected error of the image, one standard deviation."),
@@ -54,6 +57,14 @@ def denoise(models: Models, scan: GridScan, settings: TaskSettings, calibration:
     kind = "Rician" if rician else "Gaussian"
     note = f"The noise was taken for {kind} with standard deviation {noise:.3g} of the intensity range, {given}."
     return Outcome(maps, samples.figures | {"noise": noise}, (note,))
+
+
+def autoencoder_share(lost: Float[Tensor, "i j k"], noise: float, noisy: float) -> Float[Tensor, "i j k"]:
+    """Share of the autoencoder in what is missed at each frequency, the rest being noise.
+
+    `lost` is its standard deviation there, real or imaginary part; `noisy` is the share of voxels that have noise.
+    """
+    return lost.square() / (lost.square() + noise**2 * noisy / 2)
 
 
 def unlifted(image: Float[Tensor, "i j k"], noise: float) -> Float[Tensor, "i j k"]:

@@ -109,7 +109,8 @@ def kspace(mask: VoxelMask) -> Operator:
 
 def spectrum(image: Float[Tensor, "*b i j k"]) -> Tensor:
     """Discrete Fourier transform of a volume, orthonormal, its zero frequency first."""
-    return torch.fft.fftn(image, dim=(-3, -2, -1), norm="ortho")
+    frequencies: Tensor = torch.fft.fftn(image, dim=(-3, -2, -1), norm="ortho")
+    return frequencies
 
 
 def volume_of(structure: int, voxel_mm3: float) -> Operator:

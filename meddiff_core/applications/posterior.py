@@ -22,8 +22,10 @@ from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import Latents, Sigma
 
 Decode = Callable[[Latents], Decoded]
-PROBES = 4
+PROBES = 8
 """Random signs by which the curvature of the observations is measured at each latent."""
+LEAST_CURVATURE = 0.03
+"""Of a latent, as a share of the mean over its neighbours: few signs may happen to cancel out."""
 MEMORY = 24
 """Steps whose curvature is remembered."""
 SUFFICIENT = 1e-4
@@ -72,9 +74,10 @@ class Misfit:
         return Point(latents, float(half.detach().sum()), gradient, tuple(chi))
 
     def curvature(self, latents: Latents) -> Latents:
-        """Second derivative of the sum at each latent, averaged over its neighbours.
+        """Second derivative of the sum at each latent, at least a small share of its neighbours' mean.
 
-        Its expectation over random signs is the diagonal of J'J, where J is the Jacobian of the residuals.
+        Its expectation over random signs is the diagonal of J'J, where J is the Jacobian of the residuals. It is not
+        averaged over neighbours: latents within a hole would no longer be free.
         """
         with torch.enable_grad():
             tracked = latents.detach().requires_grad_()
@@ -85,7 +88,8 @@ class Misfit:
                 signs = [torch.randint(0, 2, one.shape, generator=random).to(one) * 2 - 1 for one in residuals]
                 along = torch.autograd.grad(residuals, tracked, signs, retain_graph=number + 1 < PROBES)[0]
                 squares += along.square() / PROBES
-        return functional.avg_pool3d(functional.pad(squares, (1,) * 6, mode="replicate"), 3, stride=1)
+        near = functional.avg_pool3d(functional.pad(squares, (1,) * 6, mode="replicate"), 3, stride=1)
+        return torch.maximum(squares, LEAST_CURVATURE * near)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ class PosteriorSamples:
 
     def std(self, autoencoder: Float[Tensor, "i j k"]) -> Float[Tensor, "i j k"]:
         """Expected error of the mean: the spread of the images, and what the autoencoder keeps of none."""
-        return (self.images.var(dim=0, correction=0) + autoencoder.square()).sqrt()
+        count = len(self.images)
+        spread = self.images.var(dim=0) * (1 + 1 / count) if count > 1 else torch.zeros_like(autoencoder)
+        return (spread + autoencoder.square()).sqrt()
 
     @property
     def labels(self) -> UInt8[Tensor, "i j k"]:
