@@ -1,19 +1,14 @@
 """Where a scan is unlike what the models expect: noise hides what is odd, and the denoiser fills in what is usual.
 
-Restarts at several noise levels give what the models expect at each voxel. Neither the autoencoder nor a registration
-is perfect, so edges differ in every scan: what is expected of a voxel is therefore a regression on the restarts, and
-the rest is divided by its standard deviation, both fitted on healthy validation scans around each voxel. Where the
-restarts tell nothing the regression falls back to the mean of the validation scans, a plain template.
+Neither the autoencoder nor a registration is perfect, so edges differ in every scan. What is left between a scan and
+its restarts is therefore divided by the standard deviation that it has in healthy validation scans at each voxel.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration, Tensors
 from meddiff_core.applications.encoding import Probabilities, encode_image, image_of, mean_labels
@@ -22,76 +17,53 @@ from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.score import p_value
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.starts import exact_inference, restarted, unguided
-from meddiff_core.models.randomness import derive_seed
+from meddiff_core.applications.starts import exact_inference, restarted, seed_of, unguided
 from meddiff_core.types import FloatArray, Latents, Progress, Work
 
-SIGMAS = (0.3, 1.0, 2.0)
-"""Noise levels of the restarts, in standard deviations of the latents."""
+SIGMAS = (0.6, 1.0)
+"""Noise levels of the restarts, in standard deviations of the latents: below, an anomaly passes; above, so does what
+only this subject has."""
 NEIGHBOURHOOD = 1.5
-"""Standard deviation in voxels of the Gaussian over which coefficients are fitted and variances are averaged."""
+"""Standard deviation in voxels of the Gaussian over which variances are averaged: few scans tell little of a voxel."""
 SMOOTHING = 1.0
-"""Of the z-score, likewise: an anomaly is larger than a voxel, what is left of noise is not."""
-RIDGE = 1e-4
-"""Added to variances of intensities (0 to 1): a voxel that never varies, such as background, is not divided by 0."""
+"""Of the z-scores, likewise: an anomaly is larger than a voxel."""
+LEAST_STD = 0.05
+"""Of intensities (0 to 1), added in squares: a voxel that hardly varies in healthy scans finds noise otherwise."""
 TOP = 0.001
 """Share of the scan's voxels whose mean z-score is the image score: about 75 voxels of 76,800."""
 
 
-Numbers = NDArray[np.floating[Any]]
-
-
 @dataclass(frozen=True)
 class Expectation:
-    """What is usual at each voxel, of n healthy scans."""
+    """What healthy scans differ in from their restarts, by level and voxel."""
 
     mean: FloatArray
-    """(1 + levels, i, j, k) of the scan and of its restarts."""
-    coefficients: FloatArray
-    """(levels, i, j, k) of the restarts."""
+    """(levels, i, j, k)"""
     std: FloatArray
-    """(i, j, k) of what the regression leaves."""
-    scale: FloatArray
-    """(i, j, k): standard deviation of the smoothed rest in units of `std`."""
+    """(levels, i, j, k)"""
+    scale: float = 1.0
+    """Standard deviation of the mean over levels, smoothed, over all healthy voxels that vary."""
 
-    def z_scores(self, looked_at: FloatArray) -> FloatArray:
-        """(i, j, k) of a scan and its restarts (1 + levels, i, j, k)."""
-        rest = _rest(looked_at - self.mean, self.coefficients) / self.std
-        return np.asarray(gaussian_filter(rest, SMOOTHING) / self.scale, np.float32)
-
-    def expected(self, looked_at: FloatArray) -> FloatArray:
-        """(i, j, k): what the regression makes of the restarts."""
-        told = (self.coefficients * (looked_at - self.mean)[1:]).sum(0)
-        return np.asarray(np.clip(self.mean[0] + told, 0, 1), np.float32)
+    def z_scores(self, residuals: FloatArray) -> FloatArray:
+        """(i, j, k) of residuals (levels, i, j, k)."""
+        together = ((residuals - self.mean) / self.std).mean(0)
+        return np.asarray(gaussian_filter(together, SMOOTHING) / self.scale, np.float32)
 
 
-def fit_expectation(scans: FloatArray) -> Expectation:
-    """From healthy scans and their restarts (n, 1 + levels, i, j, k)."""
-    mean = scans.mean(0)
-    away = scans - mean
-    size = len(scans) / max(1, len(scans) - 1)
-    moments = size * np.einsum("na...,nb...->ab...", away, away) / len(scans)
-    moments = np.stack([[_averaged(one) for one in row] for row in moments])
-    own, shared = moments[1:, 1:], moments[1:, 0]
-    eye = RIDGE * np.eye(len(own))
-    coefficients = np.linalg.solve(np.moveaxis(own, (0, 1), (-2, -1)) + eye, np.moveaxis(shared, 0, -1)[..., None])
-    coefficients = np.moveaxis(coefficients[..., 0], -1, 0)
-    rest = np.stack([_rest(one, coefficients) for one in away])
-    std = np.sqrt(_averaged(size * np.square(rest).mean(0)) + RIDGE)
-    smooth = np.stack([gaussian_filter(one / std, SMOOTHING) for one in rest])
-    scale = np.sqrt(_averaged(size * np.square(smooth).mean(0)) + RIDGE)
-    return Expectation(*(np.ascontiguousarray(one, np.float32) for one in (mean, coefficients, std, scale)))
+def fit_expectation(residuals: FloatArray) -> Expectation:
+    """From residuals of healthy scans (n, levels, i, j, k)."""
+    mean = residuals.mean(0)
+    variances = np.square(residuals - mean).sum(0) / max(1, len(residuals) - 1)
+    averaged = np.stack([gaussian_filter(variance, NEIGHBOURHOOD) for variance in variances])
+    std = np.sqrt(averaged + LEAST_STD**2)
+    raw = Expectation(mean, std.astype(np.float32))
+    scores = np.stack([raw.z_scores(one) for one in residuals])
+    varying = averaged.mean(0) > (LEAST_STD / 10) ** 2
+    spread = float(scores[:, varying].std()) if varying.any() else 1.0
+    return replace(raw, scale=max(spread, 1e-3))
 
 
-def _averaged(moment: Numbers) -> Numbers:
-    return np.asarray(gaussian_filter(moment, NEIGHBOURHOOD))
-
-
-def _rest(away: Numbers, coefficients: Numbers) -> Numbers:
-    return np.asarray(away[0] - (coefficients * away[1:]).sum(0))
-
-
-def image_score(z_scores: Numbers) -> float:
+def image_score(z_scores: FloatArray) -> float:
     """Mean of the largest absolute z-scores."""
     count = max(1, round(TOP * z_scores.size))
     return float(np.sort(np.abs(z_scores), axis=None)[-count:].mean())
@@ -102,36 +74,36 @@ def anomaly(models: Models, scan: GridScan, settings: TaskSettings, calibration:
     first = yield from mean_labels(models, calibration)
     name = f"anomaly-{settings.samples}-{settings.seed}"
     kept = yield from calibration.kept(name, lambda own, scans: _measure(own, scans, first, settings))
-    looked_at = yield from look_at(models, scan, first, settings)
+    residuals = yield from residuals_of(models, scan, first, settings)
     expectation = _kept_expectation(kept)
-    z_scores = expectation.z_scores(looked_at) * scan.inside
+    z_scores = expectation.z_scores(residuals) * scan.inside
     found = image_score(z_scores)
     reference = kept["scores"].numpy()
     figures = {"score": found, "p": p_value(found, reference), "largest_z": float(np.abs(z_scores).max())}
-    meaning = "standard deviations above or below what is usual here in healthy scans with such a surrounding"
+    meaning = "standard deviations brighter or darker than expected, by what healthy scans differ in here"
+    expected = np.clip(scan.image - (residuals - expectation.mean).mean(0), 0, 1).astype(np.float32)
     maps = {
         "z_score": GridMap("score", z_scores.astype(np.float32), meaning),
-        "expected": GridMap("intensity", expectation.expected(looked_at), "what the models expect of this scan"),
+        "expected": GridMap("intensity", expected, "what the models expect of this scan"),
     }
     notes = (f"p is the share of {len(reference)} validation scans that score as high", "an anomaly is no diagnosis")
     return Outcome(maps, figures, notes)
 
 
-def look_at(models: Models, scan: GridScan, first: Probabilities, settings: TaskSettings) -> Work[FloatArray]:
-    """(1 + levels, i, j, k): a scan, and the means of what comes back of it from each noise level.
+def residuals_of(models: Models, scan: GridScan, first: Probabilities, settings: TaskSettings) -> Work[FloatArray]:
+    """(levels, i, j, k): a scan less the mean of what comes back of it from each noise level.
 
     No label map and no condition is used, so that all scans are seen alike.
     """
     with exact_inference(models):
         latents = encode_image(models, scan.image, first)
-    found = [scan.image]
+    found = list[FloatArray]()
     for level, sigma in enumerate(SIGMAS):
         yield Progress("anomaly", level, len(SIGMAS))
-        seeds = [
-            derive_seed(settings.seed, scan.digest, "anomaly", level, number) for number in range(settings.samples)
-        ]
+        seeds = [seed_of(settings, scan, "anomaly", level, number) for number in range(settings.samples)]
         with exact_inference(models):
-            found.append(np.mean([_restart(models, latents, sigma, seed) for seed in seeds], axis=0))
+            returned = np.mean([_restart(models, latents, sigma, seed) for seed in seeds], axis=0)
+        found.append(scan.image - returned)
     return np.stack(found).astype(np.float32)
 
 
@@ -150,24 +122,19 @@ def _finished(work: Work[FloatArray]) -> FloatArray:
 
 
 def _measure(models: Models, scans: list[GridScan], first: Probabilities, settings: TaskSettings) -> Work[Tensors]:
-    """The expectation, and scores of the validation scans each under the expectation of the others."""
-    looked_at = list[FloatArray]()
+    """The expectation, and scores of the validation scans, each under the expectation of the others."""
+    residuals = list[FloatArray]()
     for number, scan in enumerate(scans):
         yield Progress("anomaly, validation scans", number, len(scans))
-        looked_at.append(_finished(look_at(models, scan, first, settings)))
-    every = np.stack(looked_at)
-    found = fit_expectation(every)
-    scores = list[float]()
+        residuals.append(_finished(residuals_of(models, scan, first, settings)))
+    every, scores = np.stack(residuals), list[float]()
     for row, scan in enumerate(scans):
         others = fit_expectation(np.delete(every, row, axis=0))
         scores.append(image_score(others.z_scores(every[row]) * scan.inside))
-    return _tensors(found) | {"scores": torch.tensor(scores, dtype=torch.float64)}
-
-
-def _tensors(found: Expectation) -> dict[str, Tensor]:
-    arrays = {field.name: getattr(found, field.name) for field in fields(found)}
+    found = fit_expectation(every)
+    arrays = {"mean": found.mean, "std": found.std, "scale": np.array(found.scale), "scores": np.array(scores)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _kept_expectation(kept: Tensors) -> Expectation:
-    return Expectation(**{field.name: kept[field.name].numpy() for field in fields(Expectation)})
+    return Expectation(kept["mean"].numpy(), kept["std"].numpy(), float(kept["scale"]))

@@ -5,11 +5,10 @@ worth, so a condition there is refused unless extrapolation is wanted.
 """
 
 import math
+from collections.abc import Mapping
 
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ContinuousCondition, Contract
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.generation.best_of import structure_volumes
-from meddiff_core.types import LabelArray
 
 
 def check_asked(asked: Condition, contract: Contract, extrapolate: bool = False) -> Condition:
@@ -44,16 +43,14 @@ def _checked(value: float | str | None, spec: ConditionSpec, extrapolate: bool) 
 
 
 def own_condition(
-    known: Condition | None, labels: LabelArray | None, asked: Condition, contract: Contract
+    known: Condition | None, volumes: Mapping[str, float], asked: Condition, contract: Contract
 ) -> Condition:
-    """What a scan has: what is known of it, and its own volumes where others are asked for.
+    """What a scan has: what is known of it, and its own volumes (by label group) where others are asked for.
 
     A volume that nobody asks for stays unknown where it is: it may then change along with what is asked for.
     """
-    own: Condition = {}
-    if labels is not None:
-        volumes = structure_volumes(labels, contract)
-        own |= {name: volumes[str(spec.group)] for name, spec in volume_conditions(asked, contract).items()}
+    wanted = volume_conditions(asked, contract)
+    own: Condition = {name: volumes[str(spec.group)] for name, spec in wanted.items() if spec.group in volumes}
     return own | {name: value for name, value in (known or {}).items() if value is not None}
 
 

@@ -28,14 +28,18 @@ from meddiff_core.applications.outcome import Outcome
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
 from meddiff_core.applications.starts import exact_inference, inverted, levels, unguided
+from meddiff_core.applications.volumes import Lines, corrected, volume_lines
 from meddiff_core.contract import Condition
 from meddiff_core.diffusion.solvers import Sigmas, solve_adams
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import LabelArray, Latents, Progress, Work
 
-WEIGHT = 2.0
-"""Of a change that no label map measures, and the first one of a search."""
-LARGEST_WEIGHT = 8.0
+HIGHEST = 2.0
+"""Noise level up to which a scan is followed. The outline of a head is settled above it and stays the subject's own:
+from 40 on it moved with the ventricles, and changes outside of them were twice as large."""
+WEIGHT = 4.0
+"""Of a change that no label map measures, and the first of a search: what held-out ventricles needed at least."""
+LARGEST_WEIGHT = 12.0
 """Beyond, volumes are no longer like any scan."""
 SEARCHES = 4
 """Walks at most until the change measures as asked."""
@@ -58,8 +62,9 @@ class _Subject:
     sigmas: Sigmas
     before: Decoded
     """What comes back under its own conditions."""
+    lines: Lines
     volumes: Mapping[str, float]
-    """By label group, in mm3, as they are read from its image alone."""
+    """By label group, in mm3, as its image alone tells them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class _Found:
     weight: float
     changed: Changed
     measured: Mapping[str, float]
-    """Change of each asked volume in mm3, read from images alone."""
+    """Change of each asked volume in mm3, as images alone tell it."""
     share: float | None
     """Of the asked change, 1 is as asked; None where nothing can be measured."""
 
@@ -89,21 +94,27 @@ def counterfactual(models: Models, scan: GridScan, settings: TaskSettings, calib
         raise ConfigurationError("counterfactual: at least one condition must be asked for, is none")
     asked = check_asked(settings.asked, models.contract, settings.extrapolate)
     first = yield from mean_labels(models, calibration)
-    subject = _followed_up(models, scan, asked, first, levels(models, settings.steps))
+    lines = yield from volume_lines(models, calibration, first)
+    subject = _followed_up(models, scan, asked, (first, lines), levels(models, settings.steps, HIGHEST))
     found = yield from _searched(subject)
     yield Progress("counterfactual", SEARCHES, SEARCHES)
     return Outcome(changed_maps(found.changed), _figures(subject, found), _notes(subject, found))
 
 
-def _followed_up(models: Models, scan: GridScan, asked: Condition, first: Probabilities, sigmas: Sigmas) -> _Subject:
+def _followed_up(
+    models: Models, scan: GridScan, asked: Condition, usual: tuple[Probabilities, Lines], sigmas: Sigmas
+) -> _Subject:
+    first, lines = usual
     with exact_inference(models):
         read = read_labels(models, scan.image, first)
-        labels = read if scan.labels is None else scan.labels
-        own = own_condition(scan.condition, labels, asked, models.contract)
+        volumes = corrected(read, models, lines)
+        known = volumes if scan.labels is None else volumes_of(scan.labels, models.contract)
+        own = own_condition(scan.condition, known, asked, models.contract)
         denoised_at = unguided(models, own)
         start = inverted(denoised_at, encode_scan(models, scan, first), sigmas)
         before = models.decode(solve_adams(denoised_at, start, sigmas))
-    return _Subject(models, scan, labels, first, own, asked, start, sigmas, before, volumes_of(read, models.contract))
+    labels = read if scan.labels is None else scan.labels
+    return _Subject(models, scan, labels, first, own, asked, start, sigmas, before, lines, volumes)
 
 
 def _searched(subject: _Subject) -> Work[_Found]:
@@ -136,7 +147,7 @@ def _walked(subject: _Subject, weight: float) -> _Found:
         walk = contrasted(unguided(models, own), unguided(models, own | subject.asked), weight)
         after = models.decode(solve_adams(walk, subject.start, subject.sigmas))
         changed = laid_over(subject.scan, subject.labels, subject.before, after)
-        volumes = volumes_of(read_labels(models, changed.image, subject.first), models.contract)
+        volumes = corrected(read_labels(models, changed.image, subject.first), models, subject.lines)
     wanted = volume_conditions(subject.asked, models.contract)
     measured = {name: volumes[str(spec.group)] - subject.volumes[str(spec.group)] for name, spec in wanted.items()}
     return _Found(weight, changed, measured, _share(subject, measured))

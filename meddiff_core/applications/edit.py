@@ -35,7 +35,7 @@ def edit(models: Models, scan: GridScan, settings: TaskSettings, calibration: Ca
     asked = check_asked(settings.asked, models.contract, settings.extrapolate)
     first = yield from mean_labels(models, calibration)
     labels, latents, before = _encoded(models, scan, first)
-    condition = own_condition(scan.condition, labels, {}, models.contract) | asked
+    condition = own_condition(scan.condition, {}, {}, models.contract) | asked
     denoised_at = models.denoised_under(condition, GUIDANCE if asked else 1.0)
     samples = list[Changed]()
     for number in range(settings.samples):

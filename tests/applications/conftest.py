@@ -1,9 +1,8 @@
-"""Models whose every answer is known: an autoencoder that averages cells, and the exact denoiser of Gaussian latents."""
+"""Models whose answers are known: an autoencoder that averages cells, and the exact denoiser of Gaussian latents."""
 
 import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def one_thread() -> Generator[None, None, None]:
 def models() -> Models:
     """Scans of a bright ball in grey."""
     contract = Contract(
-        spacing_mm=1.0,
+        spacing_mm=(1.0, 1.0, 1.0),
         size=(SIDE,) * 3,
         intensity=IntensityMapping(modality="MR", low=0, high=100, percentiles=(1, 99)),
         mask="none",
@@ -102,12 +101,14 @@ def make_scan(models: Models) -> Callable[..., GridScan]:
     return make
 
 
-@pytest.fixture
-def calibration(models: Models, make_scan: Callable[..., GridScan], tmp_path: Path) -> Calibration:
+@pytest.fixture(scope="session")
+def calibration(
+    models: Models, make_scan: Callable[..., GridScan], tmp_path_factory: pytest.TempPathFactory
+) -> Calibration:
     """Of ten healthy scans, whose label maps are known."""
 
     def scans() -> list[GridScan]:
         healthy = [make_scan(number) for number in range(100, 110)]
         return [replace(scan, labels=(scan.image > 0.7).astype(np.uint8)) for scan in healthy]
 
-    return Calibration(models, scans, tmp_path)
+    return Calibration(models, scans, tmp_path_factory.mktemp("calibration"))

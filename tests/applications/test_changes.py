@@ -1,6 +1,7 @@
 """Counterfactuals and edits of scans whose every answer is known: what was asked for comes, all else stays."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from meddiff_core.applications.settings import TaskSettings
 from meddiff_core.errors import ConfigurationError
 
 
-def settings(**changes):  # type: ignore[no-untyped-def]
+def settings(**changes: Any) -> TaskSettings:
     return TaskSettings(**({"samples": 2, "steps": 8} | changes))
 
 
@@ -72,11 +73,11 @@ def test_a_counterfactual_needs_a_condition(models, make_scan, calibration, fini
 
 
 def test_the_next_weight_lies_where_lines_meet_the_whole_change() -> None:
-    assert next_weight({0.0: 0.0, 2.0: 0.8}) == pytest.approx(2.5)
-    assert next_weight({0.0: 0.0, 2.0: 1.6}) == pytest.approx(1.25)
-    assert next_weight({0.0: 0.0, 2.0: 0.8, 4.0: 1.2}) == pytest.approx(3.0)
-    assert next_weight({0.0: 0.0, 2.0: -0.3}) == pytest.approx(5.0)
-    assert next_weight({0.0: 0.0, 8.0: 0.1}) == 8.0
+    assert next_weight({0.0: 0.0, 4.0: 0.8}) == pytest.approx(5.0)
+    assert next_weight({0.0: 0.0, 4.0: 1.6}) == pytest.approx(2.5)
+    assert next_weight({0.0: 0.0, 4.0: 0.8, 8.0: 1.2}) == pytest.approx(6.0)
+    assert next_weight({0.0: 0.0, 4.0: -0.3}) == pytest.approx(10.0)
+    assert next_weight({0.0: 0.0, 12.0: 0.1}) == 12.0
 
 
 def test_a_stronger_edit_changes_more_and_none_nothing(models, make_scan, calibration, finish) -> None:  # type: ignore[no-untyped-def]
