@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from meddiff_core.applications.coarse import coarse_scan
 from meddiff_core.applications.intake import KSPACE, ScanFiles
@@ -191,7 +192,15 @@ def _foreground(
         raise CaseRefused(case, f"no brain can be extracted: {type(error).__name__}; give --foreground") from error
     if not mask.any():
         raise CaseRefused(case, "no brain was found in it; give --foreground")
-    return mask, [BRAIN_NOTE] if contract.mask == "label" else []
+    return (_largest_piece(mask), [BRAIN_NOTE]) if contract.mask == "label" else (mask, [])
+
+
+def _largest_piece(mask: Mask) -> Mask:
+    """Without specks in an eye or the neck, which move the box: no label map has them."""
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return np.asarray(pieces == sizes.argmax())
 
 
 def _condition(

@@ -76,7 +76,9 @@ _TASKS = (
         "super-resolve",
         "A scan of thick slices on the finer grid of the models.",
         "The factor follows from the two grids. The result has the scan's own axes and field of view; its thick axes "
-        "are divided by a whole number. A scan that is nowhere coarser than the models is refused.",
+        "are divided by a whole number, and what is finer than the models stays. A scan that is nowhere coarser than "
+        "the models is refused.",
+        replaces="change",
         unfamiliar="noted",
         renamed=POSTERIOR,
     ),

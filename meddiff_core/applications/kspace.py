@@ -42,7 +42,8 @@ def is_kspace(path: Path) -> bool:
     if path.suffix == ".npy":
         return True
     try:
-        return bool(nib.load(path).get_data_dtype().kind == "c")
+        image: Any = nib.load(path)
+        return bool(image.get_data_dtype().kind == "c")
     except Exception:  # whatever is wrong with it is said when it is read
         return False
 
@@ -81,7 +82,7 @@ def _numpy(path: Path, contract: Contract) -> tuple[NDArray[Any], NDArray[np.flo
 
 
 def _nifti(path: Path, contract: Contract) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    image = nib.load(path)
+    image: Any = nib.load(path)
     _check(tuple(image.shape), image.get_data_dtype(), contract)
     affine = np.array(image.affine, np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

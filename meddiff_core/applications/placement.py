@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from meddiff_core.applications.kinds import Replaces, TaskKind
 from meddiff_core.applications.outcome import GridMap
@@ -99,17 +100,18 @@ def _turn(orientation: str) -> NDArray[Any]:
 
 
 def refined(own: OwnGrid, coarse: CoarseScan) -> OwnGrid:
-    """The same field of view with coarse axes divided by a whole number, for what is finer than its scan."""
+    """The scan interpolated on its own field of view, with coarse axes divided by a whole number."""
     parts = [max(1, round(factor)) for factor in coarse.factors]
-    array, foreground = own.volume.array, own.foreground
+    foreground = own.foreground
     for axis, count in enumerate(parts):
-        array = np.repeat(array, count, axis)
         foreground = None if foreground is None else np.repeat(foreground, count, axis)
     step = np.diag([*(1 / count for count in parts), 1.0])
     step[:3, 3] = [(1 / count - 1) / 2 for count in parts]
+    size = tuple(length * count for length, count in zip(own.volume.array.shape, parts, strict=True))
+    array = ndimage.affine_transform(own.volume.array, step[:3, :3], step[:3, 3], size, order=1, mode="nearest")
     volume = Volume(array, own.volume.affine @ step)
     header = _made_header(volume, own.orientation)
-    shape = turned_shape(array.shape, own.orientation)
+    shape = turned_shape(size, own.orientation)
     return replace(own, volume=volume, foreground=foreground, header=header, shape=shape)
 
 

@@ -1,7 +1,7 @@
 """`meddiff apply`: every task with its own options and no others, and mistakes that are said before anything starts."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.apply_cli import OPTIONS, app
+from meddiff_core.applications import registry
 from meddiff_core.applications.kinds import KINDS
+from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.types import Progress
 
 Made = Callable[..., Any]
 
@@ -78,3 +81,33 @@ def test_a_command_writes_a_result_and_makes_it_again(
     (finished / "releases").mkdir(exist_ok=True)
     refused = meddiff("apply", "edit", finished, images[0], "--output", finished / "releases" / "out", *options)
     assert refused.status == 2
+
+
+def unchanged(models: Any, scan: Any, settings: Any, calibration: Any) -> Iterator[Progress]:
+    """Stands for any task."""
+    yield Progress("unchanged", 1, 1)
+    return Outcome({"image": GridMap("intensity", scan.image, "as it was")})  # type: ignore[return-value]
+
+
+def know_all(*_: Any) -> Iterator[Progress]:
+    """Stands for the guard, which needs scans of validation subjects."""
+    yield Progress("familiar", 1, 1)
+    return ()  # type: ignore[return-value]
+
+
+@pytest.mark.server
+@pytest.mark.timeout(600)
+def test_a_flow_writes_what_the_command_writes(
+    prefect_api: None, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.apply import apply
+
+    monkeypatch.setitem(registry.TASKS, "edit", unchanged)
+    monkeypatch.setattr("meddiff_core.stages.apply.check_familiar", know_all)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 20)] * 3, indexing="ij"))
+    noise = np.random.default_rng(0).integers(0, 20, (20, 20, 20))
+    ball = (500 + 100 * grid[0] + noise) * ((grid**2).sum(0) < 0.5)
+    nibabel.save(nibabel.Nifti1Image(ball.astype(np.int16), np.diag([2.0, 2, 2, 1])), tmp_path / "ball.nii")
+    done = apply(str(trained), "edit", [str(tmp_path / "ball.nii")], str(tmp_path / "out"))
+    assert done == {"done": 1, "refused": 0, "table": str(tmp_path / "out" / "results.tsv")}
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "out/ball/image.nii.gz").dataobj, ball.astype(np.int16))

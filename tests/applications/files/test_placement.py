@@ -112,6 +112,7 @@ def test_thick_slices_are_observed_where_they_were_measured(
     np.testing.assert_allclose(coarse.image[10, 9], column, atol=1e-6)
     finer = refined(own.own, coarse)
     assert finer.volume.array.shape == (26, 30, 84)
+    np.testing.assert_allclose(finer.volume.array[..., 1::3], scan.array, atol=1e-3)
     edges = [np.array([-0.5, -0.5, -0.5, 1]), np.array([25.5, 29.5, 27.5, 1])]
     edges_of_finer = [np.array([-0.5, -0.5, -0.5, 1]), np.array([25.5, 29.5, 83.5, 1])]
     for edge, other in zip(edges, edges_of_finer, strict=True):
