@@ -34,6 +34,8 @@ from meddiff_core.types import FloatArray, LabelArray, Progress, Volumes, Work
 
 FILL_STEPS, FILL_BATCH, FILL_RATE = 600, 4, 4e-3
 """Of the network that fills holes."""
+SCALE = 10.0
+"""By which its input and output differ from intensities: people differ by a tenth of the range."""
 
 
 def segmenter_of(calibration: Calibration, pairs: Volumes, seed: int) -> Work[Segmenter]:
@@ -53,15 +55,16 @@ def segmenter_of(calibration: Calibration, pairs: Volumes, seed: int) -> Work[Se
 
 @dataclass(frozen=True)
 class Filler:
-    """A trained network that fills holes."""
+    """A trained network that fills holes: what it adds to the training mean."""
 
     network: nn.Module
+    mean: FloatArray
 
     @torch.no_grad()
     def __call__(self, image: FloatArray, hole: Mask) -> FloatArray:
         """The image with the hole filled, elsewhere as it is."""
         with one_thread():
-            found = _fill(self.network.eval(), _shown([image], [hole]))[0, 0].numpy()
+            found = _fill(self.network.eval(), _shown([image], [hole], self.mean))[0].numpy()
         return np.where(hole, np.clip(found, 0, 1), image).astype(np.float32)
 
 
@@ -69,7 +72,7 @@ def filler_of(
     calibration: Calibration, images: Sequence[FloatArray], bodies: Sequence[Mask], seed: int
 ) -> Work[Filler]:
     """A regression U-Net, trained by squared error in holes of the same kind on scans of the train side."""
-    contract = calibration.models.contract
+    contract, mean = calibration.models.contract, np.mean(images, axis=0, dtype=np.float64).astype(np.float32)
 
     def train(models: Models, _: list[GridScan]) -> Work[Tensors]:
         network = _filling_network(contract, seed)
@@ -79,7 +82,7 @@ def filler_of(
                 set_learning_rate(optimizer, FILL_RATE * learning_rate_factor(step, FILL_STEPS))
                 rows = batch_indices(len(images), FILL_BATCH, step, seed, "fill").tolist()
                 holes = [random_hole(bodies[row], derive_seed(seed, "fill", step, row)) for row in rows]
-                loss = _hole_error(network, [images[row] for row in rows], holes)
+                loss = _hole_error(network, [images[row] for row in rows], holes, mean)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -87,34 +90,37 @@ def filler_of(
                     yield Progress("train the network that fills holes", step + 1, FILL_STEPS)
         return _state(network)
 
-    kept = yield from calibration.kept("measured-filler", train)
+    kept = yield from calibration.kept("measured-hole-filler", train)
     network = _filling_network(contract, seed)
     network.load_state_dict(dict(kept))
-    return Filler(network)
+    return Filler(network, mean)
 
 
-def _hole_error(network: nn.Module, images: Sequence[FloatArray], holes: Sequence[Mask]) -> Tensor:
+def _hole_error(network: nn.Module, images: Sequence[FloatArray], holes: Sequence[Mask], mean: FloatArray) -> Tensor:
     """Mean squared error, each hole alike."""
-    filled = _fill(network, _shown(images, holes))[:, 0]
+    filled = _fill(network, _shown(images, holes, mean))
     truth, inside = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(holes))
     each = ((filled - truth).square() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp_min(1)
     return each.mean()
 
 
-def _shown(images: Sequence[FloatArray], holes: Sequence[Mask]) -> Tensor:
-    """(b, 2, i, j, k): the image with nothing in the hole, and the hole."""
-    shown = [np.stack([np.where(hole, 0, image), hole]) for image, hole in zip(images, holes, strict=True)]
+def _shown(images: Sequence[FloatArray], holes: Sequence[Mask], mean: FloatArray) -> Tensor:
+    """(b, 3, i, j, k): how the image differs from the mean outside the hole, the hole, and the mean."""
+    shown = [
+        np.stack([np.where(hole, 0, image - mean) * SCALE, hole, mean])
+        for image, hole in zip(images, holes, strict=True)
+    ]
     return torch.from_numpy(np.stack(shown).astype(np.float32))
 
 
 def _fill(network: nn.Module, shown: Tensor) -> Tensor:
-    """On any grid: padded to what the network can halve, and cropped again."""
+    """(b, i, j, k) the mean and what the network adds; padded to what it can halve, and cropped again."""
     sides = shown.shape[2:]
     wanted = [-(-side // 8) * 8 for side in sides]
     ends = [end for side, whole in zip(sides, wanted, strict=True) for end in (whole - side, 0)]
     padded = torch.nn.functional.pad(shown, ends[::-1])
     answer: Tensor = network(padded.contiguous(memory_format=torch.channels_last_3d))
-    return answer[:, :, : sides[0], : sides[1], : sides[2]]
+    return shown[:, 2] + answer[:, 0, : sides[0], : sides[1], : sides[2]] / SCALE
 
 
 def _filling_network(contract: Contract, seed: int) -> nn.Module:
@@ -125,7 +131,7 @@ def _filling_network(contract: Contract, seed: int) -> nn.Module:
         torch.manual_seed(derive_seed(seed, "fill", "weights"))
         network: nn.Module = UNet(
             spatial_dims=3,
-            in_channels=2,
+            in_channels=3,
             out_channels=1,
             channels=CHANNELS,
             strides=strides,  # type: ignore[arg-type]  # one for each axis is fine
