@@ -72,7 +72,8 @@ def filler_of(
     calibration: Calibration, images: Sequence[FloatArray], bodies: Sequence[Mask], seed: int
 ) -> Work[Filler]:
     """A regression U-Net, trained by squared error in holes of the same kind on scans of the train side."""
-    contract, mean = calibration.models.contract, np.mean(images, axis=0, dtype=np.float64).astype(np.float32)
+    contract = calibration.models.contract
+    mean = np.asarray(np.mean(images, axis=0, dtype=np.float64), dtype=np.float32)
 
     def train(models: Models, _: list[GridScan]) -> Work[Tensors]:
         network = _filling_network(contract, seed)
