@@ -23,6 +23,9 @@ else
 INIT_OPTIONS ?= --images $(DATA)
 endif
 RUN_OPTIONS ?=
+# `make demo TASKS=1` measures every task of the trained models as well, on few scans.
+TASKS ?=
+TASK_OPTIONS ?= --scans 3 --samples 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all validators bench client lint format clean
@@ -37,12 +40,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[imagenet,privacy,test,lint]"
 	touch $@
 
-demo: $(READY)  ## From scans to a release, below ./demo. DATA=folder for your own, SUBJECTS=n for more phantoms.
+demo: $(READY)  ## From scans to a release, below ./demo. DATA=folder: your own; SUBJECTS=n phantoms; TASKS=1: tasks too.
 ifeq ($(DATA),)
 	test -d $(DEMO)/scans || $(BIN)/meddiff phantoms $(DEMO)/scans $(PHANTOM_OPTIONS)
 endif
 	test -f $(STUDY) || $(BIN)/meddiff init $(DEMO)/study $(INIT_OPTIONS)
 	$(BIN)/meddiff run $(STUDY) $(RUN_OPTIONS)
+ifneq ($(TASKS),)
+	$(BIN)/meddiff tasks $(STUDY) $(TASK_OPTIONS)
+	mkdir -p $(DEMO)/pictures
+	cp $(DEMO)/study/figures/task-*.png $(DEMO)/pictures/
+endif
 
 test: $(READY)  ## The fast tests.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile

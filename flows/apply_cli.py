@@ -82,7 +82,7 @@ def _add(kind: TaskKind) -> None:
         ]
     )
     command.__annotations__ = {name: hint for name, (hint, _) in parameters.items()}
-    app.command(kind.name, help=f"{kind.summary}\n\n{kind.text}")(command)
+    app.command(kind.name, help="\n\n".join(filter(None, (kind.summary, kind.text, kind.measured))))(command)
 
 
 for _kind in KINDS.values():

@@ -1,14 +1,13 @@
 """The `meddiff` command. It imports nothing heavy until a subcommand needs it, so that `--help` is instant."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows import apply_cli, release_cli
+from flows import apply_cli, release_cli, tasks_cli
+from flows.engines import engines
 from flows.release_cli import Quiet
 
 app = typer.Typer(
@@ -91,7 +90,7 @@ def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> No
     from meddiff_core.workspace import Workspace
 
     print("\n".join(describe_inventory(look_at_scans(Workspace.open(study)), examples=True)), end="\n\n", flush=True)
-    with _engines(study, verbose, quiet):
+    with engines(study, verbose, quiet):
         from flows.prepare import plan as flow
         from tasks.summary import describe_plan
 
@@ -107,7 +106,7 @@ def run(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> Non
 
         print(describe_run(study))
         return
-    with _engines(study, verbose, quiet):
+    with engines(study, verbose, quiet):
         from flows.synthesize import synthesize
         from tasks.summary import describe_run
 
@@ -136,7 +135,7 @@ def _run_stage(study: Path, name: str, verbose: bool, quiet: bool) -> None:
     from tasks.summary import describe_stage
 
     if not _is_finished(study, name, quiet):
-        with _engines(study, verbose, quiet):
+        with engines(study, verbose, quiet):
             from importlib import import_module
 
             getattr(import_module(f"flows.{name}"), name)(str(study))
@@ -215,7 +214,7 @@ def import_model(
     from meddiff_core.models.imported.description import read_description
 
     read_description(description)
-    with _engines(study, verbose, quiet):
+    with engines(study, verbose, quiet):
         from flows.import_model import import_model as flow
         from tasks.summary import describe_stage
 
@@ -241,7 +240,7 @@ def tune_solver(
     from meddiff_core.workspace import Workspace
 
     Workspace.open(study).require("denoiser")
-    with _engines(study, verbose, quiet):
+    with engines(study, verbose, quiet):
         from flows.tune_solver import tune_solver as flow
         from meddiff_core.stages.tune import describe_solvers
 
@@ -266,6 +265,7 @@ def phantoms(
 
 
 app.add_typer(apply_cli.app)
+app.add_typer(tasks_cli.app)
 app.add_typer(release_cli.app)
 
 
@@ -286,30 +286,6 @@ def _is_finished(study: Path, stage: str, quiet: bool) -> bool:
         for name in names:
             echo(f"{name}: up to date")
     return True
-
-
-@contextmanager
-def _engines(study: Path, verbose: bool, quiet: bool) -> Iterator[None]:
-    """Check the study, then start what a flow needs: environment, local API, and a console to speak on."""
-    from meddiff_core.stages.lock import locked
-    from meddiff_core.workspace import Workspace
-    from tasks.environment import prepare_environment
-    from tasks.local_api import local_api
-    from tasks.progress import console_for, speaking
-
-    folder = Workspace.open(study).folder
-    prepare_environment(folder, verbose=verbose)
-    with locked(folder), local_api(folder) as wait_for_api, speaking(console_for(quiet=quiet)):
-        _import_flows()
-        wait_for_api()
-        yield
-
-
-def _import_flows() -> Any:
-    """While the API starts: importing torch and MONAI takes as long."""
-    import flows.synthesize
-
-    return flows.synthesize
 
 
 if __name__ == "__main__":

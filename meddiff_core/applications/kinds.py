@@ -30,6 +30,8 @@ class TaskKind:
     """First line of its help."""
     text: str
     """What a user should know before it is used."""
+    measured: str = ""
+    """How it did beside plain methods on held-out scans; a loss is said as plainly as a win. See `meddiff tasks`."""
     takes: tuple[str, ...] = ()
     """Options besides the common ones."""
     replaces: Replaces = "whole"
@@ -53,6 +55,8 @@ _TASKS = (
         "Label map of a scan, from the joint model of image and labels.",
         "Samples what the labels can be, given the image; the map is the most likely value of each voxel, and the "
         "uncertainty says how far the samples agree.",
+        measured="A U-Net that was trained for it on the same pairs is better: Dice 0.83 against 0.79 on 4 held-out "
+        "brains (IXI, 4 mm).",
         needs_labels=True,
         renamed=POSTERIOR,
     ),

@@ -244,7 +244,9 @@ def checkpoint_selection(record: SelectionRecord, kind: str = "svg") -> bytes:
     for axes in (distances, memorisation, membership):
         axes.axvline(record.step, color=INK, linewidth=0.8)
         axes.grid(True, axis="y")
-    return _svg(figure, "Checkpoint selection of the denoiser by samples") if kind == "svg" else _picture(figure, kind)
+    return (
+        _svg(figure, "Checkpoint selection of the denoiser by samples") if kind == "svg" else as_picture(figure, kind)
+    )
 
 
 def tuning(measured: Tuning, kind: str = "svg") -> bytes:
@@ -268,7 +270,7 @@ def tuning(measured: Tuning, kind: str = "svg") -> bytes:
     distances.set_ylabel("kernel distance")
     errors.set(xlabel="evaluations", ylabel="error")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    return _svg(figure, "Solvers by network evaluations") if kind == "svg" else _picture(figure, kind)
+    return _svg(figure, "Solvers by network evaluations") if kind == "svg" else as_picture(figure, kind)
 
 
 def guidance(choice: GuidanceChoice, kind: str = "svg") -> bytes:
@@ -296,7 +298,7 @@ def guidance(choice: GuidanceChoice, kind: str = "svg") -> bytes:
     slopes.set_ylabel("slope")
     distances.set(xlabel="weight of the guidance", ylabel="kernel distance")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return _svg(figure, "Slope and distance by weight of the guidance") if kind == "svg" else _picture(figure, kind)
+    return _svg(figure, "Slope and distance by weight of the guidance") if kind == "svg" else as_picture(figure, kind)
 
 
 def _plot_solver(distances: Axes, errors: Axes, walks: Sequence[Walk], colour: str) -> None:
@@ -352,7 +354,7 @@ def _figures(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]
     return figure, column
 
 
-def _picture(figure: Figure, kind: str) -> bytes:
+def as_picture(figure: Figure, kind: str = "png") -> bytes:
     """The figure as pixels on white, for viewers that show no SVG."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
