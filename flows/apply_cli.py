@@ -99,9 +99,9 @@ def _run(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    from meddiff_core.applications.intake import read_options
-    from meddiff_core.applications.known import parse_conditions, read_contract
-    from meddiff_core.applications.writing import check_output, output_places
+    from meddiff_core.applications.files.intake import read_options
+    from meddiff_core.applications.files.known import parse_conditions, read_contract
+    from meddiff_core.applications.files.writing import check_output, output_places
     from meddiff_core.workspace import Workspace
 
     contract = read_contract(Workspace.open(study).path("autoencoder"))

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from meddiff_core.applications.anomaly import anomaly
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.counterfactual import counterfactual
-from meddiff_core.applications.denoise import denoise
-from meddiff_core.applications.edit import edit
-from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.reconstruct import reconstruct
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import score
-from meddiff_core.applications.segment import segment
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.super_resolve import super_resolve
+from meddiff_core.applications.tasks.anomaly import anomaly
+from meddiff_core.applications.tasks.counterfactual import counterfactual
+from meddiff_core.applications.tasks.denoise import denoise
+from meddiff_core.applications.tasks.edit import edit
+from meddiff_core.applications.tasks.inpaint import inpaint
+from meddiff_core.applications.tasks.reconstruct import reconstruct
+from meddiff_core.applications.tasks.score import score
+from meddiff_core.applications.tasks.segment import segment
+from meddiff_core.applications.tasks.super_resolve import super_resolve
 from meddiff_core.types import Work
 
 Task = Callable[[Models, GridScan, TaskSettings, Calibration], Work[Outcome]]

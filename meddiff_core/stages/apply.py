@@ -16,18 +16,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from meddiff_core.applications.conforming import TakenIn, take_in
-from meddiff_core.applications.familiar import check_familiar
-from meddiff_core.applications.intake import ScanFiles, find_scans, read_options
-from meddiff_core.applications.kinds import TaskKind, kind_of
-from meddiff_core.applications.known import read_contract
-from meddiff_core.applications.kspace import is_kspace
-from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.picture import plot_result
-from meddiff_core.applications.placement import OwnGrid, as_nifti, place, refined
-from meddiff_core.applications.registry import TASKS
-from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.writing import (
+from meddiff_core.applications.files.conforming import TakenIn, take_in
+from meddiff_core.applications.files.intake import ScanFiles, find_scans, read_options
+from meddiff_core.applications.files.known import read_contract
+from meddiff_core.applications.files.kspace import is_kspace
+from meddiff_core.applications.files.picture import plot_result
+from meddiff_core.applications.files.placement import OwnGrid, as_nifti, place, refined
+from meddiff_core.applications.files.writing import (
     README,
     TABLE,
     FileUsed,
@@ -44,6 +39,11 @@ from meddiff_core.applications.writing import (
     write_result,
     write_table,
 )
+from meddiff_core.applications.kinds import TaskKind, kind_of
+from meddiff_core.applications.outcome import Outcome
+from meddiff_core.applications.registry import TASKS
+from meddiff_core.applications.settings import TaskSettings
+from meddiff_core.applications.tasks.familiar import check_familiar
 from meddiff_core.artefacts import digest_file
 from meddiff_core.data.fingerprint import all_refused
 from meddiff_core.data.nifti import is_volume

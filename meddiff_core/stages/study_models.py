@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.known import read_contract
+from meddiff_core.applications.files.known import read_contract
 from meddiff_core.applications.models import open_models
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.artefacts import digest_of

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meddiff_core.applications.counterfactual import counterfactual, next_weight
-from meddiff_core.applications.edit import edit, sigma_of
 from meddiff_core.applications.settings import TaskSettings
+from meddiff_core.applications.tasks.counterfactual import counterfactual, next_weight
+from meddiff_core.applications.tasks.edit import edit, sigma_of
 from meddiff_core.errors import ConfigurationError
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from meddiff_core.applications.likelihood import bits_per_dimension, log_likelihood
-from meddiff_core.applications.starts import LOWEST, levels
+from meddiff_core.applications.tasks.likelihood import bits_per_dimension, log_likelihood
+from meddiff_core.applications.tasks.starts import LOWEST, levels
 from meddiff_core.types import Latents, Sigma
 
 STD = 0.5

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from meddiff_core.applications.models import Decoded
-from meddiff_core.applications.observation import (
+from meddiff_core.applications.posterior.observation import (
     Operator,
     blurred,
     downsampled,

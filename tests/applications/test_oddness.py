@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from meddiff_core.applications.anomaly import anomaly, fit_expectation
 from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import SCORES, p_value, score
 from meddiff_core.applications.settings import TaskSettings
+from meddiff_core.applications.tasks.anomaly import anomaly, fit_expectation
+from meddiff_core.applications.tasks.score import SCORES, p_value, score
 
 SETTINGS = TaskSettings(samples=2, steps=8)
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from meddiff_core.applications.models import Decoded
-from meddiff_core.applications.observation import Observation, image_alone, voxels
-from meddiff_core.applications.posterior import Effort, Posterior, observed
+from meddiff_core.applications.posterior.observation import Observation, image_alone, voxels
+from meddiff_core.applications.posterior.observed import Effort, Posterior, observed
 from meddiff_core.diffusion.solvers import Sigmas, solve_heun
 from meddiff_core.types import Latents, Sigma
 

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.denoise import denoise
-from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.models import Models
-from meddiff_core.applications.observation import Observation, image_alone
 from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.reconstruct import cartesian_mask, reconstruct
-from meddiff_core.applications.sampling import PosteriorSamples, sample_posterior
+from meddiff_core.applications.posterior.observation import Observation, image_alone
+from meddiff_core.applications.posterior.sampling import PosteriorSamples, sample_posterior
+from meddiff_core.applications.posterior.tolerance import tolerance
 from meddiff_core.applications.scans import CoarseScan, GridScan
-from meddiff_core.applications.segment import segment
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.super_resolve import super_resolve
-from meddiff_core.applications.tolerance import tolerance
+from meddiff_core.applications.tasks.denoise import denoise
+from meddiff_core.applications.tasks.inpaint import inpaint
+from meddiff_core.applications.tasks.reconstruct import cartesian_mask, reconstruct
+from meddiff_core.applications.tasks.segment import segment
+from meddiff_core.applications.tasks.super_resolve import super_resolve
 from meddiff_core.errors import ConfigurationError
 
 SETTINGS = TaskSettings(samples=2, levels=5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from meddiff_core.applications.starts import HIGHEST, LOWEST, inverted, levels, noise, restarted, upwards
+from meddiff_core.applications.tasks.starts import HIGHEST, LOWEST, inverted, levels, noise, restarted, upwards
 from meddiff_core.diffusion.solvers import solve_adams
 from meddiff_core.types import Latents, Sigma
 

@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from meddiff_core.applications.anomaly import anomaly
-from meddiff_core.applications.counterfactual import counterfactual
-from meddiff_core.applications.denoise import denoise
-from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.measured.bench import Bench, Subject, Task, scan_of
 from meddiff_core.applications.measured.figures import average_precision, psnr
 from meddiff_core.applications.measured.measurement import result_of
@@ -23,11 +19,15 @@ from meddiff_core.applications.measured.planted import FAULTS, lines_measured, p
 from meddiff_core.applications.measured.restoring import coarsened, interpolated, zero_filled
 from meddiff_core.applications.measured.scoring import SCORE
 from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.reconstruct import reconstruct
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import score
-from meddiff_core.applications.segment import segment
-from meddiff_core.applications.super_resolve import super_resolve
+from meddiff_core.applications.tasks.anomaly import anomaly
+from meddiff_core.applications.tasks.counterfactual import counterfactual
+from meddiff_core.applications.tasks.denoise import denoise
+from meddiff_core.applications.tasks.inpaint import inpaint
+from meddiff_core.applications.tasks.reconstruct import reconstruct
+from meddiff_core.applications.tasks.score import score
+from meddiff_core.applications.tasks.segment import segment
+from meddiff_core.applications.tasks.super_resolve import super_resolve
 from meddiff_core.evidence.utility.segmentation import dice_scores
 from meddiff_core.generation.best_of import structure_volumes
 from meddiff_core.stages.measure_tasks import open_bench

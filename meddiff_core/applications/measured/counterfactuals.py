@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from meddiff_core.applications.counterfactual import counterfactual
 from meddiff_core.applications.measured.bench import Bench, InMemory, Panel, Subject, scan_of
 from meddiff_core.applications.measured.figures import psnr
 from meddiff_core.applications.measured.measurement import Measurement, autoencoded_truth, result_of
 from meddiff_core.applications.measured.table import Goal, Measure, Value
 from meddiff_core.applications.scans import Mask
+from meddiff_core.applications.tasks.counterfactual import counterfactual
 from meddiff_core.contract import Condition, ContinuousCondition
 from meddiff_core.evidence.features.contrastive import ContrastiveFeatures
 from meddiff_core.evidence.utility.segmentation import Segmenter

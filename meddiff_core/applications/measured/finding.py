@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from meddiff_core.applications.anomaly import anomaly
 from meddiff_core.applications.measured.bench import Bench, Panel, Subject, scan_of
 from meddiff_core.applications.measured.figures import average_precision, dice_at_false_positives
 from meddiff_core.applications.measured.measurement import Measurement, result_of
 from meddiff_core.applications.measured.planted import Kind, Lesion, plant_lesion
 from meddiff_core.applications.measured.table import Goal, Measure, Value
+from meddiff_core.applications.tasks.anomaly import anomaly
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import FloatArray, Progress, Work
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from meddiff_core.applications.inpaint import inpaint
 from meddiff_core.applications.measured.bench import Bench, Panel, Subject, scan_of
 from meddiff_core.applications.measured.figures import coverage, spread_against_error
 from meddiff_core.applications.measured.measurement import (
@@ -20,6 +19,7 @@ from meddiff_core.applications.measured.planted import random_hole
 from meddiff_core.applications.measured.restoring import harmonic_fill
 from meddiff_core.applications.measured.table import Goal, Measure, Value
 from meddiff_core.applications.scans import Mask
+from meddiff_core.applications.tasks.inpaint import inpaint
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import FloatArray, Progress, Work
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from meddiff_core.applications.denoise import denoise
 from meddiff_core.applications.measured.bench import Bench, Panel, Subject, scan_of
 from meddiff_core.applications.measured.measurement import (
     PSNR,
@@ -30,9 +29,10 @@ from meddiff_core.applications.measured.restoring import (
 )
 from meddiff_core.applications.measured.table import Goal, Value
 from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.reconstruct import reconstruct
 from meddiff_core.applications.scans import Mask
-from meddiff_core.applications.super_resolve import super_resolve
+from meddiff_core.applications.tasks.denoise import denoise
+from meddiff_core.applications.tasks.reconstruct import reconstruct
+from meddiff_core.applications.tasks.super_resolve import super_resolve
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import FloatArray, Progress, Work
 

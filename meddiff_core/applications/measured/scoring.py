@@ -13,7 +13,7 @@ from meddiff_core.applications.measured.planted import FAULTS
 from meddiff_core.applications.measured.table import Goal, Measure, Value
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import score
+from meddiff_core.applications.tasks.score import score
 from meddiff_core.generation.predictors import latent_features
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.types import FloatArray, LabelArray, Message, Progress, Work

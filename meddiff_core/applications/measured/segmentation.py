@@ -8,7 +8,7 @@ from meddiff_core.applications.measured.bench import Bench, Panel, Subject
 from meddiff_core.applications.measured.figures import STATISTICS
 from meddiff_core.applications.measured.measurement import Measurement, autoencoded_truth, result_of, spread_of
 from meddiff_core.applications.measured.table import Goal, Measure, Value
-from meddiff_core.applications.segment import segment
+from meddiff_core.applications.tasks.segment import segment
 from meddiff_core.evidence.utility.segmentation import dice_scores
 from meddiff_core.types import FloatArray, LabelArray, Progress, Work
 

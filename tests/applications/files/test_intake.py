@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from meddiff_core.applications import conforming
-from meddiff_core.applications.conforming import is_label_map, take_in
-from meddiff_core.applications.intake import Beside, ScanFiles, find_scans, read_options
+from meddiff_core.applications.files.conforming import is_label_map, take_in
+from meddiff_core.applications.files.intake import Beside, ScanFiles, find_scans, read_options
+from meddiff_core.applications.files.known import parse_conditions
+from meddiff_core.applications.files.masks import MOST_VOXELS
 from meddiff_core.applications.kinds import KINDS
-from meddiff_core.applications.known import parse_conditions
-from meddiff_core.applications.masks import MOST_VOXELS
 from meddiff_core.contract import IntensityMapping
 from meddiff_core.errors import CaseRefused, ConfigurationError, DataRefused
 from meddiff_core.types import CaseRef

@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from meddiff_core.applications.coarse import coarse_scan
-from meddiff_core.applications.conforming import take_in
-from meddiff_core.applications.intake import ScanFiles
+from meddiff_core.applications.files.coarse import coarse_scan
+from meddiff_core.applications.files.conforming import take_in
+from meddiff_core.applications.files.intake import ScanFiles
+from meddiff_core.applications.files.placement import as_nifti, place, refined
 from meddiff_core.applications.kinds import KINDS
 from meddiff_core.applications.outcome import GridMap
-from meddiff_core.applications.placement import as_nifti, place, refined
 from meddiff_core.errors import CaseRefused
 from meddiff_core.types import CaseRef
 

@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddiff_core.applications.files.writing import PATIENT_DATA
 from meddiff_core.applications.kinds import KINDS
 from meddiff_core.applications.registry import TASKS
-from meddiff_core.applications.writing import PATIENT_DATA
 from meddiff_core.artefacts import digest_file
 from meddiff_core.distribution.catalogue import list_releases
 from meddiff_core.errors import ConfigurationError, DataRefused, IntegrityError, MeddiffError

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from meddiff_core.applications.calibration import Calibration, Tensors
-from meddiff_core.applications.encoding import mean_labels
 from meddiff_core.applications.kinds import TaskKind
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import denoising_errors, outlier_score
+from meddiff_core.applications.tasks.encoding import mean_labels
+from meddiff_core.applications.tasks.score import denoising_errors, outlier_score
 from meddiff_core.errors import CaseRefused
 from meddiff_core.types import Progress, Work
 

@@ -11,14 +11,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.encoding import label_channels
 from meddiff_core.applications.models import Models
-from meddiff_core.applications.observation import Observation, labels_in, voxels
 from meddiff_core.applications.outcome import GridMap, Outcome
-from meddiff_core.applications.sampling import sample_posterior
+from meddiff_core.applications.posterior.observation import Observation, labels_in, voxels
+from meddiff_core.applications.posterior.sampling import sample_posterior
+from meddiff_core.applications.posterior.tolerance import tolerance
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.tolerance import tolerance
+from meddiff_core.applications.tasks.encoding import label_channels
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Work
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from meddiff_core.applications.coarse import coarse_scan
-from meddiff_core.applications.intake import KSPACE, ScanFiles
+from meddiff_core.applications.files.coarse import coarse_scan
+from meddiff_core.applications.files.intake import KSPACE, ScanFiles
+from meddiff_core.applications.files.kspace import is_kspace, read_kspace
+from meddiff_core.applications.files.masks import check_size, hole_on_grid, read_mask
+from meddiff_core.applications.files.placement import OwnGrid, own_grid
 from meddiff_core.applications.kinds import TaskKind
-from meddiff_core.applications.kspace import is_kspace, read_kspace
-from meddiff_core.applications.masks import check_size, hole_on_grid, read_mask
-from meddiff_core.applications.placement import OwnGrid, own_grid
 from meddiff_core.applications.scans import GridScan, Mask
 from meddiff_core.contract import Condition, ContinuousCondition, Contract, spacing_text
 from meddiff_core.data.conform import Conformed, Loaded, conform_scan, ends_of, nearest

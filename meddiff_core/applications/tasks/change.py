@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from meddiff_core.applications.encoding import Probabilities, encode_image, image_of
 from meddiff_core.applications.models import Decoded, Models
 from meddiff_core.applications.outcome import GridMap
 from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.tasks.encoding import Probabilities, encode_image, image_of
 from meddiff_core.contract import Condition, Contract
 from meddiff_core.diffusion.solvers import DenoisedAt
 from meddiff_core.generation.best_of import structure_volumes

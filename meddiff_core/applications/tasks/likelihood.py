@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from meddiff_core.applications.starts import upwards
+from meddiff_core.applications.tasks.starts import upwards
 from meddiff_core.diffusion.solvers import DenoisedAt, Sigmas
 from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import Latents

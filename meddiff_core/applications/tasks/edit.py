@@ -7,15 +7,15 @@ The result is the first sample: a mean of samples is smoother than any scan. The
 
 import numpy as np
 
-from meddiff_core.applications.asked import check_asked, own_condition
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.change import Changed, changed_maps, laid_over, read_labels, rms, volumes_of
-from meddiff_core.applications.encoding import Probabilities, encode_scan, mean_labels
 from meddiff_core.applications.models import Decoded, Models
 from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.starts import HIGHEST, exact_inference, levels, restarted, seed_of
+from meddiff_core.applications.tasks.asked import check_asked, own_condition
+from meddiff_core.applications.tasks.change import Changed, changed_maps, laid_over, read_labels, rms, volumes_of
+from meddiff_core.applications.tasks.encoding import Probabilities, encode_scan, mean_labels
+from meddiff_core.applications.tasks.starts import HIGHEST, exact_inference, levels, restarted, seed_of
 from meddiff_core.contract import Condition
 from meddiff_core.diffusion.solvers import DenoisedAt, solve_adams
 from meddiff_core.errors import ConfigurationError

@@ -9,9 +9,13 @@ the changed image measures as asked.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from meddiff_core.applications.asked import check_asked, own_condition, volume_conditions
 from meddiff_core.applications.calibration import Calibration
-from meddiff_core.applications.change import (
+from meddiff_core.applications.models import Decoded, Models
+from meddiff_core.applications.outcome import Outcome
+from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.settings import TaskSettings
+from meddiff_core.applications.tasks.asked import check_asked, own_condition, volume_conditions
+from meddiff_core.applications.tasks.change import (
     Changed,
     changed_maps,
     contrasted,
@@ -22,13 +26,9 @@ from meddiff_core.applications.change import (
     rms,
     volumes_of,
 )
-from meddiff_core.applications.encoding import Probabilities, encode_scan, image_of, mean_labels
-from meddiff_core.applications.models import Decoded, Models
-from meddiff_core.applications.outcome import Outcome
-from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.starts import exact_inference, inverted, levels, unguided
-from meddiff_core.applications.volumes import Lines, corrected, volume_lines
+from meddiff_core.applications.tasks.encoding import Probabilities, encode_scan, image_of, mean_labels
+from meddiff_core.applications.tasks.starts import exact_inference, inverted, levels, unguided
+from meddiff_core.applications.tasks.volumes import Lines, corrected, volume_lines
 from meddiff_core.contract import Condition
 from meddiff_core.diffusion.solvers import Sigmas, solve_adams
 from meddiff_core.errors import ConfigurationError

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from meddiff_core.applications.calibration import Tensors
 from meddiff_core.applications.models import Decoded, Models
-from meddiff_core.applications.observation import Observation
-from meddiff_core.applications.posterior import Effort, Posterior, observed
+from meddiff_core.applications.posterior.observation import Observation
+from meddiff_core.applications.posterior.observed import Effort, Posterior, observed
+from meddiff_core.applications.posterior.tolerance import as_images
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.tolerance import as_images
 from meddiff_core.diffusion.solvers import Sigmas, solve_adams
 from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.inference.packed import one_thread

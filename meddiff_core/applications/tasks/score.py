@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from meddiff_core.applications.calibration import Calibration, Tensors
-from meddiff_core.applications.change import read_labels, rms
-from meddiff_core.applications.encoding import Probabilities, encode_image, image_of, mean_labels
-from meddiff_core.applications.likelihood import bits_per_dimension, log_likelihood
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.outcome import Outcome
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.starts import exact_inference, levels, unguided
+from meddiff_core.applications.tasks.change import read_labels, rms
+from meddiff_core.applications.tasks.encoding import Probabilities, encode_image, image_of, mean_labels
+from meddiff_core.applications.tasks.likelihood import bits_per_dimension, log_likelihood
+from meddiff_core.applications.tasks.starts import exact_inference, levels, unguided
 from meddiff_core.evidence.intervals import Matrix
 from meddiff_core.evidence.screening.outlier import SIGMAS, Probe
 from meddiff_core.models.randomness import derive_seed

@@ -11,13 +11,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from meddiff_core.applications.calibration import Calibration, Tensors
-from meddiff_core.applications.encoding import Probabilities, encode_image, image_of, mean_labels
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.outcome import GridMap, Outcome
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.score import p_value
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.starts import exact_inference, restarted, seed_of, unguided
+from meddiff_core.applications.tasks.encoding import Probabilities, encode_image, image_of, mean_labels
+from meddiff_core.applications.tasks.score import p_value
+from meddiff_core.applications.tasks.starts import exact_inference, restarted, seed_of, unguided
 from meddiff_core.types import FloatArray, Latents, Progress, Work
 
 SIGMAS = (0.6, 1.0)

@@ -14,10 +14,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration, Tensors
-from meddiff_core.applications.encoding import encode_scan, label_channels, mean_labels
 from meddiff_core.applications.models import Decoded, Models
-from meddiff_core.applications.observation import along_axes, spectrum
+from meddiff_core.applications.posterior.observation import along_axes, spectrum
 from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.tasks.encoding import encode_scan, label_channels, mean_labels
 from meddiff_core.models.inference.packed import one_thread
 from meddiff_core.types import Images, Latents, Progress, Work
 

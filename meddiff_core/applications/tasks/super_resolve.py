@@ -11,12 +11,12 @@ from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.models import Models
-from meddiff_core.applications.observation import Observation, Profile, along_axes, downsampled, thick_voxels
 from meddiff_core.applications.outcome import GridMap, Outcome
-from meddiff_core.applications.sampling import sample_posterior
+from meddiff_core.applications.posterior.observation import Observation, Profile, along_axes, downsampled, thick_voxels
+from meddiff_core.applications.posterior.sampling import sample_posterior
+from meddiff_core.applications.posterior.tolerance import coarse_std, tolerance
 from meddiff_core.applications.scans import CoarseScan, GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.tolerance import coarse_std, tolerance
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Work
 

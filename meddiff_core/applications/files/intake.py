@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from meddiff_core.applications.files.known import checked_conditions
 from meddiff_core.applications.kinds import TaskKind
-from meddiff_core.applications.known import checked_conditions
 from meddiff_core.applications.settings import TaskSettings
 from meddiff_core.contract import Condition, ConditionSpec, Contract, Frozen
 from meddiff_core.data.identity.case_ids import with_unique_ids

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from meddiff_core.applications.calibration import Calibration, Tensors
 from meddiff_core.applications.models import Models
-from meddiff_core.applications.observation import Observation, magnitudes, spectrum, voxels
 from meddiff_core.applications.outcome import GridMap, Outcome
-from meddiff_core.applications.sampling import sample_posterior
+from meddiff_core.applications.posterior.observation import Observation, magnitudes, spectrum, voxels
+from meddiff_core.applications.posterior.sampling import sample_posterior
+from meddiff_core.applications.posterior.tolerance import noise_energy, tolerance
 from meddiff_core.applications.scans import GridScan
 from meddiff_core.applications.settings import TaskSettings
-from meddiff_core.applications.tolerance import noise_energy, tolerance
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.types import Work
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from meddiff_core.applications.calibration import Calibration, Tensors
-from meddiff_core.applications.change import read_labels, volumes_of
-from meddiff_core.applications.encoding import Probabilities
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan
-from meddiff_core.applications.starts import exact_inference
+from meddiff_core.applications.tasks.change import read_labels, volumes_of
+from meddiff_core.applications.tasks.encoding import Probabilities
+from meddiff_core.applications.tasks.starts import exact_inference
 from meddiff_core.types import LabelArray, Progress, Work
 
 FEWEST = 8

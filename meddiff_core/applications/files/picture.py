@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from meddiff_core.applications.files.placement import OwnGrid
 from meddiff_core.applications.outcome import GridMap
-from meddiff_core.applications.placement import OwnGrid
 from meddiff_core.data.foreground import body_of, box_of
 from meddiff_core.data.prepared import GROUND, INK, QUIET, View, plot_slice, view_of
 from meddiff_core.types import LabelArray

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from meddiff_core.applications.models import Decoded
-from meddiff_core.applications.observation import Observation
+from meddiff_core.applications.posterior.observation import Observation
 from meddiff_core.diffusion.solvers import DenoisedAt
 from meddiff_core.models.randomness import generator_for
 from meddiff_core.types import Latents, Sigma
