@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from meddiff_core.applications import conforming
+from meddiff_core.applications.files import conforming
 from meddiff_core.applications.files.conforming import is_label_map, take_in
 from meddiff_core.applications.files.intake import Beside, ScanFiles, find_scans, read_options
 from meddiff_core.applications.files.known import parse_conditions

@@ -1,6 +1,5 @@
 """What is measured is what was named, and scans are chosen by subject, evenly, without looking at them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from meddiff_core.applications.kinds import KINDS
 from meddiff_core.applications.measured.bench import body_of, subjects_of
 from meddiff_core.applications.measured.measure import ALL, NAMES, chosen
 from meddiff_core.contract import Contract
+from meddiff_core.data.dataset import Dataset
 from meddiff_core.errors import ConfigurationError
 
 NOT_MEASURED = {"edit"}
@@ -28,11 +28,14 @@ def test_tasks_are_chosen_by_name_in_the_order_of_the_table() -> None:
         chosen(["inpant"])
 
 
-@dataclass
-class TwoScansEach:
+class TwoScansEach(Dataset):
     """A side of five subjects with two scans each."""
 
-    contract: Contract
+    def __init__(self, contract: Contract) -> None:
+        object.__setattr__(self, "contract", contract)
+
+    def __len__(self) -> int:
+        return 10
 
     def volumes(self, side: str) -> "TwoScansEach":
         return self
@@ -52,7 +55,7 @@ class TwoScansEach:
 
 @pytest.mark.parametrize(("most", "rows"), [(2, [0, 8]), (3, [0, 4, 8]), (99, [0, 2, 4, 6, 8])])
 def test_one_scan_of_each_of_some_subjects_is_measured(contract: Contract, most: int, rows: list[int]) -> None:
-    found = subjects_of(TwoScansEach(contract), "holdout", most)  # type: ignore[arg-type]
+    found = subjects_of(TwoScansEach(contract), "holdout", most)
     assert [one.row for one in found] == rows
     assert [one.number for one in found] == list(range(len(rows)))
     assert found[1].condition == {"age": float(rows[1])}
