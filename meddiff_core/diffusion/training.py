@@ -67,7 +67,7 @@ class DenoiserTraining:
         specs: tuple[ConditionSpec, ...],
         config: DenoiserConfig,
         train: tuple[LatentSet, ConditionVectors],
-        validation: tuple[LatentSet, ConditionVectors],
+        validation: tuple[LatentSet, Float[Tensor, "v n"]],
         steps: int,
         batch: int,
         seed: int,
