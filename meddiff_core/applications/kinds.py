@@ -72,6 +72,9 @@ _TASKS = (
         "inpaint",
         "Fill the part of a scan that a mask marks, such as a lesion.",
         "The mask must lie on the grid of its scan. Voxels outside of it stay as they are, bit by bit.",
+        measured="A regression U-Net that was trained for it is nearer to the truth in the hole, by 1.6 dB on 4 "
+        "held-out brains (IXI, 4 mm); an estimate from age and sex is as near. The 80% band of its samples holds 73% of "
+        "the truth.",
         takes=("mask",),
         renamed=POSTERIOR,
         replaces="hole",
@@ -92,6 +95,7 @@ _TASKS = (
         "Takes k-space on the grid of the models, (i, j, k) complex with zeros where nothing was measured, the lowest "
         "frequency first, as numpy.fft.fftn(image, norm='ortho') gives it: a .npy file or complex NIfTI, of an image "
         "without phase. Of a whole scan, lines are left out, to try it.",
+        measured="On 4 held-out brains (IXI, 4 mm) 3.1 dB above total variation at 4 times fewer lines, 4.5 dB at 8.",
         takes=("undersampling",),
         unfamiliar="noted",
         renamed=POSTERIOR,
