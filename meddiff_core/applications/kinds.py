@@ -73,8 +73,8 @@ _TASKS = (
         "Fill the part of a scan that a mask marks, such as a lesion.",
         "The mask must lie on the grid of its scan. Voxels outside of it stay as they are, bit by bit.",
         measured="A regression U-Net that was trained for it is nearer to the truth in the hole, by 1.6 dB on 4 "
-        "held-out brains (IXI, 4 mm); an estimate from age and sex is as near. The 80% band of its samples holds 73% of "
-        "the truth.",
+        "held-out brains (IXI, 4 mm); an estimate from age and sex is as near. The 80% band of its samples holds 73% "
+        "of the truth.",
         takes=("mask",),
         renamed=POSTERIOR,
         replaces="hole",
