@@ -22,6 +22,8 @@ from meddiff_core.workspace import Workspace
 NAMES = ("autoencoder", "denoiser")
 CALIBRATIONS = "applications"
 """Folder in a study; patient data, as the study is."""
+MEASURED_BY = 1
+"""Grows when a measurement changes, so that none that an older version kept is read as one of today."""
 MOST_VALIDATION = 24
 """Scans that are measured; more would be minutes."""
 
@@ -45,7 +47,7 @@ class StudyModels:
     def calibration(self) -> Calibration:
         """The networks, and room for what is measured of them."""
         models = open_models(self.folder / "models", self.digest, self.device)
-        kept = self.folder / CALIBRATIONS / self.digest[:16]
+        kept = self.folder / CALIBRATIONS / digest_of([self.digest, MEASURED_BY])[:16]
         return Calibration(models, partial(validation_scans, self.folder, self.contract), kept)
 
 

@@ -30,19 +30,6 @@ Task = Callable[..., Any]
 Apply = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def calibration(
-    models: Models, make_scan: Callable[..., GridScan], tmp_path_factory: pytest.TempPathFactory
-) -> Calibration:
-    """Measured once for all of these tests."""
-
-    def scans() -> list[GridScan]:
-        healthy = [make_scan(number) for number in range(100, 110)]
-        return [replace(scan, labels=(scan.image > 0.7).astype(np.uint8)) for scan in healthy]
-
-    return Calibration(models, scans, tmp_path_factory.mktemp("calibration"))
-
-
 @pytest.fixture
 def apply(models: Models, calibration: Calibration, finish: Callable[..., Any]) -> Apply:
     def run(task: Task, scan: GridScan, settings: TaskSettings = SETTINGS, of: Models | None = None) -> Outcome:

@@ -82,7 +82,7 @@ def test_a_hole_is_filled_better_than_by_the_mean_of_its_surroundings(apply: App
     filled = np.clip(result_of(apply(inpaint, scan_of(shown, mask=hole))), 0, 1)
     rim = ndimage.binary_dilation(hole, iterations=2) & ~hole & subject.body
     assert psnr(filled, image, hole) > psnr(np.full_like(image, image[rim].mean()), image, hole)
-    assert np.array_equal(np.asarray(filled)[~hole], shown[~hole]) or np.abs(filled - shown)[~hole].max() < 0.01
+    assert np.abs(filled - shown)[~hole].max() < 0.01
 
 
 def test_thick_voxels_become_sharper_than_they_were(apply: Apply, subject: Subject) -> None:
