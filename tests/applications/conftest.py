@@ -13,6 +13,7 @@ from torch.nn import functional
 from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan
+from meddiff_core.applications.tasks import volumes
 from meddiff_core.contract import CategoricalCondition, ContinuousCondition, Contract, IntensityMapping
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, LatentScale
@@ -66,6 +67,12 @@ def one_thread() -> Generator[None, None, None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def exact_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The autoencoder of these models reads volumes exactly, so that no network need be trained for it."""
+    monkeypatch.setattr(volumes, "FEWEST", 1000)
 
 
 @pytest.fixture(scope="session")

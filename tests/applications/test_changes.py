@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.settings import TaskSettings
+from meddiff_core.applications.tasks import volumes
 from meddiff_core.applications.tasks.counterfactual import counterfactual, next_weight
 from meddiff_core.applications.tasks.edit import edit, sigma_of
+from meddiff_core.applications.tasks.encoding import mean_labels
 from meddiff_core.errors import ConfigurationError
 
 
@@ -25,6 +28,27 @@ def test_a_volume_that_is_asked_for_is_measured(models, make_scan, calibration, 
     before, after = (scan.image > 0.7).sum(), (outcome.maps["image"].array > 0.7).sum()
     assert after - before == pytest.approx(asked - before, rel=0.25)
     assert (outcome.maps["labels"].array == 1).sum() - before == pytest.approx(asked - before, rel=0.25)
+
+
+def test_a_change_of_a_structure_fades_with_the_distance_from_it(models, make_scan, calibration, finish) -> None:  # type: ignore[no-untyped-def]
+    scan = make_scan(1)
+    outcome = finish(counterfactual(models, scan, settings(asked={"ball_mm3": 700.0}), calibration))
+    change = np.abs(outcome.maps["difference"].array)
+    assert change[0, 0, 0] < 0.5 * change[4, 4, 4] < change.max()
+
+
+def test_volumes_are_read_by_a_network_that_took_no_part(models, make_scan, tmp_path, finish, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(volumes, "FEWEST", 8)
+    monkeypatch.setattr(volumes, "STEPS", 25)
+    scans = [make_scan(number) for number in range(100, 108)]
+    known = [replace(scan, labels=(scan.image > 0.7).astype(np.uint8)) for scan in scans]
+    calibration = Calibration(models, lambda: known, tmp_path)
+    first = finish(mean_labels(models, calibration))
+    read = finish(volumes.volume_reader(models, calibration, first))
+    found = [(read(scan.image)["ball"], (scan.image > 0.7).sum()) for scan in map(make_scan, range(6))]
+    assert np.corrcoef(np.transpose(found))[0, 1] > 0.9
+    again = Calibration(models, list, tmp_path)
+    assert finish(volumes.volume_reader(models, again, first))(scans[0].image) == read(scans[0].image)
 
 
 def test_what_nobody_asked_to_change_keeps_its_texture(models, make_scan, calibration, finish) -> None:  # type: ignore[no-untyped-def]

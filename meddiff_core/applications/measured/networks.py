@@ -15,6 +15,7 @@ from meddiff_core.applications.calibration import Calibration, Tensors
 from meddiff_core.applications.measured.planted import random_hole
 from meddiff_core.applications.models import Models
 from meddiff_core.applications.scans import GridScan, Mask
+from meddiff_core.applications.tasks.volumes import segmenter_of_weights, trained_weights
 from meddiff_core.contract import Contract
 from meddiff_core.data.grid import level_strides
 from meddiff_core.evidence.utility.arms import steps_for
@@ -22,10 +23,7 @@ from meddiff_core.evidence.utility.segmentation import (
     CHANNELS,
     COARSEST_SIDE,
     LARGEST_PATCH,
-    Recipe,
     Segmenter,
-    build_network,
-    train_segmenter,
 )
 from meddiff_core.models.inference.packed import one_thread
 from meddiff_core.models.randomness import batch_indices, derive_seed
@@ -40,17 +38,11 @@ SCALE = 10.0
 
 def segmenter_of(calibration: Calibration, pairs: Volumes, seed: int) -> Work[Segmenter]:
     """The segmentation network of the audit, trained on the same pairs."""
-    contract = calibration.models.contract
-    steps = steps_for(len(pairs), "full")
-
-    def train(models: Models, _: list[GridScan]) -> Work[Tensors]:
-        trained = yield from train_segmenter("train the segmenter", pairs, contract, Recipe(steps), seed)
-        return _state(trained.network)
-
-    kept = yield from calibration.kept("measured-segmenter", train)
-    network = build_network(contract, seed)
-    network.load_state_dict(dict(kept))
-    return Segmenter(network, contract, "cpu")
+    contract, steps = calibration.models.contract, steps_for(len(pairs), "full")
+    weights = yield from calibration.kept(
+        "measured-segmenter", lambda own, scans: trained_weights(pairs, contract, steps, seed)
+    )
+    return segmenter_of_weights(weights, contract, seed)
 
 
 @dataclass(frozen=True)

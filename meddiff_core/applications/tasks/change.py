@@ -41,16 +41,24 @@ class Changed:
     """Of the changed scan; None for models without labels."""
 
 
-def laid_over(scan: GridScan, labels: LabelArray | None, before: Decoded, after: Decoded) -> Changed:
-    """`scan + after - before` of batches of one; a label changes where the two decoded label maps differ."""
-    image = np.clip(scan.image + (image_of(after) - image_of(before)), 0, 1).astype(np.float32)
+def laid_over(
+    scan: GridScan, labels: LabelArray | None, before: Decoded, after: Decoded, share: FloatArray | None = None
+) -> Changed:
+    """`scan + after - before` of batches of one; a label changes where the two decoded label maps differ.
+
+    `share` (i, j, k) is how much of the change each voxel takes, all of it without.
+    """
+    change = image_of(after) - image_of(before)
+    image = np.clip(scan.image + (change if share is None else share * change), 0, 1).astype(np.float32)
     if labels is not None:
-        old, new = _values(before), _values(after)
-        labels = np.where(new == old, labels, new).astype(np.uint8)
+        old, new = decoded_labels(before), decoded_labels(after)
+        kept = (new == old) if share is None else (new == old) | (share < 0.5)
+        labels = np.where(kept, labels, new).astype(np.uint8)
     return Changed(image, (image - scan.image).astype(np.float32), labels)
 
 
-def _values(decoded: Decoded) -> LabelArray:
+def decoded_labels(decoded: Decoded) -> LabelArray:
+    """Most likely label values (i, j, k) of a batch of one."""
     found: LabelArray = decoded.labels[0].argmax(0).to(torch.uint8).cpu().numpy()
     return found
 
@@ -59,7 +67,7 @@ def read_labels(models: Models, image: FloatArray, first: Probabilities) -> Labe
     """Label map (i, j, k) of an image alone, as the autoencoder reads it; None for models without labels."""
     if not models.contract.labels:
         return None
-    return _values(models.decode(encode_image(models, image, first)))
+    return decoded_labels(models.decode(encode_image(models, image, first)))
 
 
 def volumes_of(labels: LabelArray | None, contract: Contract) -> dict[str, float]:

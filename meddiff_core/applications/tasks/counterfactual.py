@@ -3,11 +3,14 @@
 The scan is followed up to the noise it comes from under its own conditions, and from there down again twice: under its
 own ones and towards the asked ones. What both ways share, errors of the way up included, cancels in their difference.
 A denoiser follows a condition only in part, so where a volume is asked for the weight of the change is searched until
-the changed image measures as asked.
+the changed image measures as asked, by a network that took no part; and the change fades with the distance from it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
 
 from meddiff_core.applications.calibration import Calibration
 from meddiff_core.applications.models import Decoded, Models
@@ -19,6 +22,7 @@ from meddiff_core.applications.tasks.change import (
     Changed,
     changed_maps,
     contrasted,
+    decoded_labels,
     laid_over,
     numbers,
     psnr,
@@ -28,11 +32,11 @@ from meddiff_core.applications.tasks.change import (
 )
 from meddiff_core.applications.tasks.encoding import Probabilities, encode_scan, image_of, mean_labels
 from meddiff_core.applications.tasks.starts import exact_inference, inverted, levels, unguided
-from meddiff_core.applications.tasks.volumes import Lines, corrected, volume_lines
+from meddiff_core.applications.tasks.volumes import ReadVolumes, volume_reader
 from meddiff_core.contract import Condition
 from meddiff_core.diffusion.solvers import Sigmas, solve_adams
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.types import LabelArray, Latents, Progress, Work
+from meddiff_core.types import FloatArray, LabelArray, Latents, Progress, Work
 
 HIGHEST = 2.0
 """Noise level up to which a scan is followed. The outline of a head is settled above it and stays the subject's own:
@@ -43,6 +47,8 @@ LARGEST_WEIGHT = 12.0
 """Beyond, volumes are no longer like any scan."""
 SEARCHES = 4
 """Walks at most until the change measures as asked."""
+REACH_MM = 10.0
+"""Standard deviation of the distance from a structure at which a change of its volume fades out."""
 NEAR = 0.05
 """Share of the asked change by which it may differ."""
 
@@ -55,14 +61,13 @@ class _Subject:
     scan: GridScan
     labels: LabelArray | None
     """Of the scan: known, or as the autoencoder reads them."""
-    first: Probabilities
     own: Condition
     asked: Condition
     start: Latents
     sigmas: Sigmas
     before: Decoded
     """What comes back under its own conditions."""
-    lines: Lines
+    read: ReadVolumes
     volumes: Mapping[str, float]
     """By label group, in mm3, as its image alone tells them."""
 
@@ -94,27 +99,26 @@ def counterfactual(models: Models, scan: GridScan, settings: TaskSettings, calib
         raise ConfigurationError("counterfactual: at least one condition must be asked for, is none")
     asked = check_asked(settings.asked, models.contract, settings.extrapolate)
     first = yield from mean_labels(models, calibration)
-    lines = yield from volume_lines(models, calibration, first)
-    subject = _followed_up(models, scan, asked, (first, lines), levels(models, settings.steps, HIGHEST))
+    read = yield from volume_reader(models, calibration, first)
+    subject = _followed_up(models, scan, asked, (first, read), levels(models, settings.steps, HIGHEST))
     found = yield from _searched(subject)
     yield Progress("counterfactual", SEARCHES, SEARCHES)
     return Outcome(changed_maps(found.changed), _figures(subject, found), _notes(subject, found))
 
 
 def _followed_up(
-    models: Models, scan: GridScan, asked: Condition, usual: tuple[Probabilities, Lines], sigmas: Sigmas
+    models: Models, scan: GridScan, asked: Condition, usual: tuple[Probabilities, ReadVolumes], sigmas: Sigmas
 ) -> _Subject:
-    first, lines = usual
+    first, read = usual
     with exact_inference(models):
-        read = read_labels(models, scan.image, first)
-        volumes = corrected(read, models, lines)
+        volumes = read(scan.image)
         known = volumes if scan.labels is None else volumes_of(scan.labels, models.contract)
         own = own_condition(scan.condition, known, asked, models.contract)
         denoised_at = unguided(models, own)
         start = inverted(denoised_at, encode_scan(models, scan, first), sigmas)
         before = models.decode(solve_adams(denoised_at, start, sigmas))
-    labels = read if scan.labels is None else scan.labels
-    return _Subject(models, scan, labels, first, own, asked, start, sigmas, before, lines, volumes)
+        labels = read_labels(models, scan.image, first) if scan.labels is None else scan.labels
+    return _Subject(models, scan, labels, own, asked, start, sigmas, before, read, volumes)
 
 
 def _searched(subject: _Subject) -> Work[_Found]:
@@ -146,11 +150,28 @@ def _walked(subject: _Subject, weight: float) -> _Found:
     with exact_inference(models):
         walk = contrasted(unguided(models, own), unguided(models, own | subject.asked), weight)
         after = models.decode(solve_adams(walk, subject.start, subject.sigmas))
-        changed = laid_over(subject.scan, subject.labels, subject.before, after)
-        volumes = corrected(read_labels(models, changed.image, subject.first), models, subject.lines)
+        changed = laid_over(subject.scan, subject.labels, subject.before, after, _share_of_voxels(subject, after))
+        volumes = subject.read(changed.image)
     wanted = volume_conditions(subject.asked, models.contract)
     measured = {name: volumes[str(spec.group)] - subject.volumes[str(spec.group)] for name, spec in wanted.items()}
     return _Found(weight, changed, measured, _share(subject, measured))
+
+
+def _share_of_voxels(subject: _Subject, after: Decoded) -> FloatArray | None:
+    """How much of the change each voxel takes: less the farther from the structures whose volumes are asked for.
+
+    None where anything else is asked for as well, which has no place in the body.
+    """
+    contract = subject.models.contract
+    wanted = volume_conditions(subject.asked, contract)
+    if len(wanted) < len(subject.asked):
+        return None
+    values = [1 + list(contract.labels).index(str(spec.group)) for spec in wanted.values()]
+    inside = np.isin(decoded_labels(subject.before), values) | np.isin(decoded_labels(after), values)
+    if not inside.any():
+        return None
+    distance_mm = ndimage.distance_transform_edt(~inside, sampling=contract.spacing_mm)
+    return np.exp(-0.5 * (distance_mm / REACH_MM) ** 2).astype(np.float32)
 
 
 def _share(subject: _Subject, measured: Mapping[str, float]) -> float | None:
