@@ -22,7 +22,7 @@ from meddiff_core.workspace import Workspace
 NAMES = ("autoencoder", "denoiser")
 CALIBRATIONS = "applications"
 """Folder in a study; patient data, as the study is."""
-MEASURED_BY = 1
+MEASURED_BY = 2
 """Grows when a measurement changes, so that none that an older version kept is read as one of today."""
 MOST_VALIDATION = 24
 """Scans that are measured; more would be minutes."""
