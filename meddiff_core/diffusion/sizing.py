@@ -36,7 +36,9 @@ MOST_BESIDES = 0.15
 MOST_EPOCHS = 1500
 """Beyond that a small training set is memorised."""
 AUGMENTED_FROM_EPOCHS = 50
-"""Epochs from which augmented volumes help more than the steps that they take from the others cost."""
+"""Epochs from which augmented volumes help more than the steps that they take from the others cost. After 47 epochs of
+phantoms without any, samples followed what was asked with r = 0.91 instead of 0.77, and an attack on the weights told
+training subjects with an area of 0.90 instead of 0.49."""
 VIEWS_OF_VARIANT, FEWEST_VARIANTS, MOST_VARIANTS = 6, 4, 16
 """How often a training sees each augmented variant of a volume, and how many variants there may be: encoding them takes
 time, too."""
@@ -57,9 +59,11 @@ def infer_plan(
     cases: int,
     device: str,
     standing: Mapping[str, Plan] | None = None,
+    weights_judged: bool = False,
 ) -> Generator[Progress, None, Plan]:
     """Complete the contract with networks, batches and steps, for so many training volumes (`cases`).
 
+    `weights_judged`: whether a gate will ask what the denoiser's weights tell of its training subjects.
     `standing` holds the last plan for each network whose size and training stay as they are; they are not measured.
 
     Raises:
@@ -81,7 +85,7 @@ def infer_plan(
     denoiser = (
         _standing(last_denoiser, DENOISER)
         if last_denoiser
-        else (yield from _plan_denoiser(denoiser_shape, shape, contract, study, cases, device))
+        else (yield from _plan_denoiser(denoiser_shape, shape, contract, study, cases, device, weights_judged))
     )
     coarser = f"Latents are coarser by {along_axes(shape.downsampling)}; axes of thick slices or few voxels keep more."
     return Plan(
@@ -128,7 +132,13 @@ def _plan_autoencoder(
 
 
 def _plan_denoiser(
-    shape: DenoiserShape, autoencoder: AutoencoderShape, contract: Contract, study: Study, cases: int, device: str
+    shape: DenoiserShape,
+    autoencoder: AutoencoderShape,
+    contract: Contract,
+    study: Study,
+    cases: int,
+    device: str,
+    weights_judged: bool,
 ) -> Generator[Progress, None, Planned]:
     config, latent_size = study.train.denoiser, autoencoder.latent_size(contract.size)
     training = yield from _fit(
@@ -143,7 +153,7 @@ def _plan_denoiser(
     if config.privacy is not None:
         training = training.model_copy(update={"scored": False, "private": True})
     epochs = training.steps * training.batch / cases
-    augmentations, why = _augmentations(config.augmentations, epochs)
+    augmentations, why = _augmentations(config.augmentations, epochs, weights_judged)
     return Planned(
         {
             "denoiser": shape,
@@ -405,12 +415,18 @@ def _denoiser_probe(
     )
 
 
-def _augmentations(given: tuple[Augmentation, ...] | None, epochs: float) -> tuple[tuple[Augmentation, ...], str]:
+def _augmentations(
+    given: tuple[Augmentation, ...] | None, epochs: float, weights_judged: bool
+) -> tuple[tuple[Augmentation, ...], str]:
     """The kinds of augmentation, and the reason for them."""
     if given is not None:
         return given, "Given by the study."
     why = f"About {epochs:.0f} epochs are trained; augmentation pays from {AUGMENTED_FROM_EPOCHS} on."
-    return get_args(Augmentation) if epochs >= AUGMENTED_FROM_EPOCHS else (), why
+    if epochs >= AUGMENTED_FROM_EPOCHS:
+        return get_args(Augmentation), why
+    if weights_judged:
+        return get_args(Augmentation), f"{why} All the same: a gate asks what the weights tell of training subjects."
+    return (), f"{why} Without it the weights tell who was trained on."
 
 
 def augmented_variants(epochs: float, train_cases: int, shape: AutoencoderShape, latent_size: Size) -> int:

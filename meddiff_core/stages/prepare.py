@@ -17,9 +17,11 @@ from meddiff_core.data.split.near_duplicates import (
     write_near_duplicates,
 )
 from meddiff_core.data.split.sides import Split, assign_sides, read_split, stratifying_covariates
+from meddiff_core.diffusion.checkpoint_selection import NO_LIMIT
 from meddiff_core.diffusion.private import describe_noise, guarantee_for
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.evidence.gates import limit_on_weights
 from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.describe import describe_contract
 from meddiff_core.stages.inventory import REFUSED, read_inventory, take_inventory
@@ -101,7 +103,8 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     yield from _look(workspace, resources, train, contract)
     if len(standing) < len(DECIDED):
         yield Message("measuring the speed of trainings on this machine")
-    plan = yield from infer_plan(contract, reasons, study, len(train.cases), resources.device, standing)
+    judged = limit_on_weights(study) < NO_LIMIT
+    plan = yield from infer_plan(contract, reasons, study, len(train.cases), resources.device, standing, judged)
     if (privacy := study.train.denoiser.privacy) is not None:
         training, subjects = plan.denoiser_training, len({case.subject for case in train.cases})
         yield Message(describe_noise(guarantee_for(privacy, subjects, training.batch, training.steps), training.batch))

@@ -310,3 +310,12 @@ def test_variants_are_seen_seldom_and_fit_the_memory(
     variants = augmented_variants(epochs, cases, shape, size)
     assert variants == expected
     assert variants == 1 or variants * cases * 2 * 4 * shape.latent_channels * math.prod(size) <= LATENTS_GB * 2**30
+
+
+@pytest.mark.parametrize(("epochs", "judged", "augmented"), [(49, False, False), (49, True, True), (50, False, True)])
+def test_short_trainings_are_augmented_where_a_gate_judges_the_weights(
+    epochs: float, judged: bool, augmented: bool
+) -> None:
+    kinds, why = sizing._augmentations(None, epochs, judged)
+    assert bool(kinds) == augmented
+    assert f"{epochs} epochs" in why
