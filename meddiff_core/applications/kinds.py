@@ -106,7 +106,7 @@ _TASKS = (
         "What the models change is added to the scan, which keeps its own texture. Where only volumes of structures "
         "are asked for, it fades out with the distance from them.",
         measured="A segmentation network that played no part sees 0.81 of an asked change of volume; linear models "
-        "reach 0.36 and 0.58, with five times as much change elsewhere; in 2 of 8 the copy detector takes the result for "
+        "reach 0.36 and 0.58, with five times as much change elsewhere; in 2 of 8 the copy detector takes it for "
         "somebody else (4 held-out brains, IXI, 4 mm).",
         takes=("set",),
         renamed={"set": "asked"},
