@@ -55,6 +55,9 @@ class DataConfig(Config):
     `images`, such as `(?P<subject>P[0-9]+)`. Null: by the table, BIDS, DICOM's Patient ID, folders or file names."""
     same_subject: list[list[str]] | str | None = None
     """Subjects that are one person under several names: lists of ids, or a CSV/TSV table with one such list a row."""
+    exclude: Annotated[list[str], Field(exclude_if=lambda names: not names)] = []
+    """Subjects whose scans are left out, by the names that split.json has. `meddiff recall` leaves a subject out by
+    itself, and for good."""
     kinds: list[str] | None = None
     """Which kinds of image to use, by the names that `meddiff plan` lists: contrasts, channels, fields of view.
     Several become the condition `kind`. Null: all scans must be of one kind."""
@@ -672,7 +675,7 @@ class Study(Config):
 
 
 LOCAL_KEYS = {
-    "data": {"images", "labels", "participants", "subject", "same_subject"},
+    "data": {"images", "labels", "participants", "subject", "same_subject", "exclude"},
     "cohort": {"requests"},
     "audit": {"extractor_weights"},
     "release": {"signing_key"},

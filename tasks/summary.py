@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meddiff_core.data.fingerprint import Fingerprint
 from meddiff_core.data.ingest import discover, listing_digest
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.gates import audit_settings
@@ -28,13 +29,19 @@ def describe_status(study: Path) -> str:
     """A line per artefact, then what to run next."""
     workspace = Workspace.open(study)
     try:
-        scans = listing_digest(discover(workspace.study.data, workspace.folder))
+        scans = listing_digest(discover(workspace.data, workspace.folder))
     except MeddiffError as error:
         return f"{_table(workspace.states())}\n\nthe scans cannot be read: {error}"
     states = workspace.states(scans)
     behind = next((state for state in states if state.condition != "done"), None)
     following = f"meddiff run {study}" if behind else _release_line(workspace)
-    return f"{_table(states)}\n\nnext    {following}"
+    return f"{_table(states)}\n\n{_recalled(workspace)}next    {following}"
+
+
+def _recalled(workspace: Workspace) -> str:
+    """A line where subjects were called back; it names nobody."""
+    count = len(workspace.recalls)
+    return f"recalled {counted(count, 'subject')} (recalled.json): left out of whatever is made\n" if count else ""
 
 
 def _table(states: list[State]) -> str:
