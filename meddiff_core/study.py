@@ -32,6 +32,10 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+MOST_YAML = 4 << 20
+"""Bytes of a YAML file."""
+
+
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused, no infinities, documentation under each field."""
 
@@ -688,6 +692,29 @@ def shareable_settings(study: Study) -> dict[str, Any]:
     return study.model_dump(mode="json", exclude=LOCAL_KEYS)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Safe, and without aliases, by which a few lines become more nodes than any walk over them ends with."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(raw: bytes | str) -> Any:
+    """The content of a YAML file that a person wrote.
+
+    Raises:
+        yaml.YAMLError: it is none, is too large, too deep, or has aliases.
+    """
+    if len(raw) > MOST_YAML:
+        raise yaml.YAMLError(f"must have at most {MOST_YAML} bytes, has {len(raw)}")
+    try:
+        return yaml.load(raw, _PlainLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("is nested too deeply") from error
+
+
 def load_study(path: Path) -> Study:
     """Read study.yaml, or the one in a folder, and check everything.
 
@@ -700,7 +727,7 @@ def load_study(path: Path) -> Study:
         advice = "make one with `meddiff init`"
         raise ConfigurationError(f"study must be a study.yaml or its folder, {path} does not exist; {advice}")
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = parse_yaml(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name} must be YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):

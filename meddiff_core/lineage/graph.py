@@ -114,7 +114,7 @@ def lineage_of(workspace: Workspace) -> Lineage:
     if (record := workspace.ledger.read(LEDGER)) is not None:
         parents = tuple(Key(name, record.inputs[name]) for name in CHAIN[LEDGER].parents if name in record.inputs)
         gone = Node(Key(RELEASE, record.digest), "missing", f"{CHAIN[LEDGER].path}/{record.summary['folder']}", parents)
-        nodes.setdefault(gone.key, gone)
+        nodes[gone.key] = nodes.pop(gone.key, gone)  # the newest one comes last
     _add_unrecorded(nodes)
     return Lineage(nodes.values(), workspace.folder)
 
