@@ -50,7 +50,6 @@ def scale_of(study: Study, contract: Contract, seconds_each: float | None) -> Co
 
 def describe_scale(scale: CohortScale) -> str:
     """It in a line."""
-    size = scale.largest_bytes / 1e9
     hours, size = scale.hours, scale.largest_bytes
     length = "hours: known after a first cohort" if hours is None else f"about {_length(hours)} as the last cohort took"
     return (
