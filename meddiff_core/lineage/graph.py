@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import TABLE
-from meddiff_core.data.split.sides import SIDES
+from meddiff_core.data.split.sides import SIDES, Side
 from meddiff_core.errors import IntegrityError
 from meddiff_core.release.manifest import Manifest, digest_manifest, is_withdrawn, read_any_manifest
 from meddiff_core.release.tombstone import read_reason
@@ -111,9 +111,9 @@ def lineage_of(workspace: Workspace) -> Lineage:
         nodes[key] = Node(key, states[name].condition, CHAIN[name].path, tuple(parents), note)
     for release in releases_in(workspace.path("release")):
         _add_release(nodes, release, f"{CHAIN[LEDGER].path}/{release.name}")
-    if (record := workspace.ledger.read(LEDGER)) is not None:
-        parents = tuple(Key(name, record.inputs[name]) for name in CHAIN[LEDGER].parents if name in record.inputs)
-        gone = Node(Key(RELEASE, record.digest), "missing", f"{CHAIN[LEDGER].path}/{record.summary['folder']}", parents)
+    if (last := workspace.ledger.read(LEDGER)) is not None:
+        behind = tuple(Key(name, last.inputs[name]) for name in CHAIN[LEDGER].parents if name in last.inputs)
+        gone = Node(Key(RELEASE, last.digest), "missing", f"{CHAIN[LEDGER].path}/{last.summary['folder']}", behind)
         nodes[gone.key] = nodes.pop(gone.key, gone)  # the newest one comes last
     _add_unrecorded(nodes)
     return Lineage(nodes.values(), workspace.folder)
@@ -185,7 +185,7 @@ class Source:
 
     case: str
     subject: str
-    side: str
+    side: Side
     file: str
     """Relative to the study."""
     digest: str
