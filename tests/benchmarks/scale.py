@@ -70,9 +70,8 @@ def engines() -> None:
             before = rows_of(folder)
             each = seconds_each(folder, pace)
             rows = {engine: count - before[engine] for engine, count in rows_of(folder).items()}
-            print(
-                f"{name}: {1e3 * each:.1f} ms a shard, {each / SHARD_S:.3%} of {SHARD_S:g} s; {rows} rows", flush=True
-            )
+            share = f"{each / SHARD_S:.3%} of {SHARD_S:g} s"
+            print(f"{name}: {1e3 * each:.1f} ms a shard, {share}; {rows} rows", flush=True)
 
 
 def seconds_each(folder: Path, pace: float) -> float:
