@@ -27,6 +27,7 @@ SAW: Mapping[str, Mapping[Side, str]] = {
     },
     "candidates": {"train": "conditions were modelled on its own"},
     "reference": {"train": "bounds were fitted on its volumes", "validation": "bounds were validated on its volumes"},
+    "verdicts": {"train": "conditions of further attempts were modelled on its own"},
     "cohort": dict.fromkeys(SIDES, "copies were searched for among its volumes"),
     "audit": dict.fromkeys(SIDES, "measured with its volumes"),
     "report": {"train": "may show its volumes", "validation": "may show its volumes"},
