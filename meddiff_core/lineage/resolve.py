@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff_core.artefacts import digest_file
-from meddiff_core.errors import ConfigurationError
+from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.lineage.graph import (
     DATASET,
     LEDGER,
@@ -104,7 +104,10 @@ def _newest(lineage: Lineage, kinds: Iterable[str]) -> Key | None:
 def _by_digest(digest: str, near: Path) -> tuple[Lineage, Key]:
     found: list[tuple[Lineage, Key]] = []
     for study in _studies(near):
-        lineage = open_lineage(study)
+        try:
+            lineage = open_lineage(study)
+        except MeddiffError:  # one that cannot be read hides no other
+            continue
         matching = [key for key in lineage.nodes if key.digest.startswith(digest)]
         found += [(lineage, key) for key in matching] or _scan(study, lineage, digest)
     if len({key for _, key in found}) > 1:

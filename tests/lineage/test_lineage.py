@@ -40,6 +40,8 @@ def test_every_artefact_leads_to_the_scans_and_to_the_release(study: Workspace) 
 
 def test_one_thing_is_found_by_name_path_inside_path_and_digest(study: Workspace) -> None:
     digest = study.records()["denoiser"].digest
+    (study.folder.parent / "broken").mkdir()
+    (study.folder.parent / "broken" / "study.yaml").write_text("[")
     weights = study.path("denoiser") / "tensors.safetensors"
     weights.touch()
     ways = [study.folder / "denoiser", study.path("denoiser"), weights, digest[:9]]
