@@ -1,6 +1,7 @@
-"""A subject of a finished study is called back, the chain is run again, and nothing made then has seen it."""
+"""What a recall says of the chain is what the chain does."""
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.data.split.sides import SIDES
+from meddiff_core.lineage.recall import recall_subject
 from meddiff_core.lineage.seen import BEFORE, SAW
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.stages.chain import make, make_missing
+from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Resources
 from meddiff_core.workspace import CHAIN, Workspace
-from tests.flows.test_canaries import holding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -49,31 +51,25 @@ def test_what_each_artefact_opens_is_what_a_recall_says_it_saw(
     assert {name: sides for name, sides in found.items() if sides} == said
 
 
-def test_after_a_recall_the_chain_is_made_without_the_subject_and_its_name_is_nowhere_outside_the_study(
-    finished: Path, meddiff: Callable[..., Any], finish: Callable[..., Any]
+def test_a_recalled_subject_is_refused_when_its_scan_comes_back_under_its_name_or_another(
+    new_study: Callable[..., Path], scans: Path, subjects: list[str], finish: Callable[..., Any], tmp_path: Path
 ) -> None:
-    workspace = Workspace.open(finished)
-    subject = next(
-        name for name, side in json.loads((finished / "split.json").read_text())["sides"].items() if side == "train"
-    )
-    done = meddiff("recall", finished, subject, "--reason", "Consent was withdrawn.", "--yank")
-    assert done.status == 0, done.err
-    old = {name: record.digest for name, record in workspace.records().items()}
-    study = (finished / "study.yaml").read_text()
-    (finished / "study.yaml").write_text(study + "release: {version: 2.0.0}\n")
-    done = meddiff("run", finished)
-    assert done.status == 0, done.err
-    new = {name: record.digest for name, record in Workspace.open(finished).records().items()}
-    assert not [name for name in SAW if name not in ("plan", "split", "guidance") and new[name] == old[name]]
-    assert subject not in Dataset.open(finished).subjects(None)
-    assert subject in (finished / "refused.csv").read_text()
-    assert meddiff("verify", finished / "releases" / "heads-2.0.0").status == 0
-    gone = meddiff("lineage", finished / "releases" / "heads-1.0.0", "--json")
-    assert json.loads(gone.out)["artefact"]["note"] == "Consent was withdrawn."
-    assert json.loads(gone.out)["artefact"]["runs"]
-    for place in ("releases", "mlflow.db", "mlruns", ".meddiff/prefect"):
-        assert not holding(finished / place, subject) if (finished / place).is_dir() else True
-    assert subject.encode() not in (finished / "mlflow.db").read_bytes()
-    assert subject not in done.out + done.err
-    kept = finish(make_missing(Workspace.open(finished), CHAIN, Resources("cpu")))
-    assert kept["denoiser"].digest == new["denoiser"]
+    ward = Path(shutil.copytree(scans, tmp_path / "ward"))
+    data = {
+        "images": str(ward / "images"),
+        "labels": str(ward / "labels"),
+        "participants": str(ward / "participants.tsv"),
+    }
+    workspace, resources = Workspace.open(new_study("recalled", data=data)), Resources("cpu")
+    finish(make_missing(workspace, BEFORE[:3], resources))
+    recall_subject(workspace, subjects[0])
+    for kind in ("images", "labels"):
+        shutil.copy(ward / kind / f"{subjects[0]}.nii.gz", ward / kind / "vombat-again-99.nii.gz")
+    messages = list(make_missing(workspace, BEFORE[:2], resources))
+    assert not any(name in str(messages) for name in ("vombat-again-99", subjects[0]))
+    refused = (workspace.folder / "refused.csv").read_text()
+    assert f'{subjects[0]},"its subject is excluded' in refused
+    assert "vombat-again-99,is a scan of a subject who was recalled" in refused
+    fingerprint = workspace.path("fingerprint").read_text()
+    assert len(json.loads(fingerprint)["cases"]) == len(subjects) - 1
+    assert {subjects[0], f"{subjects[0]}.nii.gz"} <= identifiers_of(workspace)
