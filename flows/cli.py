@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows import apply_cli, release_cli, tasks_cli
+from flows import apply_cli, lineage_cli, release_cli, tasks_cli
 from flows.engines import engines
 from flows.release_cli import Quiet
 
@@ -267,6 +267,7 @@ def phantoms(
 app.add_typer(apply_cli.app)
 app.add_typer(tasks_cli.app)
 app.add_typer(release_cli.app)
+app.add_typer(lineage_cli.app)
 
 
 def _is_finished(study: Path, stage: str, quiet: bool) -> bool:

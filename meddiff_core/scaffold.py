@@ -16,7 +16,7 @@ from meddiff_core.artefacts import write_text
 from meddiff_core.data.ingest import Inventory, discover
 from meddiff_core.data.layouts.freesurfer_groups import FREESURFER
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import Study, describe_faults, render_study
+from meddiff_core.study import Study, describe_faults, parse_yaml, render_study
 from meddiff_core.workspace import STUDY_FILE
 
 GROUP_PRESETS: Mapping[str, Mapping[str, Sequence[int]]] = {"freesurfer": FREESURFER}
@@ -129,7 +129,7 @@ def read_groups(groups: Path) -> Any:
         known = ", ".join(GROUP_PRESETS)
         raise ConfigurationError(f"--groups must be a YAML file or a preset ({known}), {groups} is none")
     try:
-        return yaml.safe_load(groups.read_bytes())
+        return parse_yaml(groups.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigurationError(
             f"--groups must be YAML, {groups.name} is none: {str(error).splitlines()[0]}"

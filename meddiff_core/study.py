@@ -32,6 +32,10 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+MOST_YAML = 4 << 20
+"""Bytes of a YAML file."""
+
+
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused, no infinities, documentation under each field."""
 
@@ -55,6 +59,9 @@ class DataConfig(Config):
     `images`, such as `(?P<subject>P[0-9]+)`. Null: by the table, BIDS, DICOM's Patient ID, folders or file names."""
     same_subject: list[list[str]] | str | None = None
     """Subjects that are one person under several names: lists of ids, or a CSV/TSV table with one such list a row."""
+    exclude: Annotated[list[str], Field(exclude_if=lambda names: not names)] = []
+    """Subjects whose scans are left out, by the names that split.json has. `meddiff recall` leaves a subject out by
+    itself, and for good."""
     kinds: list[str] | None = None
     """Which kinds of image to use, by the names that `meddiff plan` lists: contrasts, channels, fields of view.
     Several become the condition `kind`. Null: all scans must be of one kind."""
@@ -672,7 +679,7 @@ class Study(Config):
 
 
 LOCAL_KEYS = {
-    "data": {"images", "labels", "participants", "subject", "same_subject"},
+    "data": {"images", "labels", "participants", "subject", "same_subject", "exclude"},
     "cohort": {"requests"},
     "audit": {"extractor_weights"},
     "release": {"signing_key"},
@@ -683,6 +690,29 @@ LOCAL_KEYS = {
 def shareable_settings(study: Study) -> dict[str, Any]:
     """Settings as they may leave: without those that name files, folders or subjects."""
     return study.model_dump(mode="json", exclude=LOCAL_KEYS)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe, and without aliases, by which a few lines become more nodes than any walk over them ends with."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(raw: bytes | str) -> Any:
+    """The content of a YAML file that a person wrote.
+
+    Raises:
+        yaml.YAMLError: it is none, is too large, too deep, or has aliases.
+    """
+    if len(raw) > MOST_YAML:
+        raise yaml.YAMLError(f"must have at most {MOST_YAML} bytes, has {len(raw)}")
+    try:
+        return yaml.load(raw, _PlainLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("is nested too deeply") from error
 
 
 def load_study(path: Path) -> Study:
@@ -697,7 +727,7 @@ def load_study(path: Path) -> Study:
         advice = "make one with `meddiff init`"
         raise ConfigurationError(f"study must be a study.yaml or its folder, {path} does not exist; {advice}")
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = parse_yaml(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name} must be YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from meddiff_core.artefacts import STATE, Ledger, Record, changed_inputs, digest_file, digest_of
+from meddiff_core.data.recalled import RECALLED, Recall, read_recalls, recalled_datasets
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.study import CalibrationConfig, SamplingConfig, Study, load_study
+from meddiff_core.study import CalibrationConfig, DataConfig, SamplingConfig, Study, load_study
 
 STUDY_FILE = "study.yaml"
 SPLIT_FILE = "split.json"
@@ -95,6 +96,12 @@ def _training_settings(w: "Workspace", name: str) -> dict[str, Any]:
     }
 
 
+def _data_settings(w: "Workspace") -> Mapping[str, Any]:
+    """What is known of the scans, and who of them was recalled; nothing where nobody was."""
+    subjects = [recall.subject for recall in w.recalls]
+    return {"study.data": w.study.data, **({RECALLED: subjects} if subjects else {})}
+
+
 BUDGET = "study.plan.budget_minutes"
 """An input of the plan, apart from the others because it decides the steps alone."""
 
@@ -163,8 +170,8 @@ DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "den
 """The parts of plan.json that later stages follow."""
 
 CHAIN: dict[str, Artefact] = {
-    "inventory": Artefact("prepare", "inventory.json", (), lambda w: {"study.data": w.study.data}, always=True),
-    "fingerprint": Artefact("prepare", "fingerprint.json", ("inventory",), lambda w: {"study.data": w.study.data}),
+    "inventory": Artefact("prepare", "inventory.json", (), _data_settings, always=True),
+    "fingerprint": Artefact("prepare", "fingerprint.json", ("inventory",), _data_settings),
     "split": Artefact(
         "prepare",
         SPLIT_FILE,
@@ -295,6 +302,18 @@ class Workspace:
         return self.folder / CHAIN[name].path
 
     @property
+    def recalls(self) -> tuple[Recall, ...]:
+        """Subjects that were recalled."""
+        return read_recalls(self.folder)
+
+    @property
+    def data(self) -> DataConfig:
+        """Where the scans are, without the subjects that were recalled."""
+        given = self.study.data
+        excluded = sorted({*given.exclude, *(recall.subject for recall in self.recalls)})
+        return given.model_copy(update={"exclude": excluded})
+
+    @property
     def title(self) -> str:
         """Title of reports and releases."""
         return self.study.release.title or self.study.name
@@ -409,6 +428,20 @@ class Workspace:
         if state.condition != "done":
             why = f"{state.condition} ({', '.join(state.reasons)})" if state.reasons else state.condition
             raise ConfigurationError(f"{name} must be up to date, is {why}; run `meddiff {CHAIN[name].stage}` first")
+
+    def require_unrecalled(self) -> None:
+        """Stop where something was made from the data of a subject who was recalled since.
+
+        Raises:
+            ConfigurationError: it was.
+        """
+        recalled = recalled_datasets(self.recalls)
+        for name, record in self.records().items():
+            if recalled & {record.digest, record.inputs.get("dataset")}:
+                raise ConfigurationError(
+                    f"{name} must be made from nobody's data who was recalled, a subject of its data set was; "
+                    "`meddiff run` makes it anew without"
+                )
 
     def records(self) -> dict[str, Record]:
         """Records of every artefact that was ever finished, in the order of the chain."""

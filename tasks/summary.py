@@ -7,10 +7,12 @@ from pathlib import Path
 
 from meddiff_core.data.fingerprint import Fingerprint
 from meddiff_core.data.ingest import discover, listing_digest
+from meddiff_core.data.layouts.walking import counted
 from meddiff_core.data.split.sides import SIDES
 from meddiff_core.errors import MeddiffError
 from meddiff_core.evidence.gates import audit_settings
 from meddiff_core.evidence.outlook import decidable_gates, describe_outlook, gates_left_out
+from meddiff_core.generation.scale import CohortScale, describe_scale, scale_of
 from meddiff_core.models.plan import Plan, load_plan
 from meddiff_core.stages.describe import describe_contract, lines_of
 from meddiff_core.stages.prepare import PREPARED
@@ -28,13 +30,19 @@ def describe_status(study: Path) -> str:
     """A line per artefact, then what to run next."""
     workspace = Workspace.open(study)
     try:
-        scans = listing_digest(discover(workspace.study.data, workspace.folder))
+        scans = listing_digest(discover(workspace.data, workspace.folder))
     except MeddiffError as error:
         return f"{_table(workspace.states())}\n\nthe scans cannot be read: {error}"
     states = workspace.states(scans)
     behind = next((state for state in states if state.condition != "done"), None)
     following = f"meddiff run {study}" if behind else _release_line(workspace)
-    return f"{_table(states)}\n\nnext    {following}"
+    return f"{_table(states)}\n\n{_recalled(workspace)}next    {following}"
+
+
+def _recalled(workspace: Workspace) -> str:
+    """A line where subjects were called back; it names nobody."""
+    count = len(workspace.recalls)
+    return f"recalled {counted(count, 'subject')} (recalled.json): left out of whatever is made\n" if count else ""
 
 
 def _table(states: list[State]) -> str:
@@ -80,6 +88,7 @@ def describe_plan(study: Path) -> str:
             *lines_of(_trainings(made), made.reasons),
             *(f"{'gates' if not n else '':<21} {line}" for n, line in enumerate(_outlook(workspace.study, sides))),
             f"{'estimate':<21} {_estimate(made)}",
+            f"{'cohort':<21} {describe_scale(_scale(workspace, made))}",
             *_anew(workspace),
             "",
             *(f"{name:<8}{path}" for name, path in places.items() if path.exists()),
@@ -87,6 +96,14 @@ def describe_plan(study: Path) -> str:
             f"next    meddiff run {study}",
         ]
     )
+
+
+def _scale(workspace: Workspace, plan: Plan) -> CohortScale:
+    """What the cohort takes, at the speed of the last one."""
+    record = workspace.ledger.read("candidates")
+    figures = record.summary if record else {}
+    each = 60 * float(figures["minutes"]) / int(figures["volumes"]) if figures.get("minutes") else None
+    return scale_of(workspace.study, plan.contract, each)
 
 
 def _notes(workspace: Workspace) -> list[str]:

@@ -7,6 +7,7 @@ was finished is kept for the next run. A case that fails leaves no hole.
 import csv
 import errno
 import io
+import json
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from meddiff_core.artefacts import digest_of, publish_folder, write_text
+from meddiff_core.artefacts import STATE, digest_of, publish_folder, write_json, write_text
 from meddiff_core.contract import CategoricalCondition, Condition, ConditionSpec, ConditionValue, Contract
 from meddiff_core.data.conform import conform_case
 from meddiff_core.data.fingerprint import CaseFingerprint, Fingerprint, all_refused
@@ -315,6 +316,24 @@ def sides_of_dataset(folder: Path) -> dict[str, Side]:
     except (OSError, ValueError):
         return {}
     return dict(zip(table["subject"], table["side"], strict=True))
+
+
+def remember_subjects(folder: Path, digest: str) -> None:
+    """Keep on which side each subject of the data set is, which is about to be replaced: releases made from it stay."""
+    if sides := sides_of_dataset(folder):
+        write_json(_remembered(folder, digest), dict(sorted(sides.items())))
+
+
+def remembered_subjects(folder: Path, digest: str) -> dict[str, Side] | None:
+    """What is kept so of a data set; None where nothing is."""
+    try:
+        return dict(json.loads(_remembered(folder, digest).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def _remembered(folder: Path, digest: str) -> Path:
+    return folder / STATE / "ledger" / "subjects" / f"{digest}.json"
 
 
 def write_refusals(path: Path, refusals: Iterable[Refusal]) -> None:

@@ -4,7 +4,7 @@ A pure function per case and one reduction, so that it runs anywhere and no bad 
 same scan under two subjects would leak from training into the holdout; it is found here by its voxels.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -258,6 +258,15 @@ def take_fingerprint(
     repaired = [Note(case.case, warning) for case in cases for warning in case.warnings]
     notes = (*inventory.notes, *_label_notes(cases, config), *repaired, *far_out)
     return Fingerprint(cases=tuple(cases), refused=tuple(refused), notes=notes, kinds=inventory.kinds)
+
+
+def without_voxels(fingerprint: Fingerprint, recalled: Container[str]) -> Fingerprint:
+    """Refuse scans whose voxels, by their digest, are those of a subject who was recalled under another name."""
+    back = [case.case for case in fingerprint.cases if case.voxels_sha256 in recalled]
+    refused = [*fingerprint.refused, *(Refusal(case, "is a scan of a subject who was recalled") for case in back)]
+    kept = tuple(case for case in fingerprint.cases if case.case not in back)
+    ordered = tuple(sorted(refused, key=lambda refusal: (refusal.case, refusal.reason)))
+    return fingerprint.model_copy(update={"cases": kept, "refused": ordered}) if back else fingerprint
 
 
 def require_cases(fingerprint: Fingerprint) -> None:

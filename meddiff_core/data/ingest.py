@@ -20,7 +20,13 @@ from meddiff_core.contract import ConditionValue
 from meddiff_core.data.dicom import read_series
 from meddiff_core.data.identity.case_ids import with_unique_ids
 from meddiff_core.data.identity.kinds import CONDITION, UNNAMED, Chosen, KindOfImage, choose_kinds
-from meddiff_core.data.identity.subjects import SubjectRule, assign_subjects, join_subjects, rules_used
+from meddiff_core.data.identity.subjects import (
+    SubjectRule,
+    assign_subjects,
+    exclude_subjects,
+    join_subjects,
+    rules_used,
+)
 from meddiff_core.data.layouts.labels import give_labels, label_files
 from meddiff_core.data.layouts.listing import FoundImage, Listing
 from meddiff_core.data.layouts.search import find_images
@@ -114,7 +120,7 @@ def discover(config: DataConfig, base: Path) -> Inventory:
     named = base / config.participants if config.participants else None
     table = read_participants(named or listing.participants, config.missing)
     assigned = assign_subjects(listing.found, config.subject, partial(table_id, participants=table))
-    images = join_subjects(assigned.found, config.same_subject, base)
+    images, excluded = exclude_subjects(join_subjects(assigned.found, config.same_subject, base), config.exclude)
     wanted = config.kinds if listing.chosen_kind is None else [listing.chosen_kind, *(config.kinds or [])]
     chosen = choose_kinds(images, wanted, listing.kinds_key)
     unique, duplicates = with_unique_ids(chosen.found)
@@ -124,6 +130,7 @@ def discover(config: DataConfig, base: Path) -> Inventory:
         *listing.refused,
         *grouped(listing.unread),
         *assigned.refused,
+        *excluded,
         *duplicates,
         *unlabelled,
         *described.refused,

@@ -4,6 +4,7 @@ Whatever the source's axes, the rest of the system sees right, anterior, superio
 placed, or whose voxels are not finite, is refused here with figures and not found out after training.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,6 +20,8 @@ from meddiff_core.types import Volume
 
 NARROWEST_MM, WIDEST_MM = 1.0, 3000.0
 """Of a field of view along its longest axis: less or more comes of a unit that is wrong."""
+MOST_VOXELS = 2**31
+"""Of one volume: 8 GB in memory, which a few compressed kilobytes may claim to hold."""
 LEAST_BORDER = 0.05
 """Share of the outermost voxels that NaN must hold to be the outside of an image and no fault of it."""
 
@@ -77,6 +80,8 @@ def check_shape(case: str, shape: tuple[int, ...]) -> None:
         raise CaseRefused(case, f"must be one 3D volume, holds {int(np.prod(shape[3:]))} in shape {shape}")
     if len(shape) < 3 or min(shape[:3]) < 2:
         raise CaseRefused(case, f"must be a 3D volume, is 2D or less with shape {shape}")
+    if (voxels := math.prod(shape)) > MOST_VOXELS:  # before anything is unpacked: a header may claim any size
+        raise CaseRefused(case, f"must have at most {MOST_VOXELS} voxels, has {voxels}")
 
 
 def check_affine(case: str, affine: NDArray[np.float64]) -> None:

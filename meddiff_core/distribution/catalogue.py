@@ -6,7 +6,6 @@ Sizes of all files are compared, digests of what is quoted; `meddiff verify` loo
 """
 
 import hashlib
-import html
 import os
 import re
 import stat
@@ -35,6 +34,7 @@ from meddiff_core.release.manifest import (
 )
 from meddiff_core.release.signing import check_signature
 from meddiff_core.release.templating import render
+from meddiff_core.release.tombstone import read_reason
 from meddiff_core.types import Progress
 
 CATALOGUE, PAGE = "catalogue.json", "index.html"
@@ -240,7 +240,7 @@ def _describe(folder: Path, path: str, key: Ed25519PublicKey | None) -> Listed:
         manifest = read_any_manifest(folder / path)
         known = _known(shown, manifest, hashlib.sha256(raw).hexdigest())
         if is_withdrawn(folder / path):
-            return Listed(status="withdrawn", reason=_reason(folder / path), **known)
+            return Listed(status="withdrawn", reason=read_reason(folder / path), **known)
         return _released(folder / path, path, manifest, known, key)
     except IntegrityError as error:
         return Listed(path=shown, status="refused", reason=one_line(str(error)))
@@ -312,14 +312,6 @@ def _gates(release: Path, manifest: Manifest) -> Gates | None:
     if failed := sum(not gate.passed for gate in gates) - waived:
         raise IntegrityError(f"{name}: a release must have passed its gates or have them waived, {failed} failed")
     return Gates(passed=len(gates) - waived, waived=waived)
-
-
-def _reason(release: Path) -> str:
-    """Why a release was withdrawn: the paragraph below the title of its tombstone."""
-    text = read_bounded(release / TOMBSTONE, 1 << 16).decode("utf-8", "replace")
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
-    said = next((part for part in paragraphs if not part.startswith("#")), "")
-    return one_line(html.unescape(said)) or f"its {TOMBSTONE} gives no reason"
 
 
 def _check_ours(path: Path, mark: str) -> None:

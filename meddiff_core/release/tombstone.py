@@ -4,16 +4,19 @@ A name that simply vanishes makes a reader look for a copy, and may be given to 
 stands, `verify` and `open_release` say that the release was withdrawn, and its version is not used again.
 """
 
+import html
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from meddiff_core.artefacts import write_text
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.release.bounded import one_line
+from meddiff_core.release.bounded import one_line, read_bounded
 from meddiff_core.release.guard import count_names
 from meddiff_core.release.manifest import (
     MANIFEST,
+    MOST_TOMBSTONE,
     SIGNATURE,
     TOMBSTONE,
     is_withdrawn,
@@ -47,7 +50,7 @@ def yank_release(folder: Path, reason: str, identifiers: Iterable[str] = ()) -> 
             scans.
         IntegrityError: the folder is no release, or was withdrawn before.
     """
-    said = _check_reason(reason, identifiers)
+    said = check_reason(reason, identifiers)
     manifest = read_any_manifest(folder)
     if not is_withdrawn(folder):
         title = markdown(one_line(manifest.title))
@@ -58,7 +61,15 @@ def yank_release(folder: Path, reason: str, identifiers: Iterable[str] = ()) -> 
     remove_data(folder)
 
 
-def _check_reason(reason: str, identifiers: Iterable[str]) -> str:
+def read_reason(folder: Path) -> str:
+    """Why a release was withdrawn: the paragraph below the title of its tombstone."""
+    text = read_bounded(folder / TOMBSTONE, MOST_TOMBSTONE).decode("utf-8", "replace")
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+    said = next((part for part in paragraphs if not part.startswith("#")), "")
+    return one_line(html.unescape(said)) or f"its {TOMBSTONE} gives no reason"
+
+
+def check_reason(reason: str, identifiers: Iterable[str]) -> str:
     """The reason as one line.
 
     Raises:

@@ -17,6 +17,7 @@ import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from meddiff_core.artefacts import digest_file
+from meddiff_core.data.recalled import recalled_around
 from meddiff_core.errors import IntegrityError
 from meddiff_core.objects.checked import CheckedObjects
 from meddiff_core.objects.location import Location, RemotePath
@@ -27,7 +28,7 @@ from meddiff_core.release.checks.layout import Layout, read_layout
 from meddiff_core.release.checks.parquet_bounds import read_table
 from meddiff_core.release.checks.table_agreement import check_columns, check_croissant, check_tables
 from meddiff_core.release.checks.volume_checks import check_volumes, choose_volumes
-from meddiff_core.release.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, read_manifest
+from meddiff_core.release.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, name_of, read_manifest
 from meddiff_core.release.ome import COHORT
 from meddiff_core.release.participants_table import TABLE
 from meddiff_core.release.signing import check_signature
@@ -87,7 +88,7 @@ def check_release(path: Location, depth: Depth) -> Generator[Progress, None, Fin
     except IntegrityError as error:
         return Findings((one_line(str(error)),))
     vouched = check_signature(path, manifest, depth.key)
-    faults = [*vouched.faults, *(yield from _check_files(path, manifest))]
+    faults = [*_recalled(path, manifest), *vouched.faults, *(yield from _check_files(path, manifest))]
     chosen: list[int] = []
     if not faults:
         layout, table, faults = _check_metadata(_trusted(path, manifest), manifest)
@@ -96,6 +97,13 @@ def check_release(path: Location, depth: Depth) -> Generator[Progress, None, Fin
             faults = yield from check_volumes(layout, table, chosen)
     part = one_line(manifest.subset.describe()) if manifest.subset else ""
     return Findings(tuple(map(one_line, faults)), one_line(vouched.text), len(chosen), manifest.samples, part)
+
+
+def _recalled(path: Location, manifest: Manifest) -> list[str]:
+    """Whether the study in whose folder a release lies called back a subject that it was made from."""
+    if not isinstance(path, Path) or manifest.parents.get("dataset") not in recalled_around(path):
+        return []
+    return [f"{name_of(path)} was made from a data set of which a subject was recalled: withdraw it by `meddiff yank`"]
 
 
 def _trusted(path: Location, manifest: Manifest) -> Location:

@@ -16,7 +16,8 @@ def identifiers_of(workspace: Workspace) -> set[str]:
     names = {name for case in inventory.cases for name in (case.case, case.subject)}
     files = {case.image for case in inventory.cases}
     slices = {path.name for case in inventory.cases for path in case.slices if not COUNTER.fullmatch(path.name)}
-    return names | {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
+    gone = {name for recall in workspace.recalls for name in (recall.subject, *recall.names)}
+    return names | gone | {*inventory.names, *slices, *(path.name for path in files), *map(str, files)}
 
 
 def identifiers_around(release: Path) -> set[str]:

@@ -25,7 +25,7 @@ def look_at_scans(workspace: Workspace) -> Inventory:
         ConfigurationError: the folder leaves a question open; all of them are listed.
         DataRefused: there are no scans, or all were refused; refused.csv then lists them.
     """
-    inventory = discover(workspace.study.data, workspace.folder)
+    inventory = discover(workspace.data, workspace.folder)
     require_answers(inventory)
     if not inventory.cases:
         write_refusals(workspace.folder / REFUSED, inventory.refused)

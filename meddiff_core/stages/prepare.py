@@ -5,8 +5,8 @@ import numpy as np
 from meddiff_core.artefacts import digest_of, write_bytes, write_json
 from meddiff_core.contract import Contract
 from meddiff_core.data.contract_inference import infer_contract, training_part
-from meddiff_core.data.dataset import Dataset, build_dataset, sides_of_dataset, write_refusals
-from meddiff_core.data.fingerprint import Fingerprint, require_cases, take_fingerprint
+from meddiff_core.data.dataset import Dataset, build_dataset, remember_subjects, sides_of_dataset, write_refusals
+from meddiff_core.data.fingerprint import Fingerprint, require_cases, take_fingerprint, without_voxels
 from meddiff_core.data.identity.subjects import names_of_one_person
 from meddiff_core.data.losses import measure_losses, summarise_losses, write_losses
 from meddiff_core.data.prepared import look_at_conforming
@@ -39,7 +39,8 @@ PREPARED = "figures/prepared.png"
 def fingerprint_scans(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Measure every scan; list what cannot be used."""
     inventory, refused_csv = read_inventory(workspace), workspace.folder / REFUSED
-    fingerprint = yield from take_fingerprint(inventory, workspace.study.data, resources.mapper)
+    measured = yield from take_fingerprint(inventory, workspace.study.data, resources.mapper)
+    fingerprint = without_voxels(measured, {one for recall in workspace.recalls for one in recall.voxels})
     write_refusals(refused_csv, fingerprint.refused)
     require_cases(fingerprint)
     write_json(workspace.replaced("fingerprint"), fingerprint)
@@ -139,6 +140,8 @@ def conform_scans(workspace: Workspace, resources: Resources) -> Work[Made]:
     folder, data, mapper = workspace.folder, workspace.study.data, resources.mapper
     cases, fingerprint = read_inventory(workspace).cases, _read_fingerprint(workspace)
     contract, split = load_plan(workspace.path("plan")).contract, read_split(workspace.path("split"))
+    if (record := workspace.ledger.read("dataset")) is not None:
+        remember_subjects(folder, record.digest)
     workspace.ledger.forget("dataset")  # the recorded volumes are about to be replaced
     refused = yield from build_dataset(folder, cases, fingerprint, contract, data, split, mapper)
     losses = yield from measure_losses(cases, fingerprint, contract, data, mapper)

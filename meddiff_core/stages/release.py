@@ -50,6 +50,7 @@ REGENERATED = 3
 
 def package_release(workspace: Workspace, resources: Resources) -> Work[Made]:
     """Write the release, unless a gate holds it back."""
+    workspace.require_unrecalled()
     signer = find_signer(workspace, resources)
     audit, _ = read_audit(workspace)
     content, regenerated = _content(workspace, audit, resources.device), list[str]()

@@ -7,6 +7,7 @@ Old consoles wrote files without the preamble; they are recognised by their firs
 import re
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,8 @@ Vectors = NDArray[np.float64]
 PREAMBLE = 128
 HEAD_BYTES = 4096
 """Of a file without a preamble, enough for its first elements."""
+DEFLATED, MOST_INFLATED, AT_ONCE = b"1.2.840.10008.1.2.1.99", 2**30, 2**20
+"""The transfer syntax of a file that is compressed as a whole, its bytes at most, and those inflated at a time."""
 LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 FIRST_TAGS = {(0x0008, 0x0008), (0x0008, 0x0016), (0x0008, 0x0018), (0x0008, 0x0060)}
 """Image Type, SOP class, SOP instance, modality: an image without a preamble must begin with some of them."""
@@ -160,8 +163,29 @@ def _element_bytes(head: bytes, at: int, order: str) -> int:
     return 8 + int(struct.unpack_from(f"{order}I", head, at + 4)[0])
 
 
+def _check_deflated(path: Path) -> None:
+    """Refuse a deflated file that is too large once inflated: pydicom inflates all of it to read a header.
+
+    Raises:
+        ValueError: it is.
+    """
+    with path.open("rb") as file:
+        if DEFLATED not in (head := file.read(HEAD_BYTES)):
+            return
+        start = PREAMBLE + 4 if _has_preamble(head) else 0
+        file.seek(start + 12 + int(struct.unpack_from("<I", head, start + 8)[0]))  # where group 0002 ends, as it says
+        inflating, left = zlib.decompressobj(-zlib.MAX_WBITS), MOST_INFLATED
+        while left > 0 and (part := file.read(AT_ONCE)):
+            while left > 0 and part:
+                left -= len(inflating.decompress(part, AT_ONCE))
+                part = inflating.unconsumed_tail
+    if left <= 0:
+        raise ValueError(f"a deflated file must have at most {MOST_INFLATED} bytes inflated")
+
+
 def read_dataset(path: Path, pixels: bool = False) -> FileDataset:
     """The elements of `TAGS` of a file, with or without a preamble; of `PIXEL_TAGS` where pixels are asked for."""
+    _check_deflated(path)
     tags = [Tag(name) for name in (PIXEL_TAGS if pixels else TAGS)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values against the standard, which every console writes

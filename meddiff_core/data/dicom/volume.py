@@ -5,7 +5,6 @@ under a neutral name. So nothing of a patient reaches it, and no habit of a vend
 UIDs or times, scales that vary, private elements) makes it split, scale or interpolate what is one even stack.
 """
 
-import math
 import os
 import re
 import subprocess
@@ -28,7 +27,6 @@ from meddiff_core.data.scan import Scan, check_shape, ras_scan
 from meddiff_core.errors import CaseRefused
 
 TIMEOUT_S = 600.0
-MOST_VOXELS = 2**31
 SAME_COSINES = 2e-3
 SAME_SPACING_MM = 1e-3
 PLACED_MM = 0.05
@@ -48,7 +46,6 @@ def read_series(case: str, slices: Sequence[Path]) -> Scan:
     _check_grey(case, headers)
     _check_alike(case, headers)
     check_shape(case, _shape(headers))
-    _check_size(case, _shape(headers))
     stack = stack_of(headers)
     if stack.faults:
         raise CaseRefused(case, "; ".join(stack.faults))
@@ -62,12 +59,6 @@ def read_series(case: str, slices: Sequence[Path]) -> Scan:
 
 def _shape(headers: Sequence[Header]) -> tuple[int, int, int]:
     return headers[0].columns, headers[0].rows, sum(header.frames for header in headers)
-
-
-def _check_size(case: str, shape: tuple[int, int, int]) -> None:
-    """Before anything is unpacked: compressed pixels may claim any size."""
-    if (voxels := math.prod(shape)) > MOST_VOXELS:
-        raise CaseRefused(case, f"must have at most {MOST_VOXELS} voxels, has {voxels}")
 
 
 def _header(case: str, path: Path) -> Header:

@@ -352,6 +352,16 @@ def join_subjects(found: Sequence[FoundImage], same: list[list[str]] | str | Non
     return [replace(image, subject=persons.get(str(image.subject), image.subject)) for image in found]
 
 
+def exclude_subjects(found: Sequence[FoundImage], names: Sequence[str]) -> tuple[list[FoundImage], list[Refusal]]:
+    """Scans without those of some subjects, and a refusal of each of theirs. A name may be of nobody: who withdrew
+    is often gone from the folder.
+    """
+    left_out = {plain(name) for name in names}
+    kept = [image for image in found if plain(str(image.subject)) not in left_out]
+    reason = "its subject is excluded, by data.exclude or since it was recalled"
+    return kept, [Refusal(image.case, reason) for image in found if plain(str(image.subject)) in left_out]
+
+
 def _join(persons: dict[str, str], names: Sequence[str]) -> None:
     """Give all names, and those joined to them before, the person of the first."""
     joined = {persons.get(name, name) for name in names}

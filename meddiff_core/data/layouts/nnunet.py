@@ -23,6 +23,8 @@ from meddiff_core.types import Note
 IMAGES, LABELS, DESCRIPTION = "imagesTr", "labelsTr", "dataset.json"
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 MOST_CHANNELS = 10
+MOST_BYTES = 64 << 20
+"""Of a dataset.json, which lists every scan."""
 NO_GROUP = ("background", "ignore", "clear label", "unlabeled")
 
 
@@ -152,8 +154,10 @@ def read_description(*places: Path) -> Description:
     if path is None:
         return Description()
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"must have at most {MOST_BYTES} bytes, has {size}")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"data.images: {DESCRIPTION} must be JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"data.images: {DESCRIPTION} must hold an object, holds {type(content).__name__}")

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.preconditioning import Schedule
-from meddiff_core.study import describe_faults
+from meddiff_core.study import MOST_YAML, describe_faults, parse_yaml
 
 Arguments = Mapping[str, Any]
 FLOW = "RFlowScheduler"
 DDPM = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 _OLDER_ARGUMENTS = {"num_channels": "channels", "use_checkpointing": "use_checkpoint", "beta_schedule": "schedule"}
 _OLDER_SCHEDULES = {"linear": "linear_beta", "scaled_linear": "scaled_linear_beta"}
-_READERS: dict[str, Callable[[str], Any]] = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+_READERS: dict[str, Callable[[str], Any]] = {".json": json.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
 
 
 def modern_arguments(arguments: Arguments) -> dict[str, Any]:
@@ -138,8 +138,10 @@ class Bundle:
 
 def _read(path: Path) -> Any:
     try:
+        if (size := path.stat().st_size) > MOST_YAML:
+            raise ValueError(f"must have at most {MOST_YAML} bytes, has {size}")
         return _READERS[path.suffix](path.read_text())
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"bundle: {path.name} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -17,7 +17,7 @@ from meddiff_core.models.autoencoder import AutoencoderArguments, AutoencoderSha
 from meddiff_core.models.denoiser import DenoiserArguments, DenoiserShape, LatentScale
 from meddiff_core.models.imported.bundle import Bundle
 from meddiff_core.models.preconditioning import Epsilon, RectifiedFlow, Schedule, VPrediction
-from meddiff_core.study import Config, Count, Positive, describe_faults
+from meddiff_core.study import Config, Count, Positive, describe_faults, parse_yaml
 
 Network = TypeVar("Network", bound=Config)
 KINDS = ("epsilon", "v_prediction", "rectified_flow")
@@ -228,7 +228,7 @@ def read_description(path: Path) -> Recipe:
 
 def _load(path: Path) -> Description:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = parse_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"description must be a YAML file, {path} cannot be read") from error
     except yaml.YAMLError as error:

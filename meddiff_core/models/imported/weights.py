@@ -6,6 +6,7 @@ new name, as MONAI itself does, it would change what the network says (MONAI iss
 """
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _OLDER_NAMES = {
     ".postconv.": ".conv.",
 }
 _PROJECTION, _UNUSED = ".attn.out_proj.", ".proj_attn."
+MOST_SHARED = 4
+"""Bytes of all tensors for each byte of the file: more is no network that shares weights."""
 _SHOWN = 3
 """Names in a message."""
 
@@ -38,6 +41,7 @@ def read_weights(path: Path, state_key: str | None = None) -> Tensors:
     """
     content = _read(path)
     chosen = _unwrapped(path, content if state_key is None else _at(path, content, state_key))
+    _check_size(path, chosen)
     for name, tensor in chosen.items():
         if not torch.isfinite(tensor).all():
             raise ConfigurationError(f"{path.name}: {name} must be finite, is not")
@@ -48,12 +52,29 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle, zip and the file system each raise their own
         raise ConfigurationError(f"{path.name}: must be a file of tensors; {_why(path, error)}") from error
     if not isinstance(content, Mapping):
         raise ConfigurationError(f"{path.name}: must hold tensors by name, holds {type(content).__name__}")
     return content
+
+
+def _check_stored(path: Path) -> None:
+    """torch compresses nothing, so a zip of it that holds more than its size is made to fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+        if held > path.stat().st_size:
+            raise ValueError(f"a torch file is not compressed, it claims {held} bytes in {path.stat().st_size}")
+
+
+def _check_size(path: Path, tensors: Tensors) -> None:
+    """A tensor may be a view that repeats a few numbers without end; networks that share weights hold them twice."""
+    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size
+    if claimed > MOST_SHARED * size:
+        raise ConfigurationError(f"{path.name}: must hold what it claims, {claimed} bytes of tensors, has {size}")
 
 
 def _why(path: Path, error: Exception) -> str:
