@@ -672,8 +672,8 @@ class RuntimeConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
     """What `slurm` and `kubernetes` start."""
     allow_unencrypted: bool = False
-    """Whether a scheduler on another machine may be spoken to without TLS. Dask runs whatever code reaches it: only in a
-    network in which every machine is trusted."""
+    """Whether a scheduler on another machine may be spoken to without TLS. Dask runs whatever code reaches it: only in
+    a network in which every machine is trusted."""
     workers: Count | None = None
     """Local Dask workers. Null: the processor's cores."""
     device: str | None = None
@@ -692,8 +692,8 @@ class RuntimeConfig(Config):
     def _is_encrypted(self) -> "RuntimeConfig":
         if "://" in self.dask and not self.allow_unencrypted and not is_encrypted_or_here(self.dask):
             raise ValueError(
-                f"dask must be tls://host:port on another machine, is {self.dask!r}: Dask runs whatever code reaches it. "
-                "In a network in which every machine is trusted, set allow_unencrypted: true"
+                f"dask must be tls://host:port on another machine, is {self.dask!r}: Dask runs whatever code reaches "
+                "it; in a network in which every machine is trusted, set allow_unencrypted: true"
             )
         return self
 

@@ -168,8 +168,8 @@ def _started(runtime: RuntimeConfig, stack: ExitStack) -> Any:
         raise ConfigurationError(f"runtime.cluster.options must be arguments of {name}: {error}") from error
     if not runtime.allow_unencrypted and not is_encrypted_or_here(cluster.scheduler_address):
         raise ConfigurationError(
-            f"runtime.cluster.options must start a scheduler that speaks TLS, it is at {cluster.scheduler_address}; in a "
-            "network in which every machine is trusted, set runtime.allow_unencrypted: true"
+            f"runtime.cluster.options must start a scheduler that speaks TLS, it is at {cluster.scheduler_address}; in "
+            "a network in which every machine is trusted, set runtime.allow_unencrypted: true"
         )
     cluster.adapt(minimum=runtime.cluster.minimum, maximum=runtime.cluster.maximum)
     return cluster

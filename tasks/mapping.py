@@ -85,7 +85,9 @@ def map_items(
                 losses = 0
         except _SchedulerLost as lost:
             if (losses := losses + 1) >= _LOSSES:
-                raise MeddiffError(f"the Dask scheduler must stay alive, {_LOSSES} were lost one after another") from lost
+                raise MeddiffError(
+                    f"the Dask scheduler must stay alive, {_LOSSES} were lost one after another"
+                ) from lost
             connection.connect_again()
         if guilty and not suspects:
             killers = sorted(guilty)
@@ -113,9 +115,7 @@ class _Sending(Generic[Item, Result]):
         """Each alone."""
         return self._send(positions, lost, lambda: 1)
 
-    def _send(
-        self, positions: deque[int], lost: deque[int], room: Callable[[], int]
-    ) -> Iterator[tuple[int, Result]]:
+    def _send(self, positions: deque[int], lost: deque[int], room: Callable[[], int]) -> Iterator[tuple[int, Result]]:
         from distributed.scheduler import KilledWorker
 
         running: dict[Future[Result], int] = {}

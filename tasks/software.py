@@ -55,7 +55,9 @@ def _differences(who: str, answer: Mapping[str, Any], wanted: Mapping[str, str])
 
 
 def _compared(who: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    return [f"{who} has {name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+    return [
+        f"{who} has {name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]
+    ]
 
 
 def _comparable(versions: Mapping[str, str]) -> dict[str, str]:

@@ -130,5 +130,3 @@ def test_an_item_that_kills_its_worker_twice_is_named_and_spares_its_neighbours(
     with pytest.raises(MeddiffError, match=r"items \[2\] killed it twice"):
         results.extend(mapper(kill_worker_always, range(4)))
     assert sorted(results) == [(0, 0), (1, 1), (3, 3)]
-
-

@@ -83,14 +83,17 @@ def threads(workers: int = 0, **options: Any) -> Iterator[LocalCluster]:
         silence_logs="CRITICAL",
         **options,
     ) as local:
+        local.added = []
         yield local
+        for worker in local.added:
+            local.sync(worker.close)
 
 
 def add_worker(local: LocalCluster, **options: Any) -> None:
     async def start() -> Worker:
         return await Worker(local.scheduler_address, nthreads=1, dashboard=False, **options)
 
-    local.sync(start)
+    local.added.append(local.sync(start))
 
 
 def at(address: str, **settings: Any) -> RuntimeConfig:
@@ -192,15 +195,17 @@ def test_tls_with_ones_own_certificates(tmp_path: Path) -> None:
         subprocess.run(line, shell=True, cwd=tmp_path, check=True, capture_output=True)
     roles = [f"{role}.{what}" for role in ("client", "scheduler", "worker") for what in ("cert", "key")]
     files = {f"distributed.comm.tls.{name}": str(tmp_path / f"{name.split('.')[1]}.pem") for name in roles}
-    with dask.config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem"), **files}):
-        with threads(workers=1, protocol="tls://", security=Security(require_encryption=True)) as local:
-            with open_mapper(at(local.scheduler_address), tmp_path) as mapper:
-                assert local.scheduler_address.startswith("tls://")
-                assert sorted(mapper(square, range(3))) == [(0, 0), (1, 1), (2, 4)]
-            with dask.config.set({"distributed.comm.tls.ca-file": None}):
-                with open_mapper(at(local.scheduler_address), tmp_path) as mapper:
-                    with pytest.raises(ConfigurationError, match=r"no scheduler answers at tls://"):
-                        list(mapper(square, range(2)))
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.comm.tls.ca-file": str(tmp_path / "ca.pem"), **files}))
+        security = Security(require_encryption=True)
+        local = stack.enter_context(threads(workers=1, protocol="tls://", security=security))
+        assert local.scheduler_address.startswith("tls://")
+        with open_mapper(at(local.scheduler_address), tmp_path) as mapper:
+            assert sorted(mapper(square, range(3))) == [(0, 0), (1, 1), (2, 4)]
+        stack.enter_context(dask.config.set({"distributed.comm.tls.ca-file": None}))
+        mapper = stack.enter_context(open_mapper(at(local.scheduler_address), tmp_path))
+        with pytest.raises(ConfigurationError, match=r"no scheduler answers at tls://"):
+            list(mapper(square, range(2)))
 
 
 def free_port() -> int:
@@ -278,9 +283,11 @@ def test_a_scheduler_that_does_not_come_back_is_one_line(
     scheduler = start_scheduler(start, port)
     start_worker(start, port)
     items = [(str(tmp_path / "mark"), scheduler.pid, value) for value in range(20)]
-    with open_mapper(at(f"tcp://127.0.0.1:{port}"), tmp_path) as mapper:
-        with pytest.raises(MeddiffError, match="must come back within 0 minutes, it did not; run again"):
-            list(mapper(kill_scheduler_once, items))
+    with (
+        open_mapper(at(f"tcp://127.0.0.1:{port}"), tmp_path) as mapper,
+        pytest.raises(MeddiffError, match="must come back within 0 minutes, it did not; run again"),
+    ):
+        list(mapper(kill_scheduler_once, items))
 
 
 @pytest.mark.slow
@@ -295,6 +302,8 @@ def test_a_worker_with_another_version_is_refused_also_if_it_comes_later(
     start_scheduler(start, port)
     monkeypatch.setattr(mapping, "warn", lambda line: start_worker(start, port, str(tmp_path / "other")))
     for _ in ("comes later", "is there"):
-        with open_mapper(at(f"tcp://127.0.0.1:{port}"), tmp_path) as mapper:
-            with pytest.raises(ConfigurationError, match=rf"worker tcp://127.* has {name} 9\.9 instead of \d"):
-                list(mapper(square, range(4)))
+        with (
+            open_mapper(at(f"tcp://127.0.0.1:{port}"), tmp_path) as mapper,
+            pytest.raises(ConfigurationError, match=rf"worker tcp://127.* has {name} 9\.9 instead of \d"),
+        ):
+            list(mapper(square, range(4)))
