@@ -222,7 +222,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def run(*arguments: str, path: str = "") -> "subprocess.Popen[bytes]":
-            variables = os.environ | {"PYTHONPATH": f"{path}:{ROOT}"}
+            variables = os.environ | {"PYTHONPATH": f"{path}:{ROOT}:{Path(__file__).parent}"}
             log = stack.enter_context((tmp_path / f"{arguments[0]}.log").open("ab"))
             command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:], "--no-dashboard"]
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=tmp_path)
