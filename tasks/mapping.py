@@ -164,7 +164,7 @@ class _Sending(Generic[Item, Result]):
                 return ended.get(timeout=_LOOK_AGAIN_S)
             except Empty:
                 if not told and time.monotonic() > since + _SILENCE_S:
-                    told = self._tell_what_is_missing()
+                    told, since = self._tell_what_is_missing(), time.monotonic()
 
     def _tell_what_is_missing(self) -> bool:
         with _asking():
