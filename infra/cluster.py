@@ -126,7 +126,8 @@ def services(folder: Path, ports: dict[str, int], workers: int) -> Iterator[Serv
     yield Service("prefect", command, own | server, ports["prefect"], "/api/health")
     command = [BIN / "mlflow", "server", f"--host={HOST}", f"--port={ports['mlflow']}", "--workers=1"]
     command += [f"--backend-store-uri={mlflow_database}", f"--artifacts-destination={folder / 'mlflow'}"]
-    yield Service("mlflow", command, port=ports["mlflow"], health="/health")
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs of language models
+    yield Service("mlflow", command, alone, ports["mlflow"], "/health")
     command = [BIN / "dask", "scheduler", "--host", HOST, "--port", str(ports["scheduler"]), "--no-dashboard"]
     yield Service("scheduler", command, port=ports["scheduler"])
     for number in range(workers):
@@ -135,7 +136,11 @@ def services(folder: Path, ports: dict[str, int], workers: int) -> Iterator[Serv
         yield Service(f"dask-{number}", command, {"OMP_NUM_THREADS": "1"})
     for line in (f"work-pool create {POOL} --type process --overwrite", "--no-prompt deploy --all --prefect-file"):
         file = [str(ROOT / "infra" / "prefect.yaml")] if line.endswith("--prefect-file") else []
-        subprocess.run([BIN / "prefect", *line.split(), *file], env=variables(own), cwd=ROOT, check=True)
+        done = subprocess.run(
+            [BIN / "prefect", *line.split(), *file], env=variables(own), cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            sys.exit(f"cluster: prefect {line}: {done.stdout}{done.stderr}")
     own |= {"MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     yield Service("worker", [BIN / "prefect", "worker", "start", "--pool", POOL, "--limit", "1"], own)
 

@@ -73,11 +73,21 @@ def change(study: Path, section: str, **settings: Any) -> None:
     (study / "study.yaml").write_text(yaml.safe_dump(content))
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], within_s: float = 400) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@contextmanager
+def started(start_meddiff: Run, study: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The command at work on a study; ended with the block."""
+    with start_meddiff("run", study) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextmanager
@@ -113,8 +123,7 @@ def test_a_killed_worker_and_a_killed_scheduler_change_no_byte(chain: Any, half_
         port = listener.getsockname()[1]
     change(half_made, "runtime", dask=f"tcp://127.0.0.1:{port}")
     shards = half_made / "candidates.zarr"
-    with scheduler_and_workers(port, 2) as (scheduler, first, _):
-        command = start_meddiff("run", half_made)
+    with scheduler_and_workers(port, 2) as (scheduler, first, _), started(start_meddiff, half_made) as command:
         wait_for(lambda: any(shards.glob(".*.partial")) or any(shards.glob("00-*")))
         first.send_signal(signal.SIGKILL)
         wait_for(lambda: any(shards.glob("00-*")))
@@ -122,7 +131,7 @@ def test_a_killed_worker_and_a_killed_scheduler_change_no_byte(chain: Any, half_
         scheduler.wait()
         time.sleep(2)
         with scheduler_and_workers(port, 1):
-            _, said = command.communicate(timeout=300)
+            _, said = command.communicate(timeout=400)
     assert command.returncode == 0, said
     assert f"Dask: the scheduler at tcp://127.0.0.1:{port} is lost" in said
     assert release_of(half_made) == release_of(chain.folder)
@@ -133,13 +142,13 @@ def test_a_second_run_names_the_first_and_a_changed_study_is_refused(
 ) -> None:
     """The study changes while its candidates are being made; the second comes while the first is still at work."""
     original = (half_made / "study.yaml").read_text()
-    first = start_meddiff("run", half_made)
-    wait_for((half_made / "candidates.zarr").exists)
-    change(half_made, "cohort", seed=7)
-    second = served("run", half_made)
-    assert second.status == 2
-    assert f"another meddiff is working on it (process {first.pid} on " in second.err
-    _, said = first.communicate(timeout=300)
+    with started(start_meddiff, half_made) as first:
+        wait_for((half_made / "candidates.zarr").exists)
+        change(half_made, "cohort", seed=7)
+        second = served("run", half_made)
+        assert second.status == 2
+        assert f"another meddiff is working on it (process {first.pid} on " in second.err
+        _, said = first.communicate(timeout=400)
     assert first.returncode == 2, said
     assert "candidates must be up to date, is stale (study.cohort changed)" in said
     (half_made / "study.yaml").write_text(original)
