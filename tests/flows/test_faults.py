@@ -5,6 +5,8 @@ second half of the chain anew, on a copy of the quiet study.
 """
 
 import os
+import random
+import shlex
 import shutil
 import signal
 import socket
@@ -77,7 +79,7 @@ def wait_for(condition: Callable[[], bool], within_s: float = 400) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -112,6 +114,14 @@ def scheduler_and_workers(port: int, count: int) -> Iterator[list["subprocess.Po
         yield [scheduler, *(stack.enter_context(dask(*worker)) for _ in range(count))]
 
 
+def free_port() -> int:
+    """Below those that a connection takes for its own end: one to a port where nobody listens may meet itself there."""
+    for port in random.sample(range(20000, 32000), 100):
+        if not is_open(port):
+            return port
+    raise AssertionError("no port is free")
+
+
 def is_open(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
@@ -119,8 +129,7 @@ def is_open(port: int) -> bool:
 
 def test_a_killed_worker_and_a_killed_scheduler_change_no_byte(chain: Any, half_made: Path, start_meddiff: Run) -> None:
     """The worker dies of the first shard, the scheduler as soon as there is one; both come back."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     change(half_made, "runtime", dask=f"tcp://127.0.0.1:{port}")
     shards = half_made / "candidates.zarr"
     with scheduler_and_workers(port, 2) as (scheduler, first, _), started(start_meddiff, half_made) as command:
@@ -177,13 +186,14 @@ def test_a_clock_that_jumps_changes_no_byte(chain: Any, half_made: Path, tmp_pat
 
 FULL = """
 set -e
-mount -t tmpfs -o size={size}k tmpfs {disk}
-cp -r {study} {disk}/study
-{python} -m flows.cli run {disk}/study && exit 99
+cp -r {study} {spare}
+mount -t tmpfs -o size={size}k tmpfs {study}
+cp -r {spare}/. {study}
+{python} -m flows.cli run {study} && exit 99
 echo "status $?"
-mount -o remount,size=500m {disk}
-{python} -m flows.cli run {disk}/study
-cp -r {disk}/study/releases {kept}
+mount -o remount,size=500m {study}
+{python} -m flows.cli run {study}
+cp -r {study}/releases {kept}
 """
 
 
@@ -191,9 +201,9 @@ def test_a_full_disk_is_one_line_and_costs_nothing_else(chain: Any, half_made: P
     """In a file system of its own, which needs a user's own namespace."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs user namespaces")
-    disk, used = tmp_path / "disk", sum(-(-path.stat().st_size // 4096) * 4 for path in half_made.rglob("*"))
-    disk.mkdir()
-    script = FULL.format(size=used + 200, disk=disk, study=half_made, python=sys.executable, kept=tmp_path / "kept")
+    size = 200 + sum(-(-path.stat().st_size // 4096) * 4 for path in half_made.rglob("*"))
+    names = {"study": half_made, "spare": tmp_path / "spare", "kept": tmp_path / "kept", "python": sys.executable}
+    script = FULL.format(size=size, **{name: shlex.quote(str(path)) for name, path in names.items()})
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script],
