@@ -27,8 +27,10 @@ RUN_OPTIONS ?=
 TASKS ?=
 TASK_OPTIONS ?= --scans 3 --samples 2
 
+CLUSTER ?= cluster
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all validators bench client lint format clean
+.PHONY: help setup demo cluster test test-slow test-all validators bench client lint format clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,9 @@ ifneq ($(TASKS),)
 	mkdir -p $(DEMO)/pictures
 	cp $(DEMO)/study/figures/task-*.png $(DEMO)/pictures/
 endif
+
+cluster: $(READY)  ## Prefect, MLflow, Dask and a worker as processes on loopback, until Ctrl-C; data in ./cluster.
+	$(BIN)/python infra/cluster.py $(CLUSTER)
 
 test: $(READY)  ## The fast tests.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile

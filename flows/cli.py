@@ -1,5 +1,6 @@
 """The `meddiff` command. It imports nothing heavy until a subcommand needs it, so that `--help` is instant."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,11 @@ def main() -> None:
         if {"-v", "--verbose"} & set(sys.argv):
             raise
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"meddiff: no room is left on the disk: {error}; make some, and run again to continue", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if not _is_client() or (error.name or "").startswith(("flows", "tasks", "meddiff_core")):
             raise

@@ -8,9 +8,11 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -635,18 +637,72 @@ class ReleaseConfig(Config):
         return path
 
 
+class ClusterConfig(Config):
+    """A Dask cluster whose workers come and go with the work, and end with the run."""
+
+    options: dict[str, Any] = {}
+    """Arguments of dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster."""
+    minimum: Annotated[int, Field(ge=0)] = 0
+    """Workers that are there in any case."""
+    maximum: Count = 8
+    """Workers at most."""
+
+    @model_validator(mode="after")
+    def _least_to_most(self) -> "ClusterConfig":
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum must be at most maximum, {self.maximum}, is {self.minimum}")
+        return self
+
+
+STARTED_CLUSTERS = ("slurm", "kubernetes")
+"""Values of `runtime.dask` for which a cluster is started."""
+
+
+def is_encrypted_or_here(address: str) -> bool:
+    """Whether what goes to a scheduler's address is encrypted or stays on this machine."""
+    parts = urlsplit(address)
+    if parts.scheme == "tls":
+        return True
+    try:
+        return parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
 class RuntimeConfig(Config):
     """Where it runs. Dask and its workers change no result, and processes only the last digits of trained weights. The
     device changes more: the plan fits the networks to it, and a GPU rounds differently from a CPU."""
 
     dask: str = "local"
-    """`local`, `off`, or a scheduler's address (tcp://host:port)."""
+    """`local`, `off`, the address of a scheduler (tls://host:port; tcp:// on this machine), or `slurm` or `kubernetes`:
+    a cluster that is started for the run."""
+    cluster: ClusterConfig = ClusterConfig()
+    """What `slurm` and `kubernetes` start."""
+    allow_unencrypted: bool = False
+    """Whether a scheduler on another machine may be spoken to without TLS. Dask runs whatever code reaches it: only in
+    a network in which every machine is trusted."""
     workers: Count | None = None
     """Local Dask workers. Null: the processor's cores."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
     processes: Count | None = None
     """Processes that train a network together, each on its part of every batch. Null: one for each GPU."""
+
+    @field_validator("dask")
+    @classmethod
+    def _is_known(cls, dask: str) -> str:
+        if dask not in ("local", "off", *STARTED_CLUSTERS) and not re.fullmatch(r"(tcp|tls)://[^/@\s]+:\d+", dask):
+            raise ValueError(f"must be local, off, tls://host:port, {' or '.join(STARTED_CLUSTERS)}, is {dask!r}")
+        return dask
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> "RuntimeConfig":
+        if "://" in self.dask and not self.allow_unencrypted and not is_encrypted_or_here(self.dask):
+            raise ValueError(
+                f"dask must be tls://host:port on another machine, is {self.dask!r}: Dask runs whatever code reaches "
+                "it; in a network in which every machine is trusted, set allow_unencrypted: true"
+            )
+        return self
 
 
 class Study(Config):
@@ -683,8 +739,9 @@ LOCAL_KEYS = {
     "cohort": {"requests"},
     "audit": {"extractor_weights"},
     "release": {"signing_key"},
+    "runtime": {"dask", "cluster"},
 }
-"""Settings that name files and folders of this machine, or subjects."""
+"""Settings that name files and folders of this machine, other machines, or subjects."""
 
 
 def shareable_settings(study: Study) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from meddiff_core.stages.apply import Applied, Regenerated, apply_task, regenerate_result
+from meddiff_core.stages.making import choose_device
 from meddiff_core.types import Work
 from meddiff_core.workspace import Workspace
 from tasks.cluster import open_mapper
@@ -20,7 +21,8 @@ def apply_work(
 ) -> Work[Applied]:
     """The stage, over the study's mapper."""
     workspace = Workspace.open(study)
-    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+    runtime = workspace.study.runtime
+    with open_mapper(runtime, workspace.folder, gpu=choose_device(runtime.device) != "cpu") as mapper:
         return (yield from apply_task(study, task, scans, output, options, mapper=mapper))
 
 

@@ -61,6 +61,15 @@ def echo(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def warn(line: str) -> None:
+    """`echo`, and a warning in Prefect's log of the run if there is one: who waits there must read it as well."""
+    echo(line)
+    if _runs_in_prefect():
+        from prefect.logging import get_run_logger
+
+        get_run_logger().warning(line)
+
+
 def show(generator: Work[T], *, on_metrics: MetricSink | None = None) -> T:
     """Run a generator of the core to its end and return its value.
 

@@ -72,7 +72,8 @@ def make(workspace: Workspace, name: str) -> Record:
     if (found := kept(workspace, name)) is not None:
         echo(f"{name}: {found.why}")
         return found.record
-    with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
+    gpu = CHAIN[name].stage != "prepare" and choose_device(workspace.study.runtime.device) != "cpu"
+    with open_mapper(workspace.study.runtime, workspace.folder, gpu=gpu) as mapper:
         resources, around = resources_of(workspace, mapper), partial(without_names, workspace)
         retries = 0 if name in TRIED_ONCE else RETRIES
         record, made = run_as_task(

@@ -1,15 +1,20 @@
 """One process at a time works on a study: two would write over each other's artefacts.
 
-The lock is the operating system's, so it ends with the process that holds it, however that ends.
+The lock is the operating system's, so it ends with the process that holds it, however that ends. Who holds it stands
+in a file beside it, for the one who is turned away.
 """
 
+import json
+import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from meddiff_core.artefacts import STATE
+from meddiff_core.artefacts import STATE, write_json
 from meddiff_core.errors import ConfigurationError
 
 
@@ -18,18 +23,32 @@ def locked(study_folder: Path) -> Iterator[None]:
     """Hold a study's folder against other processes; the same one may enter again.
 
     Raises:
-        ConfigurationError: another process is at work.
+        ConfigurationError: another process is at work; it names the process and since when.
     """
     path = study_folder / STATE / "locks" / "study.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    owner = path.with_name("owner.json")
     lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise ConfigurationError(
-            f"study {study_folder.name}: another meddiff is working on it; wait, or stop that one"
+            f"study {study_folder.name}: another meddiff is working on it{_described(owner)}; wait, or stop that one"
         ) from error
     try:
+        if lock.lock_counter == 1:
+            with suppress(OSError):  # a full disk is for what is worked on to report
+                write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "since": time.time()})
         yield
     finally:
         lock.release()
+
+
+def _described(owner: Path) -> str:
+    """Process, machine and age; nothing where the owner has not written it yet."""
+    try:
+        found = json.loads(owner.read_text())
+        minutes = max(0.0, time.time() - float(found["since"])) / 60
+        return f" (process {int(found['process'])} on {found['host']}, for {minutes:.0f} min)"
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""

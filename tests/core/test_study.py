@@ -295,11 +295,40 @@ def test_settings_that_may_leave_name_no_file_and_no_subject() -> None:
             },
             "cohort": {"like": None, "requests": "like-Smith.csv"},
             "audit": {"extractor": "resnet10", "extractor_weights": "Smith.pt"},
+            "runtime": {"dask": "tls://Smith:1", "cluster": {"options": {"account": "Smith"}}},
         }
     )  # fmt: skip
     assert "Smith" in str(study.model_dump())
     assert "Smith" not in str(shareable_settings(study))
     assert shareable_settings(study)["audit"]["extractor"] == "resnet10"
+
+
+@pytest.mark.parametrize(
+    ("dask", "fault"),
+    [
+        ("locla", "must be local, off"),
+        ("http://scheduler:8786", "must be local, off"),
+        ("tls://scheduler", "must be local, off"),
+        ("tcp://me@scheduler:8786", "must be local, off"),
+        ("tcp://scheduler:8786", "must be tls://"),
+        ("tcp://127.0.0.1.example:8786", "must be tls://"),
+        ("tcp://0.0.0.0:8786", "must be tls://"),
+        ("tcp://[fe80::1]:8786", "must be tls://"),
+    ],
+)
+def test_a_scheduler_elsewhere_is_spoken_to_by_tls(tmp_path: Path, dask: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^runtime\S*: (dask )?{fault}"):
+        load_study(save(tmp_path, ("runtime.dask", dask)))
+
+
+@pytest.mark.parametrize("dask", ["tls://scheduler:8786", "tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1"])
+def test_a_scheduler_here_needs_no_tls(tmp_path: Path, dask: str) -> None:
+    assert load_study(save(tmp_path, ("runtime.dask", dask))).runtime.dask == dask
+
+
+def test_an_unencrypted_network_is_trusted_on_demand(tmp_path: Path) -> None:
+    path = save(tmp_path, ("runtime.dask", "tcp://scheduler:8786"), ("runtime.allow_unencrypted", True))
+    assert load_study(path).runtime.allow_unencrypted
 
 
 def test_a_private_key_in_the_study_is_refused_and_not_repeated(tmp_path: Path) -> None:

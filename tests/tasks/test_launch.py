@@ -110,9 +110,13 @@ def test_what_a_process_raises_is_raised_here_at_once(
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher_first", [False, True])
+def test_a_killed_command_leaves_no_process(tmp_path: Path, launcher_first: bool) -> None:
+    """Also not if the launcher, which would end its workers, is gone before."""
     with command(tmp_path) as process:
         assert len(processes(tmp_path)) >= 4  # the command, the launcher, two workers
+        if launcher_first:
+            os.kill(launcher_of(tmp_path), signal.SIGKILL)
         process.kill()
     assert ended(tmp_path)
 
@@ -120,8 +124,7 @@ def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_training_needs_its_launcher_no_more_once_it_runs(tmp_path: Path) -> None:
     with command(tmp_path) as process:
-        launcher = next(pid for pid, line in processes(tmp_path) if "torch.distributed.run" in line)
-        os.kill(launcher, signal.SIGKILL)
+        os.kill(launcher_of(tmp_path), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert ended(tmp_path)
@@ -183,6 +186,11 @@ def command(folder: Path) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
+
+
+def launcher_of(folder: Path) -> int:
+    """Number of torch's launcher."""
+    return next(pid for pid, line in processes(folder) if "torch.distributed.run" in line)
 
 
 def ended(folder: Path, within_s: float = 40) -> bool:
