@@ -39,7 +39,7 @@ setup: $(READY)  ## Make .venv with exactly the versions of constraints.txt.
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[imagenet,privacy,test,lint]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[imagenet,postgres,privacy,test,lint]"
 	touch $@
 
 demo: $(READY)  ## From scans to a release, below ./demo. DATA=folder: your own; SUBJECTS=n phantoms; TASKS=1: tasks too.

@@ -130,6 +130,20 @@ def status(study: StudyPath) -> None:
     print(describe_status(study))
 
 
+@app.command()
+def track(study: StudyPath) -> None:
+    """Send to MLflow what waits in a study, since the server was away."""
+    from meddiff_core.stages.lock import locked
+    from meddiff_core.workspace import Workspace
+    from tasks.environment import prepare_environment
+    from tasks.tracking.sender import send_what_waits
+
+    folder = Workspace.open(study).folder
+    prepare_environment(folder)
+    with locked(folder):
+        print(send_what_waits(folder))
+
+
 def _stage_command(name: str, text: str) -> None:
     def command(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> None:
         _run_stage(study, name, verbose, quiet)

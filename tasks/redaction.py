@@ -1,20 +1,24 @@
-"""Errors without the names of subjects and files: what a task raises ends in Prefect's database and in logs.
+"""Errors without the names of subjects and files, and without credentials: what a task raises ends in Prefect's
+database and in logs.
 
 An error of the core names the case that it is about, for the user to find it. The command shows that text; what
-travels on through the engines is the same error with each name of the inventory replaced.
+travels on through the engines is the same error with each name of the inventory replaced. Passwords and keys, which
+libraries repeat with the address that they failed at, are shown to nobody.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from meddiff_core.errors import CaseRefused, MeddiffError
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.workspace import Workspace
+from tasks.credentials import without_credentials
 
 REDACTED = "[name]"
 SHORTEST, SHORTEST_NUMBER = 2, 4
 """Characters of a name that is replaced; a shorter number is in many texts and names nobody by itself."""
+Clean = Callable[[str], str]
 
 
 @contextmanager
@@ -23,10 +27,10 @@ def without_names(workspace: Workspace) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        pattern = _pattern(_identifiers(workspace))
-        if pattern is None or not any(pattern.search(str(one)) for one in _chain(error)):
+        clean = _cleaner(_identifiers(workspace))
+        if all(clean(str(one)) == str(one) for one in _chain(error)):
             raise
-        raise _redacted(error, pattern).with_traceback(error.__traceback__) from None
+        raise _redacted(error, clean).with_traceback(error.__traceback__) from None
 
 
 def _identifiers(workspace: Workspace) -> set[str]:
@@ -43,6 +47,16 @@ def _pattern(names: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])", re.IGNORECASE) if words else None
 
 
+def _cleaner(names: Iterable[str]) -> Clean:
+    pattern = _pattern(names)
+
+    def clean(text: str) -> str:
+        text = without_credentials(text)
+        return pattern.sub(REDACTED, text) if pattern else text
+
+    return clean
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that led to it, which a traceback prints as well."""
     following: BaseException | None = error
@@ -51,11 +65,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or following.__context__
 
 
-def _redacted(error: Exception, pattern: re.Pattern[str]) -> Exception:
-    text = pattern.sub(REDACTED, str(error))
+def _redacted(error: Exception, clean: Clean) -> Exception:
+    text = clean(str(error))
     if isinstance(error, MeddiffError) and not isinstance(error, CaseRefused):
         twin = type(error)(text)
-        twin.shown = str(error)
+        twin.shown = without_credentials(str(error))
         return twin
     if isinstance(error, OSError):
         return OSError(text)

@@ -23,8 +23,8 @@ from tasks.launch import choose_processes, fit_together
 from tasks.progress import echo
 from tasks.redaction import without_names
 from tasks.tracking import (
-    end_lost_runs,
     log_artefact,
+    log_champions,
     log_file,
     log_measurements,
     log_model,
@@ -56,7 +56,6 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
         stack.enter_context(locked(workspace.folder))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
-        end_lost_runs()
         stack.enter_context(stage_run(stage, digest))
         log_parameters(shareable_settings(workspace.study))
         yield workspace
@@ -112,6 +111,9 @@ def _log(workspace: Workspace, record: Record, made: Made) -> None:
     _log_files(made)
     if name in MODELS:
         log_model(workspace.path(name), name, record.digest)
+    if name == "release":
+        records = workspace.records()
+        log_champions({model: records[model].digest for model in MODELS})
     log_artefact(name, record.digest, {parent: record.inputs[parent] for parent in CHAIN[name].parents})
     figures = {key: value for key, value in record.summary.items() if isinstance(value, int | float)}
     log_measurements({f"{name}/{key}": value for key, value in (figures | made.metrics).items()})

@@ -67,7 +67,7 @@ def test_the_core_needs_no_engine() -> None:
     run(CORE, " ".join(ENGINES), *modules)
 
 
-@pytest.mark.parametrize("module", ["tasks.environment", "tasks.local_api"])
+@pytest.mark.parametrize("module", ["tasks.environment", "tasks.local_api", "tasks.tracking.sender"])
 def test_what_is_called_before_the_engines_imports_none(module: str) -> None:
     loaded = json.loads(run(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
     assert HEAVY.isdisjoint(loaded)

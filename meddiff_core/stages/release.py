@@ -1,8 +1,7 @@
 """Audited volumes to a release."""
 
-import importlib.metadata
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Made, Maker, Resources
 from meddiff_core.stages.screen import most_candidates
 from meddiff_core.stages.signer import find_signer
+from meddiff_core.stages.versions import installed_versions
 from meddiff_core.study import Study, shareable_settings
 from meddiff_core.types import Message, Work
 from meddiff_core.workspace import Workspace
@@ -69,18 +69,6 @@ def _check_regenerated(release: Path, models: Path, device: str, lines: list[str
     found = list(regenerate(release, choose_few(release, REGENERATED), models, device))
     lines += [volume.describe() for volume in found]
     return [f"must be regenerated alike, {volume.describe()}" for volume in found if not volume.alike]
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Version by package, of those that are installed; code that runs from a source tree has none."""
-    return {name: version for name in packages if (version := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def describe_environment(device: str, versions: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """A record never speaks of other bytes than lie beside it, wherever the run before was killed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from meddiff_core.stages.making import Made, Resources
 from meddiff_core.types import Progress, Work
 from meddiff_core.workspace import Workspace
 from tasks.stage import make, open_stage, run_stage
+from tasks.tracking import runs
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Run = Callable[..., Any]
@@ -61,17 +63,17 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def lineage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One MLflow for all: making its tables takes seconds."""
+def untold() -> Iterator[None]:
+    """What is logged waits: no process is started to send it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('lineage') / 'mlflow.db'}")
+        patch.setattr(runs, "sending", lambda outbox: nullcontext())
         yield
 
 
 @pytest.fixture
 def stage(
     prefect_api: None,
-    lineage: None,
+    untold: None,
     new_study: Run,
     write_study: Run,
     request: pytest.FixtureRequest,
@@ -119,7 +121,7 @@ def test_what_was_deleted_is_made_again_even_after_a_kill(stage: Stage) -> None:
     assert stage.make("MR") == ("MR", "MR", "MR MR MR")
 
 
-def test_a_stage_without_what_it_needs_names_the_command(prefect_api: None, lineage: None, new_study: Run) -> None:
+def test_a_stage_without_what_it_needs_names_the_command(prefect_api: None, untold: None, new_study: Run) -> None:
     with pytest.raises(
         ConfigurationError, match=r"dataset must be up to date, is missing; run `meddiff prepare` first"
     ):

@@ -19,7 +19,7 @@ NEW = {"tuning.json", "figures/solver.png"}
 
 def made(folder: Path) -> dict[str, str]:
     """Digest by path of all but what the engines keep for themselves."""
-    engines = (".meddiff/prefect", ".meddiff/results", ".meddiff/locks", "mlruns/", "mlflow.db")
+    engines = (".meddiff/prefect", ".meddiff/results", ".meddiff/locks", ".meddiff/tracking", "mlruns/", "mlflow.db")
     return {path: digest for path, digest in digest_tree(folder).items() if not path.startswith(engines)}
 
 
