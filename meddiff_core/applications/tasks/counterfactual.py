@@ -171,7 +171,7 @@ def _share_of_voxels(subject: _Subject, after: Decoded) -> FloatArray | None:
     if not inside.any():
         return None
     distance_mm = ndimage.distance_transform_edt(~inside, sampling=contract.spacing_mm)
-    return np.exp(-0.5 * (distance_mm / REACH_MM) ** 2).astype(np.float32)
+    return np.asarray(np.exp(-0.5 * (distance_mm / REACH_MM) ** 2), dtype=np.float32)
 
 
 def _share(subject: _Subject, measured: Mapping[str, float]) -> float | None:
