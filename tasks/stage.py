@@ -19,6 +19,7 @@ from meddiff_core.training import Facts
 from meddiff_core.types import Mapper, Message, Work
 from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
 from tasks.cluster import open_mapper
+from tasks.finished import wait_for_turn
 from tasks.launch import choose_processes, fit_together
 from tasks.progress import echo
 from tasks.redaction import without_names
@@ -40,7 +41,7 @@ TRIED_ONCE = (*MODELS, "release")
 """A training has its own ways to recover; a release is refused or it is there."""
 
 
-def run_stage(study: str, stage: str) -> dict[str, Any]:
+def make_stage(study: str, stage: str) -> dict[str, Any]:
     """Make what is missing of a stage; gives the figures of each of its artefacts."""
     with open_stage(study, stage) as workspace:
         workspace.require_for(stage)
@@ -49,11 +50,15 @@ def run_stage(study: str, stage: str) -> dict[str, Any]:
 
 @contextmanager
 def open_stage(study: str, stage: str) -> Iterator[Workspace]:
-    """The study's folder, locked against other processes, inside the stage's run in the lineage."""
+    """The study's folder, locked against other processes, inside the stage's run in the lineage.
+
+    Where another run is at work on the study, this one waits: runs of one study follow each other, whichever
+    deployment they are of.
+    """
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
-        stack.enter_context(locked(workspace.folder))
+        stack.enter_context(locked(workspace.folder, wait_for_turn))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         end_lost_runs()
