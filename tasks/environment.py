@@ -71,7 +71,7 @@ def ask_no_proxy_for_loopback() -> None:
     may lie behind it.
     """
     exempt = _without_proxy(os.environ.get(name, "") for name in _NO_PROXY)
-    api = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
+    api = _host(os.environ.get("PREFECT_API_URL", ""))
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
         socks = os.environ[name].lower().startswith("socks") and api in (None, *_LOOPBACK)
         if socks or "*" in exempt:  # some libraries know no `*`
@@ -82,6 +82,14 @@ def ask_no_proxy_for_loopback() -> None:
 def sqlite_url(path: Path, driver: str = "sqlite") -> str:
     """URL of a database for SQLAlchemy, which would take what follows a `?` in a plain path for options."""
     return f"{driver}:///file:{quote(str(path.absolute()))}?uri=true"
+
+
+def _host(address: str) -> str | None:
+    """Of an address; whoever uses one that is none says so."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
 
 
 def _without_proxy(given: Iterable[str]) -> list[str]:

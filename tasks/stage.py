@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from meddiff_core.artefacts import Record, digest_of
+from meddiff_core.errors import GatesFailed
 from meddiff_core.stages.chain import kept
 from meddiff_core.stages.chain import make as make_artefact
 from meddiff_core.stages.lock import locked
@@ -19,6 +20,7 @@ from meddiff_core.training import Facts
 from meddiff_core.types import Mapper, Message, Work
 from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
 from tasks.cluster import open_mapper
+from tasks.events import emit
 from tasks.finished import wait_for_turn
 from tasks.launch import choose_processes, fit_together
 from tasks.progress import echo
@@ -80,9 +82,15 @@ def make(workspace: Workspace, name: str) -> Record:
     with open_mapper(workspace.study.runtime, workspace.folder) as mapper:
         resources, around = resources_of(workspace, mapper), partial(without_names, workspace)
         retries = 0 if name in TRIED_ONCE else RETRIES
-        record, made = run_as_task(
-            name, lambda: make_artefact(workspace, name, resources), retries=retries, around=around
-        )
+        try:
+            record, made = run_as_task(
+                name, lambda: make_artefact(workspace, name, resources), retries=retries, around=around
+            )
+        except GatesFailed as error:
+            emit("gates.failed", study=workspace.study.name, text=str(error))
+            raise
+    if name == "release":
+        emit("released", study=workspace.study.name, text=f"release {workspace.study.release.version} is written")
     _log(workspace, record, made)
     return record
 

@@ -19,7 +19,9 @@ def all_done(workspace: Workspace, names: Sequence[str]) -> bool:
         DataRefused: there are no scans.
     """
     condition = {state.name: state.condition for state in workspace.states()}
-    if "inventory" in names and ({condition[name] for name in names} == {"done"} or set(condition.values()) == {"missing"}):
+    if "inventory" in names and (
+        {condition[name] for name in names} == {"done"} or set(condition.values()) == {"missing"}
+    ):
         from meddiff_core.data.ingest import listing_digest  # slow, and only the first stage and a whole run list them
         from meddiff_core.stages.inventory import look_at_scans
 
