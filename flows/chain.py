@@ -1,4 +1,4 @@
-"""The stages one after the other, as subflows; apart from `synthesize`, so that a run with nothing to do imports none."""
+"""The stages one after the other, as subflows; not in `synthesize`, so that a run with nothing to do imports none."""
 
 from typing import Any
 

@@ -11,15 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from meddiff_core.types import Progress, Work
 from tasks import local_api
 from tasks.environment import prepare_environment
 
+POPEN = subprocess.Popen
 STOCK = """
 import os, socket, sys, uvicorn
 for name in {services!r}:
@@ -69,12 +71,10 @@ def api_of(which: str, folder: Path) -> Iterator[int]:
         yield int(children[0])
 
 
-def stock_server(command: list[str], **options: object) -> "subprocess.Popen[bytes]":
+def stock_server(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """Instead of the one that a command starts."""
     services = [name for name in local_api._SERVER_ENVIRONMENT if "_SERVICES_" in name or "_EVENTS_" in name]
-    return POPEN([sys.executable, "-c", STOCK.format(services=services), command[-1]], **options)  # type: ignore[call-overload,no-any-return]
-
-
-POPEN = subprocess.Popen
+    return POPEN([sys.executable, "-c", STOCK.format(services=services), command[-1]], **options)
 
 
 def reports(seconds: float) -> Work[int]:
@@ -86,10 +86,10 @@ def reports(seconds: float) -> Work[int]:
     return total
 
 
-def share(process: int, work: "object") -> float:
+def share(process: int, work: Callable[[], object]) -> float:
     """Part of a core that a process takes while some work goes on."""
     before, started = processor_time(process), time.monotonic()
-    work()  # type: ignore[operator]
+    work()
     return (processor_time(process) - before) / (time.monotonic() - started)
 
 

@@ -25,7 +25,7 @@ Run = Callable[..., Any]
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
 
-class Site:
+class Service:
     """A server, its workers, and the commands that a user types beside them."""
 
     def __init__(self, folder: Path) -> None:
@@ -122,9 +122,9 @@ def wait_for(condition: Callable[[], object], what: str, within_s: float = 600) 
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server that lasts as long as this module's tests."""
-    made = Site(tmp_path_factory.mktemp("prefect"))
+    made = Service(tmp_path_factory.mktemp("prefect"))
     yield made
     made.stop()
 
@@ -139,89 +139,91 @@ def with_schedules(folder: Path, *schedules: dict[str, Any]) -> Path:
 
 
 def test_deployed_twice_there_are_the_schedules_of_the_file_and_the_runs_that_waited(
-    site: Site, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    said = site.deploy()
+    said = service.deploy()
     assert [line.split()[1] for line in said.splitlines() if line.startswith("pool")] == ["cpu", "gpu"]
-    assert site.ask("GET", "work_pools/gpu")["concurrency_limit"] == 1
-    (schedule,) = site.deployment("synthesize/nightly")["schedules"]
+    assert service.ask("GET", "work_pools/gpu")["concurrency_limit"] == 1
+    (schedule,) = service.deployment("synthesize/nightly")["schedules"]
     assert (schedule["slug"], schedule["active"]) == ("nightly", False)
-    described = site.deployment("synthesize/on-demand")["parameter_openapi_schema"]
+    described = service.deployment("synthesize/on-demand")["parameter_openapi_schema"]
     assert described["required"] == ["study"]
     assert all(one["description"] for one in described["properties"].values())
 
     every = {"cron": "0 2 * * *", "active": True, "parameters": {"study": "/nowhere"}}
-    site.deploy("--file", with_schedules(tmp_path, {"slug": "one", **every}, {"slug": "two", **every}))
-    wait_for(lambda: len(site.runs()) > 1, "a scheduled run")
-    waiting = site.ask_for_a_run("synthesize/on-demand", study="/nowhere")
-    late = site.runs(state={"type": {"any_": ["SCHEDULED"]}})[0]["id"]
-    site.ask(
+    service.deploy("--file", with_schedules(tmp_path, {"slug": "one", **every}, {"slug": "two", **every}))
+    wait_for(lambda: len(service.runs()) > 1, "a scheduled run")
+    waiting = service.ask_for_a_run("synthesize/on-demand", study="/nowhere")
+    late = service.runs(state={"type": {"any_": ["SCHEDULED"]}})[0]["id"]
+    service.ask(
         "POST", f"flow_runs/{late}/set_state", json={"state": {"type": "SCHEDULED", "name": "Late"}, "force": True}
     )
     for _ in range(2):
-        site.deploy("--file", with_schedules(tmp_path, {"slug": "two", **every}))
-        assert [one["slug"] for one in site.deployment("synthesize/nightly")["schedules"]] == ["two"]
-        assert site.state(waiting) in ("Scheduled", "Late")
-        assert site.state(late) == "Late"
-    names = [one["name"] for one in site.ask("POST", "automations/filter", json={})]
+        service.deploy("--file", with_schedules(tmp_path, {"slug": "two", **every}))
+        assert [one["slug"] for one in service.deployment("synthesize/nightly")["schedules"]] == ["two"]
+        assert service.state(waiting) in ("Scheduled", "Late")
+        assert service.state(late) == "Late"
+    names = [one["name"] for one in service.ask("POST", "automations/filter", json={})]
     assert sorted(names) == ["meddiff-pending", "meddiff-silent"]
-    site.deploy()
-    for run in site.runs():
-        site.ask("DELETE", f"flow_runs/{run['id']}")
+    service.deploy()
+    for run in service.runs():
+        service.ask("DELETE", f"flow_runs/{run['id']}")
 
 
-def test_a_run_that_ended_is_never_called_crashed(site: Site) -> None:
+def test_a_run_that_ended_is_never_called_crashed(service: Service) -> None:
     """Neither the automation nor a worker that sees a slow exit can."""
-    site.deploy()
-    run = site.ask_for_a_run("synthesize/on-demand", study="/nowhere")
-    site.ask("POST", f"flow_runs/{run}/set_state", json={"state": {"type": "COMPLETED"}, "force": True})
-    answer = site.ask("POST", f"flow_runs/{run}/set_state", json={"state": {"type": "CRASHED"}, "force": False})
+    service.deploy()
+    run = service.ask_for_a_run("synthesize/on-demand", study="/nowhere")
+    service.ask("POST", f"flow_runs/{run}/set_state", json={"state": {"type": "COMPLETED"}, "force": True})
+    answer = service.ask("POST", f"flow_runs/{run}/set_state", json={"state": {"type": "CRASHED"}, "force": False})
     assert answer["status"] == "ABORT"
-    assert site.state(run) == "Completed"
+    assert service.state(run) == "Completed"
 
 
-def test_a_scheduled_run_grows_a_finished_study_by_a_version(site: Site, finished: Path, tmp_path: Path) -> None:
+def test_a_scheduled_run_grows_a_finished_study_by_a_version(service: Service, finished: Path, tmp_path: Path) -> None:
     """A schedule of every minute: the scheduler, the worker and the flow are all really there."""
     once = {"study": str(finished), "grow": 4}
     nightly = {"slug": "minutely", "cron": "* * * * *", "active": True, "parameters": once}
-    site.deploy("--file", with_schedules(tmp_path, nightly))
-    worker = site.work()
+    service.deploy("--file", with_schedules(tmp_path, nightly))
+    worker = service.work()
     wait_for(
-        lambda: [run for run in site.runs() if run["state_type"] == "COMPLETED" and run["auto_scheduled"]], "it", 900
+        lambda: [run for run in service.runs() if run["state_type"] == "COMPLETED" and run["auto_scheduled"]], "it", 900
     )
-    site.deploy("--file", with_schedules(tmp_path))
+    service.deploy("--file", with_schedules(tmp_path))
     assert (finished / "releases" / "heads-1.1.0" / "manifest.json").exists()
     study = yaml.safe_load((finished / "study.yaml").read_text())
     assert study["cohort"]["size"] >= 12
     kill(worker)
 
 
-def test_a_run_whose_worker_and_server_were_killed_is_gone_on_with(site: Site, new_study: Run, chain: Any) -> None:
+def test_a_run_whose_worker_and_server_were_killed_is_gone_on_with(
+    service: Service, new_study: Run, chain: Any
+) -> None:
     from meddiff_core.artefacts import digest_tree
 
-    site.deploy()
+    service.deploy()
     study = new_study("killed-worker")
-    worker = site.work()
-    first = site.ask_for_a_run("synthesize/on-demand", study=study)
+    worker = service.work()
+    first = service.ask_for_a_run("synthesize/on-demand", study=study)
     wait_for(
         lambda: (study / "models" / "autoencoder").exists() or (study / "dataset.zarr").exists(), "a first artefact"
     )
     kill(worker)
     for process in processes_of(study):
         os.kill(process, signal.SIGKILL)
-    kill(site.server)
-    site.server = site.serve()
-    assert site.state(first) == "Running"
-    worker = site.work()
-    second = site.ask_for_a_run("synthesize/on-demand", study=study)
-    wait_for(lambda: site.state(first) == "Crashed", "the automation's word on a silent run")
-    wait_for(lambda: site.state(second) == "Completed", "the end of the second run", 900)
+    kill(service.server)
+    service.server = service.serve()
+    assert service.state(first) == "Running"
+    worker = service.work()
+    second = service.ask_for_a_run("synthesize/on-demand", study=study)
+    wait_for(lambda: service.state(first) == "Crashed", "the automation's word on a silent run")
+    wait_for(lambda: service.state(second) == "Completed", "the end of the second run", 900)
     assert digest_tree(study / "releases" / "heads-1.0.0") == digest_tree(chain.release)
 
     started = time.monotonic()
-    third = site.ask_for_a_run("synthesize/on-demand", study=study)
-    wait_for(lambda: site.state(third) == "Completed", "the end of a run with nothing to do", 120)
-    found = site.ask("GET", f"flow_runs/{third}")
+    third = service.ask_for_a_run("synthesize/on-demand", study=study)
+    wait_for(lambda: service.state(third) == "Completed", "the end of a run with nothing to do", 120)
+    found = service.ask("GET", f"flow_runs/{third}")
     print(json.dumps({"whole_s": time.monotonic() - started, "run_s": found["total_run_time"]}))
     assert found["total_run_time"] < 20
     kill(worker)
