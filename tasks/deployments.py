@@ -28,9 +28,13 @@ def server_address() -> str:
         ConfigurationError: none is set, or nobody answers there.
     """
     import httpx
-    from prefect.settings import PREFECT_API_URL
 
-    address = PREFECT_API_URL.value()
+    try:
+        from prefect.settings import PREFECT_API_URL
+
+        address = PREFECT_API_URL.value()
+    except ValueError as error:  # Prefect checks all its settings at once
+        raise ConfigurationError("PREFECT_API_URL and Prefect's other settings must be valid, are not") from error
     if not address:
         advice = f"`{_START}`, then `export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         raise ConfigurationError(f"PREFECT_API_URL must be the address of a Prefect server, is not set; {advice}")

@@ -182,6 +182,8 @@ def test_a_run_that_ended_is_never_called_crashed(service: Service) -> None:
 
 def test_a_scheduled_run_grows_a_finished_study_by_a_version(service: Service, finished: Path, tmp_path: Path) -> None:
     """A schedule of every minute: the scheduler, the worker and the flow are all really there."""
+    text = (finished / "study.yaml").read_text()
+    (finished / "study.yaml").write_text(f"{text}release: {{version: 1.0.0}}\n")  # a schedule changes what stands there
     once = {"study": str(finished), "grow": 4}
     nightly = {"slug": "minutely", "cron": "* * * * *", "active": True, "parameters": once}
     service.deploy("--file", with_schedules(tmp_path, nightly))
