@@ -144,7 +144,7 @@ def _serve(descriptor: int) -> None:
     from prefect.server.api import server
 
     # It looks for the work of schedules, workers and leases several times a second. A lone run has none of them.
-    server.background_worker = _no_background_worker  # type: ignore[attr-defined]
+    server.background_worker = _no_background_worker  # type: ignore[assignment,attr-defined]
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
