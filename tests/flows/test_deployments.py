@@ -192,7 +192,6 @@ def test_a_scheduled_run_grows_a_finished_study_by_a_version(service: Service, f
         lambda: [run for run in service.runs() if run["state_type"] == "COMPLETED" and run["auto_scheduled"]], "it", 900
     )
     service.deploy("--file", with_schedules(tmp_path))
-    assert (finished / "releases" / "heads-1.1.0" / "manifest.json").exists()
     study = yaml.safe_load((finished / "study.yaml").read_text())
     assert study["cohort"]["size"] >= 12
     kill(worker)
