@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows import apply_cli, lineage_cli, release_cli, tasks_cli
+from flows import apply_cli, deploy_cli, lineage_cli, release_cli, tasks_cli
 from flows.engines import engines
 from flows.release_cli import Quiet
 
@@ -98,7 +98,7 @@ def plan(study: StudyPath, verbose: Verbose = False, quiet: Quiet = False) -> No
     print("\n".join(describe_inventory(look_at_scans(Workspace.open(study)), examples=True)), end="\n\n", flush=True)
     with engines(study, verbose, quiet):
         from flows.prepare import plan as flow
-        from tasks.summary import describe_plan
+        from tasks.plan_summary import describe_plan
 
         flow(str(study))
         print(describe_plan(study))
@@ -286,6 +286,7 @@ def phantoms(
 
 app.add_typer(apply_cli.app)
 app.add_typer(tasks_cli.app)
+app.add_typer(deploy_cli.app)
 app.add_typer(release_cli.app)
 app.add_typer(lineage_cli.app)
 
@@ -294,19 +295,11 @@ def _is_finished(study: Path, stage: str, quiet: bool) -> bool:
     """Whether a stage, or `run` for all, has nothing to do; then says so of each artefact. What is missing or wrong
     ends the command here, before any engine starts.
     """
-    from meddiff_core.stages.readiness import all_done
-    from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
-    from tasks.progress import console_for, echo, speaking
+    from tasks.finished import figures_if_finished
+    from tasks.progress import console_for, speaking
 
-    workspace = Workspace.open(study)
-    workspace.require_for(stage)
-    names = list(CHAIN) if stage == "run" else artefacts_of(stage)
-    if not all_done(workspace, names):
-        return False
     with speaking(console_for(quiet=quiet)):
-        for name in names:
-            echo(f"{name}: up to date")
-    return True
+        return figures_if_finished(study, stage) is not None
 
 
 if __name__ == "__main__":

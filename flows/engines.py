@@ -25,6 +25,6 @@ def engines(study: Path, verbose: bool, quiet: bool) -> Iterator[None]:
 
 def _import_flows() -> Any:
     """While the API starts: importing torch and MONAI takes as long."""
-    import flows.synthesize
+    import flows.chain
 
-    return flows.synthesize
+    return flows.chain

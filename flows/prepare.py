@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.stage import make_missing, open_stage, run_stage
+from tasks.finished import run_stage
 
 PLANNED = ("inventory", "fingerprint", "split", "plan")
 
@@ -12,11 +12,17 @@ PLANNED = ("inventory", "fingerprint", "split", "plan")
 @flow(name="plan")
 def plan(study: str) -> dict[str, Any]:
     """Look at the scans and decide everything; train nothing."""
+    from tasks.stage import make_missing, open_stage
+
     with open_stage(study, "plan") as workspace:
         return make_missing(workspace, PLANNED)
 
 
 @flow(name="prepare")
 def prepare(study: str) -> dict[str, Any]:
-    """Inventory, fingerprint, split, plan, and the conformed volumes."""
+    """Inventory, fingerprint, split, plan, and the conformed volumes.
+
+    Args:
+        study: The study.yaml of a study, or its folder, as the worker sees it.
+    """
     return run_stage(study, "prepare")

@@ -9,7 +9,7 @@ asked for the command's own loopback API, and a folder whose name means somethin
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 STATE = ".meddiff"
 """As the core has it, which is not imported here."""
@@ -43,6 +43,7 @@ _QUIET = {
 }
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NO_PROXY = ("no_proxy", "NO_PROXY")
+_PROXIES = ("all_proxy", "http_proxy", "https_proxy")
 _OTHER_DATABASE = ("PREFECT_HOME", "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
 
 
@@ -58,10 +59,24 @@ def prepare_environment(study_folder: Path, *, verbose: bool = False) -> None:
         if not any(name.startswith(_OTHER_DATABASE) for name in os.environ):
             chosen |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_url(home / "prefect.db", "sqlite+aiosqlite")}
         chosen |= {"PREFECT_HOME": str(home)}
-        _forget_socks()
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    os.environ |= dict.fromkeys(_NO_PROXY, ",".join(_without_proxy(os.environ.get(name, "") for name in _NO_PROXY)))
+    ask_no_proxy_for_loopback()
+
+
+def ask_no_proxy_for_loopback() -> None:
+    """Whatever the user's proxies are, this machine is not asked through them, and they keep no client from starting.
+
+    Prefect's client refuses to start beside a SOCKS proxy, even where that is never asked. It is left to an API that
+    may lie behind it.
+    """
+    exempt = _without_proxy(os.environ.get(name, "") for name in _NO_PROXY)
+    api = _host(os.environ.get("PREFECT_API_URL", ""))
+    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+        socks = os.environ[name].lower().startswith("socks") and api in (None, *_LOOPBACK)
+        if socks or "*" in exempt:  # some libraries know no `*`
+            del os.environ[name]
+    os.environ |= dict.fromkeys(_NO_PROXY, ",".join(exempt))
 
 
 def sqlite_url(path: Path, driver: str = "sqlite") -> str:
@@ -69,15 +84,18 @@ def sqlite_url(path: Path, driver: str = "sqlite") -> str:
     return f"{driver}:///file:{quote(str(path.absolute()))}?uri=true"
 
 
+def _host(address: str) -> str | None:
+    """Of an address; whoever uses one that is none says so."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
 def _without_proxy(given: Iterable[str]) -> list[str]:
-    """Hosts that no proxy is asked for: the user's, then this machine's. Libraries read one spelling or the other."""
-    hosts = dict.fromkeys(host for part in given for entry in part.split(",") if (host := entry.strip()))
+    """Hosts that no proxy is asked for: the user's, then this machine's. Libraries read one spelling or the other, and
+    one of them raises at `[::1]` and at a network of IPv6.
+    """
+    entries = (entry.strip().strip("[]") for part in given for entry in part.split(","))
+    hosts = dict.fromkeys(host for host in entries if host and not (host.count(":") > 1 and "/" in host))
     return ["*"] if "*" in hosts else list(hosts | dict.fromkeys(_LOOPBACK))
-
-
-def _forget_socks() -> None:
-    """Prefect's client refuses to start beside a SOCKS proxy, even where that is never asked."""
-    for name in ("all_proxy", "http_proxy", "https_proxy"):
-        for spelling in (name, name.upper()):
-            if os.environ.get(spelling, "").startswith("socks"):
-                del os.environ[spelling]

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from meddiff_core.errors import MeddiffError
@@ -27,6 +27,10 @@ _SERVER_ENVIRONMENT = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",  # only the services that a command needs, as Prefect's own child
     "PREFECT__SERVER_FINAL": "1",
+    # Nobody subscribes to events, and no automation waits for one: only the states of tasks are read from them.
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "0",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "0",
+    "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "0",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "",  # its log is a file
 }
 
@@ -137,9 +141,16 @@ def stop_with_parent() -> None:
 def _serve(descriptor: int) -> None:
     stop_with_parent()
     import uvicorn
+    from prefect.server.api import server
 
+    # It looks for the work of schedules, workers and leases several times a second. A lone run has none of them.
+    server.background_worker = _no_background_worker  # type: ignore[assignment,attr-defined]
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def _no_background_worker(*_: object, **__: object) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 if __name__ == "__main__":

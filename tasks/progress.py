@@ -34,6 +34,7 @@ class Console:
     line_every_s: float = 15.0
     artifact_every_s: float = 5.0
     metrics_every_s: float = 5.0
+    event_every_s: float = 60.0
 
 
 _PLAIN = Console()
@@ -94,7 +95,7 @@ def _watchers(console: Console, on_metrics: MetricSink | None, stack: ExitStack)
     if not console.quiet:
         watchers.append(_bars(stack) if console.bars else _lines(console.line_every_s))
     if _runs_in_prefect():
-        watchers += [_artifacts(console.artifact_every_s), _log]
+        watchers += [_artifacts(console.artifact_every_s), _log, _beats(console.event_every_s)]
     if on_metrics is not None:
         watchers.append(_batches(on_metrics, console.metrics_every_s, stack))
     return watchers
@@ -183,6 +184,21 @@ def _log(progress: Progress | Message) -> None:
         from prefect.logging import get_run_logger
 
         get_run_logger().warning(_note(progress))
+
+
+def _beats(every_s: float) -> Watcher:
+    """An event now and then while something goes on, so that an automation may miss it."""
+    from tasks.events import emit
+
+    due, last = _Pace(every_s), -1
+
+    def watch(progress: Progress | Message) -> None:
+        nonlocal last
+        if isinstance(progress, Progress) and progress.done != last and due.now():
+            last = progress.done
+            emit("progress", label=progress.label, done=progress.done, total=progress.total)
+
+    return watch
 
 
 def _batches(sink: MetricSink, every_s: float, stack: ExitStack) -> Watcher:

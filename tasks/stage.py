@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from meddiff_core.artefacts import Record, digest_of
+from meddiff_core.errors import GatesFailed
 from meddiff_core.stages.chain import kept
 from meddiff_core.stages.chain import make as make_artefact
 from meddiff_core.stages.lock import locked
@@ -19,6 +20,8 @@ from meddiff_core.training import Facts
 from meddiff_core.types import Mapper, Message, Work
 from meddiff_core.workspace import CHAIN, Workspace, artefacts_of
 from tasks.cluster import open_mapper
+from tasks.events import emit
+from tasks.finished import wait_for_turn
 from tasks.launch import choose_processes, fit_together
 from tasks.progress import echo
 from tasks.redaction import without_names
@@ -40,7 +43,7 @@ TRIED_ONCE = (*MODELS, "release")
 """A training has its own ways to recover; a release is refused or it is there."""
 
 
-def run_stage(study: str, stage: str) -> dict[str, Any]:
+def make_stage(study: str, stage: str) -> dict[str, Any]:
     """Make what is missing of a stage; gives the figures of each of its artefacts."""
     with open_stage(study, stage) as workspace:
         workspace.require_for(stage)
@@ -49,11 +52,15 @@ def run_stage(study: str, stage: str) -> dict[str, Any]:
 
 @contextmanager
 def open_stage(study: str, stage: str) -> Iterator[Workspace]:
-    """The study's folder, locked against other processes, inside the stage's run in the lineage."""
+    """The study's folder, locked against other processes, inside the stage's run in the lineage.
+
+    Where another run is at work on the study, this one waits: runs of one study follow each other, whichever
+    deployment they are of.
+    """
     workspace = Workspace.open(study)
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
-        stack.enter_context(locked(workspace.folder))
+        stack.enter_context(locked(workspace.folder, wait_for_turn))
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         stack.enter_context(stage_run(stage, digest))
@@ -75,9 +82,15 @@ def make(workspace: Workspace, name: str) -> Record:
     with open_mapper(workspace.study.runtime, workspace.folder, gpu=gpu) as mapper:
         resources, around = resources_of(workspace, mapper), partial(without_names, workspace)
         retries = 0 if name in TRIED_ONCE else RETRIES
-        record, made = run_as_task(
-            name, lambda: make_artefact(workspace, name, resources), retries=retries, around=around
-        )
+        try:
+            record, made = run_as_task(
+                name, lambda: make_artefact(workspace, name, resources), retries=retries, around=around
+            )
+        except GatesFailed as error:
+            emit("gates.failed", study=workspace.study.name, text=str(error))
+            raise
+    if name == "release":
+        emit("released", study=workspace.study.name, text=f"release {workspace.study.release.version} is written")
     _log(workspace, record, made)
     return record
 

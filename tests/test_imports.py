@@ -73,6 +73,13 @@ def test_what_is_called_before_the_engines_imports_none(module: str) -> None:
     assert HEAVY.isdisjoint(loaded)
 
 
+def test_a_flow_that_finds_nothing_to_do_imports_nothing_that_computes() -> None:
+    code = "import json, sys, flows.synthesize, flows.generate, tasks.summary; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(run(code))
+    assert "meddiff_core.stages.readiness" in loaded
+    assert (HEAVY - {"prefect"}).isdisjoint(loaded)
+
+
 def test_a_process_that_trains_imports_no_engine() -> None:
     loaded = json.loads(run("import json, sys, tasks.worker; print(json.dumps(sorted(sys.modules)))"))
     assert "torch" in loaded

@@ -17,10 +17,22 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from meddiff_core.errors import ConfigurationError
+from tasks.deployments import _schedule
 from tasks.environment import sqlite_url
 
 ROOT = Path(__file__).parents[1]
-FLOWS = ["prepare", "train", "generate", "screen", "audit", "release", "synthesize", "apply"]
+NAMES = [
+    "prepare/cpu",
+    "train/gpu",
+    "generate/gpu",
+    "screen/gpu",
+    "audit/cpu",
+    "release/cpu",
+    "apply/on-demand",
+    "synthesize/on-demand",
+    "synthesize/nightly",
+]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
 
 
@@ -34,7 +46,7 @@ def parameters_of(entrypoint: str) -> list[str]:
 
 def test_every_flow_has_a_deployment() -> None:
     names = [f"{deployment['entrypoint'].partition(':')[2]}/{deployment['name']}" for deployment in DEPLOYMENTS]
-    assert names == [*(f"{flow}/on-demand" for flow in FLOWS), "synthesize/nightly"]
+    assert names == NAMES
 
 
 @pytest.mark.parametrize("entrypoint", sorted({deployment["entrypoint"] for deployment in DEPLOYMENTS}))
@@ -45,6 +57,14 @@ def test_every_deployment_names_a_flow_that_takes_a_study(entrypoint: str) -> No
 def test_nothing_runs_by_night_before_it_is_given_a_study() -> None:
     schedules = [schedule for deployment in DEPLOYMENTS for schedule in deployment.get("schedules", [])]
     assert [schedule["active"] for schedule in schedules] == [False]
+
+
+def test_a_schedule_that_is_active_must_say_what_it_runs() -> None:
+    nightly = {**DEPLOYMENTS[-1], "parameters": {"grow": 2}}
+    with pytest.raises(ConfigurationError, match="synthesize/nightly: an active schedule must give study"):
+        _schedule("synthesize/nightly", nightly, {"cron": "0 2 * * *"}, ["study"])
+    made = _schedule("synthesize/nightly", nightly, {"cron": "0 2 * * *", "parameters": {"study": "/s"}}, ["study"])
+    assert made == {"schedule": {"cron": "0 2 * * *"}, "parameters": {"study": "/s"}}
 
 
 def test_compose_opens_no_port_to_the_network() -> None:
@@ -62,6 +82,19 @@ def test_constraints_pin_every_dependency_within_its_bounds() -> None:
     wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("address", ["", "http://someone:secret@127.0.0.1:9/api", "http://[/api", "127.0.0.1:4200"])
+def test_without_a_server_deploy_ends_in_a_line(address: str) -> None:
+    """In seconds, without a traceback, and without the password."""
+    given = {"PREFECT_API_URL": address} if address else {}
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    command = [sys.executable, "-m", "flows.cli", "deploy"]
+    done = subprocess.run(command, env=usual | given, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("meddiff: PREFECT_API_URL")
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.server

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,13 +17,18 @@ from filelock import FileLock, Timeout
 from meddiff_core.artefacts import STATE, write_json
 from meddiff_core.errors import ConfigurationError
 
+_LOOK_AGAIN_S = 1.0
+
 
 @contextmanager
-def locked(study_folder: Path) -> Iterator[None]:
+def locked(study_folder: Path, before_waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a study's folder against other processes; the same one may enter again.
 
+    Where another is at work, `before_waiting` is called, and then its end is waited for.
+
     Raises:
-        ConfigurationError: another process is at work; it names the process and since when.
+        ConfigurationError: another process is at work, and nothing was said of waiting; it names the process and since
+            when.
     """
     path = study_folder / STATE / "locks" / "study.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +37,12 @@ def locked(study_folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise ConfigurationError(
-            f"study {study_folder.name}: another meddiff is working on it{_described(owner)}; wait, or stop that one"
-        ) from error
+        if before_waiting is None:
+            raise ConfigurationError(
+                f"study {study_folder.name}: another meddiff is working on it{_described(owner)}; wait, or stop that one"
+            ) from error
+        before_waiting()
+        lock.acquire(timeout=-1, poll_interval=_LOOK_AGAIN_S)
     try:
         if lock.lock_counter == 1:
             with suppress(OSError):  # a full disk is for what is worked on to report

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from meddiff_core.errors import ConfigurationError
-from meddiff_core.training import Facts, fit_model
 from meddiff_core.types import Mapper, Work, serial_map
 from meddiff_core.workspace import Workspace
 
-Fit = Callable[[Workspace, str, str, str], Work[Facts]]
+Fit = Callable[[Workspace, str, str, str], Work[dict[str, Any]]]
 """From a study, the name of a model, the digest of what it is made from, and a device, to a trained model."""
 
 
-def fit_here(workspace: Workspace, name: str, key: str, device: str) -> Work[Facts]:
+def fit_here(workspace: Workspace, name: str, key: str, device: str) -> Work[dict[str, Any]]:
     """Train a model in this process."""
+    from meddiff_core.training import fit_model  # torch; whoever only asks how a study stands shall not wait for it
+
     return (yield from fit_model(workspace.folder, name, key, device))
 
 

@@ -5,8 +5,6 @@ Prefect, MLflow and torch take half a minute to start on a small machine; nobody
 
 from collections.abc import Sequence
 
-from meddiff_core.data.ingest import listing_digest
-from meddiff_core.stages.inventory import look_at_scans
 from meddiff_core.workspace import CHAIN, Workspace
 
 LISTED = ("inventory", "fingerprint")
@@ -21,7 +19,12 @@ def all_done(workspace: Workspace, names: Sequence[str]) -> bool:
         DataRefused: there are no scans.
     """
     condition = {state.name: state.condition for state in workspace.states()}
-    if "inventory" in names and set(condition.values()) in ({"missing"}, {"done"}):
+    if "inventory" in names and (
+        {condition[name] for name in names} == {"done"} or set(condition.values()) == {"missing"}
+    ):
+        from meddiff_core.data.ingest import listing_digest  # slow, and only the first stage and a whole run list them
+        from meddiff_core.stages.inventory import look_at_scans
+
         # Scans are listed before the first artefact, to report at once that there are none, and after the last.
         scans = listing_digest(look_at_scans(workspace))
         condition = {state.name: state.condition for state in workspace.states(scans)}

@@ -14,7 +14,8 @@ from meddiff_core.stages import chain
 from meddiff_core.stages.making import Made, Resources
 from meddiff_core.types import Progress, Work
 from meddiff_core.workspace import Workspace
-from tasks.stage import make, open_stage, run_stage
+from tasks.finished import run_stage
+from tasks.stage import make, open_stage
 from tasks.tracking import runs
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]

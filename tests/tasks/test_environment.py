@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import build_opener, getproxies_environment, proxy_bypass_environment
 
 import httpx
 import pytest
+import requests
 import sqlalchemy
 
 from meddiff_core import artefacts
 from tasks.environment import STATE, prepare_environment, sqlite_url
+from tests.serving import serve
 
 
 @pytest.fixture
@@ -64,6 +66,8 @@ LOOPBACK = ["127.0.0.1", "localhost", "::1"]
         ({"no_proxy": "ward.example, .lab.example"}, ["ward.example", ".lab.example"]),
         ({"NO_PROXY": "ward.example"}, ["ward.example"]),
         ({"no_proxy": "localhost,a.example", "NO_PROXY": "b.example"}, ["a.example", "b.example"]),
+        ({"no_proxy": " , ,[::1],::1/128,[fe80::1],"}, ["fe80::1"]),
+        ({"no_proxy": "ward.example", "PREFECT_API_URL": "http://127.0.0.1:4200/api"}, ["ward.example"]),
     ],
 )
 def test_loopback_is_never_sent_to_a_proxy_and_what_the_user_excludes_stays(
@@ -81,21 +85,40 @@ def test_loopback_is_never_sent_to_a_proxy_and_what_the_user_excludes_stays(
 
 
 def test_a_user_who_wants_no_proxy_at_all_has_none(environ: dict[str, str], tmp_path: Path) -> None:
-    environ["NO_PROXY"] = "*"
+    environ |= {"NO_PROXY": "ward.example,*", "Http_Proxy": "http://proxy.example:3128"}
     prepare_environment(tmp_path)
     assert environ["no_proxy"] == environ["NO_PROXY"] == "*"
+    assert "Http_Proxy" not in environ
 
 
-def test_a_socks_proxy_does_not_keep_the_client_from_starting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("PREFECT_API_URL", "no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("PREFECT_HOME", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")  # so that what is set here is undone
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+DEAD = ["http://127.0.0.1:9", "127.0.0.1:9", "socks5://127.0.0.1:9", "SOCKS5h://127.0.0.1:9"]
+"""Nobody answers there, and a library for SOCKS is not installed."""
+
+
+@pytest.mark.parametrize(
+    ("dead", "excluded"), [*((dead, "") for dead in DEAD), *((DEAD[0], odd) for odd in ("*", "[::1],::1/128"))]
+)
+@pytest.mark.parametrize("given", ["", "http://127.0.0.1:4200/api"], ids=["own API", "given API"])
+def test_loopback_answers_behind_a_dead_proxy_in_every_spelling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: str, excluded: str, given: str
+) -> None:
+    proxies = dict.fromkeys([f"{kind}_proxy" for kind in ("http", "https", "all")], dead)
+    usual = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and "PREFECT" not in name}
+    chosen = usual | proxies | {name.upper(): value for name, value in proxies.items()} | {"no_proxy": excluded}
+    monkeypatch.setattr(os, "environ", chosen | ({"PREFECT_API_URL": given} if given else {}))
     prepare_environment(tmp_path)
-    httpx.Client().close()
-    assert "all_proxy" not in os.environ
+    with serve(tmp_path) as server:
+        (tmp_path / "answer").write_bytes(b"42")
+        url = f"{server.url}/answer"
+        assert httpx.get(url, timeout=5).content == b"42"
+        assert requests.get(url, timeout=5).content == b"42"
+        assert build_opener().open(url, timeout=5).read() == b"42"
+
+
+def test_a_far_api_is_asked_as_the_user_has_it(environ: dict[str, str], tmp_path: Path) -> None:
+    environ |= {"PREFECT_API_URL": "http://prefect.example/api", "all_proxy": "socks5://proxy.example"}
+    prepare_environment(tmp_path)
+    assert environ["all_proxy"] == "socks5://proxy.example"
 
 
 NAMES = ["what?now", "a#b", "a%20b", "a b", "ü", "it's", "semi;colon", "x&y=z"]

@@ -3,10 +3,13 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -25,7 +28,8 @@ with local_api(folder) as ready:
     if "flow" in sys.argv:
         import prefect
         ready()
-        print(prefect.flow(lambda: 42, name="answer")(), flush=True)
+        think = prefect.task(lambda: 42, name="think")
+        print(prefect.flow(lambda: think(), name="answer")(), flush=True)
     time.sleep(60)
 """
 
@@ -43,6 +47,17 @@ def ends(pid: int, within_s: float) -> bool:
         if not status.exists() or "State:\tZ" in status.read_text():
             return True
         time.sleep(0.05)
+    return False
+
+
+def becomes_completed(database: Path, within_s: float) -> bool:
+    """States of tasks are events: services that were turned off by mistake would lose them."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            if connection.execute("select state_name from task_run").fetchall() == [("Completed",)]:
+                return True
+        time.sleep(0.2)
     return False
 
 
@@ -74,6 +89,7 @@ def test_a_flow_runs_on_it_behind_a_proxy_and_nothing_survives_a_killed_command(
     with command:
         assert command.stdout is not None
         assert command.stdout.readline() == "42\n"
+        assert becomes_completed(study / ".meddiff" / "prefect" / "prefect.db", within_s=30)
         command.kill()
     assert ends(server, within_s=15)
     assert (study / ".meddiff" / "prefect" / "prefect.db").exists()

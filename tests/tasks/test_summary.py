@@ -7,7 +7,7 @@ import pytest
 from meddiff_core.models.plan import Plan, TrainingPlan
 from meddiff_core.study import Study
 from meddiff_core.workspace import CHAIN, Workspace
-from tasks.summary import _anew, _estimate
+from tasks.plan_summary import _anew, _estimate
 
 MEASURED = TrainingPlan(steps=60, batch=2, seconds_per_step=2.0, memory_gb=0.5)
 
