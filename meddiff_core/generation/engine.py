@@ -36,16 +36,13 @@ from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.inference.footprint import needs_tiles
-from meddiff_core.models.inference.instructions import require_bfloat16
-from meddiff_core.models.inference.packed import for_inference, one_thread
+from meddiff_core.models.inference.packed import DTYPES, for_inference, one_thread
 from meddiff_core.models.inference.self_check import check_decoder, check_denoiser
 from meddiff_core.models.inference.tiled import decode_tiled
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import LabelArray, Latents, StoredArray
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,6 @@ class Engine:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
         dtype = DTYPES[config.precision]
-        if dtype == torch.bfloat16:
-            require_bfloat16("sampling.precision", device)
         self.autoencoder = for_inference(autoencoder, device, dtype)
         self.denoiser = for_inference(denoiser, device, dtype)
         self.guide = None if guide is None else for_inference(guide, device, dtype)

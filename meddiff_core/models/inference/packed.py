@@ -20,14 +20,23 @@ from torch import Size, Tensor, nn
 from torch.nn import functional
 
 from meddiff_core.models.fused_layers import PointwiseConvolution, UpsamplingConvolution, upsampling_kernel
+from meddiff_core.models.inference.instructions import require_bfloat16
 
 Network = TypeVar("Network", bound=nn.Module)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""By `sampling.precision`."""
 TAPS = {2: ([3, 1], [2, 0]), 1: ([2, 1, 0],)}
 """Taps of an upsampling kernel along an axis, for even and for odd voxels; for all of them where it is not doubled."""
 
 
 def for_inference(network: Network, device: str, dtype: torch.dtype = torch.float32) -> Network:
-    """The network in the form that samples: packed for a CPU, as it is for a GPU."""
+    """The network in the form that samples: packed for a CPU, as it is for a GPU.
+
+    Raises:
+        ConfigurationError: it is to compute in bfloat16, for which the device has no instructions.
+    """
+    if dtype == torch.bfloat16:
+        require_bfloat16("sampling.precision", device)
     return packed(network, dtype) if device == "cpu" else network
 
 
