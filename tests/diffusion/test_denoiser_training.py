@@ -201,7 +201,7 @@ def test_in_bfloat16_gradients_are_near_and_all_that_is_kept_is_in_float32(start
         training._set_gradients(0)
         found[precision] = torch.cat([p.grad.flatten() for p in training.network.parameters() if p.grad is not None])
         training.optimizer.step()
-        assert {tensor.dtype for tensor in training.state().values() if tensor.is_floating_point()} == {torch.float32}
+        assert torch.bfloat16 not in {tensor.dtype for tensor in training.state().values()}
     off = (found["bfloat16"] - found["float32"]).norm() / found["float32"].norm()
     assert 1e-4 < off < 0.05
 

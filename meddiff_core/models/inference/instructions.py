@@ -51,5 +51,5 @@ def describe_precision(study: Study, device: str) -> str | None:
         what = "a GPU" if device != "cpu" else f"this processor, which has none of {', '.join(KINDS)}"
         return f"sampling.precision: bfloat16 cannot be followed on {what}; sample elsewhere, or choose float32"
     if kind and not asked:
-        return f"this processor has {kind}: with `sampling.precision: bfloat16` volumes take about half the time"
+        return f"this processor has {kind}: with `sampling.precision: bfloat16` volumes take about 0.6 of the time"
     return None
