@@ -423,9 +423,9 @@ class SamplingConfig(Config):
     full. Null, or no fewer than `steps`: all are sampled in full, as they always are by the ancestral solver, whose
     fresh noise no draft foresees."""
     precision: Precision = "float32"
-    """Numbers of the networks' convolutions. `bfloat16` takes about 0.6 of the time on a processor with instructions for
-    it (AVX-512 BF16, AMX), elsewhere it is refused; it moves a volume by less than another noise would, and its bits
-    are those of the kind of processor. Solver, norms and outputs stay in float32."""
+    """Numbers of the networks' convolutions. `bfloat16` takes about 0.6 of the time on a processor with instructions
+    for it (AVX-512 BF16, AMX), elsewhere it is refused. A volume has the bits of the kind of processor. Solver, norms
+    and outputs stay in float32."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0
