@@ -25,7 +25,7 @@ from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.generation.engine import sample_noise
 from meddiff_core.models.conditions import ConditionVectors
 from meddiff_core.models.denoiser import Denoiser
-from meddiff_core.models.inference.packed import one_thread, packed
+from meddiff_core.models.inference.packed import DTYPES, for_inference, one_thread
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.randomness import derive_seed
 from meddiff_core.study import SamplingConfig
@@ -105,8 +105,9 @@ def open_batches(
     if samples < TOGETHER:
         raise ConfigurationError(f"samples must be {TOGETHER} or more to measure a solver, are {samples}")
     check_sampling(_karras(config, 2), denoiser.clock.sigma_range)
-    network = packed(denoiser) if device == "cpu" else denoiser
-    weaker = packed(guide) if guide is not None and device == "cpu" else guide
+    dtype = DTYPES[config.precision]
+    network = for_inference(denoiser, device, dtype)
+    weaker = None if guide is None else for_inference(guide, device, dtype)
     repeated = conditions[torch.arange(samples) % len(conditions)].to(device)
     noise = torch.cat([sample_noise(derive_seed(seed, "tune", number), shape) for number in range(samples)]).to(device)
     parts = zip(repeated.split(TOGETHER), noise.split(TOGETHER), strict=True)

@@ -36,7 +36,8 @@ from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
 from meddiff_core.models.images import to_stored
 from meddiff_core.models.inference.footprint import needs_tiles
-from meddiff_core.models.inference.packed import for_inference, one_thread
+from meddiff_core.models.inference.packed import DTYPES, for_inference, one_thread
+from meddiff_core.models.inference.self_check import check_decoder, check_denoiser
 from meddiff_core.models.inference.tiled import decode_tiled
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
@@ -75,13 +76,25 @@ class Engine:
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
-        self.autoencoder, self.denoiser = for_inference(autoencoder, device), for_inference(denoiser, device)
-        self.guide = None if guide is None else for_inference(guide, device)
+        dtype = DTYPES[config.precision]
+        self.autoencoder = for_inference(autoencoder, device, dtype)
+        self.denoiser = for_inference(denoiser, device, dtype)
+        self.guide = None if guide is None else for_inference(guide, device, dtype)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
         self.predictors = predictors
         self.batch = config.batch
         """Volumes a network call; on a GPU it is part of the identity of a volume."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
+        if dtype == torch.bfloat16:
+            self._check_rounding(autoencoder, denoiser)
+
+    def _check_rounding(self, autoencoder: Autoencoder, denoiser: Denoiser) -> None:
+        """Refuse networks that differ from those in float32, at the size and the noise levels that are sampled."""
+        noise = sample_noise(0, self._latent_shape())
+        lowest, highest = self.config.span
+        with one_thread():
+            check_denoiser(denoiser, self.denoiser, noise, (highest, math.sqrt(lowest * highest), lowest))
+            check_decoder(autoencoder, self.autoencoder, self.scale.restore(noise), self.tiled)
 
     def sample(
         self, samples: Sequence[SampleRequest], batch: int | None = None

@@ -62,8 +62,8 @@ def describe_methods(
         *([_ELSEWHERE] if plan.start_from else []),
         *([describe_selection(selection)] if selection else []),
         f"Volumes were sampled with {_SOLVERS[sampling.solver]} over {sampling.levels} noise levels "
-        f"({evaluations(sampling.solver, sampling.levels)} evaluations), {_guidance(sampling)}, each from a seed of "
-        "its own.",
+        f"({evaluations(sampling.solver, sampling.levels)} evaluations{_precision(sampling)}), {_guidance(sampling)}, "
+        "each from a seed of its own.",
         *([chosen] if chosen else []),
         *_best_of(plan.contract, sampling, predicted),
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
@@ -85,6 +85,10 @@ def describe_preprocessing(contract: Contract) -> str:
     )
     mask = _MASKS[contract.mask]
     return f"Scans were brought to {voxels} in RAS+ orientation; intensities were clipped to {scale}; {mask}."
+
+
+def _precision(sampling: SamplingConfig) -> str:
+    return "" if sampling.precision == "float32" else f" in {sampling.precision}"
 
 
 def _guidance(sampling: SamplingConfig) -> str:

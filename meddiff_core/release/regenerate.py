@@ -19,6 +19,7 @@ from meddiff_core.generation.best_of import request_with_noise
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.models.inference.instructions import INSTRUCTIONS, bfloat16_instructions
 from meddiff_core.release.bounded import describe_error
 from meddiff_core.release.manifest import MANIFEST, Manifest
 from meddiff_core.release.ome import intensity_range, released_image
@@ -42,6 +43,8 @@ class Regenerated:
     """Largest difference of an intensity, as a share of the released range."""
     label_share: float
     """Share of voxels whose label differs; 0 without label maps."""
+    processors: tuple[str, str] | None = None
+    """Instructions for bfloat16 that sampled it and those that sampled it again, where these are others."""
 
     @property
     def equal(self) -> bool:
@@ -58,7 +61,9 @@ class Regenerated:
         if self.equal:
             return f"{self.sample}: every voxel is the released one"
         off = f"{self.image_share:.2%} of voxels differ, by up to {self.image_largest:.2%} of the range"
-        return f"{self.sample}: {off}; {self.label_share:.2%} of labels differ"
+        made, here = self.processors or ("", "")
+        why = f"; sampled in bfloat16 with {made}, and again with {here}, which rounds otherwise" if made else ""
+        return f"{self.sample}: {off}; {self.label_share:.2%} of labels differ{why}"
 
 
 def regenerate(path: Path, samples: Sequence[str], models: Path, device: str = "cpu") -> Iterator[Regenerated]:
@@ -91,8 +96,26 @@ def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
             raise ConfigurationError(f"models must be a folder with {' and '.join(MODELS)}, {name} is not there")
         if digest_of(digest_checkpoint(models / name)) != manifest.parents.get(name):
             raise IntegrityError(f"{name} must be the one that the release was made from, it is another")
-    digest = digest_of([manifest.parents[name] for name in MODELS])
-    return open_engine(models, digest, released_sampling(manifest), device)
+    digest, sampling = digest_of([manifest.parents[name] for name in MODELS]), released_sampling(manifest)
+    if sampling.precision == "bfloat16":
+        _require_instructions(manifest)
+        device = "cpu"  # no other samples in it
+    return open_engine(models, digest, sampling, device)
+
+
+def _require_instructions(manifest: Manifest) -> None:
+    if bfloat16_instructions() is None:
+        made = manifest.versions.get(INSTRUCTIONS, "instructions for it")
+        raise ConfigurationError(
+            f"release must be regenerated on a processor with {made}, with which it was sampled in bfloat16; this one "
+            "has no instructions for that"
+        )
+
+
+def _other_processors(manifest: Manifest) -> tuple[str, str] | None:
+    """Instructions that the release names and those in use here, if both are known and differ."""
+    made, here = manifest.versions.get(INSTRUCTIONS), bfloat16_instructions()
+    return (made, here) if made and here and made != here else None
 
 
 def released_sampling(manifest: Manifest) -> SamplingConfig:
@@ -128,6 +151,7 @@ def _compare(release: Release, row: int, engine: Engine) -> Regenerated:
         image_share=float((apart > 0).mean()),
         image_largest=float(apart.max() / (high - low)),
         label_share=0.0 if label is None or known is None else float((label[0] != known).mean()),
+        processors=_other_processors(release.manifest),
     )
 
 

@@ -22,6 +22,7 @@ from meddiff_core.diffusion.private import describe_noise, guarantee_for
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.gates import limit_on_weights
+from meddiff_core.models.inference.instructions import check_train_precision, describe_precision
 from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.describe import describe_contract
 from meddiff_core.stages.inventory import REFUSED, read_inventory, take_inventory
@@ -96,6 +97,7 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     contradicts them.
     """
     find_signer(workspace, resources)
+    check_train_precision(workspace.study, resources.device)
     study, fingerprint, last = workspace.study, _read_fingerprint(workspace), last_plan(workspace)
     train = training_part(fingerprint, read_split(workspace.path("split")))
     contract, reasons = infer_contract(train, study, last.device if last else resources.device)
@@ -109,6 +111,8 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     if (privacy := study.train.denoiser.privacy) is not None:
         training, subjects = plan.denoiser_training, len({case.subject for case in train.cases})
         yield Message(describe_noise(guarantee_for(privacy, subjects, training.batch, training.steps), training.batch))
+    if line := describe_precision(study, resources.device):
+        yield Message(line)
     write_json(workspace.replaced("plan"), plan)
     length = {} if plan.minutes is None else {"training_minutes": round(plan.minutes, 1)}
     summary = {"size": list(contract.size), "spacing_mm": list(contract.spacing_mm), **length}

@@ -20,6 +20,7 @@ from meddiff_core.evidence.rejections import count_rejections
 from meddiff_core.evidence.screening.verdicts import MEASURED, REQUESTED, accepted_volumes
 from meddiff_core.generation.cells import CellCount
 from meddiff_core.generation.predictors import load_predictors
+from meddiff_core.models.inference.instructions import INSTRUCTIONS, require_bfloat16
 from meddiff_core.models.plan import Plan, TrainingPlan, load_plan
 from meddiff_core.release.build import build_release
 from meddiff_core.release.content import Counts, ReleaseContent
@@ -84,10 +85,15 @@ def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
         "autoencoder": (plan.autoencoder, plan.autoencoder_training, train.autoencoder.learning_rate),
         "denoiser": (plan.denoiser, plan.denoiser_training, train.denoiser.learning_rate),
     }
-    return {"seed": study.seed} | {
-        name: _shape_and_training(shape, training) | {"learning_rate": rate}
-        for name, (shape, training, rate) in parts.items()
-    }
+    precision = {} if train.precision == "float32" else {"precision": train.precision}
+    return (
+        {"seed": study.seed}
+        | precision
+        | {
+            name: _shape_and_training(shape, training) | {"learning_rate": rate}
+            for name, (shape, training, rate) in parts.items()
+        }
+    )
 
 
 def _shape_and_training(shape: BaseModel, training: TrainingPlan) -> dict[str, Any]:
@@ -98,6 +104,8 @@ def _content(workspace: Workspace, audit: Audit, device: str) -> ReleaseContent:
     study = workspace.study.model_copy(update={"sampling": workspace.sampling})
     dataset, plan = Dataset.open(workspace.folder), load_plan(workspace.path("plan"))
     versions, settings = installed_versions(PACKAGES), shareable_settings(study)
+    if study.sampling.precision == "bfloat16":  # on this kind its volumes are regenerated before it is published
+        versions[INSTRUCTIONS] = require_bfloat16("sampling.precision", "cpu")
     cohort = pd.read_parquet(workspace.path("cohort"))
     kept = cohort.copy()
     kept["accepted"] &= ~kept["sample_id"].isin(audit.flagged)

@@ -4,7 +4,8 @@
 
 DDIM without added noise is Euler's method over the noise levels of its steps, which `tests/models/test_imported.py`
 shows with MONAI's own scheduler. So both draw here from the study's denoiser, started alike, and are held to
-validation volumes by the kernel distance of the latents, with a bootstrap interval. `train` is of training volumes,
+validation volumes by the kernel distance of the latents, with a bootstrap interval. `bf16` is the default solver with
+`sampling.precision: bfloat16`, where the processor has instructions for it. `train` is of training volumes,
 `fitted` are noise levels as `meddiff tune-solver` finds them for the denoiser, instead of Karras'.
 """
 
@@ -24,6 +25,7 @@ from meddiff_core.evidence.sample_scoring import LatentScorer
 from meddiff_core.evidence.tuning import Batch, open_batches
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_denoiser
+from meddiff_core.models.inference.instructions import bfloat16_instructions
 from meddiff_core.models.inference.packed import one_thread
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.study import SamplingConfig
@@ -48,6 +50,11 @@ def main() -> None:
     print(f"{options.samples} samples; kernel distance to {len(validation)} validation volumes, 95% interval")
     report("train", 0, scorer, scorer.train)
     report("MONAI's DDIM", DDIM_STEPS, scorer, scorer.features(sample(batches, "euler", ddim_levels())))
+    if bfloat16_instructions() is not None:
+        rounded = config.model_copy(update={"precision": "bfloat16"})
+        others = open_batches(denoiser, conditions, rounded, tuple(validation.mean.shape[1:]), options.samples, 0)
+        sampled = sample(others, config.solver, noise_levels(config))
+        report(f"{config.solver}, bf16", config.steps, scorer, scorer.features(sampled))
     with torch.inference_mode(), one_thread():
         trace = trace_flow(*batches[0], *config.span)
     for count in COUNTS:

@@ -1,16 +1,21 @@
 """Volumes a minute of our engine and of MONAI's inferer: same weights, same evaluations, one run, in turns.
 
-    python tests/benchmarks/generation.py
+    python tests/benchmarks/generation.py [--compiled]
+
+MONAI's is measured with each setting that takes a user one line, and with all of them together; `--compiled` adds that
+with its denoiser compiled, which takes minutes. What counts is our time beside the best of them.
 
 Each contender lives in processes of its own, which build their networks once and then sample when told to. Ours samples
 on one thread, so two cores are two of its processes; MONAI's has both threads to itself. Ratios are printed, with the
 memory that the processes grew to; absolute times mean little on a shared machine.
 """
 
+import argparse
 import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
@@ -23,14 +28,16 @@ from meddiff_core.generation.engine import Engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape, LatentScale
+from meddiff_core.models.inference.instructions import bfloat16_instructions
 from meddiff_core.models.inference.packed import packed
-from meddiff_core.study import SamplingConfig
+from meddiff_core.study import Precision, SamplingConfig
 
 Draw = Callable[[], object]
 Size = tuple[int, int, int]
 EVALUATIONS = 12
-BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+BF16 = bfloat16_instructions() is not None
 """Whether the processor computes in bfloat16; one that does not takes minutes for a volume."""
+OURS = "meddiff"
 
 
 def _networks() -> tuple[Autoencoder, Denoiser]:
@@ -42,7 +49,7 @@ def _networks() -> tuple[Autoencoder, Denoiser]:
     return autoencoder.eval(), denoiser.eval()
 
 
-def _ours(latent: Size, volumes: int) -> Draw:
+def _ours(latent: Size, volumes: int, precision: Precision = "float32") -> Draw:
     """What one process samples of `volumes` that two share."""
     i, j, k = (4 * side for side in latent)
     contract = Contract(
@@ -53,13 +60,21 @@ def _ours(latent: Size, volumes: int) -> Draw:
         labels={},
         conditions=(),
     )
-    config = SamplingConfig(guidance=1.0, steps=EVALUATIONS, solver="adams")
+    config = SamplingConfig(guidance=1.0, steps=EVALUATIONS, solver="adams", precision=precision)
     engine = Engine(*_networks(), LatentScale(mean=(0.0,) * 4, std=(1.0,) * 4), contract, config)
     samples = [SampleRequest(f"s{n}", n, 0, n, {}) for n in range(volumes // 2)]
     return lambda: engine.sample(samples)
 
 
-def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, half: bool = False) -> Draw:
+def _monai(
+    latent: Size,
+    volumes: int,
+    *,
+    batched: bool = False,
+    flash: bool = False,
+    half: bool = False,
+    compiled: bool = False,
+) -> Draw:
     """MONAI's networks with our weights, in the memory format that they come in."""
     from monai.inferers import LatentDiffusionInferer
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
@@ -81,24 +96,33 @@ def _monai(latent: Size, volumes: int, *, batch: int = 1, flash: bool = False, h
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(EVALUATIONS)
     inferer = LatentDiffusionInferer(scheduler)
+    evaluated = torch.compile(network) if compiled else network
+    batch = volumes if batched else 1
 
     def sample() -> None:
         for _ in range(volumes // batch):
             noise = torch.randn(batch, 4, *latent)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-                inferer.sample(noise, decoder, network, scheduler, verbose=False)
+                inferer.sample(noise, decoder, evaluated, scheduler, verbose=False)
 
     return sample
 
 
 CONTENDERS: dict[str, tuple[int, Callable[[Size, int], Draw]]] = {
-    "meddiff": (2, _ours),
+    OURS: (2, _ours),
     "MONAI, default": (1, _monai),
-    "MONAI, flash attention": (1, lambda latent, volumes: _monai(latent, volumes, flash=True)),
-    **({"MONAI, flash and bf16": (1, lambda latent, n: _monai(latent, n, flash=True, half=True))} if BF16 else {}),
-    "MONAI, all in a batch": (1, lambda latent, volumes: _monai(latent, volumes, batch=volumes, flash=True)),
+    "MONAI, flash": (1, partial(_monai, flash=True)),
+    "MONAI, flash, batch": (1, partial(_monai, flash=True, batched=True)),
 }
 """Processes of each, and what they sample with."""
+if BF16:
+    CONTENDERS |= {
+        f"{OURS}, bfloat16": (2, partial(_ours, precision="bfloat16")),
+        "MONAI, flash, bf16": (1, partial(_monai, flash=True, half=True)),
+        "MONAI, flash, bf16, batch": (1, partial(_monai, flash=True, half=True, batched=True)),
+    }
+COMPILED = "MONAI, all, compiled"
+CONTENDERS[COMPILED] = 1, partial(_monai, flash=True, half=BF16, batched=True, compiled=True)
 
 
 def _serve(name: str, latent: Size, volumes: int, pipe: Connection) -> None:
@@ -112,19 +136,24 @@ def _serve(name: str, latent: Size, volumes: int, pipe: Connection) -> None:
 
 
 def main() -> None:
-    compare((10, 12, 10), volumes=8, rounds=3)
-    compare((20, 28, 20), volumes=2, rounds=2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compiled", action="store_true")
+    compiled = parser.parse_args().compiled
+    names = [name for name in CONTENDERS if compiled or name != COMPILED]
+    compare((10, 12, 10), volumes=8, rounds=3, names=names)
+    compare((20, 28, 20), volumes=2, rounds=2, names=names)
     difference_from_the_plain_network()
 
 
-def compare(latent: Size, volumes: int, rounds: int) -> None:
+def compare(latent: Size, volumes: int, rounds: int, names: Sequence[str]) -> None:
     context, pipes = get_context("spawn"), dict[str, list[Connection]]()
-    for name, (processes, _) in CONTENDERS.items():
+    for name in names:
+        processes, _ = CONTENDERS[name]
         for _ in range(processes):
             here, there = context.Pipe()
             context.Process(target=_serve, args=(name, latent, volumes, there), daemon=True).start()
             pipes.setdefault(name, []).append(here)
-    taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    taken: dict[str, list[float]] = {name: [] for name in names}
     memory = dict[str, float]()
     for turn in range(rounds + 1):
         for name, ends in pipes.items():
@@ -135,10 +164,11 @@ def compare(latent: Size, volumes: int, rounds: int) -> None:
         for end in ends:
             end.send(False)
     times = {name: median(seconds) for name, seconds in taken.items()}
-    print(f"{EVALUATIONS} evaluations, latents {latent}")
+    best = min(seconds for name, seconds in times.items() if not name.startswith(OURS))
+    print(f"{EVALUATIONS} evaluations, latents {latent}, {volumes} volumes")
     for name, seconds in times.items():
-        pace, ratio = 60 * volumes / seconds, seconds / times["meddiff"]
-        print(f"{name:<24} {pace:6.1f} volumes a minute, {ratio:5.2f} x our time, {memory[name]:6.0f} MB in all")
+        pace, ratio = 60 * volumes / seconds, best / seconds
+        print(f"{name:<26} {pace:6.1f} volumes a minute, {ratio:5.2f} x MONAI's best, {memory[name]:6.0f} MB in all")
 
 
 def _timed(ends: Sequence[Connection]) -> tuple[float, float]:
@@ -150,18 +180,21 @@ def _timed(ends: Sequence[Connection]) -> tuple[float, float]:
 
 
 def difference_from_the_plain_network() -> None:
-    """Of one evaluation of a packed network from the same one in float64, beside that of the plain float32 one."""
+    """Of one evaluation of packed networks from the same one in float64, beside that of the plain float32 one."""
     _, denoiser = _networks()
     x, sigma, nothing = torch.randn(4, 4, 10, 12, 10), torch.tensor([0.05, 0.5, 3.0, 20.0]), torch.zeros(4, 0)
     with torch.inference_mode():
         plain = denoiser(x, sigma, nothing)
         ours = packed(denoiser)(x, sigma, nothing)
+        rounded = packed(denoiser, torch.bfloat16 if BF16 else torch.float32)(x, sigma, nothing)
         exact = denoiser.double()(x.double(), sigma.double(), nothing.double())
 
     def far(found: Tensor) -> float:
         return float((found - exact).abs().max() / exact.abs().max())
 
     print(f"largest difference from float64: {far(ours):.1e} packed, {far(plain):.1e} plain")
+    if BF16:
+        print(f"and {far(rounded):.1e} packed in bfloat16")
 
 
 if __name__ == "__main__":

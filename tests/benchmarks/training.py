@@ -1,5 +1,8 @@
 """Steps a second of our training and of the MONAI tutorial's loop: same networks, data and batch, in turns.
 
+Each in float32 and, where the processor has instructions for it, in bfloat16: ours by `train.precision`, the tutorial's
+by the line of autocast that a user adds.
+
     python tests/benchmarks/training.py
 
 The tutorial loads with a DataLoader over volumes in memory, trains in PyTorch's default memory format, and
@@ -8,7 +11,7 @@ adversarial term is in both. The share of time that loading takes is measured by
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from statistics import median
 from typing import Any
@@ -26,9 +29,10 @@ from meddiff_core.diffusion.training import DenoiserTraining
 from meddiff_core.models.autoencoder import AutoencoderShape
 from meddiff_core.models.denoiser import DenoiserShape
 from meddiff_core.models.images import load_images
+from meddiff_core.models.inference.instructions import bfloat16_instructions
 from meddiff_core.models.latents import LatentSet
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
-from meddiff_core.study import AutoencoderConfig, DenoiserConfig
+from meddiff_core.study import AutoencoderConfig, DenoiserConfig, Precision
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE, LATENT_SIZE = (40, 48, 40), (10, 12, 10)
@@ -59,6 +63,11 @@ class RandomVolumes:
         return None
 
 
+BF16 = DEVICE == "cpu" and bfloat16_instructions() is not None
+"""Whether the processor computes in bfloat16: then ours is compared in it too, and the tutorial's under autocast."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16") if BF16 else ("float32",)
+
+
 def main() -> None:
     autoencoder_beside_the_tutorial()
     denoiser_beside_the_tutorial()
@@ -68,10 +77,15 @@ def autoencoder_beside_the_tutorial() -> None:
     volumes, batch = RandomVolumes(8), 2
     config = AutoencoderConfig(adversarial_start=0.0, perceptual="none")
     shape = AutoencoderShape(in_channels=1, channels=(16, 32, 64), latent_channels=4)
-    ours = AutoencoderTraining(shape, CONTRACT, config, volumes, volumes, 1000, batch, 0, DEVICE)
-    _compare("autoencoder", _steps(ours), _tutorial_autoencoder(volumes, batch))
+    ours = {
+        precision: AutoencoderTraining(
+            shape, CONTRACT, config, volumes, volumes, 1000, batch, 0, DEVICE, precision=precision
+        )
+        for precision in PRECISIONS
+    }
+    _compare("autoencoder", ours, lambda precision: _tutorial_autoencoder(volumes, batch, precision))
     loading = _median_of(lambda: load_images(volumes, range(batch), CONTRACT))
-    print(f"loading is {loading / _median_of(_steps(ours)):.1%} of a step")
+    print(f"loading is {loading / _median_of(_steps(ours['float32'])):.1%} of a step")
 
 
 def denoiser_beside_the_tutorial() -> None:
@@ -79,8 +93,13 @@ def denoiser_beside_the_tutorial() -> None:
     mean = torch.randn(32, 4, *LATENT_SIZE)
     side = (LatentSet(mean, torch.full_like(mean, 0.1)), torch.zeros(32, 0))
     shape = DenoiserShape(latent_channels=4, channels=(64, 128))
-    ours = DenoiserTraining(shape, (), DenoiserConfig(), side, side, 1000, batch, 0, DEVICE)
-    _compare("denoiser", _steps(ours), _tutorial_denoiser(mean, batch))
+    ours = {
+        precision: DenoiserTraining(
+            shape, (), DenoiserConfig(), side, side, 1000, batch, 0, DEVICE, precision=precision
+        )
+        for precision in PRECISIONS
+    }
+    _compare("denoiser", ours, lambda precision: _tutorial_denoiser(mean, batch, precision))
 
 
 def _steps(training: AutoencoderTraining | DenoiserTraining) -> Callable[[], object]:
@@ -88,7 +107,7 @@ def _steps(training: AutoencoderTraining | DenoiserTraining) -> Callable[[], obj
     return lambda: training.step(next(steps))
 
 
-def _tutorial_autoencoder(volumes: RandomVolumes, batch: int) -> Callable[[], object]:
+def _tutorial_autoencoder(volumes: RandomVolumes, batch: int, precision: Precision) -> Callable[[], object]:
     network = AutoencoderKL(
         spatial_dims=3, in_channels=1, out_channels=1, num_res_blocks=(1, 1, 1), channels=(16, 32, 64),
         attention_levels=(False,) * 3, latent_channels=4, norm_num_groups=8,
@@ -102,15 +121,21 @@ def _tutorial_autoencoder(volumes: RandomVolumes, batch: int) -> Callable[[], ob
     def step() -> float:
         batch_of_images = next(images).to(DEVICE)
         optimizers[0].zero_grad(set_to_none=True)
-        reconstructed, mean, std = network(batch_of_images)
+        with _autocast(precision):
+            reconstructed, mean, std = network(batch_of_images)
+        reconstructed, mean, std = reconstructed.float(), mean.float(), std.float()
         divergence = 0.5 * (mean**2 + std**2 - torch.log(std**2) - 1).sum(dim=[1, 2, 3, 4]).mean()
-        fooled = adversarial(critic(reconstructed)[-1], target_is_real=True, for_discriminator=False)
+        with _autocast(precision):
+            judged = critic(reconstructed)[-1]
+        fooled = adversarial(judged.float(), target_is_real=True, for_discriminator=False)
         loss = functional.l1_loss(reconstructed, batch_of_images) + 1e-6 * divergence + 0.01 * fooled
         loss.backward()
         optimizers[0].step()
         optimizers[1].zero_grad(set_to_none=True)
-        fake = adversarial(critic(reconstructed.detach())[-1], target_is_real=False, for_discriminator=True)
-        real = adversarial(critic(batch_of_images)[-1], target_is_real=True, for_discriminator=True)
+        with _autocast(precision):
+            judged_fake, judged_real = critic(reconstructed.detach())[-1], critic(batch_of_images)[-1]
+        fake = adversarial(judged_fake.float(), target_is_real=False, for_discriminator=True)
+        real = adversarial(judged_real.float(), target_is_real=True, for_discriminator=True)
         critic_loss = (fake + real) / 2
         critic_loss.backward()
         optimizers[1].step()
@@ -119,7 +144,7 @@ def _tutorial_autoencoder(volumes: RandomVolumes, batch: int) -> Callable[[], ob
     return step
 
 
-def _tutorial_denoiser(latents: torch.Tensor, batch: int) -> Callable[[], object]:
+def _tutorial_denoiser(latents: torch.Tensor, batch: int, precision: Precision) -> Callable[[], object]:
     network = DiffusionModelUNet(
         spatial_dims=3, in_channels=4, out_channels=4, num_res_blocks=(1, 1), channels=(64, 128),
         attention_levels=(False, True), norm_num_groups=16, num_head_channels=32,
@@ -133,8 +158,9 @@ def _tutorial_denoiser(latents: torch.Tensor, batch: int) -> Callable[[], object
         noise = torch.randn_like(clean)
         times = torch.randint(0, 1000, (len(clean),), device=DEVICE)
         optimizer.zero_grad(set_to_none=True)
-        predicted = network(scheduler.add_noise(clean, noise, times), times)
-        loss = functional.mse_loss(predicted, noise)
+        with _autocast(precision):
+            predicted = network(scheduler.add_noise(clean, noise, times), times)
+        loss = functional.mse_loss(predicted.float(), noise)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -148,15 +174,28 @@ def _endless(items: list[torch.Tensor], batch: int) -> Iterator[torch.Tensor]:
         yield from loader
 
 
-def _compare(name: str, ours: Callable[[], object], tutorial: Callable[[], object]) -> None:
-    times: list[list[float]] = [[], []]
+def _autocast(precision: Precision) -> torch.autocast:
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _compare(
+    name: str,
+    ours: Mapping[Precision, AutoencoderTraining | DenoiserTraining],
+    tutorial: Callable[[Precision], Callable[[], object]],
+) -> None:
+    programs = {f"ours, {precision}": _steps(training) for precision, training in ours.items()}
+    programs |= {f"tutorial, {precision}": tutorial(precision) for precision in PRECISIONS}
+    taken: dict[str, list[float]] = {program: [] for program in programs}
     for turn in range(ROUNDS + 1):
-        for program, taken in zip((ours, tutorial), times, strict=True):
-            seconds = _seconds(program)
+        for program, run in programs.items():
+            seconds = _seconds(run)
             if turn:
-                taken.append(seconds)
-    own, other = median(times[0]), median(times[1])
-    print(f"{name} on {DEVICE}: {1 / own:.2f} steps a second, tutorial {1 / other:.2f}: {other / own:.2f} x as fast")
+                taken[program].append(seconds)
+    times = {program: median(seconds) for program, seconds in taken.items()}
+    best = min(seconds for program, seconds in times.items() if program.startswith("tutorial"))
+    print(f"{name} on {DEVICE}")
+    for program, seconds in times.items():
+        print(f"{program:<20} {1 / seconds:.2f} steps a second, {best / seconds:.2f} x the tutorial's best")
 
 
 def _median_of(program: Callable[[], object]) -> float:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine, sample_noise
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.denoiser import load_denoiser, save_denoiser
-from meddiff_core.models.inference import footprint
+from meddiff_core.models.inference import footprint, instructions, self_check
 from meddiff_core.study import SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
@@ -253,6 +254,60 @@ def test_what_is_no_lack_of_memory_is_raised(models: Path, sampling: Sampling, m
     with pytest.raises(RuntimeError, match="no kernel"):
         engine.sample(samples(2))
     assert engine.batch == 8
+
+
+BF16 = pytest.mark.skipif(instructions.bfloat16_instructions() is None, reason="no instructions for bfloat16")
+
+
+@BF16
+@pytest.mark.parametrize("batch", [1, 3])
+def test_in_bfloat16_a_sample_depends_on_no_other_and_on_no_batch(
+    models: Path, sampling: Sampling, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sampling(precision="bfloat16", batch=4)
+    images, labels = open_engine(models, "digest", config, "cpu").sample(samples(4))
+    assert labels is not None
+    near, _ = open_engine(models, "digest", sampling(), "cpu").sample(samples(4))
+    assert 0 < np.abs(images.astype(float) - near).mean() < 0.01 * np.ptp(near)
+    other = open_engine(models, "digest", config.model_copy(update={"batch": batch}), "cpu")
+    assert same(other.sample(samples(4)[::-1]), images[::-1], labels[::-1])
+    monkeypatch.setattr(footprint, "AMPLE_BYTES", 0)
+    assert same(open_engine(models, "tiled", config, "cpu").sample(samples(4)), images, labels)
+
+
+def test_precision_is_part_of_the_identity_and_older_samples_keep_theirs(sampling: Sampling) -> None:
+    settings = sampling().model_dump(mode="json")
+    assert "precision" not in settings
+    assert SamplingConfig.model_validate(settings) == sampling()
+    assert sampling(precision="bfloat16").model_dump(mode="json") == settings | {"precision": "bfloat16"}
+
+
+@BF16
+@pytest.mark.parametrize("wrong", ["check_denoiser", "check_decoder"])
+def test_networks_that_bfloat16_computes_wrongly_are_refused(
+    models: Path, sampling: Sampling, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that is wrong in one place, as some are for a side of 1 behind a stride."""
+    check = getattr(self_check, wrong)
+
+    def damaged(exact: Any, rounded: Any, *rest: Any) -> None:
+        *_, layer = (one for one in rounded.modules() if getattr(one, "_weight", None) is not None)
+        layer._weight[:, :, 0] = 0
+        check(exact, rounded, *rest)
+
+    monkeypatch.setattr(f"meddiff_core.generation.engine.{wrong}", damaged)
+    with pytest.raises(ConfigurationError, match=r"sampling.precision: must be float32 for these models.*differs by"):
+        open_engine(models, wrong, sampling(precision="bfloat16"), "cpu")
+
+
+def test_bfloat16_is_refused_where_no_instructions_are(
+    models: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    with pytest.raises(ConfigurationError, match=r"must be float32 on this processor, which has none of amx_bf16, avx"):
+        open_engine(models, "none", sampling(precision="bfloat16"), "cpu")
+    with pytest.raises(ConfigurationError, match="must be float32 on a GPU, is bfloat16"):
+        instructions.require_bfloat16("sampling.precision", "cuda")
 
 
 def test_autoguidance_samples_from_both_weights(

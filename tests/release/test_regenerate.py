@@ -13,7 +13,9 @@ from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
+from meddiff_core.models.inference.instructions import INSTRUCTIONS, bfloat16_instructions
 from meddiff_core.release import reader
+from meddiff_core.release import regenerate as regenerating
 from meddiff_core.release.build import build_release
 from meddiff_core.release.checks.parquet_bounds import parse_table
 from meddiff_core.release.manifest import read_manifest
@@ -51,9 +53,10 @@ def models(tmp_path: Path, make_content: Any, save_models: Callable[..., Path]) 
 
 
 @pytest.fixture
-def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path:
+def release(tmp_path: Path, models: Path, make_content: Any, build: Any, request: pytest.FixtureRequest) -> Path:
     """Three volumes that the models drew, with gaps among their conditions, each the nearest of four."""
-    engine = open_engine(models, "first", SAMPLING, "cpu")
+    sampling = getattr(request, "param", SAMPLING)
+    engine = open_engine(models, "first", sampling, "cpu")
     samples = [SampleRequest(f"syn-{n}", n, 0, 2**62 + n, condition) for n, condition in enumerate(CONDITIONS)]
     table = pd.DataFrame({"sample_id": [s.sample_id for s in samples], "seed": [s.seed for s in samples]})
     content = make_content(size=(8, 8, 8))
@@ -64,7 +67,8 @@ def release(tmp_path: Path, models: Path, make_content: Any, build: Any) -> Path
         volumes=Drawn(sampled.images, sampled.labels),
         table=with_noises(pd.concat([table, pd.DataFrame(CONDITIONS)], axis=1), sampled.kept),
         parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser")},
-        study={"sampling": SAMPLING.model_dump(mode="json")},
+        study={"sampling": sampling.model_dump(mode="json")},
+        versions=content.versions | {INSTRUCTIONS: "avx512_bf16"},
     )
     return Path(build(content, tmp_path / "releases"))
 
@@ -74,6 +78,21 @@ def test_every_volume_comes_out_as_released(release: Path, models: Path) -> None
     assert [volume.sample for volume in found] == ["syn-2", "syn-0", "syn-1"]
     assert all(volume.equal and volume.alike for volume in found)
     assert found[0].describe() == "syn-2: every voxel is the released one"
+
+
+@pytest.mark.skipif(bfloat16_instructions() is None, reason="no instructions for bfloat16")
+@pytest.mark.parametrize("release", [SAMPLING.model_copy(update={"precision": "bfloat16"})], indirect=True)
+def test_bfloat16_is_regenerated_by_its_own_kind_of_processor(
+    release: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(volume.equal for volume in regenerate(release, ["syn-1"], models))
+    for kind, differs in (("avx512_bf16", False), ("amx_bf16", True)):
+        monkeypatch.setattr(regenerating, "bfloat16_instructions", lambda kind=kind: kind)
+        (volume,) = regenerate(release, ["syn-0"], models)
+        assert ("avx512_bf16, and again with amx_bf16" in replace(volume, image_share=0.5).describe()) == differs
+    monkeypatch.setattr(regenerating, "bfloat16_instructions", lambda: None)
+    with pytest.raises(ConfigurationError, match=r"regenerated on a processor with avx512_bf16.* this one has no"):
+        next(regenerate(release, ["syn-0"], models))
 
 
 def change_table(monkeypatch: pytest.MonkeyPatch, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

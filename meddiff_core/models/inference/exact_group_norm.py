@@ -42,7 +42,7 @@ def add_sums(slices: Tensor, sums: Tensor | None = None) -> Tensor:
 
 
 def _slice_sums(one: Tensor) -> Tensor:
-    lines = one.flatten(1)  # (j, k * c): sums of many columns at once, each of few numbers
+    lines = one.flatten(1).float()  # (j, k * c): sums of many columns at once, each of few numbers
     sums = torch.stack([lines.sum(0), lines.square().sum(0)])
     return sums.double().reshape(2, *one.shape[1:]).sum(1)
 
@@ -51,6 +51,7 @@ def normed(x: Tensor, norm: nn.GroupNorm, sums: Tensor, voxels: int) -> Tensor:
     """A sample (1, c, i, j, k), or a part of it, after a group norm over the `voxels` that the sums are of."""
     by_group = sums.reshape(2, norm.num_groups, -1)
     mean, square = by_group.mean(-1) / voxels
-    moments = torch.stack([mean, square - mean**2]).repeat_interleave(by_group.shape[-1], dim=1).to(x.dtype)
+    moments = torch.stack([mean, square - mean**2]).repeat_interleave(by_group.shape[-1], dim=1)
+    moments = moments.to(norm.weight.dtype)
     # With its moments known, a group norm is a batch norm.
     return functional.batch_norm(x, moments[0], moments[1], norm.weight, norm.bias, eps=norm.eps)

@@ -54,16 +54,16 @@ class _File:
     """Slices in an unnamed file, which disappears with the last reference to this or with the process."""
 
     def __init__(self, like: Tensor, folder: Path | None) -> None:
-        self._shape, self._dtype = like.shape, like.numpy().dtype
+        self._shape, self._dtype = like.shape, like.dtype
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
     def append(self, slices: Tensor) -> None:
         """Raises OSError where the disk is full."""
-        slices.numpy().tofile(self._file)
+        slices.view(torch.uint8).numpy().tofile(self._file)  # NumPy knows no bfloat16
 
     def read(self, start: int, stop: int) -> Tensor:
-        values = self._shape.numel()
-        self._file.seek(start * values * self._dtype.itemsize)
-        read = np.fromfile(self._file, self._dtype, (stop - start) * values)
-        return torch.from_numpy(read).reshape(-1, *self._shape)
+        size = self._shape.numel() * self._dtype.itemsize
+        self._file.seek(start * size)
+        read = np.fromfile(self._file, np.uint8, (stop - start) * size)
+        return torch.from_numpy(read).view(self._dtype).reshape(-1, *self._shape)

@@ -10,6 +10,7 @@ from meddiff_core.contract import ContinuousCondition
 from meddiff_core.models.autoencoder import Autoencoder, AutoencoderShape
 from meddiff_core.models.denoiser import Denoiser, DenoiserShape
 from meddiff_core.models.fused_layers import UpsamplingConvolution
+from meddiff_core.models.inference.instructions import bfloat16_instructions
 from meddiff_core.models.inference.packed import (
     PackedConvolution,
     PackedUpsampling,
@@ -20,6 +21,10 @@ from meddiff_core.models.inference.packed import (
 
 AGE = ContinuousCondition(name="age", low=20, high=80, mean=50, std=10)
 Function = Callable[[Tensor], Tensor]
+HALF = pytest.param(
+    torch.bfloat16, marks=pytest.mark.skipif(bfloat16_instructions() is None, reason="no instructions for bfloat16")
+)
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, HALF])
 
 
 def denoiser() -> nn.Module:
@@ -59,8 +64,17 @@ def test_it_computes_the_same(network: nn.Module) -> None:
     assert torch.equal(function(network)(latents()), wanted)
 
 
-def test_the_same_bits_alone_and_in_any_batch_at_any_place(network: nn.Module) -> None:
-    compute, given = function(packed(network)), latents()
+@pytest.mark.parametrize("dtype", [HALF])
+def test_in_bfloat16_it_is_near_and_its_output_is_not_rounded(network: nn.Module, dtype: torch.dtype) -> None:
+    wanted, found = function(network)(latents()), function(packed(network, dtype))(latents())
+    assert found.dtype == torch.float32
+    assert 1e-4 < (found - wanted).norm() / wanted.norm() < 0.02
+    assert (found != found.bfloat16()).float().mean() > 0.5
+
+
+@TYPES
+def test_the_same_bits_alone_and_in_any_batch_at_any_place(network: nn.Module, dtype: torch.dtype) -> None:
+    compute, given = function(packed(network, dtype)), latents()
     with one_thread():
         together = compute(given)
         for size in range(1, len(given)):
@@ -69,8 +83,9 @@ def test_the_same_bits_alone_and_in_any_batch_at_any_place(network: nn.Module) -
         assert torch.equal(compute(given[order]), together[order])
 
 
-def test_other_sizes_may_follow(network: nn.Module) -> None:
-    compute = function(packed(network))
+@TYPES
+def test_other_sizes_may_follow(network: nn.Module, dtype: torch.dtype) -> None:
+    compute = function(packed(network, dtype))
     first = compute(latents(2))
     compute(torch.ones(1, 4, 8, 8, 8))
     assert torch.equal(compute(latents(2)), first)

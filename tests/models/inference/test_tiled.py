@@ -19,6 +19,7 @@ from meddiff_core.models.fused_layers import UpsamplingConvolution, upsampled_an
 from meddiff_core.models.inference import footprint
 from meddiff_core.models.inference.exact_group_norm import ExactGroupNorm, use_exact_group_norms
 from meddiff_core.models.inference.footprint import needs_tiles, untiled_bytes
+from meddiff_core.models.inference.instructions import bfloat16_instructions
 from meddiff_core.models.inference.packed import packed
 from meddiff_core.models.inference.tiled import decode_tiled, first_streamed
 
@@ -78,6 +79,13 @@ def test_tiles_change_nothing(channels: tuple[int, ...], sizes: tuple[int, int, 
 def test_tiles_of_a_packed_network_change_no_bit(slab: int) -> None:
     drawn = latents(7)
     assert torch.equal(decode_tiled(PACKED[THREE], drawn, slab), PACKED[THREE].decode(drawn))
+
+
+@pytest.mark.skipif(bfloat16_instructions() is None, reason="no instructions for bfloat16")
+@pytest.mark.parametrize("slab", [1, 5, 100])
+def test_tiles_in_bfloat16_change_no_bit(slab: int) -> None:
+    network, drawn = packed(PLAIN[THREE], torch.bfloat16), latents(7)
+    assert torch.equal(decode_tiled(network, drawn, slab), network.decode(drawn))
 
 
 def test_it_is_as_exact_in_float64() -> None:
