@@ -417,6 +417,10 @@ class SamplingConfig(Config):
     """Noise levels of a short walk, a draft, by which they are compared: the nearest alone is then sampled in
     full. Null, or no fewer than `steps`: all are sampled in full, as they always are by the ancestral solver, whose
     fresh noise no draft foresees."""
+    grain: bool = True
+    """Add a random field to what the decoder gives, with the power by frequency, label and intensity that the training
+    scans' reconstructions lack (`models/grain`): noise and finest texture, of which a decoder gives the mean. It comes
+    from a stream of its own of each sample's seed and leaves label maps as they are."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0
