@@ -8,12 +8,13 @@ nothing of any of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from meddiff_core.models.checkpoint import load_checkpoint, save_checkpoint
 from meddiff_core.types import FloatArray, LabelArray
@@ -22,10 +23,15 @@ FOREGROUND = 0.02
 """Share of the intensity range above which a voxel is foreground; elsewhere there is no grain."""
 BINS = 8
 """Bins of intensity, of equal width."""
-EDGES = (0.35, 0.55, 0.75, 0.95)
-"""Where the bands begin, in units of the highest frequency along an axis; the last one has no end."""
+LEVELS = 256
+"""Intensities of the tone curve."""
+EDGES = (0.35, 0.55, 0.75, 0.95, 1.15, 1.4)
+"""Where the bands begin, in units of the highest frequency along an axis. Diagonal ones reach to 1.73, where scans that
+were resampled hold little, and where a measure of noise looks."""
 HALF_WIDTH = 0.1
 """Over which one band fades into the next, in the same unit."""
+RIM = 2
+"""Voxels from the border of the foreground that do not count."""
 FEWEST = 5
 """Subjects behind every figure that is kept."""
 STREAM = 1 << 255
@@ -43,9 +49,12 @@ class Grain:
     """(bands, 1 + label groups, BINS): variance by label value and intensity, in squared shares of the range."""
     spread: float
     """Standard deviation between subjects of the logarithm of their amplitude in the finest band."""
+    tone: Matrix
+    """(LEVELS,) what each decoded intensity from 0 to 1 becomes before."""
 
     def add(self, unit: FloatArray, label: LabelArray | None, seed: int) -> FloatArray:
         """A decoded volume (i, j, k), intensities in [0, 1], with grain in its foreground; clipped to that range."""
+        unit = np.interp(unit, np.linspace(0, 1, LEVELS), self.tone).astype(np.float32)
         random = np.random.Generator(np.random.Philox(key=seed, counter=STREAM))
         strength = np.exp(self.spread * random.standard_normal())
         white = random.standard_normal(unit.shape, dtype=np.float32)
@@ -85,7 +94,7 @@ def _gains(shape: Sequence[int]) -> Iterator[FloatArray]:
     along = [2 * np.abs(fft.fftfreq(side)) for side in others] + [2 * fft.rfftfreq(last)]
     frequency = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*along, indexing="ij", sparse=True)))
     above = [_rise(frequency, edge) for edge in EDGES] + [np.zeros_like(frequency)]
-    for lower, upper in zip(above, above[1:], strict=False):
+    for lower, upper in pairwise(above):
         yield np.sqrt(np.maximum(lower - upper, 0)).astype(np.float32)
 
 
@@ -95,32 +104,55 @@ def _rise(frequency: Matrix, edge: float) -> Matrix:
 
 
 @dataclass(frozen=True)
-class Powers:
-    """Sums over the foreground of one volume, by band, label value and intensity. They hold no voxel."""
+class Sums:
+    """Sums over one volume, by band, label value and intensity. They hold no voxel."""
 
-    squares: Matrix
-    """(bands, 1 + label groups, BINS)."""
+    sizes: Matrix
+    """(bands, 1 + label groups, BINS) of absolute values: edges, which are rare and large, count less than in squares."""
     counts: Matrix
-    """(1 + label groups, BINS)."""
+    """(1 + label groups, BINS) of voxels."""
+    histogram: Matrix
+    """(LEVELS,) of the whole volume."""
 
     @property
     def finest(self) -> float:
-        """Mean power of the finest band."""
-        return float(self.squares[-1].sum() / max(self.counts.sum(), 1))
+        """Mean of the finest band."""
+        return float(self.sizes[-1].sum() / max(self.counts.sum(), 1))
 
 
-def powers_of(unit: FloatArray, label: LabelArray | None, groups: int) -> Powers:
-    """Of a volume (i, j, k) with intensities in [0, 1]."""
-    shape, inside = (groups + 1, BINS), unit > FOREGROUND
-    flat = np.ravel_multi_index(_places(unit, label), shape)[inside]
+def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups: int) -> Sums:
+    """Of a volume (i, j, k) in [0, 1], where its reconstruction `copy` has an intensity and a label.
+
+    By its own intensity, noise would be thought strong wherever it is what makes a voxel bright or dark. Near the border
+    of the foreground, its outline would count.
+    """
+    shape = groups + 1, BINS
+    inside = ndimage.binary_erosion(copy > FOREGROUND, iterations=RIM, border_value=1)
+    flat = np.ravel_multi_index(_places(copy, label), shape)[inside]
 
     def total(weights: FloatArray | None = None) -> Matrix:
-        return np.bincount(flat, weights, minlength=groups * BINS + BINS).astype(np.float64).reshape(shape)
+        return np.bincount(flat, weights, minlength=shape[0] * BINS).astype(np.float64).reshape(shape)
 
-    return Powers(np.stack([total(np.square(band[inside])) for band in in_bands(unit)]), total())
+    histogram = np.bincount(_level(unit).ravel(), minlength=LEVELS).astype(np.float64)
+    return Sums(np.stack([total(np.abs(band[inside])) for band in in_bands(unit)]), total(), histogram)
 
 
-def fit_grain(scans: Sequence[Powers], copies: Sequence[Powers], subjects: Sequence[str]) -> Grain | None:
+def _level(unit: FloatArray) -> NDArray[np.intp]:
+    return np.asarray(np.rint(unit * (LEVELS - 1)), dtype=np.intp)
+
+
+def fit_tone(scans: Sequence[Matrix], copies: Sequence[Matrix]) -> Matrix:
+    """(LEVELS,) the intensity of scans below which as many voxels lie as below each one of reconstructions.
+
+    So many of the darkest become background that the foreground is as large as that of scans. From histograms of both.
+    """
+    below, own = ((np.cumsum(one) - one / 2) / one.sum() for one in (np.sum(scans, axis=0), np.sum(copies, axis=0)))
+    levels = np.arange(LEVELS) / (LEVELS - 1)
+    tone = np.interp(own, below, levels)
+    return np.where(own <= np.interp(FOREGROUND, levels, below), 0, np.maximum(tone, 0))
+
+
+def fit_grain(scans: Sequence[Sums], copies: Sequence[Sums], subjects: Sequence[str], tone: Matrix | None) -> Grain | None:
     """What reconstructions lack of the power of their scans, each of a subject; None of too few subjects.
 
     A label and intensity that fewer than `FEWEST` subjects have takes what is missing of that intensity in all labels,
@@ -128,24 +160,25 @@ def fit_grain(scans: Sequence[Powers], copies: Sequence[Powers], subjects: Seque
     """
     if len(set(subjects)) < FEWEST:
         return None
-    counts = np.stack([np.minimum(scan.counts, copy.counts) for scan, copy in zip(scans, copies, strict=True)])
+    counts = np.stack([copy.counts for copy in copies])
     own, of_bin, of_all = (_missing(scans, copies, axes) for axes in ((), (-2,), (-2, -1)))
     common = np.where(_enough(counts.sum(-2, keepdims=True), subjects), of_bin, of_all)
     power = np.where(_enough(counts, subjects), own, common)
     finest = np.array([scan.finest for scan in scans])
-    return Grain(power, float(np.log(np.maximum(finest, 1e-12)).std() / 2))
+    return Grain(power, float(np.log(np.maximum(finest, 1e-9)).std()), np.arange(LEVELS) / (LEVELS - 1) if tone is None else tone)
 
 
-def _missing(scans: Sequence[Powers], copies: Sequence[Powers], axes: tuple[int, ...]) -> Matrix:
-    """Mean power of scans minus that of reconstructions, over labels (-2) and intensities (-1) where these are named."""
+def _missing(scans: Sequence[Sums], copies: Sequence[Sums], axes: tuple[int, ...]) -> Matrix:
+    """Mean power of scans minus that of reconstructions, pooled over labels (-2) and intensities (-1) if named."""
     return np.maximum(_mean_power(scans, axes) - _mean_power(copies, axes), 0)
 
 
-def _mean_power(found: Sequence[Powers], axes: tuple[int, ...]) -> Matrix:
-    squares, counts = (
-        np.sum([getattr(one, name) for one in found], axis=0).sum(axes, keepdims=True) for name in ("squares", "counts")
+def _mean_power(found: Sequence[Sums], axes: tuple[int, ...]) -> Matrix:
+    """Of a normal distribution with the mean absolute value that was found."""
+    sizes, counts = (
+        np.sum([getattr(one, name) for one in found], axis=0).sum(axes, keepdims=True) for name in ("sizes", "counts")
     )
-    return np.asarray(squares / np.maximum(counts, 1))
+    return np.asarray(np.pi / 2 * np.square(sizes / np.maximum(counts, 1)))
 
 
 def _enough(counts: Matrix, subjects: Sequence[str]) -> NDArray[np.bool_]:
@@ -156,9 +189,9 @@ def _enough(counts: Matrix, subjects: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def save_grain(folder: Path, grain: Grain | None) -> None:
-    """As a checkpoint; of no bands where there is none."""
-    power = torch.zeros(0) if grain is None else torch.from_numpy(grain.power)
-    save_checkpoint(folder, {"power": power}, {"spread": grain.spread if grain else 0.0})
+    """As a checkpoint; of no tensors where there is none."""
+    parts = {} if grain is None else {"power": torch.from_numpy(grain.power), "tone": torch.from_numpy(grain.tone)}
+    save_checkpoint(folder, parts, {"spread": grain.spread if grain else 0.0})
 
 
 def load_grain(folder: Path) -> Grain | None:
@@ -166,4 +199,4 @@ def load_grain(folder: Path) -> Grain | None:
     if not folder.exists():
         return None
     tensors, facts = load_checkpoint(folder)
-    return Grain(tensors["power"].numpy(), float(facts["spread"])) if tensors["power"].numel() else None
+    return Grain(tensors["power"].numpy(), float(facts["spread"]), tensors["tone"].numpy()) if tensors else None

@@ -31,8 +31,8 @@ MOST = 64
 LACKING = 0.1
 """Share of a band's power from which on it is said to be lacking."""
 CAPTION = (
-    "Mean power within the foreground by band of spatial frequency, as a share of that of held-out scans, with intervals "
-    "over subjects. Reconstructed: these scans as the autoencoder gives them back. Training: how far real scans are "
+    "Mean power within the foreground by band of spatial frequency, as a share of that of held-out scans, with "
+    "intervals over subjects. Reconstructed: these scans as the autoencoder gives them back. Training: how far real scans are "
     "from real ones."
 )
 Found = Mapping[str, list[Estimate]]
@@ -88,7 +88,9 @@ def band_powers(unit: FloatArray, contract: Contract) -> Matrix:
     weight = float(window.sum(dtype=np.float64))
     seen = window * (unit - float((window * unit).sum(dtype=np.float64)) / max(weight, 1e-12))
     power = np.square(np.abs(fft.rfftn(seen))) / max(float(np.square(window).sum(dtype=np.float64)), 1e-12)
-    *others, last = (np.asarray(fft.fftfreq(side, mm)) for side, mm in zip(unit.shape, contract.spacing_mm, strict=True))
+    *others, last = (
+        np.asarray(fft.fftfreq(side, mm)) for side, mm in zip(unit.shape, contract.spacing_mm, strict=True)
+    )
     last = np.abs(last[: power.shape[2]])
     squares = [np.square(axis) for axis in np.meshgrid(*others, last, indexing="ij", sparse=True)]
     bands = _bands(contract)
@@ -126,7 +128,9 @@ def _shares(powers: Matrix, real: Matrix, weights: Matrix, beside: Matrix, boots
 
 
 def _line(name: str, middles: Matrix, shares: list[Estimate]) -> Line:
-    value, low, high = (tuple(float(f"{one:.4g}") for one in column) for column in zip(*(s.figures for s in shares), strict=True))
+    value, low, high = (
+        tuple(float(f"{one:.4g}") for one in column) for column in zip(*(s.figures for s in shares), strict=True)
+    )
     return Line(name=name, x=tuple(round(float(x), 4) for x in middles), y=value, low=low, high=high)
 
 
