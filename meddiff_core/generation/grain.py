@@ -1,14 +1,13 @@
 """Grain: what the autoencoder leaves out of a scan, put back as a random field instead of being averaged away.
 
 A decoder gives about the mean of all scans that a latent may stand for, so their noise and finest texture cancel out,
-and every volume is smoother than any scan. The grain has the power that is missing, by band of frequency, label and
-intensity, and comes from a stream of its own of the sample's seed. It is made of sums over many subjects, and shows
-nothing of any of them.
+and every volume is smoother than any scan. The grain has the power that is missing, by frequency in three dimensions,
+label and intensity, and comes from a stream of its own of the sample's seed. It is made of sums over many subjects, and
+shows nothing of any of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,45 +23,55 @@ FOREGROUND = 0.02
 BINS = 8
 """Bins of intensity, of equal width."""
 LEVELS = 256
-"""Intensities of the tone curve."""
-EDGES = (0.35, 0.55, 0.75, 0.95, 1.15, 1.4)
-"""Where the bands begin, in units of the highest frequency along an axis. Diagonal ones reach to 1.73, where scans that
-were resampled hold little, and where a measure of noise looks."""
-HALF_WIDTH = 0.1
-"""Over which one band fades into the next, in the same unit."""
+"""Intensities that a tone curve is given at."""
+CELLS = 6
+"""Cells of frequency along each axis, of equal width. Bands of spheres alone give diagonal frequencies too much."""
+LOWEST = 0.35
+"""Below it, in units of the highest frequency along an axis, is anatomy and no grain."""
+FINE = 0.9
+"""Above it, in that unit, the strengths are measured: what is missing is nearly all that scans have there."""
 RIM = 2
-"""Voxels from the border of the foreground that do not count."""
+"""Voxels from the border of the foreground that do not count: its outline would."""
 FEWEST = 5
 """Subjects behind every figure that is kept."""
 STREAM = 1 << 255
 """Counter of the generator at which grain begins: half its period away from the noise that a sample starts from."""
 
 Matrix = NDArray[np.float64]
+LADDER: Matrix = np.linspace(0, 1, LEVELS)
+"""Intensities of the tone curve; as a curve, the one that changes nothing."""
 Places = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
 class Grain:
-    """Power that is missing in reconstructions, over many subjects."""
+    """What reconstructions lack, over many subjects."""
 
-    power: Matrix
-    """(bands, 1 + label groups, BINS): variance by label value and intensity, in squared shares of the range."""
+    spectrum: Matrix
+    """(CELLS,) * 3: power by frequency along i, j, k, in squared shares of the intensity range."""
+    strength: Matrix
+    """(1 + label groups, BINS): amplitude by label value and intensity; 1 in the mean, or less."""
     spread: float
-    """Standard deviation between subjects of the logarithm of their amplitude in the finest band."""
+    """Standard deviation between subjects of the logarithm of their amplitude."""
     tone: Matrix
     """(LEVELS,) what each decoded intensity from 0 to 1 becomes before."""
 
     def add(self, unit: FloatArray, label: LabelArray | None, seed: int) -> FloatArray:
         """A decoded volume (i, j, k), intensities in [0, 1], with grain in its foreground; clipped to that range."""
-        unit = np.interp(unit, np.linspace(0, 1, LEVELS), self.tone).astype(np.float32)
+        unit = toned(unit, self.tone)
         random = np.random.Generator(np.random.Philox(key=seed, counter=STREAM))
-        strength = np.exp(self.spread * random.standard_normal())
+        amplitude = np.exp(self.spread * random.standard_normal()) * self.strength
         white = random.standard_normal(unit.shape, dtype=np.float32)
-        places, grained = _places(unit, label), unit.copy()
-        for power, share, band in zip(self.power, band_shares(unit.shape), in_bands(white), strict=True):
-            amplitude = strength * np.sqrt(power / max(share, 1e-6))
-            grained += amplitude.astype(np.float32)[places] * band
-        return np.where(unit > FOREGROUND, grained.clip(0, 1), unit)
+        # filtered last: an amplitude that changes from voxel to voxel would whiten it
+        spectrum = fft.rfftn(amplitude.astype(np.float32)[_places(unit, label)] * white)
+        gain = np.sqrt(self.spectrum).astype(np.float32)[_cells(unit.shape)]
+        field = fft.irfftn(spectrum * (gain * _is_above(LOWEST, unit.shape)), unit.shape)
+        return np.where(unit > FOREGROUND, (unit + field).clip(0, 1), unit)
+
+
+def toned(unit: FloatArray, tone: Matrix) -> FloatArray:
+    """A volume through a tone curve."""
+    return np.interp(unit, LADDER, tone).astype(np.float32)
 
 
 def _places(unit: FloatArray, label: LabelArray | None) -> Places:
@@ -71,110 +80,117 @@ def _places(unit: FloatArray, label: LabelArray | None) -> Places:
     return np.zeros_like(bins) if label is None else label.astype(np.intp), bins
 
 
-def in_bands(volume: FloatArray) -> Iterator[FloatArray]:
-    """What each band of frequencies holds of a volume (i, j, k); the squares of their gains add up to 1 or less."""
-    spectrum = fft.rfftn(volume)
-    for gain in _gains(volume.shape):
-        yield fft.irfftn(spectrum * gain, volume.shape).astype(np.float32)
-
-
-def band_shares(shape: Sequence[int]) -> list[float]:
-    """Variance of white noise of variance 1 in each band."""
-    # a real spectrum leaves out the half that mirrors what it holds
-    twice = np.full(shape[-1] // 2 + 1, 2.0)
-    twice[0] = 1
-    if shape[-1] % 2 == 0:
-        twice[-1] = 1
-    return [float((np.square(gain, dtype=np.float64) * twice).sum() / np.prod(shape)) for gain in _gains(shape)]
-
-
-def _gains(shape: Sequence[int]) -> Iterator[FloatArray]:
-    """Of each band, over the frequencies of a real spectrum. Along each axis 1 is the highest frequency that it has."""
+def _frequencies(shape: Sequence[int]) -> list[Matrix]:
+    """Along each axis, of a real spectrum, in units of the highest one."""
     *others, last = shape
-    along = [2 * np.abs(fft.fftfreq(side)) for side in others] + [2 * fft.rfftfreq(last)]
-    frequency = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*along, indexing="ij", sparse=True)))
-    above = [_rise(frequency, edge) for edge in EDGES] + [np.zeros_like(frequency)]
-    for lower, upper in pairwise(above):
-        yield np.sqrt(np.maximum(lower - upper, 0)).astype(np.float32)
+    return [2 * np.abs(fft.fftfreq(side)) for side in others] + [2 * fft.rfftfreq(last)]
 
 
-def _rise(frequency: Matrix, edge: float) -> Matrix:
-    across = np.clip((frequency - edge) / (2 * HALF_WIDTH) + 0.5, 0, 1)
-    return np.asarray(np.sin(across * np.pi / 2) ** 2)
+def _cells(shape: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+    """Cell of each frequency of a real spectrum."""
+    return np.ix_(*(np.minimum((axis * CELLS).astype(np.intp), CELLS - 1) for axis in _frequencies(shape)))
+
+
+def _is_above(lowest: float, shape: Sequence[int]) -> NDArray[np.bool_]:
+    squares = [np.square(axis) for axis in np.meshgrid(*_frequencies(shape), indexing="ij", sparse=True)]
+    return np.asarray(sum(squares) >= lowest**2)
+
+
+def inner_window(unit: FloatArray) -> FloatArray:
+    """Weights that fade out within the foreground, so that its outline hardly counts."""
+    inside = unit > FOREGROUND
+    inner = ndimage.binary_erosion(inside, iterations=RIM, border_value=1)
+    return ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0)
+
+
+def power_under(window: FloatArray, unit: FloatArray) -> FloatArray:
+    """Real power spectrum of a volume (i, j, k) under a window; its mean is the variance there."""
+    mean = float((window * unit).sum(dtype=np.float64)) / max(float(window.sum(dtype=np.float64)), 1e-12)
+    power = np.square(np.abs(fft.rfftn(window * (unit - mean))))
+    return np.asarray(power / max(float(np.square(window).sum(dtype=np.float64)), 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over one volume, by band, label value and intensity. They hold no voxel."""
+    """Sums over one volume. They hold no voxel."""
 
+    power: Matrix
+    """(CELLS,) * 3 mean of each cell of frequency."""
     sizes: Matrix
-    """(bands, 1 + label groups, BINS) of absolute values: edges, which are rare and large, count less than in squares."""
+    """(1 + label groups, BINS) of absolute values of what is fine."""
     counts: Matrix
     """(1 + label groups, BINS) of voxels."""
-    histogram: Matrix
-    """(LEVELS,) of the whole volume."""
-
-    @property
-    def finest(self) -> float:
-        """Mean of the finest band."""
-        return float(self.sizes[-1].sum() / max(self.counts.sum(), 1))
+    squares: float
+    """Of what is fine, of all of them."""
 
 
 def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups: int) -> Sums:
     """Of a volume (i, j, k) in [0, 1], where its reconstruction `copy` has an intensity and a label.
 
-    By its own intensity, noise would be thought strong wherever it is what makes a voxel bright or dark. Near the border
-    of the foreground, its outline would count.
+    By its own intensity, noise would seem strong wherever it is what makes a voxel bright or dark.
     """
-    shape = groups + 1, BINS
+    power = power_under(inner_window(copy), unit)
+    cells = np.ravel_multi_index(np.broadcast_arrays(*_cells(unit.shape)), (CELLS,) * 3).ravel()
+    totals, counts = np.bincount(cells, power.ravel(), CELLS**3), np.bincount(cells, minlength=CELLS**3)
+    fine = fft.irfftn(fft.rfftn(unit) * _is_above(FINE, unit.shape), unit.shape)
     inside = ndimage.binary_erosion(copy > FOREGROUND, iterations=RIM, border_value=1)
+    shape = groups + 1, BINS
     flat = np.ravel_multi_index(_places(copy, label), shape)[inside]
+    sizes, voxels = (np.bincount(flat, weights, shape[0] * BINS) for weights in (np.abs(fine[inside]), None))
+    return Sums(
+        (totals / np.maximum(counts, 1)).reshape((CELLS,) * 3),
+        sizes.reshape(shape),
+        voxels.astype(np.float64).reshape(shape),
+        float(np.square(fine[inside]).sum(dtype=np.float64)),
+    )
 
-    def total(weights: FloatArray | None = None) -> Matrix:
-        return np.bincount(flat, weights, minlength=shape[0] * BINS).astype(np.float64).reshape(shape)
 
-    histogram = np.bincount(_level(unit).ravel(), minlength=LEVELS).astype(np.float64)
-    return Sums(np.stack([total(np.abs(band[inside])) for band in in_bands(unit)]), total(), histogram)
-
-
-def _level(unit: FloatArray) -> NDArray[np.intp]:
-    return np.asarray(np.rint(unit * (LEVELS - 1)), dtype=np.intp)
+def histogram_of(unit: FloatArray) -> Matrix:
+    """(LEVELS,) voxels of each intensity."""
+    levels = np.rint(unit * (LEVELS - 1)).astype(np.intp)
+    return np.bincount(levels.ravel(), minlength=LEVELS).astype(np.float64)
 
 
 def fit_tone(scans: Sequence[Matrix], copies: Sequence[Matrix]) -> Matrix:
-    """(LEVELS,) the intensity of scans below which as many voxels lie as below each one of reconstructions.
+    """(LEVELS,) the intensity below which as many voxels of scans lie as of reconstructions below each one.
 
-    So many of the darkest become background that the foreground is as large as that of scans. From histograms of both.
+    From the histograms of both. As many voxels become background as are background in scans: a decoder blurs the sharp
+    outline of a masked scan to a dark rim that no scan has.
     """
     below, own = ((np.cumsum(one) - one / 2) / one.sum() for one in (np.sum(scans, axis=0), np.sum(copies, axis=0)))
-    levels = np.arange(LEVELS) / (LEVELS - 1)
-    tone = np.interp(own, below, levels)
-    return np.where(own <= np.interp(FOREGROUND, levels, below), 0, np.maximum(tone, 0))
+    background = np.interp(FOREGROUND, LADDER, below)
+    return np.where(own <= background, 0, np.interp(own, below, LADDER))
 
 
-def fit_grain(scans: Sequence[Sums], copies: Sequence[Sums], subjects: Sequence[str], tone: Matrix | None) -> Grain | None:
-    """What reconstructions lack of the power of their scans, each of a subject; None of too few subjects.
+def fit_grain(
+    scans: Sequence[Sums], copies: Sequence[Sums], subjects: Sequence[str], tone: Matrix = LADDER
+) -> Grain | None:
+    """What reconstructions, through the tone curve, lack of the power of their scans; None of too few subjects.
 
     A label and intensity that fewer than `FEWEST` subjects have takes what is missing of that intensity in all labels,
     or of the whole foreground.
     """
     if len(set(subjects)) < FEWEST:
         return None
+    spectrum = np.maximum(np.mean([a.power - b.power for a, b in zip(scans, copies, strict=True)], axis=0), 0)
     counts = np.stack([copy.counts for copy in copies])
-    own, of_bin, of_all = (_missing(scans, copies, axes) for axes in ((), (-2,), (-2, -1)))
-    common = np.where(_enough(counts.sum(-2, keepdims=True), subjects), of_bin, of_all)
+    own, of_bin, of_all = (_missing(scans, copies, axes) for axes in ((), (0,), (0, 1)))
+    common = np.where(_enough(counts.sum(1, keepdims=True), subjects), of_bin, of_all)
     power = np.where(_enough(counts, subjects), own, common)
-    finest = np.array([scan.finest for scan in scans])
-    return Grain(power, float(np.log(np.maximum(finest, 1e-9)).std()), np.arange(LEVELS) / (LEVELS - 1) if tone is None else tone)
+    squares = [sum(one.squares for one in side) for side in (scans, copies)]
+    # the spectrum is of squares, to which few large values add much; a normal field has none
+    strength = np.sqrt(power * counts.sum() / max(squares[0] - squares[1], 1e-12))
+    levels = np.array([scan.sizes.sum() / max(scan.counts.sum(), 1) for scan in scans])
+    return Grain(spectrum, strength, float(np.log(np.maximum(levels, 1e-9)).std()), tone)
 
 
 def _missing(scans: Sequence[Sums], copies: Sequence[Sums], axes: tuple[int, ...]) -> Matrix:
-    """Mean power of scans minus that of reconstructions, pooled over labels (-2) and intensities (-1) if named."""
-    return np.maximum(_mean_power(scans, axes) - _mean_power(copies, axes), 0)
+    """Variance of scans minus that of reconstructions, pooled over labels (0) and intensities (1) if named."""
+    return np.maximum(_variance(scans, axes) - _variance(copies, axes), 0)
 
 
-def _mean_power(found: Sequence[Sums], axes: tuple[int, ...]) -> Matrix:
-    """Of a normal distribution with the mean absolute value that was found."""
+def _variance(found: Sequence[Sums], axes: tuple[int, ...]) -> Matrix:
+    """Of a normal distribution with the mean absolute value that was found: edges, few and large, count for less."""
     sizes, counts = (
         np.sum([getattr(one, name) for one in found], axis=0).sum(axes, keepdims=True) for name in ("sizes", "counts")
     )
@@ -190,7 +206,8 @@ def _enough(counts: Matrix, subjects: Sequence[str]) -> NDArray[np.bool_]:
 
 def save_grain(folder: Path, grain: Grain | None) -> None:
     """As a checkpoint; of no tensors where there is none."""
-    parts = {} if grain is None else {"power": torch.from_numpy(grain.power), "tone": torch.from_numpy(grain.tone)}
+    names = () if grain is None else ("spectrum", "strength", "tone")
+    parts = {name: torch.from_numpy(getattr(grain, name)) for name in names}
     save_checkpoint(folder, parts, {"spread": grain.spread if grain else 0.0})
 
 
@@ -199,4 +216,5 @@ def load_grain(folder: Path) -> Grain | None:
     if not folder.exists():
         return None
     tensors, facts = load_checkpoint(folder)
-    return Grain(tensors["power"].numpy(), float(facts["spread"]), tensors["tone"].numpy()) if tensors else None
+    parts = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Grain(spread=float(facts["spread"]), **parts) if parts else None

@@ -33,8 +33,9 @@ _SOLVERS = {
 
 
 _GRAIN = (
-    "Grain was added to the foreground of each volume after decoding: a random field of its own seed with the power, by "
-    "spatial frequency, label and intensity, that reconstructions of training scans lack. It holds no detail of any scan."
+    "After decoding, intensities were brought to the distribution of training scans where these are masked, and grain "
+    "was added within the foreground: a random field from the sample's own seed, with the power by spatial frequency, "
+    "label and intensity that reconstructions of training scans lack. It holds no detail of any scan."
 )
 _MASKS = {
     "none": "nothing was masked",

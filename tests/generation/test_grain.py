@@ -11,58 +11,75 @@ from meddiff_core.contract import Contract
 from meddiff_core.generation.engine import Engine, open_engine
 from meddiff_core.generation.grain import (
     BINS,
+    CELLS,
     FEWEST,
     FOREGROUND,
+    LADDER,
     STREAM,
     Grain,
-    band_shares,
+    Sums,
     fit_grain,
-    in_bands,
+    fit_tone,
+    histogram_of,
     load_grain,
-    powers_of,
     save_grain,
+    sums_of,
+    toned,
 )
 from meddiff_core.types import FloatArray, LabelArray
 from tests.generation.test_engine import Sampling, samples
 
-SHAPE = (20, 24, 9)
+SHAPE = (26, 22, 18)
 NAMES = [f"sub-{n}" for n in range(8)]
 
 
-def ball() -> tuple[FloatArray, LabelArray]:
-    """Two tissues in an ellipsoid, and nothing around it."""
-    away = sum(np.square(axis) for axis in np.meshgrid(*[np.linspace(-1, 1, side) for side in SHAPE], indexing="ij"))
-    label = np.where(away < 0.3, 2, np.where(away < 0.8, 1, 0)).astype(np.uint8)
+def phantom() -> tuple[FloatArray, LabelArray]:
+    """Two tissues side by side, and nothing around them."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[3:-3, 3:-3, 3:-3] = 1
+    label[13:-3, 3:-3, 3:-3] = 2
     return np.array([0.0, 0.4, 0.7], np.float32)[label], label
 
 
 def noisy(n: int, strengths: tuple[float, float]) -> tuple[FloatArray, LabelArray]:
     """A scan: correlated noise of another strength in each tissue."""
-    unit, label = ball()
+    unit, label = phantom()
     white = ndimage.gaussian_filter(np.random.default_rng(n).standard_normal(SHAPE), 0.4)
     return (unit + np.array([0.0, *strengths])[label] * white / white.std()).clip(0, 1).astype(np.float32), label
 
 
+def sums(scan: tuple[FloatArray, LabelArray], groups: int = 2) -> tuple[Sums, Sums]:
+    """Of a scan and of the smooth volume that an autoencoder makes of it."""
+    copy, _ = phantom()
+    return sums_of(scan[0], copy, scan[1], groups), sums_of(copy, copy, scan[1], groups)
+
+
 def fitted(strengths: tuple[float, float] = (0.02, 0.06)) -> Grain:
-    copy = powers_of(*ball(), 2)
-    found = fit_grain([powers_of(*noisy(n, strengths), 2) for n in range(8)], [copy] * 8, NAMES)
+    scans, copies = zip(*[sums(noisy(n, strengths)) for n in range(8)], strict=True)
+    found = fit_grain(scans, copies, NAMES)
     assert found is not None
     return found
 
 
+def even(power: float, spread: float = 0.0, groups: int = 2) -> Grain:
+    return Grain(np.full((CELLS,) * 3, power), np.ones((1 + groups, BINS)), spread, LADDER)
+
+
 def test_a_smooth_volume_gets_the_power_that_scans_have_tissue_by_tissue() -> None:
-    grain, (unit, label) = replace(fitted(), spread=0.0), ball()
-    real = np.mean([powers_of(*noisy(n, (0.02, 0.06)), 2).squares for n in range(100, 108)], axis=0)
-    grained = np.mean([powers_of(grain.add(unit, label, n), label, 2).squares for n in range(8)], axis=0)
-    bare = powers_of(unit, label, 2).squares
-    for tissue in (1, 2):
-        had, has, wanted = (one[1:, tissue].sum() for one in (bare, grained, real))
-        assert abs(has - wanted) < 0.25 * (wanted - had)
+    grain, (unit, label) = replace(fitted(), spread=0.0), phantom()
+    inner = {tissue: ndimage.binary_erosion(label == tissue) for tissue in (1, 2)}
+    scans = [noisy(n, (0.02, 0.06))[0] for n in range(100, 108)]
+    grained = [grain.add(unit, label, n) for n in range(8)]
+    for tissue, inside in inner.items():
+        wanted, has = (np.std([one[inside] - unit[inside] for one in found]) for found in (scans, grained))
+        assert 0.6 * wanted < has < 1.2 * wanted, tissue
+    steps = [np.std([np.diff(one, axis=0)[5:-5, 5:-5, 5:-5] for one in found]) for found in (scans, grained)]
+    assert steps[1] == pytest.approx(steps[0], rel=0.2)
 
 
 def test_there_is_none_outside_the_foreground_nor_beyond_the_range() -> None:
-    unit, label = ball()
-    grained = Grain(np.full((4, 3, BINS), 0.04), 0.5).add(unit, label, 3)
+    unit, label = phantom()
+    grained = even(0.04, 0.5).add(unit, label, 3)
     assert np.array_equal(grained[unit <= FOREGROUND], unit[unit <= FOREGROUND])
     assert (grained != unit).any()
     assert grained.min() >= 0
@@ -70,7 +87,7 @@ def test_there_is_none_outside_the_foreground_nor_beyond_the_range() -> None:
 
 
 def test_it_follows_from_the_seed_alone_and_from_none_of_the_noise_that_a_sample_starts_from() -> None:
-    grain, (unit, label) = fitted(), ball()
+    grain, (unit, label) = fitted(), phantom()
     before = unit.copy()
     assert np.array_equal(grain.add(unit, label, 7), grain.add(unit, label, 7))
     assert not np.array_equal(grain.add(unit, label, 7), grain.add(unit, label, 8))
@@ -81,38 +98,55 @@ def test_it_follows_from_the_seed_alone_and_from_none_of_the_noise_that_a_sample
 
 
 def test_what_lacks_nothing_gets_nothing() -> None:
-    scans = [powers_of(*noisy(n, (0.02, 0.06)), 2) for n in range(8)]
-    same, unit = fit_grain(scans, scans, NAMES), ball()[0]
+    scans = [sums(noisy(n, (0.02, 0.06)))[0] for n in range(8)]
+    same, (unit, label) = fit_grain(scans, scans, NAMES), phantom()
     assert same is not None
-    assert np.array_equal(same.add(unit, ball()[1], 1), unit)
+    assert np.allclose(same.add(unit, label, 1), unit, atol=1e-6)
 
 
 def test_nothing_is_kept_of_a_tissue_that_few_subjects_have() -> None:
     """A lesion in few scans takes the strength of what others have; with too few subjects there is no grain at all."""
-    scans = []
+    pairs = []
     for n in range(8):
         unit, label = noisy(n, (0.02, 0.06))
-        scans.append(powers_of(unit, np.where((label == 2) & (n < FEWEST - 1), 3, label).astype(np.uint8), 3))
-    copies = [powers_of(*ball(), 3)] * 8
+        lesion = np.where((label == 2) & (n < FEWEST - 1), 3, label).astype(np.uint8)
+        pairs.append(sums((unit, lesion), 3))
+    scans, copies = zip(*pairs, strict=True)
     found = fit_grain(scans, copies, NAMES)
     assert found is not None
-    assert np.array_equal(found.power[:, 3], found.power[:, 0])
+    assert np.array_equal(found.strength[3], found.strength[0])
     assert fit_grain(scans, copies, ["one", "two", "three", "four"] * 2) is None
 
 
+def test_a_tone_curve_gives_back_the_sharp_outline_of_masked_scans_and_leaves_the_same_alone() -> None:
+    scan, _ = phantom()
+    blurred = ndimage.gaussian_filter(scan, 0.6)
+    tone = fit_tone([histogram_of(scan)], [histogram_of(blurred)])
+    assert (np.diff(tone) >= 0).all()
+    rim = [float(((one > FOREGROUND) & (one < 0.3)).mean()) for one in (scan, blurred, toned(blurred, tone))]
+    assert rim[0] == 0
+    assert rim[2] < 0.3 * rim[1]
+    assert ((toned(blurred, tone) > FOREGROUND).mean()) == pytest.approx((scan > FOREGROUND).mean(), rel=0.05)
+    ramp = np.linspace(0, 1, 26 * 22 * 18, dtype=np.float32).reshape(SHAPE)
+    own = fit_tone([histogram_of(ramp)], [histogram_of(ramp)])
+    assert toned(ramp, own)[ramp > FOREGROUND + 0.01] == pytest.approx(ramp[ramp > FOREGROUND + 0.01], abs=0.01)
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 8), (7, 10, 3), (24, 20, 1)])
-def test_bands_of_white_noise_have_their_shares(shape: tuple[int, int, int]) -> None:
-    white = np.random.default_rng(0).standard_normal((30, *shape), dtype=np.float32)
-    found = np.mean([[np.square(band).mean() for band in in_bands(one)] for one in white], axis=0)
-    assert found == pytest.approx(band_shares(shape), abs=0.1)
+def test_any_grid_can_have_it(shape: tuple[int, int, int]) -> None:
+    unit = np.full(shape, 0.5, np.float32)
+    grained = even(1e-4, groups=0).add(unit, None, 1)
+    assert grained.shape == shape
+    assert 0.003 < grained.std() < 0.013
 
 
 def test_without_label_maps_there_is_one_tissue() -> None:
-    scans = [powers_of(noisy(n, (0.05, 0.05))[0], None, 0) for n in range(8)]
-    found = fit_grain(scans, [powers_of(ball()[0], None, 0)] * 8, NAMES)
+    copy = phantom()[0]
+    pairs = [(sums_of(noisy(n, (0.05, 0.05))[0], copy, None, 0), sums_of(copy, copy, None, 0)) for n in range(8)]
+    found = fit_grain(*zip(*pairs, strict=True), NAMES)  # type: ignore[arg-type]
     assert found is not None
-    assert found.power.shape == (4, 1, BINS)
-    assert (found.add(ball()[0], None, 1) != ball()[0]).any()
+    assert found.strength.shape == (1, BINS)
+    assert (found.add(copy, None, 1) != copy).any()
 
 
 def test_it_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -120,8 +154,8 @@ def test_it_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     save_grain(tmp_path / "grain", grain)
     found = load_grain(tmp_path / "grain")
     assert found is not None
-    assert np.array_equal(found.power, grain.power)
-    assert found.spread == grain.spread
+    for name in ("spectrum", "strength", "spread", "tone"):
+        assert np.array_equal(getattr(found, name), getattr(grain, name))
     save_grain(tmp_path / "none", None)
     assert load_grain(tmp_path / "none") is None
     assert load_grain(tmp_path / "nowhere") is None
@@ -129,7 +163,7 @@ def test_it_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_the_engine_adds_it_to_images_alone_in_any_batch(models: Path, sampling: Sampling, contract: Contract) -> None:
     plain = open_engine(models, "plain", sampling(grain=False), "cpu")
-    grain = Grain(np.full((4, 1 + len(contract.labels), BINS), 1e-3), 0.1)
+    grain = even(1e-2, 0.1)
     parts = (plain.autoencoder, plain.denoiser, plain.scale, contract)
     grained, batched = (Engine(*parts, sampling(batch=batch), grain=grain) for batch in (1, 3))  # type: ignore[arg-type]
     before, labels = plain.sample(samples(4))

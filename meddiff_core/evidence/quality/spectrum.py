@@ -8,18 +8,18 @@ denoiser. Each volume is seen through a window that fades out within its foregro
 from collections.abc import Generator, Mapping
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
 from meddiff_core.contract import Contract
 from meddiff_core.evidence.disclosure import FEWEST
 from meddiff_core.evidence.inputs import AuditInput
 from meddiff_core.evidence.intervals import Bootstrap, Estimate, Matrix, from_resamples, resample_weights
-from meddiff_core.evidence.measurements import FOREGROUND
 from meddiff_core.evidence.metrics import Part
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.evidence.section import Curve, Line, Section
 from meddiff_core.evidence.selection import Selection
 from meddiff_core.evidence.subjects import one_of_each
+from meddiff_core.generation.grain import inner_window, power_under
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.types import FloatArray, Progress, Volumes
 
@@ -32,8 +32,8 @@ LACKING = 0.1
 """Share of a band's power from which on it is said to be lacking."""
 CAPTION = (
     "Mean power within the foreground by band of spatial frequency, as a share of that of held-out scans, with "
-    "intervals over subjects. Reconstructed: these scans as the autoencoder gives them back. Training: how far real scans are "
-    "from real ones."
+    "intervals over subjects. Reconstructed: these scans as the autoencoder gives them back. Training: how far real "
+    "scans are from real ones."
 )
 Found = Mapping[str, list[Estimate]]
 """Share of the power of held-out scans in each band, by set."""
@@ -84,10 +84,7 @@ def _powers(name: str, volumes: Volumes, contract: Contract) -> Generator[Progre
 
 def band_powers(unit: FloatArray, contract: Contract) -> Matrix:
     """(bands,) mean power of a volume (i, j, k) in [0, 1] under a window within its foreground; 0 if it has none."""
-    window = _window(unit)
-    weight = float(window.sum(dtype=np.float64))
-    seen = window * (unit - float((window * unit).sum(dtype=np.float64)) / max(weight, 1e-12))
-    power = np.square(np.abs(fft.rfftn(seen))) / max(float(np.square(window).sum(dtype=np.float64)), 1e-12)
+    power = power_under(inner_window(unit), unit)
     *others, last = (
         np.asarray(fft.fftfreq(side, mm)) for side, mm in zip(unit.shape, contract.spacing_mm, strict=True)
     )
@@ -97,13 +94,6 @@ def band_powers(unit: FloatArray, contract: Contract) -> Matrix:
     places = np.minimum((np.sqrt(sum(squares)) / _highest(contract) * bands).astype(int), bands - 1).ravel()
     counts = np.bincount(places, minlength=bands)
     return np.asarray(np.bincount(places, power.ravel(), minlength=bands) / np.maximum(counts, 1))
-
-
-def _window(unit: FloatArray) -> FloatArray:
-    inside = unit > FOREGROUND
-    inner = ndimage.binary_erosion(inside, iterations=2)
-    window = ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0)
-    return np.asarray(window, dtype=np.float32)
 
 
 def _highest(contract: Contract) -> float:
