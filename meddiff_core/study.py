@@ -435,6 +435,10 @@ class SamplingConfig(Config):
     """Numbers of the networks' convolutions. `bfloat16` takes about 0.6 of the time on a processor with instructions
     for it (AVX-512 BF16, AMX), elsewhere it is refused. A volume has the bits of the kind of processor. Solver, norms
     and outputs stay in float32."""
+    grain: bool = True
+    """Add a random field to what the decoder gives, with the power by frequency, label and intensity that the training
+    scans' reconstructions lack (`models/grain`): noise and finest texture, of which a decoder gives the mean. It comes
+    from a stream of its own of each sample's seed and leaves label maps as they are."""
     sigma_min: Positive = 0.01
     """Lowest noise level before 0."""
     sigma_max: Positive = 40.0

@@ -170,7 +170,7 @@ def _guidance_settings(sampling: SamplingConfig) -> dict[str, Any]:
     """What a choice of the guidance follows: a number that the study gives, or how samples are made."""
     if sampling.guidance is not None:
         return {"guidance": sampling.guidance, "guidance_interval": sampling.guidance_interval}
-    return sampling.model_dump(mode="json", exclude={"batch", "shard"})
+    return sampling.model_dump(mode="json", exclude={"batch", "grain", "shard"})
 
 
 DECISIONS = ("contract", "autoencoder", "autoencoder_training", "denoiser", "denoiser_training", "start_from")
@@ -217,6 +217,7 @@ CHAIN: dict[str, Artefact] = {
         lambda w: _training_settings(w, "denoiser"),
         follows=("plan",),
     ),
+    "grain": Artefact("generate", "models/grain", ("dataset", "autoencoder"), lambda w: {}),
     "predictors": Artefact("generate", "models/predictors", ("dataset", "latents"), lambda w: {}),
     "guidance": Artefact(
         "generate",
@@ -227,7 +228,7 @@ CHAIN: dict[str, Artefact] = {
     "candidates": Artefact(
         "generate",
         "candidates.zarr",
-        ("dataset", "autoencoder", "denoiser", "predictors"),
+        ("dataset", "autoencoder", "denoiser", "grain", "predictors"),
         lambda w: {"study.cohort": w.study.cohort, "study.sampling": w.sampling, "requests": w.requests_digest()},
         follows=("guidance",),
     ),
@@ -367,7 +368,7 @@ class Workspace:
     def models_digest(self, **trained: str) -> str:
         """Digest of the models as they are recorded, or of those just `trained`, given by name."""
         inputs = self.inputs("candidates") | trained
-        return digest_of([inputs[name] for name in ("autoencoder", "denoiser", "predictors")])
+        return digest_of([inputs[name] for name in ("autoencoder", "denoiser", "grain", "predictors")])
 
     def requests_digest(self) -> str | None:
         """Digest of the table of requests, if the cohort has one."""

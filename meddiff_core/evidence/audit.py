@@ -29,6 +29,7 @@ from meddiff_core.evidence.quality.distinct import distinct_metric
 from meddiff_core.evidence.quality.drift import subgroups_and_drift
 from meddiff_core.evidence.quality.fidelity import fidelity_of_labels
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
+from meddiff_core.evidence.quality.spectrum import spectra
 from meddiff_core.evidence.screening.expected import screening_evidence
 from meddiff_core.evidence.section import Curve, Section, Table
 from meddiff_core.evidence.utility.arms import effort_of
@@ -59,6 +60,7 @@ Part = Callable[[AuditInput, Bootstrap], Generator[Progress, None, Section]]
 SEATS: tuple[Part, ...] = (release_membership, membership_inference)
 """Attacks by whoever receives a release, and by whoever has the weights: the first lines of the report."""
 PARTS: tuple[Part, ...] = (
+    spectra,
     authenticity_evidence,
     covariate_attacks,
     appearance_and_anatomy,

@@ -6,7 +6,7 @@ from meddiff_core.evidence.privacy.copies import COPIES_EXCESS
 from meddiff_core.evidence.privacy.covariates import COVARIATES_RISK, EXACT_ROWS
 from meddiff_core.evidence.privacy.membership import MEMBERSHIP_AUC, MEMBERSHIP_TPR
 from meddiff_core.evidence.privacy.release_membership import RELEASE_AUC
-from meddiff_core.evidence.quality.anatomy import EFFECT, EXCESS_NOISE
+from meddiff_core.evidence.quality.anatomy import EFFECT
 from meddiff_core.evidence.quality.comparison import COVERAGE, FRECHET_RATIO, MS_SSIM_GAP, RECALL
 from meddiff_core.evidence.quality.distinct import DISTINCT_SHARE
 from meddiff_core.evidence.quality.fidelity import FIDELITY
@@ -50,8 +50,9 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         # blur: the mean synthetic volume is less sharp than nearly every real one; blur by half a voxel is refused,
         # the softness of a small autoencoder is not, though the report shows it
         _at_most(2.0, EFFECT, "sharpness"),
-        # noise: the mean synthetic volume is noisier than nearly every real one; less noise than real is no fault here
-        _at_most(2.0, EXCESS_NOISE),
+        # noise: the mean synthetic volume is noisier than nearly every real one, or lacks the noise that nearly every
+        # real one has
+        _at_most(2.0, EFFECT, "noise"),
         # collapse or noise: synthetic volumes that are more, or less, alike than real ones
         _at_most(0.10, MS_SSIM_GAP),
         # another distribution: blur, noise, wrong contrast
@@ -76,7 +77,7 @@ PRESETS: dict[str, tuple[GateConfig, ...]] = {
         _at_least(0.50, COVERAGE, EVERY),
         # a large effect in Cohen's words: what an eye that knows real scans may notice
         _at_most(0.8, EFFECT, "sharpness"),
-        _at_most(0.8, EXCESS_NOISE),
+        _at_most(0.8, EFFECT, "noise"),
         _at_most(0.05, MS_SSIM_GAP),
         _at_most(4.0, FRECHET_RATIO, EVERY),
         _at_least(0.50, ACCEPTED_SHARE),

@@ -28,13 +28,14 @@ from meddiff_core.generation.best_of import (
     request_with_noise,
 )
 from meddiff_core.generation.calibration import calibrated
+from meddiff_core.generation.grain import Grain, load_grain
 from meddiff_core.generation.predictors import NONE, Predictors, load_predictors
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.models.autoencoder import Autoencoder, load_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import Denoiser, LatentScale, load_denoiser, load_guide
-from meddiff_core.models.images import to_stored
+from meddiff_core.models.images import label_values, unit_image
 from meddiff_core.models.inference.footprint import needs_tiles
 from meddiff_core.models.inference.packed import DTYPES, for_inference, one_thread
 from meddiff_core.models.inference.self_check import check_decoder, check_denoiser
@@ -42,7 +43,7 @@ from meddiff_core.models.inference.tiled import decode_tiled
 from meddiff_core.models.preconditioning import check_sampling
 from meddiff_core.models.training.guards import is_out_of_memory
 from meddiff_core.study import SamplingConfig
-from meddiff_core.types import LabelArray, Latents, StoredArray
+from meddiff_core.types import FloatArray, LabelArray, Latents, StoredArray
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Engine:
         device: str = "cpu",
         guide: Denoiser | None = None,
         predictors: Predictors = NONE,
+        grain: Grain | None = None,
     ) -> None:
         check_sampling(config, denoiser.clock.sigma_range)
         self._cpu = device == "cpu"
@@ -81,7 +83,7 @@ class Engine:
         self.denoiser = for_inference(denoiser, device, dtype)
         self.guide = None if guide is None else for_inference(guide, device, dtype)
         self.scale, self.contract, self.config, self.device = scale, contract, config, device
-        self.predictors = predictors
+        self.predictors, self.grain = predictors, grain
         self.batch = config.batch
         """Volumes a network call; on a GPU it is part of the identity of a volume."""
         self.tiled = needs_tiles(autoencoder, contract.size, config.batch, device)
@@ -168,9 +170,16 @@ class Engine:
         decoded = 1 if self._cpu else len(latents)  # a CPU's cache holds the activations of a single volume
         decode = decode_tiled if self.tiled else Autoencoder.decode
         volumes = torch.cat([decode(self.autoencoder, part) for part in latents.split(decoded)])
-        images, labels = to_stored(volumes.float(), self.contract)
-        each = [None] * len(images) if labels is None else labels
-        return list(zip(standardised.float().cpu().split(1), images, each, strict=True))
+        units = unit_image(volumes).cpu().numpy()
+        labels = label_values(volumes).cpu().numpy() if self.contract.labels else [None] * len(units)
+        images = [
+            self.contract.intensity.store(self._grained(unit, label, sample.seed))
+            for unit, label, sample in zip(units, labels, samples, strict=True)
+        ]
+        return list(zip(standardised.float().cpu().split(1), images, labels, strict=True))
+
+    def _grained(self, unit: FloatArray, label: LabelArray | None, seed: int) -> FloatArray:
+        return unit if self.grain is None else self.grain.add(unit, label, seed)
 
     def _solve(self, samples: Sequence[SampleRequest], config: SamplingConfig) -> Latents:
         specs, lines = self.contract.conditions, config.calibration or ()
@@ -225,7 +234,8 @@ def open_engine(models: Path, digest: str, config: SamplingConfig, device: str) 
         raise IntegrityError(f"autoencoder and denoiser must share a contract; {'; '.join(differences)}")
     guide = open_guide(models / "denoiser", denoiser, config)
     predictors = load_predictors(models / "predictors")
-    return Engine(autoencoder, denoiser, scale, contract, config, device, guide, predictors)
+    grain = load_grain(models / "grain") if config.grain else None
+    return Engine(autoencoder, denoiser, scale, contract, config, device, guide, predictors, grain)
 
 
 def open_guide(folder: Path, denoiser: Denoiser, config: SamplingConfig) -> Denoiser | None:

@@ -32,6 +32,11 @@ _SOLVERS = {
 }
 
 
+_GRAIN = (
+    "After decoding, intensities were brought to the distribution of training scans where these are masked, and grain "
+    "was added within the foreground: a random field from the sample's own seed, with the power by spatial frequency, "
+    "label and intensity that reconstructions of training scans lack. It holds no detail of any scan."
+)
 _MASKS = {
     "none": "nothing was masked",
     "label": "voxels outside the label map were set to background",
@@ -65,6 +70,7 @@ def describe_methods(
         f"({evaluations(sampling.solver, sampling.levels)} evaluations{_precision(sampling)}), {_guidance(sampling)}, "
         "each from a seed of its own.",
         *([chosen] if chosen else []),
+        *([_GRAIN] if sampling.grain else []),
         *_best_of(plan.contract, sampling, predicted),
         "Candidates outside the range of the training volumes, suspected copies of one, and near duplicates of each "
         "other were rejected and replaced by new samples of the same condition.",

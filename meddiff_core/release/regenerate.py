@@ -91,16 +91,18 @@ def _row(table: pd.DataFrame, sample: str) -> int:
 
 
 def _engine(manifest: Manifest, models: Path, device: str) -> Engine:
-    for name in MODELS:
+    settings = released_sampling(manifest)
+    names = (*MODELS, "grain") if settings.grain else MODELS
+    for name in names:
         if not (models / name).is_dir():
-            raise ConfigurationError(f"models must be a folder with {' and '.join(MODELS)}, {name} is not there")
+            raise ConfigurationError(f"models must be a folder with {' and '.join(names)}, {name} is not there")
         if digest_of(digest_checkpoint(models / name)) != manifest.parents.get(name):
             raise IntegrityError(f"{name} must be the one that the release was made from, it is another")
-    digest, sampling = digest_of([manifest.parents[name] for name in MODELS]), released_sampling(manifest)
-    if sampling.precision == "bfloat16":
+    digest = digest_of([manifest.parents[name] for name in names])
+    if settings.precision == "bfloat16":
         _require_instructions(manifest)
         device = "cpu"  # no other samples in it
-    return open_engine(models, digest, sampling, device)
+    return open_engine(models, digest, settings, device)
 
 
 def _require_instructions(manifest: Manifest) -> None:
@@ -127,7 +129,7 @@ def released_sampling(manifest: Manifest) -> SamplingConfig:
         IntegrityError: the manifest holds no such settings.
     """
     try:
-        settings = dict(manifest.study["sampling"]) | {"best_of": 1}
+        settings = {"grain": False} | dict(manifest.study["sampling"]) | {"best_of": 1}  # older ones had none
         settings.pop("candidates", None)  # its older name
         if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
             settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]

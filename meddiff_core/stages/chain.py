@@ -13,7 +13,7 @@ from pathlib import Path
 from meddiff_core.artefacts import Record
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.models.plan import load_plan
-from meddiff_core.stages import audit, generate, guidance, prepare, release, screen, train
+from meddiff_core.stages import audit, generate, grain, guidance, prepare, release, screen, train
 from meddiff_core.stages.lock import locked
 from meddiff_core.stages.making import Made, Maker, Resources, choose_device
 from meddiff_core.stages.readiness import version_taken
@@ -23,7 +23,7 @@ from meddiff_core.workspace import CHAIN, Workspace
 
 MAKERS: dict[str, Maker] = {
     name: maker
-    for stage in (prepare, train, guidance, generate, screen, audit, release)
+    for stage in (prepare, train, grain, guidance, generate, screen, audit, release)
     for name, maker in stage.MAKERS.items()
 }
 """Maker of each artefact."""

@@ -34,7 +34,9 @@ def plot_samples(workspace: Workspace, device: str, models_digest: str) -> tuple
     study, design = workspace.study, design_of(workspace)
     samples = [request(slot, 0, study.cohort.seed, design) for slot in range(SHOWN)]
     weight = study.sampling.guidance
-    plain = study.sampling.model_copy(update={"guidance": 1.0 if weight is None else weight, "best_of": 1})
+    plain = study.sampling.model_copy(
+        update={"guidance": 1.0 if weight is None else weight, "best_of": 1, "grain": False}  # it is not fitted yet
+    )
     engine = open_engine(workspace.folder / "models", models_digest, plain, device)
     images, labels = engine.sample(samples)
     units, spacing = [engine.contract.intensity.unit(image) for image in images], engine.contract.spacing_mm

@@ -27,7 +27,7 @@ def metric(name, value, low, high):
 def all_metrics():
     good = {"copy_power": 1.0, "accepted_share": 0.9, "distinct_share": 1.0}
     rest = {"copies_excess": 0.0, "ms_ssim_gap": 0.0}
-    faults = {"effect:sharpness": 0.1, "effect:excess_noise": 0.0}
+    faults = {"effect:sharpness": 0.1, "effect:noise": 0.0}
     memory = {
         "membership_release_auc": 0.5,
         "membership_auc:x": 0.5,

@@ -23,7 +23,7 @@ from meddiff_core.release.participants_table import NOISE, OLD_NOISE, with_batch
 from meddiff_core.release.regenerate import Regenerated, choose_few, regenerate, released_sampling
 from meddiff_core.study import SamplingConfig
 
-SAMPLING = SamplingConfig(guidance=1.0, steps=2, sigma_max=5.0, sigma_min=0.1)
+SAMPLING = SamplingConfig(guidance=1.0, steps=2, sigma_max=5.0, sigma_min=0.1, grain=False)
 CONDITIONS = [
     {"age": 41.5, "sex": "F", "ventricles": 20000.0},
     {"age": None, "sex": "M", "ventricles": 9000.0},

@@ -22,7 +22,7 @@ from meddiff_core.study import AuditConfig
 BOOTSTRAP = Bootstrap(60, 0.95, 0)
 GATES_FOR = {
     "collapsed": {"recall:random-conv"},
-    "noisy": {"effect:excess_noise"},
+    "noisy": {"effect:noise"},
     "blurred": {"effect:sharpness"},
 }
 
