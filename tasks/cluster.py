@@ -21,6 +21,7 @@ from meddiff_core.artefacts import STATE
 from meddiff_core.errors import ConfigurationError, MeddiffError
 from meddiff_core.study import RuntimeConfig
 from meddiff_core.types import Item, Mapper, Result, serial_map
+from tasks.storage import StoredStudy
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -64,9 +65,17 @@ def _mapper(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Mapper:
     def client() -> Client:
         return _local(runtime, folder, stack) if runtime.dask == "local" else _remote(runtime.dask, stack)
 
+    def send(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        return _map(client(), function, items)
+
+    stored = StoredStudy.of(runtime, folder)
+    here = _mapper(runtime.model_copy(update={"dask": "local"}), folder, stack) if stored else send
+
     def mapper(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-        if items:
-            yield from _map(client(), function, items)
+        if items and stored:
+            yield from stored.map(send, here, function, items)
+        elif items:
+            yield from send(function, items)
 
     return mapper
 
