@@ -4,7 +4,7 @@ import shutil
 import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -55,7 +55,8 @@ class LocalObjects:
         except OSError as error:
             raise Unreachable(f"{name}: cannot be written: {error.strerror}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where there is none."""

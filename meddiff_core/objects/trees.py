@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,7 +147,7 @@ def _unpack(file: Path, folder: Path) -> None:
             _write(folder.joinpath(*parts), content)
 
 
-def _write(path: Path, content: IO[Any]) -> None:
+def _write(path: Path, content: Any) -> None:
     """Write a file so that a reader finds the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
