@@ -29,6 +29,7 @@ from pydantic import (
 
 from meddiff_core.contract import along_each_axis
 from meddiff_core.errors import ConfigurationError
+from meddiff_core.objects.storage import fault_of_storage
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -704,6 +705,10 @@ class RuntimeConfig(Config):
     a network in which every machine is trusted."""
     workers: Count | None = None
     """Local Dask workers. Null: the processor's cores."""
+    storage: str | None = None
+    """s3://bucket/prefix or file:///path, where workers on other machines see what they need of the study; real scans
+    stay here. Credentials are found in each machine's environment (infra/README.md). Null: workers share the study's
+    folder."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`. Null: a GPU if there is one."""
     processes: Count | None = None
@@ -724,6 +729,13 @@ class RuntimeConfig(Config):
                 "it; in a network in which every machine is trusted, set allow_unencrypted: true"
             )
         return self
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_storage(cls, address: str | None) -> str | None:
+        if address is not None and (fault := fault_of_storage(address)):
+            raise ValueError(fault)
+        return address
 
 
 class Study(Config):
@@ -760,7 +772,7 @@ LOCAL_KEYS = {
     "cohort": {"requests"},
     "audit": {"extractor_weights"},
     "release": {"signing_key"},
-    "runtime": {"dask", "cluster"},
+    "runtime": {"dask", "cluster", "storage"},
 }
 """Settings that name files and folders of this machine, other machines, or subjects."""
 

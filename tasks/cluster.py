@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from meddiff_core.types import Item, Mapper, Result, serial_map
 from tasks.mapping import map_items
 from tasks.progress import warn
 from tasks.software import require_same_software
+from tasks.storage import StoredStudy
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -55,20 +57,45 @@ def open_mapper(runtime: RuntimeConfig, folder: Path, *, gpu: bool = False) -> I
         yield _for_gpus(shared, gpu)
         return
     with ExitStack() as stack:
-        mapper = serial_map if runtime.dask == "off" else _ClusterMapper(Connection(runtime, folder, stack))
+        mapper = _mapper(runtime, folder, stack)
         token = _shared.set(mapper)
         stack.callback(_shared.reset, token)
         yield _for_gpus(mapper, gpu)
+
+
+def _mapper(runtime: RuntimeConfig, folder: Path, stack: ExitStack) -> Mapper:
+    if runtime.dask == "off":
+        return serial_map
+    connection = Connection(runtime, folder, stack)
+    if (stored := StoredStudy.of(runtime, folder)) is None:
+        return _ClusterMapper(connection)
+    here = _ClusterMapper(Connection(runtime.model_copy(update={"dask": "local"}), folder, stack))
+    return _ClusterMapper(connection, elsewhere=_Elsewhere(stored, here))
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """How items reach workers that do not see the study's folder."""
+
+    stored: StoredStudy
+    here: Mapper
+    """For items that must not travel."""
 
 
 @dataclass(frozen=True)
 class _ClusterMapper:
     connection: Connection
     gpu: bool = False
+    elsewhere: _Elsewhere | None = None
 
     def __call__(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-        if items:
-            yield from map_items(self.connection, function, items, gpu=self.gpu)
+        if not items:
+            return
+        send = partial(map_items, self.connection, gpu=self.gpu)
+        if self.elsewhere is None:
+            yield from send(function, items)
+        else:
+            yield from self.elsewhere.stored.map(send, self.elsewhere.here, function, items)
 
 
 def _for_gpus(mapper: Mapper, gpu: bool) -> Mapper:

@@ -11,6 +11,7 @@ from typing import Any
 
 from meddiff_core.artefacts import Record, digest_of
 from meddiff_core.errors import GatesFailed
+from meddiff_core.objects.storage import probe
 from meddiff_core.stages.chain import kept
 from meddiff_core.stages.chain import make as make_artefact
 from meddiff_core.stages.lock import locked
@@ -61,6 +62,8 @@ def open_stage(study: str, stage: str) -> Iterator[Workspace]:
     digest = digest_of(workspace.study)
     with ExitStack() as stack:
         stack.enter_context(locked(workspace.folder, wait_for_turn))
+        if workspace.study.runtime.storage:
+            probe(workspace.study.runtime.storage)
         stack.enter_context(open_mapper(workspace.study.runtime, workspace.folder))
         stack.enter_context(study_run(workspace.folder, workspace.study.name, digest))
         stack.enter_context(stage_run(stage, digest))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Misbehaviour = Callable[["Handler", bytes], bool]
 """Answers a request for some content itself, and says whether it did."""
@@ -29,6 +29,7 @@ class Server:
     sent: int = 0
     keys: tuple[str, str] | None = None
     """Access key and secret with which each request must be signed."""
+    refusal: bytes = b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
 
     @property
     def url(self) -> str:
@@ -39,7 +40,7 @@ class Server:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET with ranges, if the server has them."""
+    """GET with ranges, if the server has them; PUT, lists and deletes as S3 has them."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's system
@@ -50,7 +51,10 @@ class Handler(BaseHTTPRequestHandler):
         state.asked.append(path)
         state.headers.append({name.lower(): value for name, value in self.headers.items()})
         if state.keys and not self.is_signed(*state.keys):
-            self.answer(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
+            self.answer(403, state.refusal)
+            return
+        if "list-type=2" in self.path:
+            self.list_objects(path, parse_qs(urlsplit(self.path).query)["prefix"][0])
             return
         file = state.folder / path.lstrip("/")
         content = file.read_bytes() if file.is_file() else b""
@@ -68,6 +72,47 @@ class Handler(BaseHTTPRequestHandler):
         else:
             start, end = asked
             self.answer(206, content[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(content)}")
+
+    def do_PUT(self) -> None:
+        state, path = self.server_state, unquote(urlsplit(self.path).path)
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        state.asked.append(f"PUT {path}")
+        if state.keys and not (self.is_signed(*state.keys) and self.holds(content)):
+            self.answer(403, state.refusal)
+            return
+        for end, misbehave in list(state.misbehave.items()):
+            if end.startswith("PUT ") and path.endswith(end[4:]) and misbehave(self, content):
+                return
+        self.keep(path, content)
+        self.answer(200, b"", ETag='"0"')
+
+    def do_POST(self) -> None:
+        """Deletes of several objects, with which obstore removes one."""
+        content = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        bucket = self.server_state.folder / urlsplit(self.path).path.strip("/")
+        names = re.findall(r"<Key>([^<]*)</Key>", content)
+        for name in names:
+            (bucket / name).unlink(missing_ok=True)
+        deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+        self.answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+
+    def keep(self, path: str, content: bytes) -> None:
+        """Write an object; the bucket is a folder that must be there."""
+        file = self.server_state.folder / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+    def holds(self, content: bytes) -> bool:
+        """Whether a body is the one that was signed."""
+        return self.headers["x-amz-content-sha256"] == hashlib.sha256(content).hexdigest()
+
+    def list_objects(self, bucket: str, folder: str) -> None:
+        """Names and sizes of the objects in a folder, as S3 lists them."""
+        root = self.server_state.folder / bucket.strip("/")
+        files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
+        entry = "<Contents><Key>{}</Key><Size>{}</Size><LastModified>2026-11-28T12:00:00Z</LastModified></Contents>"
+        found = "".join(entry.format(path.relative_to(root).as_posix(), path.stat().st_size) for path in files)
+        self.answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode())
 
     def do_HEAD(self) -> None:
         if self.server_state.keys and not self.is_signed(*self.server_state.keys):

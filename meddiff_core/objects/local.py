@@ -1,14 +1,16 @@
 """The files of a release in a folder of this machine."""
 
+import shutil
 import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from meddiff_core.errors import IntegrityError
-from meddiff_core.objects.source import PIECE, MissingObject, altered
+from meddiff_core.objects.source import PIECE, MissingObject, Unreachable, altered
 
 
 class LocalObjects:
@@ -41,6 +43,34 @@ class LocalObjects:
                 start += len(piece)
         if start != size:
             raise altered(name)
+
+    def put(self, name: str, file: Path) -> None:
+        """Write the bytes of a file, over what has that name."""
+        path = self.folder / name
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, partial)
+            partial.replace(path)
+        except OSError as error:
+            raise Unreachable(f"{name}: cannot be written: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else None
+
+    def names(self, folder: str) -> list[str]:
+        """Names of all files in a folder."""
+        found = (self.folder / folder).rglob("*")
+        return sorted(path.relative_to(self.folder).as_posix() for path in found if path.is_file())
+
+    def delete(self, name: str) -> None:
+        """Remove a file, if there is one."""
+        (self.folder / name).unlink(missing_ok=True)
 
     def _open(self, name: str, most: int) -> IO[bytes]:
         """The file, of which no byte is read before its size is known to be small enough."""

@@ -6,6 +6,7 @@ travels into the workers of a loader, forked or spawned, so connections are open
 
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from meddiff_core.errors import IntegrityError, MeddiffError
@@ -27,6 +28,10 @@ class MissingObject(IntegrityError):
 
 class Unreachable(MeddiffError):
     """The place does not answer, or refuses: what it holds is not known."""
+
+
+class Refused(Unreachable):
+    """The place answers, and does not permit it: waiting does not help."""
 
 
 def altered(name: str) -> IntegrityError:
@@ -74,6 +79,23 @@ class ObjectSource(Protocol):
         An offset may jump back to 0: a server that knows no ranges begins again. An object that is longer or shorter
         is an IntegrityError.
         """
+
+
+@runtime_checkable
+class ObjectStorage(ObjectSource, Protocol):
+    """A source that can be written to. An object appears whole or not at all; nothing else is relied upon."""
+
+    def put(self, name: str, file: Path) -> None:
+        """Write the bytes of a file, over what has that name; Unreachable as for `read`."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object, None where there is none; Unreachable as for `read`."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies directly or deeper in a folder of few objects."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if there is one."""
 
 
 def whole(source: ObjectSource, name: str, size: int) -> bytes:

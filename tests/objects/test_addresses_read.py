@@ -213,7 +213,7 @@ def test_a_wrong_key_is_refused_in_a_line_that_names_none(
     with pytest.raises(Unreachable) as refused:
         open_release(address, cache=None)
     text = str(refused.value)
-    assert "does not give it" in text
+    assert "refuses the signature" in text
     assert not any(secret in text for secret in ("stolen", "reader", "AWS4", "\n"))
 
 
