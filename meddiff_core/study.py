@@ -276,9 +276,6 @@ class TrainConfig(Config):
     """Image and label maps to latents, and back."""
     denoiser: DenoiserConfig = DenoiserConfig()
     """The diffusion model on latents."""
-    precision: Precision = "float32"
-    """Numbers of convolutions and products in both trainings on a processor; `bfloat16` needs instructions for it
-    (AVX-512 BF16, AMX). A GPU always takes bfloat16. Weights, optimiser and averages are in float32."""
     checkpoint_every: Count = 100
     """Steps between resume points; a kill loses at most so many."""
     checkpoints_kept: Count = 2

@@ -22,7 +22,6 @@ from meddiff_core.models.autoencoder import save_autoencoder
 from meddiff_core.models.conditions import encode_conditions
 from meddiff_core.models.denoiser import load_scale, save_denoiser
 from meddiff_core.models.imported.adoption import adopt_model
-from meddiff_core.models.inference.instructions import check_train_precision
 from meddiff_core.models.latents import AugmentedLatents, LatentSet
 from meddiff_core.models.plan import TrainingPlan, load_plan
 from meddiff_core.models.training.autoencoder import AutoencoderTraining
@@ -51,7 +50,6 @@ def fit_model(
     if _is_kept(workspace, name):
         return _keep_imported(workspace, name, ranks)
     config = workspace.study.train
-    check_train_precision(workspace.study, device)
     keep = Keep(config.checkpoints_kept, config.checkpoint_hourly)
     with deterministic(config.deterministic):
         training, save = _TRAININGS[name](workspace, device, ranks)
@@ -107,7 +105,6 @@ def _autoencoder_training(workspace: Workspace, device: str, ranks: Ranks) -> tu
         device,
         ranks=ranks,
         initial=workspace.start("autoencoder"),
-        precision=study.train.precision,
     )
 
     def save(facts: Facts) -> None:
@@ -143,7 +140,6 @@ def _denoiser_training(workspace: Workspace, device: str, ranks: Ranks) -> tuple
         attack=open_probe(known, unseen, scale, study.seed, limit_on_weights(study)) if scored else None,
         ranks=ranks,
         initial=start,
-        precision=study.train.precision,
         mechanism=_mechanism(study.train.denoiser.privacy, known.subjects, plan.denoiser_training),
     )
 

@@ -92,7 +92,6 @@ def _training_settings(w: "Workspace", name: str) -> dict[str, Any]:
         "plan": _planned(w, name, f"{name}_training"),
         f"study.train.{name}": own | contradictions(w.study, w.plan_content(), name),
         "study.seed": w.study.seed,
-        **_precision(w.study),
         **_start(w, name),
     }
 
@@ -118,7 +117,6 @@ def _plan_settings(w: "Workspace") -> Mapping[str, Any]:
         BUDGET: study.plan.budget_minutes,
         "study.seed": study.seed,
         **_privacy(study),
-        **_precision(study),
         **sizes,
         **_sides(w),
     }
@@ -128,11 +126,6 @@ def _sides(w: "Workspace") -> dict[str, Any]:
     """Who is on which side as it is written down, edited or not."""
     path = w.path("split")
     return {SPLIT_FILE: digest_file(path) if path.is_file() else "missing"}
-
-
-def _precision(study: Study) -> dict[str, Any]:
-    """That of trainings; nothing for float32, which all older ones have."""
-    return {} if study.train.precision == "float32" else {"study.train.precision": study.train.precision}
 
 
 def _privacy(study: Study) -> dict[str, Any]:

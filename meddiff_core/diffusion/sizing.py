@@ -397,9 +397,7 @@ def _autoencoder_probe(
     changes = {"adversarial_start": 0.0, "gradient_checkpointing": way.gradient_checkpointing, "patch": way.patch}
     config = study.train.autoencoder.model_copy(update=changes)
     volumes = _RandomVolumes(contract)
-    return AutoencoderTraining(
-        shape, contract, config, volumes, volumes, 10, way.batch, 0, device, precision=study.train.precision
-    )
+    return AutoencoderTraining(shape, contract, config, volumes, volumes, 10, way.batch, seed=0, device=device)
 
 
 def _denoiser_probe(
@@ -413,17 +411,7 @@ def _denoiser_probe(
     mechanism = PrivateMechanism(ANY_GUARANTEE, list(map(str, range(count)))) if study.train.denoiser.privacy else None
     config = study.train.denoiser.model_copy(update={"gradient_checkpointing": way.gradient_checkpointing})
     return DenoiserTraining(
-        shape,
-        contract.conditions,
-        config,
-        side,
-        side,
-        10,
-        way.batch,
-        0,
-        device,
-        mechanism=mechanism,
-        precision=study.train.precision,
+        shape, contract.conditions, config, side, side, 10, way.batch, 0, device, mechanism=mechanism
     )
 
 

@@ -35,15 +35,9 @@ from meddiff_core.models.latents import AugmentedLatents, LatentSet, require_sca
 from meddiff_core.models.randomness import batch_indices, derive_seed, generator_for
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.loading import Ahead
-from meddiff_core.models.training.loop import (
-    ROLLBACKS,
-    VALIDATIONS,
-    learning_rate_factor,
-    mixed_precision,
-    set_learning_rate,
-)
+from meddiff_core.models.training.loop import ROLLBACKS, VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.training.ranks import Ranks, add_losses
-from meddiff_core.study import DenoiserConfig, Precision, SamplingConfig
+from meddiff_core.study import DenoiserConfig, SamplingConfig
 from meddiff_core.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
@@ -84,7 +78,6 @@ class DenoiserTraining:
         attack: MembershipAttack | None = None,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
-        precision: Precision = "float32",
         mechanism: PrivateMechanism | None = None,
     ) -> None:
         torch.manual_seed(derive_seed(seed, "denoiser", "weights"))
@@ -102,7 +95,7 @@ class DenoiserTraining:
         decayed = {"params": list(self.network.parameters()), "weight_decay": config.weight_decay}
         free = {"params": list(self.uncertainty.parameters()), "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([decayed, free], config.learning_rate, fused=True)
-        self.config, self.device, self.precision = config, device, precision
+        self.config, self.device = config, device
         self.train, self.validation, self.augmented = train, validation, augmented
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
@@ -325,7 +318,7 @@ class DenoiserTraining:
         """Mean squared error of each sample's denoised latents, on the device."""
         clean, noise, sigma, conditions = (tensor.to(self.device) for tensor in (clean, noise, sigma, conditions))
         noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
-        with mixed_precision(self.precision, self.device):
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             denoised = network(noisy, sigma, conditions)
         errors: Tensor = (denoised.float() - clean).square()
         return errors.flatten(1).mean(dim=1)

@@ -100,7 +100,7 @@ def inner_window(unit: FloatArray) -> FloatArray:
     """Weights that fade out within the foreground, so that its outline hardly counts."""
     inside = unit > FOREGROUND
     inner = ndimage.binary_erosion(inside, iterations=RIM, border_value=1)
-    return ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0)
+    return np.asarray(ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0))
 
 
 def power_under(window: FloatArray, unit: FloatArray) -> FloatArray:
@@ -136,7 +136,10 @@ def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups
     inside = ndimage.binary_erosion(copy > FOREGROUND, iterations=RIM, border_value=1)
     shape = groups + 1, BINS
     flat = np.ravel_multi_index(_places(copy, label), shape)[inside]
-    sizes, voxels = (np.bincount(flat, weights, shape[0] * BINS) for weights in (np.abs(fine[inside]), None))
+    sizes, voxels = (
+        np.bincount(flat, np.abs(fine[inside]), shape[0] * BINS),
+        np.bincount(flat, minlength=shape[0] * BINS),
+    )
     return Sums(
         (totals / np.maximum(counts, 1)).reshape((CELLS,) * 3),
         sizes.reshape(shape),

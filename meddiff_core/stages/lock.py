@@ -38,9 +38,8 @@ def locked(study_folder: Path, before_waiting: Callable[[], None] | None = None)
         lock.acquire()
     except Timeout as error:
         if before_waiting is None:
-            raise ConfigurationError(
-                f"study {study_folder.name}: another meddiff is working on it{_described(owner)}; wait, or stop that one"
-            ) from error
+            found = f"another meddiff is working on it{_described(owner)}"
+            raise ConfigurationError(f"study {study_folder.name}: {found}; wait, or stop that one") from error
         before_waiting()
         lock.acquire(timeout=-1, poll_interval=_LOOK_AGAIN_S)
     try:

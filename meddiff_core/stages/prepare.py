@@ -22,7 +22,7 @@ from meddiff_core.diffusion.private import describe_noise, guarantee_for
 from meddiff_core.diffusion.sizing import infer_plan
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.evidence.gates import limit_on_weights
-from meddiff_core.models.inference.instructions import check_train_precision, describe_precision
+from meddiff_core.models.inference.instructions import describe_precision
 from meddiff_core.models.plan import load_plan
 from meddiff_core.stages.describe import describe_contract
 from meddiff_core.stages.inventory import REFUSED, read_inventory, take_inventory
@@ -97,7 +97,6 @@ def plan_study(workspace: Workspace, resources: Resources) -> Work[Made]:
     contradicts them.
     """
     find_signer(workspace, resources)
-    check_train_precision(workspace.study, resources.device)
     study, fingerprint, last = workspace.study, _read_fingerprint(workspace), last_plan(workspace)
     train = training_part(fingerprint, read_split(workspace.path("split")))
     contract, reasons = infer_contract(train, study, last.device if last else resources.device)

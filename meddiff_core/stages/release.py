@@ -85,15 +85,10 @@ def describe_hyperparameters(study: Study, plan: Plan) -> dict[str, Any]:
         "autoencoder": (plan.autoencoder, plan.autoencoder_training, train.autoencoder.learning_rate),
         "denoiser": (plan.denoiser, plan.denoiser_training, train.denoiser.learning_rate),
     }
-    precision = {} if train.precision == "float32" else {"precision": train.precision}
-    return (
-        {"seed": study.seed}
-        | precision
-        | {
-            name: _shape_and_training(shape, training) | {"learning_rate": rate}
-            for name, (shape, training, rate) in parts.items()
-        }
-    )
+    return {"seed": study.seed} | {
+        name: _shape_and_training(shape, training) | {"learning_rate": rate}
+        for name, (shape, training, rate) in parts.items()
+    }
 
 
 def _shape_and_training(shape: BaseModel, training: TrainingPlan) -> dict[str, Any]:

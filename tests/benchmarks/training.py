@@ -1,7 +1,6 @@
 """Steps a second of our training and of the MONAI tutorial's loop: same networks, data and batch, in turns.
 
-Each in float32 and, where the processor has instructions for it, in bfloat16: ours by `train.precision`, the tutorial's
-by the line of autocast that a user adds.
+The tutorial's also in bfloat16, by the line of autocast that a user adds, where the processor has instructions for it.
 
     python tests/benchmarks/training.py
 
@@ -11,7 +10,7 @@ adversarial term is in both. The share of time that loading takes is measured by
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import count
 from statistics import median
 from typing import Any
@@ -64,7 +63,7 @@ class RandomVolumes:
 
 
 BF16 = DEVICE == "cpu" and bfloat16_instructions() is not None
-"""Whether the processor computes in bfloat16: then ours is compared in it too, and the tutorial's under autocast."""
+"""Whether the processor computes in bfloat16; elsewhere a step of it takes minutes."""
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16") if BF16 else ("float32",)
 
 
@@ -77,15 +76,10 @@ def autoencoder_beside_the_tutorial() -> None:
     volumes, batch = RandomVolumes(8), 2
     config = AutoencoderConfig(adversarial_start=0.0, perceptual="none")
     shape = AutoencoderShape(in_channels=1, channels=(16, 32, 64), latent_channels=4)
-    ours = {
-        precision: AutoencoderTraining(
-            shape, CONTRACT, config, volumes, volumes, 1000, batch, 0, DEVICE, precision=precision
-        )
-        for precision in PRECISIONS
-    }
-    _compare("autoencoder", ours, lambda precision: _tutorial_autoencoder(volumes, batch, precision))
+    ours = AutoencoderTraining(shape, CONTRACT, config, volumes, volumes, 1000, batch, 0, DEVICE)
+    _compare("autoencoder", _steps(ours), lambda precision: _tutorial_autoencoder(volumes, batch, precision))
     loading = _median_of(lambda: load_images(volumes, range(batch), CONTRACT))
-    print(f"loading is {loading / _median_of(_steps(ours['float32'])):.1%} of a step")
+    print(f"loading is {loading / _median_of(_steps(ours)):.1%} of a step")
 
 
 def denoiser_beside_the_tutorial() -> None:
@@ -93,13 +87,8 @@ def denoiser_beside_the_tutorial() -> None:
     mean = torch.randn(32, 4, *LATENT_SIZE)
     side = (LatentSet(mean, torch.full_like(mean, 0.1)), torch.zeros(32, 0))
     shape = DenoiserShape(latent_channels=4, channels=(64, 128))
-    ours = {
-        precision: DenoiserTraining(
-            shape, (), DenoiserConfig(), side, side, 1000, batch, 0, DEVICE, precision=precision
-        )
-        for precision in PRECISIONS
-    }
-    _compare("denoiser", ours, lambda precision: _tutorial_denoiser(mean, batch, precision))
+    ours = DenoiserTraining(shape, (), DenoiserConfig(), side, side, 1000, batch, 0, DEVICE)
+    _compare("denoiser", _steps(ours), lambda precision: _tutorial_denoiser(mean, batch, precision))
 
 
 def _steps(training: AutoencoderTraining | DenoiserTraining) -> Callable[[], object]:
@@ -178,13 +167,8 @@ def _autocast(precision: Precision) -> torch.autocast:
     return torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _compare(
-    name: str,
-    ours: Mapping[Precision, AutoencoderTraining | DenoiserTraining],
-    tutorial: Callable[[Precision], Callable[[], object]],
-) -> None:
-    programs = {f"ours, {precision}": _steps(training) for precision, training in ours.items()}
-    programs |= {f"tutorial, {precision}": tutorial(precision) for precision in PRECISIONS}
+def _compare(name: str, ours: Callable[[], object], tutorial: Callable[[Precision], Callable[[], object]]) -> None:
+    programs = {"ours": ours} | {f"tutorial, {precision}": tutorial(precision) for precision in PRECISIONS}
     taken: dict[str, list[float]] = {program: [] for program in programs}
     for turn in range(ROUNDS + 1):
         for program, run in programs.items():

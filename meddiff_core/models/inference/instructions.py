@@ -38,12 +38,6 @@ def require_bfloat16(key: str, device: str) -> str:
     return kind
 
 
-def check_train_precision(study: Study, device: str) -> None:
-    """Raises ConfigurationError where `train.precision` cannot be followed."""
-    if study.train.precision == "bfloat16" and device == "cpu":
-        require_bfloat16("train.precision", device)
-
-
 def describe_precision(study: Study, device: str) -> str | None:
     """One line for who plans: that sampling can be faster here, or that what is asked for needs another machine."""
     kind, asked = bfloat16_instructions() if device == "cpu" else None, study.sampling.precision == "bfloat16"

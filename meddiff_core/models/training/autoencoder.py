@@ -32,16 +32,10 @@ from meddiff_core.models.reconstruction import reconstruction_metrics
 from meddiff_core.models.training.ema import PowerAverage
 from meddiff_core.models.training.guards import discriminator_troubles, latent_troubles
 from meddiff_core.models.training.loading import Ahead
-from meddiff_core.models.training.loop import (
-    ROLLBACKS,
-    VALIDATIONS,
-    learning_rate_factor,
-    mixed_precision,
-    set_learning_rate,
-)
+from meddiff_core.models.training.loop import ROLLBACKS, VALIDATIONS, learning_rate_factor, set_learning_rate
 from meddiff_core.models.training.patches import load_patches, random_places
 from meddiff_core.models.training.ranks import Ranks, add_losses
-from meddiff_core.study import AutoencoderConfig, Precision
+from meddiff_core.study import AutoencoderConfig
 from meddiff_core.types import Images, Latents, Volumes
 
 VALIDATED = 16
@@ -93,7 +87,6 @@ class AutoencoderTraining:
         *,
         ranks: Ranks = Ranks(),
         initial: Path | None = None,
-        precision: Precision = "float32",
     ) -> None:
         torch.manual_seed(derive_seed(seed, "autoencoder", "weights"))
         self.network = Autoencoder(shape)
@@ -107,7 +100,7 @@ class AutoencoderTraining:
             self.network.recompute_activations()
         self.imagenet = imagenet_network(device) if config.perceptual == "imagenet" else None
         self.optimizer, self.discriminator_optimizer = _adam(self.network), _adam(self.discriminator)
-        self.contract, self.config, self.device, self.precision = contract, config, device, precision
+        self.contract, self.config, self.device = contract, config, device
         self.train, self.validation = train, validation
         self.steps, self.batch, self.seed = steps, batch, seed
         self.ranks, self.accumulation_steps, self.rate = ranks, 1, 1.0
@@ -228,7 +221,7 @@ class AutoencoderTraining:
 
         Also the gradients at the decoder's last layer, of the reconstruction and of the adversarial term.
         """
-        with mixed_precision(self.precision, self.device):
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device != "cpu"):
             decoded, divergence = self._reconstruct(images, noise)
             losses, last_layer = self._reconstruction_losses(step, decoded, images), Tensors()
             if adversarial:

@@ -8,7 +8,7 @@ the device at reports alone, about 200 times, and never for a single step.
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +23,6 @@ from meddiff_core.models.training.guards import LossGuard, is_finite, is_out_of_
 from meddiff_core.models.training.processes import require_agreement
 from meddiff_core.models.training.ranks import Ranks
 from meddiff_core.models.training.resume import Keep, ResumePoint, ResumePoints
-from meddiff_core.study import Precision
 from meddiff_core.types import Progress
 
 REPORTS = 200
@@ -265,15 +264,6 @@ def _any_finished(training: Training) -> bool:
     """Whether any process is finished; they could differ by rounding, and one cannot go on without the others."""
     finished = torch.tensor(float(training.finished))
     return bool(training.ranks.sum_losses({"finished": finished})["finished"] > 0)
-
-
-def mixed_precision(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """Convolutions and products in bfloat16 within the block: on a GPU always, on a processor if it is asked for.
-
-    Weights are rounded as they are used; they, their gradients, the optimiser and averages are in float32.
-    """
-    half = device != "cpu" or precision == "bfloat16"
-    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)
 
 
 @contextmanager
