@@ -138,12 +138,12 @@ def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups
     flat = np.ravel_multi_index(_places(copy, label), shape)[inside]
     sizes, voxels = (
         np.bincount(flat, np.abs(fine[inside]), shape[0] * BINS),
-        np.bincount(flat, minlength=shape[0] * BINS),
+        np.bincount(flat, minlength=shape[0] * BINS).astype(np.float64),
     )
     return Sums(
         (totals / np.maximum(counts, 1)).reshape((CELLS,) * 3),
         sizes.reshape(shape),
-        voxels.astype(np.float64).reshape(shape),
+        voxels.reshape(shape),
         float(np.square(fine[inside]).sum(dtype=np.float64)),
     )
 
