@@ -100,7 +100,7 @@ def inner_window(unit: FloatArray) -> FloatArray:
     """Weights that fade out within the foreground, so that its outline hardly counts."""
     inside = unit > FOREGROUND
     inner = ndimage.binary_erosion(inside, iterations=RIM, border_value=1)
-    return ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0)
+    return np.asarray(ndimage.gaussian_filter((inner if inner.any() else inside).astype(np.float32), 1.0))
 
 
 def power_under(window: FloatArray, unit: FloatArray) -> FloatArray:
@@ -139,7 +139,7 @@ def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups
     sizes, voxels = (np.bincount(flat, weights, shape[0] * BINS) for weights in (np.abs(fine[inside]), None))
     return Sums(
         (totals / np.maximum(counts, 1)).reshape((CELLS,) * 3),
-        sizes.reshape(shape),
+        sizes.astype(np.float64).reshape(shape),
         voxels.astype(np.float64).reshape(shape),
         float(np.square(fine[inside]).sum(dtype=np.float64)),
     )

@@ -106,7 +106,8 @@ def released_sampling(manifest: Manifest) -> SamplingConfig:
         IntegrityError: the manifest holds no such settings.
     """
     try:
-        settings = {"grain": False} | dict(manifest.study["sampling"]) | {"best_of": 1}  # older ones had none
+        older: dict[str, Any] = {"grain": False}  # which had none
+        settings = older | dict(manifest.study["sampling"]) | {"best_of": 1}
         settings.pop("candidates", None)  # its older name
         if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:
             settings["guided_by"] = OUTDATED_GUIDANCE[guided_by]
