@@ -136,14 +136,11 @@ def sums_of(unit: FloatArray, copy: FloatArray, label: LabelArray | None, groups
     inside = ndimage.binary_erosion(copy > FOREGROUND, iterations=RIM, border_value=1)
     shape = groups + 1, BINS
     flat = np.ravel_multi_index(_places(copy, label), shape)[inside]
-    sizes, voxels = (
-        np.bincount(flat, np.abs(fine[inside]), shape[0] * BINS),
-        np.bincount(flat, minlength=shape[0] * BINS).astype(np.float64),
-    )
+    sizes, voxels = (np.bincount(flat, weights, shape[0] * BINS) for weights in (np.abs(fine[inside]), None))
     return Sums(
         (totals / np.maximum(counts, 1)).reshape((CELLS,) * 3),
-        sizes.reshape(shape),
-        voxels.reshape(shape),
+        sizes.astype(np.float64).reshape(shape),
+        voxels.astype(np.float64).reshape(shape),
         float(np.square(fine[inside]).sum(dtype=np.float64)),
     )
 

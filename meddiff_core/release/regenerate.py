@@ -129,7 +129,7 @@ def released_sampling(manifest: Manifest) -> SamplingConfig:
         IntegrityError: the manifest holds no such settings.
     """
     try:
-        older: dict[str, Any] = {"grain": False}
+        older: dict[str, Any] = {"grain": False}  # which had none
         settings = older | dict(manifest.study["sampling"]) | {"best_of": 1}
         settings.pop("candidates", None)  # its older name
         if (guided_by := settings.get("guided_by")) in OUTDATED_GUIDANCE:

@@ -1,12 +1,14 @@
 """Data set and autoencoder to grain: what reconstructions of training scans lack of their power."""
 
+from pathlib import Path
+
 import numpy as np
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.data.dataset import Dataset
 from meddiff_core.evidence.screening.reconstructed import Reconstructed
 from meddiff_core.evidence.selection import Selection
-from meddiff_core.generation.grain import LADDER, fit_grain, fit_tone, histogram_of, save_grain, sums_of, toned
+from meddiff_core.generation.grain import LADDER, Grain, fit_grain, fit_tone, histogram_of, save_grain, sums_of, toned
 from meddiff_core.models.autoencoder import load_autoencoder
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.stages.making import Made, Maker, Resources
@@ -18,20 +20,26 @@ MOST_FITTED = 64
 
 
 def make_grain(workspace: Workspace, resources: Resources) -> Work[Made]:
-    """Fit it on the train side."""
+    """Fit it, and keep it beside the models."""
     dataset, path = Dataset.open(workspace.folder), workspace.replaced("grain")
-    network, contract = load_autoencoder(workspace.path("autoencoder"), resources.device)
+    grain = yield from fit_on_train(dataset, workspace.path("autoencoder"), resources.device)
+    save_grain(path, grain)
+    return Made(digest_of(digest_checkpoint(path)), {"fitted": grain is not None})
+
+
+def fit_on_train(dataset: Dataset, autoencoder: Path, device: str) -> Work[Grain | None]:
+    """On scans of the train side, and what the autoencoder makes of them."""
+    network, contract = load_autoencoder(autoencoder, device)
     whose, groups = dataset.subjects("train"), len(contract.labels)
     rows = np.unique(np.linspace(0, len(whose) - 1, min(len(whose), MOST_FITTED)).astype(int)).tolist()
     scans = Selection.of(dataset.volumes("train"), rows)
-    copies = yield from Reconstructed.of(network, scans, contract, resources.device)
+    copies = yield from Reconstructed.of(network, scans, contract, device)
 
     def unit(volumes: Volumes, index: int) -> FloatArray:
         return contract.intensity.unit(volumes.image(index))
 
-    # only a mask has an outline that is sharper than any tissue's
     tone = LADDER
-    if contract.mask != "none":
+    if contract.mask != "none":  # only a mask has an outline that is sharper than any tissue's
         tone = fit_tone(*([histogram_of(unit(one, index)) for index in range(len(rows))] for one in (scans, copies)))
     found = []
     for index in range(len(rows)):
@@ -39,9 +47,7 @@ def make_grain(workspace: Workspace, resources: Resources) -> Work[Made]:
         found.append([sums_of(one, copy, label, groups) for one in (unit(scans, index), copy)])
         yield Progress("fit grain", index + 1, len(rows))
     originals, reconstructed = zip(*found, strict=True)
-    grain = fit_grain(originals, reconstructed, [whose[row] for row in rows], tone)
-    save_grain(path, grain)
-    return Made(digest_of(digest_checkpoint(path)), {"volumes": 0 if grain is None else len(rows)})
+    return fit_grain(originals, reconstructed, [whose[row] for row in rows], tone)
 
 
 MAKERS: dict[str, Maker] = {"grain": make_grain}

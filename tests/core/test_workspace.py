@@ -29,7 +29,7 @@ PLAN: dict[str, Any] = {
     "reasons": {"size": "because"},
 }
 TRAINED = ["guidance", "candidates", "verdicts", "cohort", "audit", "report", "release"]
-MODELS = ["autoencoder", "latents", "denoiser", "predictors", "reference"]
+MODELS = ["autoencoder", "latents", "denoiser", "grain", "predictors", "reference"]
 SCANS = "digest of inventory"
 
 

@@ -276,3 +276,13 @@ def test_a_study_with_such_a_gate_is_refused_when_it_is_opened(tmp_path):
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_the_gates_of_every_preset_may_be_written_into_a_study(preset):
     check_gates(AuditConfig(gates=list(PRESETS[preset])))
+
+
+@pytest.mark.parametrize("preset", ["research", "strict"])
+@pytest.mark.parametrize("shift", [-6.5, 6.5])
+def test_a_cohort_that_is_too_smooth_fails_as_one_that_is_too_noisy_does(preset, shift):
+    others = [one for one in all_metrics() if one.name != "effect:noise"]
+    shifted = metric("effect:noise", abs(shift), abs(shift) - 0.5, abs(shift) + 0.5)
+    signed = metric("effect:excess_noise", shift, shift - 0.5, shift + 0.5)
+    results = apply_gates([*others, shifted, signed], AuditConfig(preset=preset))
+    assert [result.metric for result in results if not result.passed] == ["effect:noise"]

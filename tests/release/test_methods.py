@@ -64,6 +64,11 @@ def test_guidance_is_that_of_the_study(plan: Plan, sampling: dict[str, Any], tex
     assert text in " ".join(describe_methods(study, plan, SIDES))
 
 
+def test_grain_is_declared_where_volumes_have_it(plan: Plan) -> None:
+    assert "grain was added within the foreground" in methods(plan)
+    assert "grain" not in methods(plan, grain=False)
+
+
 def test_the_best_of_n_is_said_to_be_where_there_was_something_to_choose_by(plan: Plan) -> None:
     assert "rejection sampling" not in methods(plan)
     volume = ContinuousCondition(name="left_mm3", low=0, high=9, mean=5, std=2, group="left")

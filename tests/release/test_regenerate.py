@@ -1,16 +1,19 @@
 """A volume of a release can be regenerated from what the release says, and is distinguished from another one."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from meddiff_core.artefacts import digest_of
 from meddiff_core.errors import ConfigurationError, IntegrityError
 from meddiff_core.generation.engine import Engine, open_engine
+from meddiff_core.generation.grain import BINS, CELLS, LADDER, Grain, save_grain
 from meddiff_core.generation.schedule import SampleRequest
 from meddiff_core.models.checkpoint import digest_checkpoint
 from meddiff_core.models.inference.instructions import INSTRUCTIONS, bfloat16_instructions
@@ -174,11 +177,41 @@ def test_other_models_are_refused(
         next(regenerate(release, ["syn-0"], tmp_path))
 
 
+def test_grain_is_made_again_and_another_grain_or_none_is_refused(
+    release: Path, models: Path, make_content: Any, build: Any, tmp_path: Path
+) -> None:
+    contract, settings = make_content(size=(8, 8, 8)).contract, SAMPLING.model_copy(update={"grain": True})
+    grain = Grain(np.full((CELLS,) * 3, 1e-3), np.ones((1 + len(contract.labels), BINS)), 0.1, LADDER)
+    save_grain(models / "grain", grain)
+    sampled = open_engine(models, "grained", settings, "cpu").sample_nearest(
+        [SampleRequest("syn-0", 0, 0, 5, CONDITIONS[0])] * 3
+    )
+    plain = open_engine(models, "plain", SAMPLING, "cpu").sample([SampleRequest("syn-0", 0, 0, 5, CONDITIONS[0])])
+    assert not np.array_equal(sampled.images[:1], plain[0])
+    table = pd.DataFrame([{"sample_id": f"syn-{n}", "seed": 5, **CONDITIONS[0]} for n in range(3)])
+    content = replace(
+        make_content(size=(8, 8, 8)),
+        volumes=Drawn(sampled.images, sampled.labels),
+        table=with_noises(table, sampled.kept),
+        parents={name: digest_of(digest_checkpoint(models / name)) for name in ("autoencoder", "denoiser", "grain")},
+        study={"sampling": settings.model_dump(mode="json")},
+    )
+    grained = Path(build(content, tmp_path / "grained"))
+    assert next(regenerate(grained, ["syn-1"], models)).equal
+    save_grain(models / "grain", replace(grain, spread=0.2))
+    with pytest.raises(IntegrityError, match="grain must be the one that the release was made from"):
+        next(regenerate(grained, ["syn-1"], models))
+    shutil.rmtree(models / "grain")
+    with pytest.raises(ConfigurationError, match="grain is not there"):
+        next(regenerate(grained, ["syn-1"], models))
+    assert next(regenerate(release, ["syn-1"], models)).equal
+
+
 @pytest.mark.parametrize(("before", "now"), [("absent", "classifier_free"), ("earlier", "autoguidance")])
 def test_a_release_of_an_older_version_is_sampled_as_then(release: Path, before: str, now: str) -> None:
     manifest = read_manifest(release)
     sampling = manifest.study["sampling"] | {"guided_by": before, "candidates": 4}
-    del sampling["best_of"]
+    del sampling["best_of"], sampling["grain"]
     older = manifest.model_copy(update={"study": {"sampling": sampling}})
     assert released_sampling(older) == SAMPLING.model_copy(update={"guided_by": now, "best_of": 1})
 
