@@ -28,7 +28,7 @@ from meddiff_core.evidence.quality.distances import Sides
 from meddiff_core.evidence.quality.effects import Sample, effect
 from meddiff_core.evidence.quality.shapes import noise_level
 from meddiff_core.evidence.quality.similarity import ms_ssim_pairs
-from meddiff_core.generation.grain import LADDER, Grain
+from meddiff_core.generation.grain import LADDER, SHARE, Grain
 from meddiff_core.generation.shards import Candidates
 from meddiff_core.models.allocator import keep_freed_memory
 from meddiff_core.stages.grain import fit_on_train
@@ -98,7 +98,7 @@ def finish(work: Generator[Any, None, Of]) -> Of:
 def variants(grain: Grain) -> Iterator[tuple[str, Grain | None]]:
     """Each with one thing changed."""
     even = np.full_like(grain.spectrum, grain.spectrum.mean())
-    mean = np.full_like(grain.strength, 1.0)
+    mean = np.full_like(grain.strength, SHARE)
     yield "none", None
     yield "tone alone", replace(grain, spectrum=0 * even)
     yield "white, of one strength", replace(grain, spectrum=even, strength=mean, spread=0.0)
@@ -106,7 +106,7 @@ def variants(grain: Grain) -> Iterator[tuple[str, Grain | None]]:
     yield "of one strength for each label", replace(grain, strength=mean * grain.strength.mean(1, keepdims=True))
     yield "without tone", replace(grain, tone=LADDER)
     yield "all subjects alike", replace(grain, spread=0.0)
-    yield "0.85 of it", replace(grain, strength=0.85 * grain.strength)
+    yield "all that was measured", replace(grain, strength=grain.strength / SHARE)
     yield "**as it is**", grain
 
 
