@@ -26,6 +26,8 @@ from meddiff_core.generation.grain import (
     sums_of,
     toned,
 )
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.denoiser import load_denoiser
 from meddiff_core.types import FloatArray, LabelArray
 from tests.generation.test_engine import Sampling, samples
 
@@ -164,7 +166,8 @@ def test_it_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_the_engine_adds_it_to_images_alone_in_any_batch(models: Path, sampling: Sampling, contract: Contract) -> None:
     plain = open_engine(models, "plain", sampling(grain=False), "cpu")
     grain = even(1e-2, 0.1)
-    parts = (plain.autoencoder, plain.denoiser, plain.scale, contract)
+    denoiser, scale, _ = load_denoiser(models / "denoiser")
+    parts = (load_autoencoder(models / "autoencoder")[0], denoiser, scale, contract)
     grained, batched = (Engine(*parts, sampling(batch=batch), grain=grain) for batch in (1, 3))  # type: ignore[arg-type]
     before, labels = plain.sample(samples(4))
     after, same = grained.sample(samples(4))

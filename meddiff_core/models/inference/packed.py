@@ -65,11 +65,11 @@ def packed(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     return copied
 
 
-def _last_convolution(network: nn.Module) -> nn.Module | None:
-    """The layer whose output leaves a decoder or a denoiser; None of a network that is packed already."""
+def _last_convolution(network: nn.Module) -> nn.Module:
+    """The layer whose output leaves a decoder or a denoiser."""
     part = network.get_submodule("network")
     part = part.get_submodule("decoder" if hasattr(part, "decoder") else "out")
-    return next((layer for layer in reversed(list(part.modules())) if isinstance(layer, nn.Conv3d)), None)
+    return [layer for layer in part.modules() if isinstance(layer, nn.Conv3d)][-1]
 
 
 def _can_be_packed(layer: nn.Conv3d) -> bool:
