@@ -75,6 +75,7 @@ def test_pods_of_dask_speak_tls_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.timeout(900)
 def test_make_cluster_serves_what_it_says_and_leaves_nothing_when_its_parent_is_killed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tracking_servers import MlflowServer, Relay, free_port, mlflow_server
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 Run = Callable[..., Any]
 USER, PASSWORD = "anna", "cAnAry-Pa55w0rd"
 

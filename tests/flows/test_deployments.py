@@ -22,7 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "prefect.yaml"
 Run = Callable[..., Any]
-pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
 
 class Service:

@@ -24,7 +24,7 @@ import yaml
 from meddiff_core.artefacts import digest_tree
 from meddiff_core.workspace import CHAIN
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 MADE_ANEW = list(CHAIN)[list(CHAIN).index("candidates") :]

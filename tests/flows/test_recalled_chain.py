@@ -19,7 +19,7 @@ from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.stages.making import Resources
 from meddiff_core.workspace import CHAIN, Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_what_each_artefact_opens_is_what_a_recall_says_it_saw(

@@ -256,6 +256,7 @@ def start_worker(start: Start, port: int, path: str = "") -> "subprocess.Popen[b
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_scheduler_that_is_lost_is_waited_for_and_what_was_not_done_is_sent_again(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +280,7 @@ def test_a_scheduler_that_is_lost_is_waited_for_and_what_was_not_done_is_sent_ag
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_scheduler_that_does_not_come_back_is_one_line(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
@@ -296,6 +298,7 @@ def test_a_scheduler_that_does_not_come_back_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["meddiff", "zarr"])
 def test_a_worker_with_another_version_is_refused_also_if_it_comes_later(
     name: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

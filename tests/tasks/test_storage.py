@@ -184,6 +184,7 @@ def environment(_: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_dask_worker_without_the_folder(
     study: Path, jobs: Callable[[Path], list[ShardJob]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from tasks.tracking import runs, sender
 from tasks.tracking.outbox import Outbox
 from tasks.tracking.store import CHAMPION, RUN_TAG
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.timeout(900)]
 STUDY_DIGEST, DATASET_DIGEST = "5" * 64, "d" * 64
 PASSWORD = "cAnAry-Pa55"
 STEPS = 40

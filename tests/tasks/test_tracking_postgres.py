@@ -16,7 +16,7 @@ from tracking_servers import free_port, mlflow_server
 
 from tasks.tracking.outbox import Outbox
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.timeout(1200)]
 WRITERS, STEPS = 6, 30
 OF_MLFLOW_WORKER, OF_PREFECT_SERVER, OF_WRITER = 30, 30, 2
 """Most connections of each, as infra/README.md says."""
