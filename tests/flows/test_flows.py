@@ -21,7 +21,7 @@ def test_a_flow_is_called_as_its_module(name: str) -> None:
     found = getattr(importlib.import_module(f"flows.{name}"), name)
     assert isinstance(found, prefect.Flow)
     assert found.name == name
-    assert list(found.parameters.properties) == ["study"]
+    assert list(found.parameters.properties) == ["study", *["grow"] * (name == "synthesize")]
 
 
 def test_every_artefact_is_made_by_a_flow() -> None:

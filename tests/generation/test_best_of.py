@@ -22,7 +22,8 @@ from meddiff_core.generation.engine import Engine, Sampled, open_engine
 from meddiff_core.generation.predictors import Predictors, Target, latent_features
 from meddiff_core.generation.schedule import SampleRequest, Shard
 from meddiff_core.generation.shards import Candidates, ShardJob, make_shard
-from meddiff_core.models.denoiser import Denoiser
+from meddiff_core.models.autoencoder import load_autoencoder
+from meddiff_core.models.denoiser import Denoiser, load_denoiser
 from meddiff_core.study import CalibrationConfig, SamplingConfig
 
 Sampling = Callable[..., SamplingConfig]
@@ -182,7 +183,8 @@ def test_what_latents_tell_of_a_condition_chooses_too(models: Path, sampling: Sa
     weights[0] = 10
     ages = Target(condition="age", std=10, r=0.9, slope=1, intercept=0)
     opened = open_engine(models, "digest", sampling(best_of=4, batch=3), "cpu")
-    parts = opened.autoencoder, opened.denoiser, opened.scale, opened.contract
+    autoencoder, contract = load_autoencoder(models / "autoencoder")
+    parts = autoencoder, load_denoiser(models / "denoiser")[0], opened.scale, contract
     wanted = [SampleRequest(f"syn-{n}", n, 0, 50 + n, {"age": 20.0 * (-1) ** n}) for n in range(4)]
 
     def chosen(target: Target, samples: list[SampleRequest]) -> Sampled:
