@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 BIN = Path(sys.executable).parent
 ANSWER_S, GOODBYE_S = 180.0, 15.0
 PORTS = {"postgres": 5432, "s3": 9000, "prefect": 4200, "mlflow": 5000, "scheduler": 8786}
-POOL = "meddiff"
+POOLS = ("cpu", "gpu")
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 """Of prctl(2)."""
 
@@ -134,15 +134,14 @@ def services(folder: Path, ports: dict[str, int], workers: int) -> Iterator[Serv
         command = [BIN / "dask", "worker", f"tcp://{HOST}:{ports['scheduler']}", "--nthreads", "1", "--no-dashboard"]
         command += ["--local-directory", str(folder / "dask"), "--memory-limit", "0"]
         yield Service(f"dask-{number}", command, {"OMP_NUM_THREADS": "1"})
-    for line in (f"work-pool create {POOL} --type process --overwrite", "--no-prompt deploy --all --prefect-file"):
-        file = [str(ROOT / "infra" / "prefect.yaml")] if line.endswith("--prefect-file") else []
-        done = subprocess.run(
-            [BIN / "prefect", *line.split(), *file], env=variables(own), cwd=ROOT, capture_output=True, text=True
-        )
-        if done.returncode:
-            sys.exit(f"cluster: prefect {line}: {done.stdout}{done.stderr}")
+    command = [BIN / "meddiff", "deploy"]
+    done = subprocess.run(command, env=variables(own), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"cluster: meddiff deploy: {done.stdout}{done.stderr}")
     own |= {"MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    yield Service("worker", [BIN / "prefect", "worker", "start", "--pool", POOL, "--limit", "1"], own)
+    for pool in POOLS:
+        command = [BIN / "prefect", "worker", "start", "--pool", pool, "--limit", "1"]
+        yield Service(f"worker-{pool}", command, own)
 
 
 def find_postgres() -> Path | None:
