@@ -61,6 +61,15 @@ def test_a_deflated_file_is_measured_before_it_is_inflated_at_once(
         header.read_dataset(large)
 
 
+@pytest.mark.parametrize("size", range(4090, 4100))
+def test_the_end_of_a_deflated_file_is_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Wherever it lies in what is inflated at once, and whatever follows it."""
+    monkeypatch.setattr(header, "AT_ONCE", 64)
+    path = deflated(tmp_path / "small.dcm", size)
+    path.write_bytes(path.read_bytes() + bytes(1000))
+    header._check_deflated(path)
+
+
 def test_a_description_of_a_data_set_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dataset.json").write_text("{}" + " " * 2000)
     assert not nnunet.read_description(tmp_path / "dataset.json").channels

@@ -175,8 +175,8 @@ def _check_deflated(path: Path) -> None:
         start = PREAMBLE + 4 if _has_preamble(head) else 0
         file.seek(start + 12 + int(struct.unpack_from("<I", head, start + 8)[0]))  # where group 0002 ends, as it says
         inflating, left = zlib.decompressobj(-zlib.MAX_WBITS), MOST_INFLATED
-        while left > 0 and (part := file.read(AT_ONCE)):
-            while left > 0 and part:
+        while left > 0 and not inflating.eof and (part := file.read(AT_ONCE)):
+            while left > 0 and part and not inflating.eof:  # at its end zlib leaves the last tail as it was
                 left -= len(inflating.decompress(part, AT_ONCE))
                 part = inflating.unconsumed_tail
     if left <= 0:
