@@ -12,6 +12,7 @@ from meddiff_core.artefacts import STATE
 from meddiff_core.data.dataset import remembered_subjects, sides_of_dataset
 from meddiff_core.data.recalled import Recall, read_recalls, write_recall
 from meddiff_core.data.split.sides import SIDES, Side, read_split
+from meddiff_core.errors import MeddiffError
 from meddiff_core.lineage.graph import DATASET, RELEASE, Key, Lineage, Node, lineage_of, sources_of
 from meddiff_core.lineage.person import Person, find_person
 from meddiff_core.lineage.seen import BEFORE, seen_by
@@ -142,5 +143,5 @@ def _beside(folder: Path, subject: str) -> tuple[str, ...]:
 def _names_in(path: Path) -> Iterable[str]:
     try:
         return read_split(path).sides
-    except Exception:  # whatever lies there is no study that could be named
+    except (MeddiffError, OSError):  # what lies there is no study that could be named
         return ()

@@ -20,6 +20,7 @@ SAW: Mapping[str, Mapping[Side, str]] = {
     "autoencoder": {"train": "was trained on its volumes", "validation": "was validated on its volumes"},
     "latents": {"train": "holds its latents", "validation": "holds its latents"},
     "denoiser": {"train": "was trained on its latents", "validation": "the checkpoint was selected by its latents"},
+    "grain": {"train": "was fitted on its volumes"},
     "predictors": {"train": "were fitted on its latents", "validation": "were validated on its latents"},
     "guidance": {
         "train": "samples were compared with its latents",

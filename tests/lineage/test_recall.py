@@ -17,11 +17,12 @@ from meddiff_core.data.layouts.listing import FoundImage
 from meddiff_core.data.recalled import RECALLED, Recall, read_recalls, write_recall
 from meddiff_core.errors import ConfigurationError
 from meddiff_core.lineage.recall import Called, recall_subject
+from meddiff_core.lineage.seen import SAW
 from meddiff_core.release.manifest import read_any_manifest
 from meddiff_core.release.verify import verify_release
 from meddiff_core.stages.identifiers import identifiers_of
 from meddiff_core.study import shareable_settings
-from meddiff_core.workspace import Workspace
+from meddiff_core.workspace import CHAIN, Workspace
 from tests.lineage.conftest import make_release, make_study
 
 MODELS = {"autoencoder", "denoiser"}
@@ -31,6 +32,11 @@ def seen(called: Called) -> set[str]:
     """What saw the subject, by the names of the chain; `release VERSION` for releases."""
     named = {key: called.lineage.nodes[key].place.rpartition("-")[2] for key in called.seen if key.kind == "release"}
     return {f"release {named[key]}" if key in named else key.kind for key in called.seen}
+
+
+def test_the_table_knows_every_artefact_that_is_made_from_volumes_or_latents() -> None:
+    direct = {name for name, artefact in CHAIN.items() if {"dataset", "latents"} & set(artefact.parents)}
+    assert direct - set(SAW) == set()
 
 
 def test_a_training_subject_is_in_the_models_and_in_all_that_was_made_from_them(study: Workspace) -> None:
