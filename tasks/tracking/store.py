@@ -1,4 +1,4 @@
-"""The only import of MLflow: says one record to it, so that saying it again changes nothing.
+"""Says one record to MLflow, so that saying it again changes nothing; nothing else writes to it.
 
 Parameters, tags, inputs, files and metrics with their time are logged once by MLflow itself. Runs, models and their
 versions it makes anew each time, so they are looked up by a tag of ours first: an answer may be lost after the work.
